@@ -1,0 +1,115 @@
+// Package contract holds the words the workstation and the guest must agree on: where the verified root is, how
+// its parameters travel, which files and channels a guest offers. It is pure: constants and functions from value
+// to value, no input or output, so that the builder may import it without importing the guest.
+//
+// What it deliberately does not hold: anything only one side needs.
+package contract
+
+import (
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Version is the version of rempart. It is part of every master: same profile, same lock, same version, same bytes.
+const Version = "0.1.0"
+
+// Kernel command line keys. Whoever writes the command line (our boot menu on the read-only disk, or the host that
+// supplies the kernel) is the root of trust; see DESIGN, principle 1.
+const (
+	// KeyVerity carries the parameters of the root: "rempart.verity=ROOTHASH,DATABLOCKS"; see Verity.
+	KeyVerity = "rempart.verity"
+	// KeyInject makes a named piece of the guest slow, failing or panicking, for tests: "rempart.inject=SPEC,...".
+	// SPEC is "slow:CHILD:DURATION", "fail:CHILD" or "panic:CHILD". No injection can open anything.
+	KeyInject = "rempart.inject"
+)
+
+// Verity is what the boot stage must know to activate dm-verity over the root partition. The partition holds
+// DataBlocks blocks of EROFS, then one block whose first 512 bytes are the verity superblock (kept for
+// `veritysetup verify`; the guest never trusts it), then the hash tree. Everything that matters is here, on the
+// command line, because the superblock is not covered by the root hash.
+type Verity struct {
+	RootHash   [32]byte // SHA-256, no salt, hash type 1
+	DataBlocks uint64   // number of BlockSize data blocks; the hash tree starts at block DataBlocks+1
+}
+
+// BlockSize is the data and hash block size of the root, in bytes: the page size, the one size the kernel's EROFS
+// and dm-verity share on every architecture with 4 KiB pages.
+const BlockSize = 4096
+
+// String is the value of KeyVerity.
+func (v Verity) String() string { return fmt.Sprintf("%x,%d", v.RootHash, v.DataBlocks) }
+
+// ParseVerity reads what String wrote.
+func ParseVerity(s string) (Verity, error) {
+	var v Verity
+	h, n, ok := strings.Cut(s, ",")
+	if !ok || len(h) != 64 {
+		return v, fmt.Errorf("%s=%q: want 64 hex digits, a comma and the number of data blocks", KeyVerity, s)
+	}
+	if _, err := hex.Decode(v.RootHash[:], []byte(h)); err != nil {
+		return v, fmt.Errorf("%s: root hash: %w", KeyVerity, err)
+	}
+	blocks, err := strconv.ParseUint(n, 10, 40)
+	if err != nil || blocks == 0 {
+		return v, fmt.Errorf("%s: data blocks %q: want a number from 1 to 2^40-1", KeyVerity, n)
+	}
+	v.DataBlocks = blocks
+	return v, nil
+}
+
+// PartitionGUID is the GPT unique GUID of the root partition in its usual text form, lower case: the first 128 bits
+// of the root hash, as the Discoverable Partitions Specification does for root partitions.
+func (v Verity) PartitionGUID() string {
+	h := hex.EncodeToString(v.RootHash[:16])
+	return h[0:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:32]
+}
+
+// Names of things on disks.
+const (
+	BootLabel     = "RMPBOOT"  // FAT32 volume label of the ESP
+	StateLabel    = "RMPSTATE" // ext4 label of the state disk
+	StateSerial   = "state"    // virtio-blk serial of the state disk
+	SystemSerial  = "system"   // virtio-blk serial of the system disk
+	StateXenVdev  = "xvdb"     // Xen virtual device of the state disk (whole-disk layout)
+	ControlPort   = "rempart.control.0"
+	ReadyPrefix   = "READY"  // a console line starting so: everything declared works
+	FailedPrefix  = "FAILED" // a console line starting so: the guest is closed or degraded, and why
+	ConsolePrefix = "rempart: "
+)
+
+// Files of the root.
+const (
+	ProfilePath = "/etc/rempart/profile.json" // the checked profile, as JSON of profiles.Profile
+	MasterPath  = "/etc/rempart/master.json"  // Master, see below
+	PreloadPath = "/etc/rempart/modules"      // kernel modules to load before the first child, one a line
+	ModulesDir  = "/lib/modules"              // + "/" + kernel release: *.ko, modules.dep, modules.alias, modules.softdep
+	Firstboot   = "/sbin/init"                // the firstboot binary itself; other names are links to it
+)
+
+// Files of a running guest, on tmpfs.
+const (
+	RunDir     = "/run/rempart"
+	BootPath   = "/run/rempart/boot.json"   // Boot, written by the boot stage
+	ReportPath = "/run/rempart/report.json" // the last Report
+	StateDir   = "/var"                     // mount point of the state disk
+)
+
+// Master names the master a root belongs to.
+type Master struct {
+	Name    string `json:"name"`
+	Version string `json:"version"` // of rempart
+	Arch    string `json:"arch"`    // Debian architecture: amd64, arm64
+	Kernel  string `json:"kernel"`  // kernel release, as in `uname -r`
+	Profile string `json:"profile"` // SHA-256 of the normalised profile, hex
+}
+
+// Boot is what the boot stage found, for the stages after it.
+type Boot struct {
+	SystemDisk string  `json:"system_disk"` // kernel name: "vda"
+	RootDevice string  `json:"root_device"` // the verity device: "dm-0"
+	ReadOnly   bool    `json:"read_only"`   // the hypervisor attached the system disk read-only
+	RootHash   string  `json:"root_hash"`   // hex
+	Seconds    float64 `json:"seconds"`     // CLOCK_BOOTTIME at switch root
+}

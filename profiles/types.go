@@ -1,0 +1,149 @@
+package profiles
+
+import "net/netip"
+
+// Profile is what a profile file says, checked, with every default filled in and every name resolved. It is a plain
+// value: it marshals to JSON deterministically, and that JSON is what a guest carries on its root.
+type Profile struct {
+	Name       string    `json:"name"`   // host name, RFC 1123 label
+	Memory     int64     `json:"memory"` // bytes of RAM a guest is given by default
+	Kernel     string    `json:"kernel"` // "cloud"
+	State      State     `json:"state"`
+	Admin      Admin     `json:"admin"`
+	Links      []Link    `json:"links"` // in the order of the file: NICs without a MAC are taken in bus order
+	Zones      []Zone    `json:"zones"` // in the order of the file
+	Policy     []Rule    `json:"policy"`
+	Masquerade []Pair    `json:"masquerade,omitempty"`
+	Forwards   []Forward `json:"forwards,omitempty"`
+	Hosts      []Host    `json:"hosts,omitempty"`
+	Warnings   []Finding `json:"-"` // what check says without refusing the profile
+}
+
+// Pos is a place in the profile file. Line and Column count from 1; zero means unknown.
+type Pos struct {
+	Line   int `json:"line"`
+	Column int `json:"column"`
+}
+
+// State is the guest's own writable disk.
+type State struct {
+	Size int64 `json:"size"` // bytes; 0: no state disk, /var is a tmpfs that dies with the guest
+}
+
+// Admin is the one way in that stands above every other rule.
+type Admin struct {
+	None     bool           `json:"none,omitempty"`     // the profile says it wants no way in but the console
+	Zones    []string       `json:"zones,omitempty"`    // from anywhere in these zones
+	Prefixes []netip.Prefix `json:"prefixes,omitempty"` // from these addresses, by any link
+	At       Pos            `json:"at"`
+}
+
+// Link is a network interface of the guest.
+type Link struct {
+	Name      string         `json:"name"`          // 1 to 15 bytes (IFNAMSIZ-1)
+	MAC       string         `json:"mac,omitempty"` // match this hardware address; empty: next free NIC in bus order
+	Addresses []netip.Prefix `json:"addresses,omitempty"`
+	DHCP      bool           `json:"dhcp,omitempty"` // DHCPv4 client
+	Gateways  []Gateway      `json:"gateways,omitempty"`
+	MTU       int            `json:"mtu,omitempty"` // bytes; 0: leave the NIC's own
+	At        Pos            `json:"at"`
+}
+
+// Gateway is a default route.
+type Gateway struct {
+	Addr   netip.Addr `json:"addr"`
+	OnLink bool       `json:"on_link,omitempty"` // reachable although in none of the link's subnets
+}
+
+// Names with a meaning in Rule.From and Rule.To.
+const (
+	Self = "self" // the guest itself
+	Any  = "any"  // every zone, not self
+)
+
+// Zone is a part of the network that is trusted alike: links, or prefixes on links.
+type Zone struct {
+	Name     string   `json:"name"`
+	Members  []Member `json:"members"`
+	External bool     `json:"external,omitempty"` // never gets the admin path by zone
+	At       Pos      `json:"at"`
+}
+
+// Member is one link's share of a zone.
+type Member struct {
+	Link     string         `json:"link"`
+	Prefixes []netip.Prefix `json:"prefixes,omitempty"` // addresses on that link; empty with Rest unset: all of it
+	Rest     bool           `json:"rest,omitempty"`     // what no other zone claims on that link
+}
+
+// Action is what happens to a packet that a rule matches.
+type Action string
+
+// The actions. Reject answers with a TCP reset or an ICMP administratively-prohibited error.
+const (
+	Accept Action = "accept"
+	Drop   Action = "drop"
+	Reject Action = "reject"
+)
+
+// Rule is one line of the policy. Rules are read top-down; the first that matches decides; what none matches is
+// dropped. Answers to what was accepted always pass.
+type Rule struct {
+	From   string `json:"from"` // zone, Any, or Self
+	To     string `json:"to"`   // zone, Any, or Self
+	Action Action `json:"action"`
+	// Matches are alternatives; empty: everything.
+	Matches []Match `json:"matches,omitempty"`
+	At      Pos     `json:"at"`
+}
+
+// Match is a kind of flow. Zero fields match everything.
+type Match struct {
+	Protocol     Protocol       `json:"protocol,omitempty"`
+	Ports        []PortRange    `json:"ports,omitempty"` // destination ports; tcp and udp only
+	Sources      []netip.Prefix `json:"sources,omitempty"`
+	Destinations []netip.Prefix `json:"destinations,omitempty"`
+}
+
+// Protocol is what a Match or Forward speaks of.
+type Protocol string
+
+// The protocols. Ping is echo-request of ICMP and of ICMPv6.
+const (
+	AnyProtocol Protocol = ""
+	TCP         Protocol = "tcp"
+	UDP         Protocol = "udp"
+	Ping        Protocol = "ping"
+)
+
+// PortRange is First to Last, both included; Last equals First for a single port.
+type PortRange struct {
+	First uint16 `json:"first"`
+	Last  uint16 `json:"last"`
+}
+
+// Pair is a direction between two zones: masquerade what goes from From to To.
+type Pair struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+	At   Pos    `json:"at"`
+}
+
+// Forward sends what arrives for the guest's own address on to a host behind it (destination NAT). The policy need
+// not repeat it: a forwarded flow is accepted.
+type Forward struct {
+	From     string      `json:"from"` // zone it arrives from
+	Protocol Protocol    `json:"protocol"`
+	Ports    []PortRange `json:"ports"` // as they arrive
+	To       netip.Addr  `json:"to"`
+	ToPort   uint16      `json:"to_port,omitempty"` // 0: unchanged; else the port First maps to, ranges keep their order
+	SNAT     bool        `json:"snat,omitempty"`    // the target sees the guest's own address as source
+	At       Pos         `json:"at"`
+}
+
+// Host is a name the profile gives to addresses.
+type Host struct {
+	Name      string       `json:"name"`
+	Addresses []netip.Addr `json:"addresses"`
+	At        Pos          `json:"at"`
+}
