@@ -1,0 +1,88 @@
+// Package boot makes what starts a master before its kernel does: the kernel command line, the menu each boot
+// loader reads, GRUB's core image for BIOS and the place of systemd-boot for UEFI. It is a step from value to value:
+// bytes of Debian's packages in, bytes for the boot partition out.
+//
+// What it deliberately does not do: write disks (package disk does), choose a kernel, or offer a menu to anyone: a
+// master has one entry and starts it at once.
+package boot
+
+import (
+	"fmt"
+	"strings"
+
+	"rempart/firstboot/contract"
+)
+
+// Paths inside the boot partition. The kernel and initrd are stored once and serve GRUB, systemd-boot, pygrub (which
+// copies real files out, so there must be files) and PVH GRUB.
+const (
+	KernelPath      = "boot/vmlinuz"
+	InitrdPath      = "boot/initrd"
+	GrubConfigPath  = "boot/grub/grub.cfg"
+	LoaderConfig    = "loader/loader.conf"
+	LoaderEntry     = "loader/entries/rempart.conf"
+	loaderEntryName = "rempart.conf"
+)
+
+// Arch is what differs between architectures before the kernel runs.
+type Arch struct {
+	Name     string // Debian architecture
+	Serial   string // console= argument of the first serial port
+	BIOS     bool   // has a BIOS that GRUB's core image starts from
+	EFIFile  string // the removable-media path of the boot loader (UEFI 2.10, section 3.5.1.1)
+	EFIStub  string // where Debian's systemd-boot-efi keeps the loader
+	RootType string // GPT type GUID of the root partition (Discoverable Partitions Specification)
+}
+
+// ArchOf returns the boot facts of a Debian architecture.
+func ArchOf(name string) (Arch, error) {
+	switch name {
+	case "amd64":
+		return Arch{
+			Name: name, Serial: "ttyS0,115200", BIOS: true,
+			EFIFile:  "EFI/BOOT/BOOTX64.EFI",
+			EFIStub:  "usr/lib/systemd/boot/efi/systemd-bootx64.efi",
+			RootType: "4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
+		}, nil
+	case "arm64":
+		return Arch{
+			Name: name, Serial: "ttyAMA0,115200",
+			EFIFile:  "EFI/BOOT/BOOTAA64.EFI",
+			EFIStub:  "usr/lib/systemd/boot/efi/systemd-bootaa64.efi",
+			RootType: "b921b045-1df0-41c3-af44-4c6f280d3fae",
+		}, nil
+	}
+	return Arch{}, fmt.Errorf("architecture %q: rempart builds amd64 and arm64", name)
+}
+
+// Cmdline returns the kernel command line of a master.
+//
+// The last console that exists becomes /dev/console: hvc0 under Xen, else the serial port, else the screen. quiet
+// because full logging makes a paravirtualised start three times slower. The kernel's panic timeout stays 0: a
+// panicked guest stops and the host's crash policy decides, it never restarts by itself.
+func Cmdline(a Arch, v contract.Verity) string {
+	return strings.Join([]string{
+		"console=tty0", "console=" + a.Serial, "console=hvc0", "quiet",
+		contract.KeyVerity + "=" + v.String(),
+	}, " ")
+}
+
+// GrubConfig returns grub.cfg. It is written for two readers: GRUB, and Xen's pygrub, which understands no variables,
+// no conditions inside an entry and no unquoted title.
+func GrubConfig(title, cmdline string) []byte {
+	return fmt.Appendf(nil, `set default=0
+set timeout=0
+menuentry "%s" {
+	linux /%s %s
+	initrd /%s
+}
+`, title, KernelPath, cmdline, InitrdPath)
+}
+
+// LoaderFiles returns systemd-boot's configuration by path: one entry, no waiting, no editing.
+func LoaderFiles(title, cmdline string) map[string][]byte {
+	return map[string][]byte{
+		LoaderConfig: fmt.Appendf(nil, "default %s\ntimeout 0\neditor no\n", loaderEntryName),
+		LoaderEntry:  fmt.Appendf(nil, "title %s\nlinux /%s\ninitrd /%s\noptions %s\n", title, KernelPath, InitrdPath, cmdline),
+	}
+}
