@@ -25,6 +25,9 @@ type Spec struct {
 	After []string
 	UID   uint32    // user and group id of the process; 0 only where the kernel demands it
 	Caps  []uintptr // unix.CAP_*; all others are dropped from every set
+	// Own are directories that PID 1 makes (mode 0755, on tmpfs) and gives to UID before the child starts, so that
+	// what it keeps there outlives its restarts. They are writable without being named in Write again.
+	Own []string
 	// Landlock: the only paths the process may touch. Missing ones are left out.
 	Read, Write []string
 	// OOMScore is oom_score_adj, -1000 to 1000; higher dies first.

@@ -94,6 +94,8 @@ const (
 	BootPath   = "/run/rempart/boot.json"   // Boot, written by the boot stage
 	ReportPath = "/run/rempart/report.json" // the last Report
 	StateDir   = "/var"                     // mount point of the state disk
+	LinkDir    = "/run/rempart/link"        // what the link child keeps over its restarts: DHCP leases
+	ResolvPath = LinkDir + "/resolv.conf"   // name servers learnt by DHCP; where /etc/resolv.conf leads
 )
 
 // Master names the master a root belongs to.
