@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/ulikunitz/xz/lzma"
@@ -231,7 +232,7 @@ func moduleClosure(files GrubFiles, wanted []string) ([]string, error) {
 			return fmt.Errorf("moddep.lst: there is no module %s", name)
 		}
 		state[name] = visiting
-		for _, dep := range deps {
+		for _, dep := range slices.Backward(deps) { // as grub-mkimage orders them, so that results can be compared
 			if err := visit(dep); err != nil {
 				return err
 			}
