@@ -84,6 +84,7 @@ const (
 	ProfilePath = "/etc/rempart/profile.json" // the checked profile, as JSON of profiles.Profile
 	MasterPath  = "/etc/rempart/master.json"  // Master, see below
 	PreloadPath = "/etc/rempart/modules"      // kernel modules to load before the first child, one a line
+	BootModules = "/etc/modules"              // in the initramfs: modules the boot stage loads whatever the machine has
 	ModulesDir  = "/lib/modules"              // + "/" + kernel release: *.ko, modules.dep, modules.alias, modules.softdep
 	Firstboot   = "/sbin/init"                // the firstboot binary itself; other names are links to it
 )
@@ -113,5 +114,6 @@ type Boot struct {
 	RootDevice string  `json:"root_device"` // the verity device: "dm-0"
 	ReadOnly   bool    `json:"read_only"`   // the hypervisor attached the system disk read-only
 	RootHash   string  `json:"root_hash"`   // hex
+	Started    float64 `json:"started"`     // CLOCK_BOOTTIME at the boot stage's first instruction, seconds
 	Seconds    float64 `json:"seconds"`     // CLOCK_BOOTTIME at switch root
 }
