@@ -47,9 +47,6 @@ func RootWants() []Want {
 		{Name: "e1000", Optional: true, Why: "NICs of hypervisors without virtio; not in the cloud kernel"},
 		{Name: "e1000e", Optional: true, Why: "the same"},
 		{Name: "8139cp", Optional: true, Why: "the same, the default of old Xen HVM guests"},
-		{Name: "igbvf", Optional: true, Why: "virtual functions of passed-through NICs; not in the cloud kernel"},
-		{Name: "ixgbevf", Optional: true, Why: "virtual functions of passed-through NICs"},
-		{Name: "iavf", Optional: true, Why: "virtual functions of passed-through NICs; not in the cloud kernel"},
 
 		// Packet filter.
 		{Name: "nf_*", Why: "connection tracking with its helpers, NAT, flow tables, logging"},
