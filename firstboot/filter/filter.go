@@ -1,0 +1,157 @@
+// Package filter turns a profile's policy into packet filter rules, and into the flows that prove them.
+//
+// Compile is pure: a profile goes in, a Ruleset comes out. The Ruleset is an intermediate form with two printers:
+// Ruleset.Text is a script for nft(8), for people, for review and for golden files; package filter/kernel sends the
+// same Ruleset to the kernel by netlink, in one transaction. A test applies both and compares what the kernel lists.
+//
+// # How a packet is judged
+//
+// Everything is in one table, "inet rempart". Each link has a source space: its own subnets and the prefixes of its
+// zones, and on a link with a default route everything that no other link claims more closely. A packet that enters
+// by a link outside the link's source space is dropped before connection tracking sees it. The zones of a link divide
+// its space; so a zone is a set of (link, address range), the same for source and destination.
+//
+// In the input and forward hooks answers and ICMP errors of known connections pass first, then what is invalid is
+// dropped, then come loopback, the admin path, what IPv6 needs to live, and then the pair of zones is looked up: one
+// verdict map finds the source zone, another the destination zone, so the cost does not grow with the policy. In the
+// chain of the pair the profile's lines stand in their order; what reaches its end is counted and dropped.
+//
+// # Why no chain has the policy "drop"
+//
+// The kernel replaces a table in one transaction, but it registers the new base chains before the new rules become
+// visible and takes the old base chains down after the old rules became invisible. A base chain that is registered
+// and empty decides by its policy. With the policy "drop" each reload therefore loses packets; with "accept", an
+// unconditional drop at the end of the rules, and all chains of a hook having to agree, there is at every instant
+// one complete set of rules that decides.
+//
+// # What it deliberately does not do
+//
+// It does not touch the kernel, know interface indices, or resolve names; it does not limit, log, ban or offload.
+// Connection tracking helpers are not used, so "related" means ICMP errors only.
+package filter
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+
+	"rempart/profiles"
+)
+
+// TableName is the one table that holds the policy. Nothing outside it is ever changed.
+const TableName = "rempart"
+
+// Ports and ICMP types, from the IANA registries and the RFC that defines each.
+const (
+	PortSSH        = 22 // RFC 4251: the admin path
+	portDHCPServer = 67 // RFC 2131, section 4.1
+	portDHCPClient = 68
+
+	icmpUnreachable = 3 // RFC 792; its code 4 is "fragmentation needed", RFC 1191
+	icmpFragNeeded  = 4
+	icmpEchoRequest = 8 // RFC 792
+
+	icmp6PacketTooBig         = 2   // RFC 4443, section 3.2
+	icmp6EchoRequest          = 128 // RFC 4443, section 4.1
+	icmp6ListenerQuery        = 130 // RFC 2710: multicast listener discovery, version 1
+	icmp6ListenerReport       = 131
+	icmp6ListenerDone         = 132
+	icmp6NeighborSolicit      = 135 // RFC 4861, section 4.3
+	icmp6NeighborAdvert       = 136 // RFC 4861, section 4.4
+	icmp6ListenerReport2      = 143 // RFC 3810: multicast listener discovery, version 2
+	neighborDiscoveryHopsLeft = 255 // RFC 4861, section 7.1: proves that no router forwarded it
+)
+
+// Conntrack bits, from the kernel's include/uapi/linux/netfilter/nf_conntrack_common.h as nf_tables presents them.
+const (
+	ctInvalid     = 1 << 0
+	ctEstablished = 1 << 1
+	ctRelated     = 1 << 2
+	ctDestNAT     = 1 << 5 // IPS_DST_NAT, in ct status
+
+	tcpSYN = 1 << 1 // RFC 9293, section 3.1: control bits
+)
+
+// Chain priorities, from the kernel's include/uapi/linux/netfilter_ipv4.h.
+const (
+	priorityRaw    = -300 // before connection tracking (-200)
+	priorityMangle = -150
+	priorityDstNAT = -100
+	priorityFilter = 0
+	prioritySrcNAT = 100
+)
+
+// Bounds of a profile that can be compiled: far above any real one, far below what would hurt a guest of 96 MB.
+const (
+	maxLinks    = 256
+	maxZones    = 256
+	maxRules    = 20_000
+	maxForwards = 4_096
+	maxPortMap  = 65_536 // elements of all port maps together
+)
+
+// Compile returns the rules of a profile. The profile must be one that package profiles accepted; what Compile
+// relies on it checks again, and its error names every place at which the profile cannot be compiled.
+func Compile(p *profiles.Profile) (Ruleset, error) {
+	c, err := newCompiler(p)
+	if err != nil {
+		return Ruleset{}, err
+	}
+	c.antispoof()
+	c.clamp()
+	c.input()
+	c.forward()
+	c.output()
+	c.destinationNAT()
+	c.sourceNAT()
+	return c.finish()
+}
+
+// Closed returns the rules that hold until the policy is loaded, and when it cannot be: nothing enters and nothing
+// is forwarded, but for the admin path the profile declares and what keeps that path alive. It uses no connection
+// tracking, so that it loads even where that is missing, and what the admin sends is accepted packet by packet.
+func Closed(p *profiles.Profile) (Ruleset, error) {
+	c, err := newCompiler(p)
+	if err != nil {
+		return Ruleset{}, err
+	}
+	c.closed()
+	return c.finish()
+}
+
+// fingerprintPrefix starts the name of a chain without rules that is named after the digest of the whole table: it
+// tells a reader, and a restarted child, which policy is loaded.
+const fingerprintPrefix = "fingerprint/"
+
+// fingerprint is the name of the fingerprint chain for a table without one.
+func fingerprint(t *Table) string {
+	sum := sha256.Sum256([]byte((&Ruleset{Tables: []Table{*t}}).Text()))
+	return fingerprintPrefix + hex.EncodeToString(sum[:16])
+}
+
+// Fingerprint is the name of the chain that identifies this policy, or empty for a Ruleset that has none. Two
+// Rulesets with the same text have the same fingerprint.
+func (r *Ruleset) Fingerprint() string {
+	for i := range r.Tables {
+		for _, chain := range r.Tables[i].Chains {
+			if len(chain.Name) > len(fingerprintPrefix) && chain.Name[:len(fingerprintPrefix)] == fingerprintPrefix {
+				return chain.Name
+			}
+		}
+	}
+	return ""
+}
+
+// at prints a place of the profile for comments: " (14:5)", or nothing when it is unknown.
+func at(pos profiles.Pos) string {
+	if pos.Line == 0 {
+		return ""
+	}
+	return " (" + strconv.Itoa(pos.Line) + ":" + strconv.Itoa(pos.Column) + ")"
+}
+
+// errorAt is one thing that cannot be compiled.
+func errorAt(pos profiles.Pos, format string, args ...any) error {
+	return fmt.Errorf("filter: "+format+at(pos), args...)
+}

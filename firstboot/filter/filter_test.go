@@ -1,0 +1,74 @@
+package filter_test
+
+import (
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"rempart/firstboot/filter"
+	"rempart/firstboot/filter/filtertest"
+	"rempart/profiles"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func compile(t *testing.T, p *profiles.Profile) filter.Ruleset {
+	t.Helper()
+	rs, err := filter.Compile(p)
+	if err != nil {
+		t.Fatalf("Compile(%s) = %v; want no error", p.Name, err)
+	}
+	return rs
+}
+
+// golden compares with a file under testdata, or rewrites it.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs from what is compiled now; look at the difference after `go test -update`:\n%s", path, got)
+	}
+}
+
+func TestTextGolden(t *testing.T) {
+	for _, p := range filtertest.Profiles() {
+		rs := compile(t, p)
+		golden(t, p.Name+".nft", rs.Text())
+		closed, err := filter.Closed(p)
+		if err != nil {
+			t.Fatalf("Closed(%s) = %v; want no error", p.Name, err)
+		}
+		golden(t, p.Name+".closed.nft", closed.Text())
+	}
+}
+
+// nft judges: every text must be a script it accepts, in a network namespace of its own.
+func TestTextIsAccepted(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: needs root for a network namespace of its own")
+	}
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Fatal("nft is missing: apt-get install nftables")
+	}
+	files, err := filepath.Glob("testdata/*.nft")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("testdata/*.nft = %v, %v; want golden files", files, err)
+	}
+	for _, f := range files {
+		out, err := exec.Command("unshare", "-n", "nft", "-f", f).CombinedOutput()
+		if err != nil {
+			t.Errorf("nft -f %s: %v\n%s", f, err, out)
+		}
+	}
+}

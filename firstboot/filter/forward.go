@@ -1,0 +1,211 @@
+package filter
+
+import (
+	"fmt"
+	"slices"
+
+	"rempart/profiles"
+)
+
+// forward is what may pass through this machine.
+func (c *compiler) forward() {
+	rules := Chain{Name: "forward",
+		Base: &Base{Type: "filter", Hook: Forward, Priority: priorityFilter, Policy: VerdictAccept}}
+	c.known(&rules)
+	c.dispatch(&rules, "from", IIfName, func(from string) string {
+		ch := Chain{Name: "from/" + from}
+		for i := range c.profile.Forwards {
+			if f := &c.profile.Forwards[i]; f.From == from {
+				c.acceptForward(&ch, f)
+			}
+		}
+		c.dispatch(&ch, "to/"+from, OIfName, func(to string) string { return c.pairChain("fwd/"+from+"/"+to, from, to) })
+		*c.chain(ch.Name, nil) = ch
+		return ch.Name
+	})
+	rules.add("default: in no zone", c.counter(counterNoZone), drop)
+	*c.chain(rules.Name, nil) = rules
+}
+
+// output is what this machine may send. It may send everything but what lines from self forbid.
+func (c *compiler) output() {
+	if !slices.ContainsFunc(c.profile.Policy, func(r profiles.Rule) bool { return r.From == profiles.Self }) {
+		return
+	}
+	rules := Chain{Name: "output", Base: &Base{Type: "filter", Hook: Output, Priority: priorityFilter, Policy: VerdictAccept}}
+	rules.add("answers, and errors about known connections", Bits{CTState, ctEstablished | ctRelated}, accept)
+	rules.add("this machine talks to itself", Match{OIfName, []Range{ifName("lo")}}, accept)
+	c.neighbours(&rules)
+	c.dispatch(&rules, "out", OIfName, func(zone string) string { return c.pairChain("out/"+zone, profiles.Self, zone) })
+	*c.chain(rules.Name, nil) = rules
+}
+
+// covers tells whether the From or To of a policy line speaks of a zone or of self.
+func covers(name, zone string) bool {
+	return name == zone || name == profiles.Any && zone != profiles.Self
+}
+
+// pairChain makes the chain of what goes from one zone to another, or to or from self, and returns its name. It ends
+// with the default: a drop that is counted under the chain's name; from self there is none.
+func (c *compiler) pairChain(name, from, to string) string {
+	ch := Chain{Name: name}
+	final := false
+	for i := range c.profile.Policy {
+		r := &c.profile.Policy[i]
+		if covers(r.From, from) && covers(r.To, to) {
+			if final = c.policyLine(&ch, r, from, to); final {
+				break // the lines below it decide nothing more
+			}
+		}
+	}
+	if !final && from != profiles.Self {
+		ch.add("default: "+from+" -> "+to, c.counter(name), drop)
+	}
+	*c.chain(ch.Name, nil) = ch
+	return name
+}
+
+// speaks tells whether a packet of a family can go from one end to the other.
+func (c *compiler) speaks(from, to string, v6 bool) bool {
+	return (from == profiles.Self || c.space.has(from, v6)) && (to == profiles.Self || c.space.has(to, v6))
+}
+
+// policyLine adds the rules of one line and tells whether it decides every packet.
+func (c *compiler) policyLine(ch *Chain, r *profiles.Rule, from, to string) (final bool) {
+	comment := "policy: " + r.From + " -> " + r.To + at(r.At)
+	if len(r.Matches) == 0 {
+		c.act(ch, r, comment, nil, profiles.AnyProtocol)
+		return true
+	}
+	for _, m := range r.Matches {
+		if m.Protocol == profiles.AnyProtocol && len(m.Sources) == 0 && len(m.Destinations) == 0 {
+			c.act(ch, r, comment, nil, profiles.AnyProtocol)
+			return true
+		}
+		if m.Protocol != profiles.Ping && len(m.Sources) == 0 && len(m.Destinations) == 0 {
+			c.act(ch, r, comment, protocol(m), m.Protocol)
+			continue
+		}
+		for _, v6 := range families {
+			src, dst := prefixSpans(m.Sources, v6), prefixSpans(m.Destinations, v6)
+			if !c.speaks(from, to, v6) || len(m.Sources) > 0 && len(src) == 0 || len(m.Destinations) > 0 && len(dst) == 0 {
+				continue
+			}
+			var do []Expr
+			if len(src) > 0 {
+				do = append(do, Match{srcField(v6), ranges(src)})
+			}
+			if len(dst) > 0 {
+				do = append(do, Match{dstField(v6), ranges(dst)})
+			}
+			if m.Protocol == profiles.Ping && v6 {
+				do = append(do, Match{ICMP6Type, []Range{number(icmp6EchoRequest)}})
+			} else {
+				do = append(do, protocol(m)...)
+			}
+			c.act(ch, r, comment, do, m.Protocol)
+		}
+	}
+	return false
+}
+
+// protocol is the part of a match that speaks of protocol and ports; for ping, of IPv4.
+func protocol(m profiles.Match) []Expr {
+	switch m.Protocol {
+	case profiles.Ping:
+		return []Expr{Match{ICMPType, []Range{number(icmpEchoRequest)}}}
+	case profiles.TCP, profiles.UDP:
+		field, number := TCPDPort, uint8(ProtoTCP)
+		if m.Protocol == profiles.UDP {
+			field, number = UDPDPort, ProtoUDP
+		}
+		if len(m.Ports) == 0 {
+			return []Expr{Match{L4Proto, []Range{one([]byte{number})}}}
+		}
+		return []Expr{Match{field, portRanges(m.Ports)}}
+	}
+	return nil
+}
+
+// portRanges sorts and joins port ranges, as the kernel wants the elements of a set.
+func portRanges(list []profiles.PortRange) []Range {
+	list = slices.Clone(list)
+	slices.SortFunc(list, func(a, b profiles.PortRange) int { return int(a.First) - int(b.First) })
+	joined := list[:1]
+	for _, p := range list[1:] {
+		last := &joined[len(joined)-1]
+		if int(p.First) <= int(last.Last)+1 {
+			last.Last = max(last.Last, p.Last)
+			continue
+		}
+		joined = append(joined, p)
+	}
+	var out []Range
+	for _, p := range joined {
+		out = append(out, portRange(p.First, p.Last))
+	}
+	return out
+}
+
+// act adds what a line does to what it matches.
+func (c *compiler) act(ch *Chain, r *profiles.Rule, comment string, do []Expr, proto profiles.Protocol) {
+	with := func(more ...Expr) []Expr { return slices.Concat(do, more) }
+	switch r.Action {
+	case profiles.Accept:
+		ch.add(comment, with(accept)...)
+	case profiles.Drop:
+		ch.add(comment, with(c.counter(ch.Name), drop)...)
+	case profiles.Reject:
+		if proto == profiles.TCP {
+			ch.add(comment, with(Reject{TCPReset: true})...)
+			return
+		}
+		if proto == profiles.AnyProtocol {
+			ch.add(comment, with(Match{L4Proto, []Range{number(ProtoTCP)}}, Reject{TCPReset: true})...)
+		}
+		ch.add(comment, with(Reject{})...)
+	}
+}
+
+// forwardComment names a forward.
+func forwardComment(f *profiles.Forward) string {
+	return fmt.Sprintf("forward: %s -> %s%s", f.From, f.To, at(f.At))
+}
+
+// portOf is the destination port field of a forward.
+func portOf(f *profiles.Forward) Field {
+	if f.Protocol == profiles.UDP {
+		return UDPDPort
+	}
+	return TCPDPort
+}
+
+// mapped is where the ports of one range of a forward go.
+func mapped(f *profiles.Forward, p profiles.PortRange) profiles.PortRange {
+	if f.ToPort == 0 {
+		return p
+	}
+	return profiles.PortRange{First: f.ToPort, Last: f.ToPort + (p.Last - p.First)}
+}
+
+// exactly matches connections that a forward has translated, and no others: their destination was translated, and this
+// is where they go now. The caller adds the zone they come from; check made sure that forwards from one zone to one
+// port of one host do not differ.
+func exactly(f *profiles.Forward) []Expr {
+	var ports []profiles.PortRange
+	for _, p := range f.Ports {
+		ports = append(ports, mapped(f, p))
+	}
+	return []Expr{
+		Match{dstField(isV6(f.To)), []Range{addrRange(span{f.To, f.To})}},
+		Match{portOf(f), portRanges(ports)},
+		Bits{CTStatus, ctDestNAT},
+	}
+}
+
+// acceptForward lets the connections of a forward through.
+func (c *compiler) acceptForward(ch *Chain, f *profiles.Forward) {
+	if c.space.has(f.From, isV6(f.To)) {
+		ch.add(forwardComment(f), append(exactly(f), accept)...)
+	}
+}

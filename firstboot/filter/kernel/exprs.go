@@ -1,0 +1,310 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/filter"
+)
+
+// Registers. The first 16-byte register also counts as four of 4 bytes, 8 to 11; parts of a concatenation lie one
+// after the other in 4-byte registers (include/uapi/linux/netfilter/nf_tables.h, enum nft_registers).
+const (
+	reg1      = unix.NFT_REG_1
+	reg2      = unix.NFT_REG_2
+	reg32     = unix.NFT_REG32_00
+	reg32Size = 4
+)
+
+// TCP option numbers and places, RFC 9293, section 3.2.
+const (
+	tcpOptionMSS       = 2
+	tcpOptionMSSOffset = 2
+	tcpOptionMSSLength = 2
+)
+
+// translator makes the expressions of one rule. What is known of the packet so far saves asking twice.
+type translator struct {
+	p       *planner
+	conn    *nftables.Conn // nil: only see whether it can be done
+	out     []expr.Any
+	version uint8
+	proto   uint8
+}
+
+func (p *planner) expressions(in *filter.Rule, conn *nftables.Conn) ([]expr.Any, error) {
+	t := &translator{p: p, conn: conn}
+	for _, e := range in.Do {
+		if err := t.one(e); err != nil {
+			return nil, err
+		}
+	}
+	return t.out, nil
+}
+
+func (t *translator) emit(e ...expr.Any) { t.out = append(t.out, e...) }
+
+// need makes sure that a field can be read: loading a field of a header the packet does not have gives garbage.
+func (t *translator) need(f filter.Field) error {
+	version, proto := f.Needs()
+	if version != 0 && t.version == 0 {
+		nfproto := byte(unix.NFPROTO_IPV4)
+		if version == 6 {
+			nfproto = unix.NFPROTO_IPV6
+		}
+		t.emit(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: []byte{nfproto}})
+		t.version = version
+	}
+	if proto != 0 && t.proto == 0 {
+		t.emit(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: []byte{proto}})
+		t.proto = proto
+	}
+	if version != 0 && t.version != version || proto != 0 && t.proto != proto {
+		return fmt.Errorf("%s can never match after what stands before it", f)
+	}
+	return nil
+}
+
+// load puts a field into a register.
+func (t *translator) load(f filter.Field, register uint32) error {
+	if err := t.need(f); err != nil {
+		return err
+	}
+	network := func(offset, length uint32) expr.Any {
+		return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length}
+	}
+	transport := func(offset, length uint32) expr.Any {
+		return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: length}
+	}
+	var e expr.Any
+	switch f {
+	case filter.IIfName:
+		e = &expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register}
+	case filter.OIfName:
+		e = &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: register}
+	case filter.L4Proto:
+		e = &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register}
+	case filter.IPSAddr: // offsets: RFC 791, section 3.1
+		e = network(12, 4)
+	case filter.IPDAddr:
+		e = network(16, 4)
+	case filter.IP6HopLimit: // offsets: RFC 8200, section 3
+		e = network(7, 1)
+	case filter.IP6SAddr:
+		e = network(8, 16)
+	case filter.IP6DAddr:
+		e = network(24, 16)
+	case filter.UDPSPort: // offsets: RFC 768, RFC 9293 section 3.1
+		e = transport(0, 2)
+	case filter.TCPDPort, filter.UDPDPort:
+		e = transport(2, 2)
+	case filter.TCPFlags:
+		e = transport(13, 1)
+	case filter.ICMPType, filter.ICMP6Type: // offsets: RFC 792, RFC 4443 section 2.1
+		e = transport(0, 1)
+	case filter.ICMPCode:
+		e = transport(1, 1)
+	case filter.CTState:
+		e = &expr.Ct{Key: expr.CtKeySTATE, Register: register}
+	case filter.CTStatus:
+		e = &expr.Ct{Key: expr.CtKeySTATUS, Register: register}
+	case filter.DAddrType:
+		e = &expr.Fib{Register: register, FlagDADDR: true, ResultADDRTYPE: true}
+	case filter.DAddrTypeOnLink:
+		e = &expr.Fib{Register: register, FlagDADDR: true, FlagIIF: true, ResultADDRTYPE: true}
+	default:
+		return fmt.Errorf("%s cannot be loaded", f)
+	}
+	t.emit(e)
+	return nil
+}
+
+func (t *translator) one(e filter.Expr) error {
+	switch e := e.(type) {
+	case filter.Match:
+		return t.match(e)
+	case filter.Bits:
+		if err := t.load(e.Field, reg1); err != nil {
+			return err
+		}
+		mask := binary.NativeEndian.AppendUint32(nil, e.Mask)
+		if e.Field == filter.TCPFlags {
+			mask = []byte{byte(e.Mask)}
+		}
+		zero := make([]byte, len(mask))
+		t.emit(&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: uint32(len(mask)), Mask: mask, Xor: zero},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: reg1, Data: zero})
+	case filter.Lookup:
+		return t.lookup(e)
+	case filter.Count:
+		t.emit(&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: e.Name})
+	case filter.Verdict:
+		v, err := verdict(e)
+		if err != nil {
+			return err
+		}
+		t.emit(v)
+	case filter.Reject:
+		if e.TCPReset {
+			t.emit(&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
+		} else {
+			t.emit(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED})
+		}
+	case filter.DestinationNAT:
+		return t.destinationNAT(e)
+	case filter.Masquerade:
+		t.emit(&expr.Masq{})
+	case filter.ClampMSS:
+		t.emit(&expr.Rt{Register: reg1, Key: expr.RtTCPMSS},
+			&expr.Byteorder{SourceRegister: reg1, DestRegister: reg1, Op: expr.ByteorderHton, Len: 2, Size: 2},
+			&expr.Exthdr{SourceRegister: reg1, Type: tcpOptionMSS, Offset: tcpOptionMSSOffset, Len: tcpOptionMSSLength,
+				Op: expr.ExthdrOpTcpopt})
+	default:
+		return fmt.Errorf("expression %T has no netlink form", e)
+	}
+	return nil
+}
+
+func (t *translator) match(m filter.Match) error {
+	if len(m.Ranges) == 0 {
+		return fmt.Errorf("%s is compared with nothing", m.Field)
+	}
+	if err := t.load(m.Field, reg1); err != nil {
+		return err
+	}
+	if m.Field == filter.L4Proto && len(m.Ranges) == 1 && m.Ranges[0].Single() {
+		t.proto = m.Ranges[0].First[0]
+	}
+	if len(m.Ranges) > 1 {
+		return t.anonymous(m)
+	}
+	switch r := m.Ranges[0]; {
+	case r.Single():
+		t.emit(&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: r.First})
+	case prefixMask(r) != nil:
+		t.emit(&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: uint32(len(r.First)),
+			Mask: prefixMask(r), Xor: make([]byte, len(r.First))},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: r.First})
+	default:
+		t.emit(&expr.Range{Op: expr.CmpOpEq, Register: reg1, FromData: r.First, ToData: r.Last})
+	}
+	return nil
+}
+
+// prefixMask is the mask of an address range that is a prefix, and nil for all else.
+func prefixMask(r filter.Range) []byte {
+	if len(r.First) != 4 && len(r.First) != 16 {
+		return nil
+	}
+	mask := make([]byte, len(r.First))
+	hosts := false
+	for i := range mask {
+		for bit := byte(0x80); bit != 0; bit >>= 1 {
+			same := r.First[i]&bit == r.Last[i]&bit
+			if same && hosts || !same && r.First[i]&bit != 0 {
+				if !same || r.First[i]&bit != 0 || r.Last[i]&bit == 0 {
+					return nil
+				}
+			}
+			if same {
+				mask[i] |= bit
+			} else {
+				hosts = true
+			}
+		}
+	}
+	return mask
+}
+
+// anonymous looks reg1 up in a set made for this rule alone.
+func (t *translator) anonymous(m filter.Match) error {
+	kt, err := keyType(m.Field.Type())
+	if err != nil {
+		return fmt.Errorf("%s: %w", m.Field, err)
+	}
+	set := &nftables.Set{Table: t.p.table, Anonymous: true, Constant: true, KeyType: kt}
+	for _, r := range m.Ranges {
+		set.Interval = set.Interval || !r.Single()
+	}
+	if t.conn != nil {
+		var elements []nftables.SetElement
+		for _, r := range m.Ranges {
+			elements = append(elements, nftables.SetElement{Key: r.First})
+			if next, ok := following(r.Last); ok && set.Interval {
+				elements = append(elements, nftables.SetElement{Key: next, IntervalEnd: true})
+			}
+		}
+		if err := t.conn.AddSet(set, elements); err != nil {
+			return fmt.Errorf("%s: %w", m.Field, err)
+		}
+	}
+	t.emit(&expr.Lookup{SourceRegister: reg1, SetName: set.Name, SetID: set.ID})
+	return nil
+}
+
+// lookup loads the parts of a key one after the other and looks them up together.
+func (t *translator) lookup(l filter.Lookup) error {
+	set := t.p.sets[l.Set]
+	if set == nil {
+		return fmt.Errorf("there is no set %s", l.Set)
+	}
+	for _, f := range l.Fields {
+		if err := t.need(f); err != nil {
+			return err
+		}
+	}
+	register := uint32(reg32)
+	for _, f := range l.Fields {
+		if err := t.load(f, register); err != nil {
+			return err
+		}
+		register += fieldSize(f) / reg32Size
+	}
+	e := &expr.Lookup{SourceRegister: reg32, SetName: set.Name, SetID: set.ID}
+	if l.Map == filter.MapVerdict {
+		e.DestRegister, e.IsDestRegSet = unix.NFT_REG_VERDICT, true
+	}
+	t.emit(e)
+	return nil
+}
+
+// fieldSize is how many bytes of registers a field takes, in whole 4-byte registers.
+func fieldSize(f filter.Field) uint32 {
+	switch f.Type() {
+	case filter.TypeIfName, filter.TypeIPv6:
+		return 16
+	}
+	return reg32Size
+}
+
+func (t *translator) destinationNAT(d filter.DestinationNAT) error {
+	nat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg1}
+	if d.IPv6 {
+		nat.Family = unix.NFPROTO_IPV6
+	}
+	t.emit(&expr.Immediate{Register: reg1, Data: d.To.First})
+	switch {
+	case d.PortMap != "":
+		set := t.p.sets[d.PortMap]
+		if set == nil {
+			return fmt.Errorf("there is no map %s", d.PortMap)
+		}
+		if err := t.load(d.Field, reg2); err != nil {
+			return err
+		}
+		t.emit(&expr.Lookup{SourceRegister: reg2, DestRegister: reg2, IsDestRegSet: true, SetName: set.Name, SetID: set.ID})
+		nat.RegProtoMin, nat.Specified = reg2, true
+	case d.Port != 0:
+		t.emit(&expr.Immediate{Register: reg2, Data: binaryutil.BigEndian.PutUint16(d.Port)})
+		nat.RegProtoMin, nat.Specified = reg2, true
+	}
+	t.emit(nat)
+	return nil
+}

@@ -1,0 +1,171 @@
+package filter
+
+// Ruleset is what Compile returns: tables that are replaced as a whole. Its zero value is nothing at all.
+type Ruleset struct {
+	Tables []Table
+}
+
+// Family is the protocol family of a table, with the kernel's NFPROTO_* value.
+type Family uint8
+
+// The families. More exist; these are the ones a firewall of this kind can want.
+const (
+	FamilyInet   Family = 1 // IPv4 and IPv6
+	FamilyNetdev Family = 5
+	FamilyBridge Family = 7
+)
+
+// Table is one nftables table.
+type Table struct {
+	Family   Family
+	Name     string
+	Counters []string // named counters, packets and bytes, from zero
+	Sets     []Set
+	Chains   []Chain
+}
+
+// Set is a named set, or a map when Map says so.
+type Set struct {
+	Name     string
+	Key      []Type // one type, or several that are matched together
+	Map      MapKind
+	Interval bool // the ranges of elements may hold more than one value; never with MapPort
+	Elements []Element
+}
+
+// MapKind tells what a Set's elements lead to.
+type MapKind uint8
+
+// The kinds of map.
+const (
+	NoMap      MapKind = iota // a set: membership only
+	MapVerdict                // Element.Verdict
+	MapPort                   // Element.Port
+)
+
+// Element is one member of a Set: a range for each type of its key.
+type Element struct {
+	Key     []Range
+	Verdict Verdict // of a MapVerdict
+	Port    uint16  // of a MapPort
+}
+
+// Chain is a list of rules. Without Base it is only reached by a verdict.
+type Chain struct {
+	Name  string
+	Base  *Base
+	Rules []Rule
+}
+
+// Base hooks a chain into the path of packets.
+type Base struct {
+	Type     string // "filter" or "nat"
+	Hook     Hook
+	Priority int32 // lower sees a packet earlier
+	Policy   VerdictKind
+}
+
+// Hook is a place in the path of packets, with the kernel's NF_INET_* value.
+type Hook uint32
+
+// The hooks of the inet family.
+const (
+	Prerouting  Hook = 0
+	Input       Hook = 1
+	Forward     Hook = 2
+	Output      Hook = 3
+	Postrouting Hook = 4
+)
+
+// Rule is a list of expressions, carried out left to right until one does not match.
+type Rule struct {
+	Do []Expr
+	// Comment says which part of the profile the rule comes from. It travels into the kernel, cut to
+	// MaxComment bytes, and into error messages.
+	Comment string
+}
+
+// MaxComment is the longest comment nft(8) takes, in bytes (NFTNL_UDATA_COMMENT_MAXLEN is 128 with its NUL).
+const MaxComment = 127
+
+// Expr is one step of a rule. The set of implementations is closed: Match, Bits, Lookup, Count, Verdict, Reject,
+// DestinationNAT, Masquerade, ClampMSS.
+type Expr interface{ text() string }
+
+// Match continues when the selected value is in one of the ranges.
+type Match struct {
+	Field  Field
+	Ranges []Range // not empty; sorted and disjoint where there are several
+}
+
+// Bits continues when any bit of the mask is set in the selected value.
+type Bits struct {
+	Field Field // CTState, CTStatus or TCPFlags
+	Mask  uint32
+}
+
+// Lookup looks the selected values up, together, in a set of the same table: continues when they are in it, and when
+// it is a verdict map does what it says.
+type Lookup struct {
+	Fields []Field
+	Set    string
+	Map    MapKind // NoMap or MapVerdict
+}
+
+// Count adds the packet to a named counter.
+type Count struct{ Name string }
+
+// VerdictKind is what becomes of a packet or of its way through the chains.
+type VerdictKind uint8
+
+// The verdicts.
+const (
+	VerdictAccept VerdictKind = iota + 1
+	VerdictDrop
+	VerdictJump // comes back
+	VerdictGoto // does not come back
+)
+
+// Verdict ends a rule.
+type Verdict struct {
+	Kind  VerdictKind
+	Chain string // of VerdictJump and VerdictGoto
+}
+
+// Reject drops and tells the sender: by a TCP reset, or by ICMP or ICMPv6 "administratively prohibited".
+type Reject struct{ TCPReset bool }
+
+// DestinationNAT sends the connection to another address.
+type DestinationNAT struct {
+	To      Range  // one address
+	IPv6    bool   // To is an IPv6 address
+	Port    uint16 // 0: unchanged, unless PortMap is given
+	PortMap string // name of a MapPort set: destination port -> new one
+	Field   Field  // TCPDPort or UDPDPort: what PortMap is asked with
+}
+
+// Masquerade gives the connection the address of the link it leaves by as its source.
+type Masquerade struct{}
+
+// ClampMSS lowers the maximum segment size a TCP SYN announces to what both directions of the route can carry.
+type ClampMSS struct{}
+
+// find returns the chain of that name, or nil.
+func (t *Table) find(name string) *Chain {
+	for i := range t.Chains {
+		if t.Chains[i].Name == name {
+			return &t.Chains[i]
+		}
+	}
+	return nil
+}
+
+// Set returns the set of that name, or nil.
+func (t *Table) Set(name string) *Set {
+	for i := range t.Sets {
+		if t.Sets[i].Name == name {
+			return &t.Sets[i]
+		}
+	}
+	return nil
+}

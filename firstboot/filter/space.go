@@ -1,0 +1,223 @@
+package filter
+
+import (
+	"net/netip"
+	"slices"
+
+	"rempart/profiles"
+)
+
+// space is which addresses belong where. It is computed once from the links and zones and is what both the rules and
+// the probes are made of.
+type space struct {
+	links map[string]*linkSpace
+	// zones: zone -> its share of each link, in the order of its members.
+	zones map[string][]share
+}
+
+// linkSpace is one link's addresses.
+type linkSpace struct {
+	link *profiles.Link
+	// source[v]: what may come in by the link, and what is reached by it; v is 0 for IPv4, 1 for IPv6.
+	source [2]spans
+}
+
+// share is a zone's part of one link.
+type share struct {
+	link   string
+	ranges [2]spans
+}
+
+func family(v6 bool) int {
+	if v6 {
+		return 1
+	}
+	return 0
+}
+
+// everywhere is what a default route may lead to: all but what never is the address of a host elsewhere (RFC 6890):
+// "this network", loopback, multicast, reserved; for IPv6 the unspecified and loopback addresses, IPv4-mapped ones,
+// link-local and multicast.
+func everywhere(v6 bool) spans {
+	not := []string{"0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"}
+	all := "0.0.0.0/0"
+	if v6 {
+		not = []string{"::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8"}
+		all = "::/0"
+	}
+	var out []span
+	for _, p := range not {
+		out = append(out, prefixSpan(netip.MustParsePrefix(p)))
+	}
+	return union(prefixSpan(netip.MustParsePrefix(all))).minus(union(out...))
+}
+
+// linkLocal6 is what hosts of a link call themselves among each other (RFC 4291, section 2.5.6).
+var linkLocal6 = netip.MustParsePrefix("fe80::/10")
+
+// hasFamily tells whether a link speaks a family at all.
+func hasFamily(l *profiles.Link, v6 bool) bool {
+	if l.DHCP && !v6 {
+		return true
+	}
+	return slices.ContainsFunc(l.Addresses, func(a netip.Prefix) bool { return isV6(a.Addr()) == v6 })
+}
+
+// hasDefault tells whether a default route leads out by a link.
+func hasDefault(l *profiles.Link, v6 bool) bool {
+	if l.DHCP && !v6 {
+		return true
+	}
+	return slices.ContainsFunc(l.Gateways, func(g profiles.Gateway) bool { return isV6(g.Addr) == v6 })
+}
+
+// claims are the prefixes that a link calls its own, by its addresses, its on-link gateways and its zones.
+func claims(p *profiles.Profile, l *profiles.Link, v6 bool) []netip.Prefix {
+	var out []netip.Prefix
+	for _, a := range l.Addresses {
+		out = append(out, a.Masked())
+	}
+	for _, g := range l.Gateways {
+		if g.OnLink {
+			out = append(out, netip.PrefixFrom(g.Addr, g.Addr.BitLen()))
+		}
+	}
+	for _, z := range p.Zones {
+		for _, m := range z.Members {
+			if m.Link == l.Name {
+				out = append(out, m.Prefixes...)
+			}
+		}
+	}
+	return slices.DeleteFunc(out, func(x netip.Prefix) bool {
+		return isV6(x.Addr()) != v6 || x.Addr().IsLinkLocalUnicast() && v6
+	})
+}
+
+func newSpace(p *profiles.Profile) *space {
+	s := &space{links: map[string]*linkSpace{}, zones: map[string][]share{}}
+	for i := range p.Links {
+		l := &p.Links[i]
+		ls := &linkSpace{link: l}
+		for _, v6 := range families {
+			ls.source[family(v6)] = sourceSpace(p, l, v6)
+		}
+		s.links[l.Name] = ls
+	}
+	for _, z := range p.Zones {
+		for _, m := range z.Members {
+			sh := share{link: m.Link}
+			for _, v6 := range families {
+				f := family(v6)
+				all := s.links[m.Link].source[f]
+				switch {
+				case m.Rest:
+					sh.ranges[f] = all.minus(claimedByZones(p, m.Link, v6))
+				case len(m.Prefixes) > 0:
+					sh.ranges[f] = all.and(prefixSpans(m.Prefixes, v6))
+				default:
+					sh.ranges[f] = all
+				}
+			}
+			s.join(z.Name, sh)
+		}
+	}
+	return s
+}
+
+// join adds a share to a zone; of one link a zone has one share.
+func (s *space) join(zone string, sh share) {
+	for i := range s.zones[zone] {
+		if have := &s.zones[zone][i]; have.link == sh.link {
+			for f := range sh.ranges {
+				have.ranges[f] = union(append(have.ranges[f], sh.ranges[f]...)...)
+			}
+			return
+		}
+	}
+	s.zones[zone] = append(s.zones[zone], sh)
+}
+
+// sourceSpace is what belongs to a link: its own claims, and with a default route all that no other link claims. Of
+// two claims on an address the longer prefix wins, as it does in routing.
+func sourceSpace(p *profiles.Profile, l *profiles.Link, v6 bool) spans {
+	if !hasFamily(l, v6) {
+		return nil
+	}
+	mine := claims(p, l, v6)
+	var others []netip.Prefix
+	for i := range p.Links {
+		if o := &p.Links[i]; o.Name != l.Name {
+			others = append(others, claims(p, o, v6)...)
+		}
+	}
+	var out []span
+	for _, c := range mine {
+		var closer []netip.Prefix
+		for _, o := range others {
+			if o.Bits() > c.Bits() {
+				closer = append(closer, o)
+			}
+		}
+		out = append(out, union(prefixSpan(c)).minus(prefixSpans(closer, v6))...)
+	}
+	if hasDefault(l, v6) {
+		out = append(out, everywhere(v6).minus(prefixSpans(others, v6))...)
+	}
+	if v6 {
+		out = append(out, prefixSpan(linkLocal6))
+	}
+	return union(out...)
+}
+
+// claimedByZones is what zones by prefix have taken of a link.
+func claimedByZones(p *profiles.Profile, link string, v6 bool) spans {
+	var taken []netip.Prefix
+	for _, z := range p.Zones {
+		for _, m := range z.Members {
+			if m.Link == link && !m.Rest {
+				taken = append(taken, m.Prefixes...)
+			}
+		}
+	}
+	return prefixSpans(taken, v6)
+}
+
+// elements are a zone's (link, range) pairs of one family, each leading to the verdict.
+func (s *space) elements(zone string, v6 bool, v Verdict) []Element {
+	var out []Element
+	for _, sh := range s.zones[zone] {
+		for _, r := range sh.ranges[family(v6)] {
+			out = append(out, Element{Key: []Range{ifName(sh.link), addrRange(r)}, Verdict: v})
+		}
+	}
+	return out
+}
+
+// has tells whether a zone has addresses of a family.
+func (s *space) has(zone string, v6 bool) bool {
+	return slices.ContainsFunc(s.zones[zone], func(sh share) bool { return len(sh.ranges[family(v6)]) > 0 })
+}
+
+// linkTo is the link by which an address is reached: the one with the closest subnet, else the first with a default
+// route of the family; nil when there is none.
+func linkTo(p *profiles.Profile, a netip.Addr) (*profiles.Link, netip.Prefix) {
+	var best *profiles.Link
+	var subnet netip.Prefix
+	for i := range p.Links {
+		for _, own := range p.Links[i].Addresses {
+			if own.Contains(a) && (best == nil || own.Bits() > subnet.Bits()) {
+				best, subnet = &p.Links[i], own.Masked()
+			}
+		}
+	}
+	if best != nil {
+		return best, subnet
+	}
+	for i := range p.Links {
+		if hasDefault(&p.Links[i], isV6(a)) {
+			return &p.Links[i], netip.Prefix{}
+		}
+	}
+	return nil, netip.Prefix{}
+}

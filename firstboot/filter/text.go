@@ -1,0 +1,223 @@
+package filter
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Text is the Ruleset as a script for `nft -f`. Loading it replaces each of its tables in one transaction and leaves
+// all others alone.
+func (r *Ruleset) Text() string {
+	var b strings.Builder
+	for i := range r.Tables {
+		r.Tables[i].write(&b)
+	}
+	return b.String()
+}
+
+func (f Family) String() string {
+	switch f {
+	case FamilyInet:
+		return "inet"
+	case FamilyNetdev:
+		return "netdev"
+	case FamilyBridge:
+		return "bridge"
+	}
+	return fmt.Sprintf("Family(%d)", uint8(f))
+}
+
+func (h Hook) String() string {
+	names := [...]string{"prerouting", "input", "forward", "output", "postrouting"}
+	if int(h) < len(names) {
+		return names[h]
+	}
+	return fmt.Sprintf("Hook(%d)", uint32(h))
+}
+
+func (t *Table) write(b *strings.Builder) {
+	name := t.Family.String() + " " + t.Name
+	// Adding first makes deleting succeed whether the table existed or not.
+	fmt.Fprintf(b, "add table %s\ndelete table %s\ntable %s {\n", name, name, name)
+	for _, c := range t.Counters {
+		fmt.Fprintf(b, "\tcounter %s {\n\t}\n\n", c)
+	}
+	for i := range t.Sets {
+		t.Sets[i].write(b)
+	}
+	for i := range t.Chains {
+		if i > 0 {
+			b.WriteString("\n")
+		}
+		t.Chains[i].write(b)
+	}
+	b.WriteString("}\n")
+}
+
+func (s *Set) write(b *strings.Builder) {
+	kind, to := "set", ""
+	switch s.Map {
+	case MapVerdict:
+		kind, to = "map", " : verdict"
+	case MapPort:
+		kind, to = "map", " : "+TypePort.Name()
+	}
+	var types []string
+	for _, t := range s.Key {
+		types = append(types, t.Name())
+	}
+	fmt.Fprintf(b, "\t%s %s {\n\t\ttype %s%s\n", kind, s.Name, strings.Join(types, " . "), to)
+	if s.Interval {
+		b.WriteString("\t\tflags interval\n")
+	}
+	for i, e := range s.Elements {
+		var key []string
+		for k, r := range e.Key {
+			key = append(key, s.Key[k].format(r))
+		}
+		text := strings.Join(key, " . ")
+		switch s.Map {
+		case MapVerdict:
+			text += " : " + e.Verdict.text()
+		case MapPort:
+			text += " : " + strconv.Itoa(int(e.Port))
+		}
+		if i == 0 {
+			b.WriteString("\t\telements = { ")
+		} else {
+			b.WriteString(",\n\t\t\t     ")
+		}
+		b.WriteString(text)
+	}
+	if len(s.Elements) > 0 {
+		b.WriteString(" }\n")
+	}
+	b.WriteString("\t}\n\n")
+}
+
+func (c *Chain) write(b *strings.Builder) {
+	fmt.Fprintf(b, "\tchain %s {\n", c.Name)
+	if c.Base != nil {
+		fmt.Fprintf(b, "\t\ttype %s hook %s priority %d; policy %s;\n", c.Base.Type, c.Base.Hook, c.Base.Priority,
+			Verdict{Kind: c.Base.Policy}.text())
+	}
+	for i := range c.Rules {
+		fmt.Fprintf(b, "\t\t%s\n", c.Rules[i].Text())
+	}
+	b.WriteString("\t}\n")
+}
+
+// Text is one rule as nft writes it, with its comment.
+func (r *Rule) Text() string {
+	var words []string
+	for _, e := range r.Do {
+		words = append(words, e.text())
+	}
+	if c := r.CommentText(); c != "" {
+		words = append(words, `comment "`+c+`"`)
+	}
+	return strings.Join(words, " ")
+}
+
+// CommentText is the comment as the kernel gets it: MaxComment bytes at most, printable, and without the quotes that
+// nft cannot escape.
+func (r *Rule) CommentText() string {
+	clean := strings.Map(func(c rune) rune {
+		if c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return '?'
+		}
+		return c
+	}, r.Comment)
+	if len(clean) > MaxComment {
+		clean = clean[:MaxComment]
+	}
+	return clean
+}
+
+func (m Match) text() string {
+	t := m.Field.Type()
+	if len(m.Ranges) == 1 {
+		return m.Field.String() + " " + t.format(m.Ranges[0])
+	}
+	var values []string
+	for _, r := range m.Ranges {
+		values = append(values, t.format(r))
+	}
+	return m.Field.String() + " { " + strings.Join(values, ", ") + " }"
+}
+
+func (m Bits) text() string {
+	names := []struct {
+		field Field
+		bit   uint32
+		name  string
+	}{
+		{CTState, ctInvalid, "invalid"}, {CTState, ctEstablished, "established"}, {CTState, ctRelated, "related"},
+		{CTStatus, ctDestNAT, "dnat"}, {TCPFlags, tcpSYN, "syn"},
+	}
+	var set []string
+	for _, n := range names {
+		if n.field == m.Field && m.Mask&n.bit != 0 {
+			set = append(set, n.name)
+		}
+	}
+	return m.Field.String() + " " + strings.Join(set, ",")
+}
+
+func (l Lookup) text() string {
+	var names []string
+	for _, f := range l.Fields {
+		names = append(names, f.String())
+	}
+	text := strings.Join(names, " . ")
+	if l.Map == MapVerdict {
+		text += " vmap"
+	}
+	return text + " @" + l.Set
+}
+
+func (c Count) text() string { return `counter name "` + c.Name + `"` }
+
+func (v Verdict) text() string {
+	switch v.Kind {
+	case VerdictAccept:
+		return "accept"
+	case VerdictDrop:
+		return "drop"
+	case VerdictJump:
+		return "jump " + v.Chain
+	case VerdictGoto:
+		return "goto " + v.Chain
+	}
+	return fmt.Sprintf("VerdictKind(%d)", uint8(v.Kind))
+}
+
+func (r Reject) text() string {
+	if r.TCPReset {
+		return "reject with tcp reset"
+	}
+	return "reject with icmpx admin-prohibited"
+}
+
+func (d DestinationNAT) text() string {
+	family, typ, open, shut := "ip", TypeIPv4, "", ""
+	if d.IPv6 {
+		family, typ = "ip6", TypeIPv6
+		if d.Port != 0 || d.PortMap != "" {
+			open, shut = "[", "]" // nft reads the port after the bracket
+		}
+	}
+	text := "dnat " + family + " to " + open + typ.format(d.To) + shut
+	switch {
+	case d.PortMap != "":
+		text += ":" + d.Field.String() + " map @" + d.PortMap
+	case d.Port != 0:
+		text += ":" + strconv.Itoa(int(d.Port))
+	}
+	return text
+}
+
+func (Masquerade) text() string { return "masquerade" }
+
+func (ClampMSS) text() string { return "tcp option maxseg size set rt mtu" }
