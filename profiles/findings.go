@@ -7,10 +7,10 @@ import (
 
 // Finding is one thing wrong, or worth knowing, at one place of a profile.
 type Finding struct {
-	File string
+	File string `json:"file"`
 	Pos
-	What string // what was found and what was expected
-	Hint string // what to write instead; may be empty
+	What string `json:"what"`           // what was found and what was expected
+	Hint string `json:"hint,omitempty"` // what to write instead; may be empty
 }
 
 // String is one line: file:line:column: what; hint.

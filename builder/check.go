@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/pflag"
+
+	"rempart/profiles"
+)
+
+// checkCommand is `rempart check`.
+func checkCommand() *command {
+	return &command{
+		name:     "check",
+		synopsis: "FILE|NAME|-",
+		summary:  "check a profile and tell everything that is wrong with it",
+		help: `
+Reads the profile FILE, or standard input for -, or where there is no such file the built-in profile NAME, and tells
+all that is wrong with it, a line each: file:line:column, what was found and expected, and what to write instead.
+Nothing is built or written. Warnings do not make a profile invalid.
+
+Exit status: 0 the profile is good, 1 it could not be read, 2 it is invalid.`,
+		setup: func(flags *pflag.FlagSet) func(ctx context.Context, c *console, args []string) error {
+			asJSON := flags.Bool("json", false, "print the result as one JSON object")
+			return func(_ context.Context, c *console, args []string) error {
+				if len(args) != 1 {
+					return usageError{"expected one profile"}
+				}
+				return check(c, args[0], *asJSON)
+			}
+		},
+	}
+}
+
+// checkResult is what `rempart check --json` prints.
+type checkResult struct {
+	OK       bool               `json:"ok"`
+	Name     string             `json:"name,omitempty"`
+	Findings []profiles.Finding `json:"findings"` // what makes the profile invalid
+	Warnings []profiles.Finding `json:"warnings"`
+}
+
+func check(c *console, name string, asJSON bool) error {
+	result := checkResult{Findings: []profiles.Finding{}, Warnings: []profiles.Finding{}}
+	p, err := profiles.Load(name)
+	var invalid profiles.Invalid
+	switch {
+	case errors.As(err, &invalid):
+		result.Findings = invalid
+	case err != nil:
+		return err
+	default:
+		result.OK, result.Name = true, p.Name
+		result.Warnings = append(result.Warnings, p.Warnings...)
+	}
+	if asJSON {
+		if err := printJSON(c.out, result); err != nil {
+			return err
+		}
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	for _, w := range result.Warnings {
+		w.What = "warning: " + w.What
+		fmt.Fprintln(c.err, w)
+	}
+	_, err = fmt.Fprintln(c.out, "ok")
+	return err
+}
+
+func printJSON(w io.Writer, value any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(value)
+}

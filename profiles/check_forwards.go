@@ -1,0 +1,287 @@
+package profiles
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// sshPort is where the admin path arrives (RFC 4253, 4.1).
+const sshPort = 22
+
+// hosts checks the names and addresses of hosts.
+func (v *validator) hosts() {
+	if n := len(v.p.Hosts); n > maxHosts {
+		v.reject(v.p.Hosts[maxHosts].At, "", "hosts: %d entries, expected at most %d", n, maxHosts)
+		return
+	}
+	names := map[string]Pos{}
+	for _, h := range v.p.Hosts {
+		if problem, hint := checkHostName(h.Name); problem != "" {
+			v.reject(h.At, hint, "hosts: %s", problem)
+		}
+		if first, twice := names[h.Name]; twice {
+			v.reject(h.At, "", "host %s is declared twice, first at %s", quote(h.Name), first)
+		}
+		names[h.Name] = h.At
+		if len(h.Addresses) == 0 && !v.places.spoilt("hosts.%s", h.Name) {
+			v.reject(h.At, "", "hosts.%s: no address", clip(h.Name))
+		}
+		for i, a := range h.Addresses {
+			at := v.places.find(h.At, "hosts.%s.addresses[%d]", h.Name, i)
+			if problem, hint := v.checkNeighbour(a); problem != "" {
+				v.reject(at, hint, "hosts.%s: %s", clip(h.Name), problem)
+			}
+			for _, other := range h.Addresses[:i] {
+				if other == a {
+					v.reject(at, "remove one", "hosts.%s: %s comes twice", clip(h.Name), a)
+					break
+				}
+			}
+		}
+	}
+}
+
+// checkHostName tells what is wrong with a name of one label or several.
+func checkHostName(name string) (problem, hint string) {
+	if len(name) > maxHost {
+		return fmt.Sprintf("the host name has %d bytes, expected at most %d", len(name), maxHost), ""
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if problem, hint := checkLabel(label); problem != "" {
+			if label == "" {
+				return "the host name " + quote(name) + " has an empty label", ""
+			}
+			return problem, hint
+		}
+	}
+	if last := name[strings.LastIndexByte(name, '.')+1:]; allOf(last, isDigit) {
+		// RFC 1123, 2.1: a name whose last label is a number cannot be told from an address.
+		return "the host name " + quote(name) + " ends in a number", ""
+	}
+	if name == Self || name == Any {
+		return "the host name " + quote(name) + " has a meaning of its own", "choose another name"
+	}
+	return "", ""
+}
+
+// checkNeighbour tells what is wrong with the address of a host that should be reached.
+func (v *validator) checkNeighbour(a netip.Addr) (problem, hint string) {
+	if a.Zone() != "" || a.Is4In6() {
+		return fmt.Sprintf("%s is no plain address", a), ""
+	}
+	if problem := checkUnicast(a); problem != "" {
+		return problem, ""
+	}
+	for i := range v.p.Links {
+		if subnet, ok := v.p.Links[i].subnetOf(a); ok {
+			if problem, hint := checkHostPart(a, subnet); problem != "" {
+				return problem, hint
+			}
+		}
+	}
+	return "", ""
+}
+
+// forwards checks each forward by itself.
+func (v *validator) forwards() {
+	if n := len(v.p.Forwards); n > maxForwardRules {
+		v.reject(v.p.Forwards[maxForwardRules].At, "", "forwards: %d in all, expected at most %d", n, maxForwardRules)
+		return
+	}
+	for i, f := range v.p.Forwards {
+		known := v.end("forwards", f.From, v.places.find(f.At, "forwards[%d].from", i))
+		if f.Protocol != TCP && f.Protocol != UDP {
+			v.reject(f.At, "", "forwards: expected tcp or udp, found %s", quote(string(f.Protocol)))
+		}
+		v.forwardPorts(f, i)
+		v.target(f, i, known)
+	}
+}
+
+// maxForwardRules bounds the forwards of a profile: an entry means up to four, by protocol and family.
+const maxForwardRules = maxForwards * 4
+
+func (v *validator) forwardPorts(f Forward, i int) {
+	if len(f.Ports) == 0 || len(f.Ports) > maxPorts {
+		v.reject(f.At, "", "forwards: %d ports, expected 1 to %d", len(f.Ports), maxPorts)
+		return
+	}
+	for j, p := range f.Ports {
+		at := v.places.find(f.At, "forwards[%d].ports[%d]", i, j)
+		if p.First == 0 || p.First > p.Last {
+			v.reject(at, "", "forwards: %s is no range of ports", p)
+			continue
+		}
+		for _, other := range f.Ports[:j] {
+			if other.overlaps(p) {
+				v.reject(at, "remove one", "forwards: port %s comes twice, also in %s", p, other)
+				break
+			}
+		}
+		if f.ToPort != 0 && int(f.ToPort)+int(p.Last-p.First) > maxPort {
+			v.reject(v.places.find(f.At, "forwards[%d].to", i), fmt.Sprintf("begin at %d or below", maxPort-int(p.Last-p.First)),
+				"forwards: the ports %s moved to %d and up pass %d", p, f.ToPort, maxPort)
+		}
+		v.adminPort(f, p, at)
+	}
+	if f.ToPort != 0 && len(f.Ports) > 1 {
+		v.reject(f.At, "write one forward for each port", "forwards: %d ports lead to the one port %d", len(f.Ports), f.ToPort)
+	}
+}
+
+// adminPort looks for a forward that takes the admin's own way in.
+func (v *validator) adminPort(f Forward, p PortRange, at Pos) {
+	if f.Protocol != TCP || p.First > sshPort || p.Last < sshPort || v.places.spoilt("admin") {
+		return
+	}
+	const hint = "forward another port, such as 2222, to port 22 of the target"
+	for _, name := range v.p.Admin.Zones {
+		if name == f.From {
+			v.reject(at, hint, "forwards: tcp port %d from zone %s is the admin's way in", sshPort, clip(name))
+			return
+		}
+	}
+	z := v.zone(f.From)
+	if z == nil {
+		return
+	}
+	for _, admin := range v.p.Admin.Prefixes {
+		if admin.IsValid() && v.mayHold(z, admin) {
+			v.reject(at, hint, "forwards: tcp port %d from zone %s is the way in of the admin %s", sshPort, clip(f.From), admin)
+			return
+		}
+	}
+}
+
+// mayHold tells whether packets from a prefix may arrive from a zone.
+func (v *validator) mayHold(z *Zone, p netip.Prefix) bool {
+	for _, m := range z.Members {
+		l := v.link(m.Link)
+		if l == nil || !l.reaches(p) {
+			continue
+		}
+		if len(m.Prefixes) == 0 && !m.Rest {
+			return true
+		}
+		for _, own := range m.Prefixes {
+			if own.Overlaps(p) {
+				return true
+			}
+		}
+		if m.Rest && !v.claimed(m.Link, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// claimed tells whether a zone names all of a prefix on a link.
+func (v *validator) claimed(link string, p netip.Prefix) bool {
+	for _, s := range v.membersOn(link) {
+		if len(s.member.Prefixes) > 0 && coversAddresses(s.member.Prefixes, []netip.Prefix{p}) {
+			return true
+		}
+	}
+	return false
+}
+
+// target checks where a forward leads to.
+func (v *validator) target(f Forward, i int, known bool) {
+	at := v.places.find(f.At, "forwards[%d].to", i)
+	if problem, hint := v.checkNeighbour(f.To); problem != "" {
+		v.reject(at, hint, "forwards: %s", problem)
+		return
+	}
+	var by *Link
+	for k := range v.p.Links {
+		l := &v.p.Links[k]
+		if v.places.spoilt("links.%s.address", l.Name) {
+			return // where it is is not known
+		}
+		for _, own := range l.Addresses {
+			if own.Addr() == f.To {
+				v.reject(at, fmt.Sprintf("to reach the guest itself write a policy line %s -> self",
+					clip(f.From)), "forwards: %s is the guest's own address", f.To)
+				return
+			}
+		}
+		if _, inside := l.subnetOf(f.To); inside {
+			by = l
+		}
+	}
+	if by == nil {
+		if !v.places.spoilt("links") || len(v.p.Links) > 0 {
+			v.reject(at, "name a host on a subnet of a link", "forwards: %s is in no subnet of a link", f.To)
+		}
+		return
+	}
+	if !known {
+		return
+	}
+	if !v.hasFamily(f.From, f.To) {
+		v.reject(at, "forwards do not translate between address families",
+			"forwards: %s is %s, and the guest has no such address in zone %s", f.To, family(f.To), clip(f.From))
+		return
+	}
+	if f.SNAT {
+		return
+	}
+	for _, m := range v.zone(f.From).Members {
+		if m.Link == by.Name {
+			v.reject(at, "add `snat: self`", "forwards: %s is on link %s, by which the traffic arrives: its answers would "+
+				"go straight to the sender, bypass the guest and be dropped as unknown", f.To, clip(by.Name))
+			return
+		}
+	}
+}
+
+// maxMoved is how many ports the forwards of a profile may move to another port: each is an element of a kernel map.
+const maxMoved = 65536
+
+// forwardOverlaps looks for forwards of which one would never be reached.
+func (v *validator) forwardOverlaps() {
+	if len(v.p.Forwards) > maxForwardRules {
+		return // told by forwards
+	}
+	moved := 0
+	for i, f := range v.p.Forwards {
+		for _, p := range f.Ports {
+			if f.ToPort != 0 {
+				moved += int(p.Last) - int(p.First) + 1
+			}
+		}
+		if moved > maxMoved {
+			v.reject(f.At, "keep the ports as they are where ranges are large", "forwards: more than %d ports move to another port",
+				maxMoved)
+			return
+		}
+		for _, g := range v.p.Forwards[:i] {
+			if f.From == g.From && f.Protocol == g.Protocol && f.To == g.To && f.SNAT != g.SNAT {
+				v.reject(f.At, "write it the same way in both", "forwards: %s from zone %s leads to %s with and without snat, see %s",
+					f.Protocol, clip(f.From), f.To, g.At)
+				break
+			}
+			if f.From != g.From || f.Protocol != g.Protocol || f.To.Is4() != g.To.Is4() {
+				continue
+			}
+			if j, q, overlap := portOverlap(f.Ports, g.Ports); overlap {
+				v.reject(v.places.find(f.At, "forwards[%d].ports[%d]", i, j), "each port can lead to one host only",
+					"forwards: %s port %s from zone %s is forwarded already, to %s at %s", f.Protocol, q, clip(f.From), g.To, g.At)
+				break
+			}
+		}
+	}
+}
+
+// portOverlap finds the first of a that meets one of b.
+func portOverlap(a, b []PortRange) (int, PortRange, bool) {
+	for i, p := range a {
+		for _, q := range b {
+			if p.overlaps(q) {
+				return i, p, true
+			}
+		}
+	}
+	return 0, PortRange{}, false
+}

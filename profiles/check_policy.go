@@ -1,0 +1,244 @@
+package profiles
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// end checks a name in a policy line, masquerade or forward: a zone, or one of the words allowed there.
+func (v *validator) end(what, name string, at Pos, words ...string) bool {
+	if v.zone(name) != nil || slices.Contains(words, name) {
+		return true
+	}
+	if v.places.spoilt("zones") && len(v.p.Zones) == 0 {
+		return false // there is nothing to compare with
+	}
+	if name == Self || name == Any {
+		v.reject(at, "name a zone", "%s: %s cannot stand here", what, name)
+		return false
+	}
+	hint := suggest(name, append(v.zoneNames(), words...))
+	if v.link(name) != nil {
+		hint = fmt.Sprintf("that is a link; declare a zone on it, such as zones: {%s: %s}", clip(name), clip(name))
+	}
+	v.reject(at, hint, "%s: unknown zone %s", what, quote(name))
+	return false
+}
+
+// policy checks each rule by itself.
+func (v *validator) policy() {
+	matches := 0
+	for i, rule := range v.p.Policy {
+		if matches += len(rule.Matches); matches > maxMatches || i >= maxPolicy {
+			v.reject(rule.At, "", "policy: more than %d rules or %d services in all", maxPolicy, maxMatches)
+			return
+		}
+		from := v.places.find(rule.At, "policy[%d].from", i)
+		to := v.places.find(rule.At, "policy[%d].to", i)
+		good := v.end("policy", rule.From, from, Self, Any)
+		good = v.end("policy", rule.To, to, Self, Any) && good
+		if rule.From == Self && rule.To == Self {
+			v.reject(rule.At, "", "policy: self -> self: the guest always reaches itself")
+		}
+		switch rule.Action {
+		case Accept, Drop, Reject:
+		default:
+			v.reject(rule.At, "", "policy: expected accept, drop or reject, found %s", quote(string(rule.Action)))
+		}
+		for _, m := range rule.Matches {
+			v.match(rule, m, i)
+		}
+		if good && rule.Action == Accept && len(rule.Matches) == 0 && rule.To != Any && rule.From != Self {
+			v.wideOpen(rule)
+		}
+	}
+}
+
+// Bounds of a whole policy.
+const (
+	maxPolicy  = maxRules * 4 // lines of several services in the long form are several rules
+	maxMatches = 4096
+)
+
+// wideOpen warns of a line that lets strangers do anything.
+func (v *validator) wideOpen(rule Rule) {
+	for _, z := range v.p.Zones {
+		if z.External && (rule.From == z.Name || rule.From == Any) && rule.To != z.Name {
+			v.warn(rule.At, "name the services meant", "policy: everything from the external zone %s is let through to %s",
+				clip(z.Name), clip(rule.To))
+			return
+		}
+	}
+}
+
+func (v *validator) match(rule Rule, m Match, i int) {
+	switch m.Protocol {
+	case TCP, UDP:
+	case AnyProtocol, Ping:
+		if len(m.Ports) > 0 {
+			v.reject(rule.At, "", "policy: ports without tcp or udp")
+		}
+	default:
+		v.reject(rule.At, "", "policy: expected tcp, udp or ping, found %s", quote(string(m.Protocol)))
+	}
+	for _, p := range m.Ports {
+		if p.First == 0 || p.First > p.Last {
+			v.reject(rule.At, "", "policy: %s is no range of ports", p)
+		}
+	}
+	good := true
+	for j, p := range m.Sources {
+		good = v.narrowed(p, v.places.find(rule.At, "policy[%d].sources[%d]", i, j)) && good
+	}
+	for j, p := range m.Destinations {
+		good = v.narrowed(p, v.places.find(rule.At, "policy[%d].destinations[%d]", i, j)) && good
+	}
+	if good && len(m.Sources) > 0 && len(m.Destinations) > 0 && !shareFamily(m.Sources, m.Destinations) {
+		v.reject(v.places.find(rule.At, "policy[%d].destinations[0]", i), "", "policy: from and to share no address family")
+	}
+}
+
+func (v *validator) narrowed(p netip.Prefix, at Pos) bool {
+	problem, hint := checkNetwork(p)
+	if problem != "" {
+		v.reject(at, hint, "policy: %s", problem)
+	}
+	return problem == ""
+}
+
+func shareFamily(a, b []netip.Prefix) bool {
+	for _, p := range a {
+		for _, q := range b {
+			if p.Addr().Is4() == q.Addr().Is4() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// shadows warns of rules that never decide because earlier ones decide all they match.
+func (v *validator) shadows() {
+	if v.places.spoilt("policy") || len(v.p.Policy) > maxPolicy {
+		return
+	}
+	for j, rule := range v.p.Policy {
+		matches := rule.Matches
+		if len(matches) == 0 {
+			matches = []Match{{}}
+		}
+		var by *Rule
+		hidden := true
+		for _, m := range matches {
+			earlier := v.decidedBy(v.p.Policy[:j], rule, m)
+			if earlier == nil {
+				hidden = false
+				break
+			}
+			if by == nil {
+				by = earlier
+			}
+		}
+		if hidden {
+			v.warn(rule.At, "remove it, or move it up", "policy: this rule never decides, %s -> %s at %s decides before it",
+				clip(by.From), clip(by.To), by.At)
+		}
+	}
+}
+
+// decidedBy is the first of the rules that matches whatever one match of a later rule does.
+func (v *validator) decidedBy(rules []Rule, later Rule, m Match) *Rule {
+	for i := range rules {
+		r := &rules[i]
+		if !coversEnd(r.From, later.From) || !coversEnd(r.To, later.To) {
+			continue
+		}
+		if len(r.Matches) == 0 {
+			return r
+		}
+		for _, wide := range r.Matches {
+			if wide.covers(m) {
+				return r
+			}
+		}
+	}
+	return nil
+}
+
+func coversEnd(wide, narrow string) bool { return wide == narrow || wide == Any && narrow != Self }
+
+// covers tells whether whatever n matches, m matches.
+func (m Match) covers(n Match) bool {
+	if m.Protocol != AnyProtocol && m.Protocol != n.Protocol {
+		return false
+	}
+	if len(m.Ports) > 0 {
+		if len(n.Ports) == 0 {
+			return false
+		}
+		for _, p := range n.Ports {
+			if !slices.ContainsFunc(m.Ports, func(wide PortRange) bool { return wide.covers(p) }) {
+				return false
+			}
+		}
+	}
+	return coversAddresses(m.Sources, n.Sources) && coversAddresses(m.Destinations, n.Destinations)
+}
+
+func coversAddresses(wide, narrow []netip.Prefix) bool {
+	if len(wide) == 0 {
+		return true
+	}
+	if len(narrow) == 0 {
+		return false
+	}
+	for _, p := range narrow {
+		if !slices.ContainsFunc(wide, func(w netip.Prefix) bool { return w.Bits() <= p.Bits() && w.Contains(p.Addr()) }) {
+			return false
+		}
+	}
+	return true
+}
+
+func (v *validator) masquerade() {
+	if n := len(v.p.Masquerade); n > maxPairs {
+		v.reject(v.p.Masquerade[maxPairs].At, "", "masquerade: %d directions, expected at most %d", n, maxPairs)
+		return
+	}
+	seen := map[Pair]Pos{}
+	for i, pair := range v.p.Masquerade {
+		good := v.end("masquerade", pair.From, v.places.find(pair.At, "masquerade[%d].from", i))
+		toAt := v.places.find(pair.At, "masquerade[%d].to", i)
+		good = v.end("masquerade", pair.To, toAt) && good
+		key := Pair{From: pair.From, To: pair.To}
+		if first, twice := seen[key]; twice {
+			v.reject(pair.At, "remove one", "masquerade: %s -> %s comes twice, first at %s",
+				clip(pair.From), clip(pair.To), first)
+		}
+		seen[key] = pair.At
+		switch {
+		case !good:
+		case pair.From == pair.To:
+			v.reject(pair.At, "", "masquerade: from zone %s to itself", clip(pair.From))
+		case !v.hasFamily(pair.To, netip.IPv4Unspecified()):
+			v.reject(toAt, "masquerading is for IPv4", "masquerade: the guest has no IPv4 address in zone %s", clip(pair.To))
+		}
+	}
+}
+
+// hasFamily tells whether the guest has an address of the family of a on a link of the zone, or may have: a link that
+// could not be read counts.
+func (v *validator) hasFamily(zone string, a netip.Addr) bool {
+	z := v.zone(zone)
+	if z == nil || len(z.Members) == 0 {
+		return true
+	}
+	for _, m := range z.Members {
+		l := v.link(m.Link)
+		if l == nil || l.has(a) || v.places.spoilt("links.%s.address", m.Link) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,244 @@
+package profiles
+
+import (
+	"net/netip"
+	"strconv"
+)
+
+// Bounds of lists, so that a small file cannot ask for endless work. Each is several times what the largest known
+// deployment has.
+const (
+	maxLinks     = 64 // a deployment with 20 NICs exists
+	maxZones     = 64
+	maxAddresses = 64 // of one link or host
+	maxPrefixes  = 1024
+	maxRules     = 1024
+	maxServices  = 64 // of one policy line
+	maxPorts     = 256
+	maxPairs     = 1024
+	maxForwards  = 1024
+	maxHosts     = 4096
+)
+
+// Patterns of the words in a profile, for editors. The checks themselves are in check_*.go.
+const (
+	linkPattern    = `^[A-Za-z][A-Za-z0-9_.-]{0,14}$`
+	zonePattern    = `^[a-z][a-z0-9_-]{0,30}$`
+	hostPattern    = `^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`
+	sizePattern    = `^[0-9]{1,6} ?[MGT](iB)?$`
+	subnetPattern  = `^[0-9a-fA-F.:]+/[0-9]{1,3}$`
+	addressPattern = `^[0-9a-fA-F.:]+$`
+	prefixPattern  = `^[0-9a-fA-F.:]+(/[0-9]{1,3})?$`
+	macPattern     = `^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$`
+	portsPattern   = `^[0-9]{1,5}(-[0-9]{1,5})?$`
+	arrowPattern   = `^\s*[a-z][a-z0-9_-]{0,30}\s*->\s*[a-z][a-z0-9_-]{0,30}\s*$`
+)
+
+// profileFields is the whole language. Later fields refer to names that earlier ones declare.
+func profileFields() table[Profile] {
+	return table[Profile]{
+		{name: "rempart", doc: "Version of the profile language: write `rempart: 1`.", kind: schema{"const": 1},
+			required: true, decode: func(*reader, value, *Profile) {}}, // looked at before all else
+		{name: "name", doc: "Host name of the guest, an RFC 1123 label such as fw-1.",
+			kind: textLike(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), required: true, decode: readName},
+		{name: "memory", doc: "RAM a guest is given: a number and M (MiB) or G (GiB). Default 128M.",
+			kind: textLike(sizePattern), decode: readMemory},
+		{name: "kernel", doc: "Kernel of the guest. cloud, the default, is Debian's kernel for virtual machines.",
+			kind: oneWordOf(KernelCloud), decode: readKernel},
+		{name: "state", doc: "Size of the writable disk, a number and M (MiB) or G (GiB), or none: /var is then kept" +
+			" in RAM and lost at power-off. Default 256M.",
+			kind: textLike(`^(none|[0-9]{1,6} ?[MGT](iB)?)$`), decode: readState},
+		{name: "links", doc: "The network interfaces: their names, and how each is set up.",
+			kind: named(linkPattern, linkFields().schema()), required: true, decode: readLinks},
+		{name: "zones", doc: "Parts of the network that are trusted alike: a name, and the links or addresses in it.",
+			kind:     named(zonePattern, eitherOf(oneOrMore(textLike(linkPattern)), zoneFields().schema())),
+			required: true, decode: readZones},
+		{name: "hosts", doc: "Names for addresses: NAME: ADDRESS, a list of them, or .10 for host 10 of the one IPv4 subnet.",
+			kind: named(hostPattern, oneOrMore(hostAddress())), decode: readHosts},
+		{name: "admin", doc: "Who may reach the guest by SSH, above every other rule: `admin: {from: ZONE or ADDRESS}`," +
+			" or `admin: none` for the console only.",
+			kind: eitherOf(oneWordOf("none"), adminFields().schema()), required: true, decode: readAdmin},
+		{name: "policy", doc: "What may pass, read top-down: - FROM -> TO: SERVICES. What no line accepts is dropped.",
+			kind: listOf(single(arrowPattern, serviceSchema())), decode: readPolicy},
+		{name: "masquerade", doc: "Directions whose IPv4 traffic leaves under the guest's own address: - FROM -> TO.",
+			kind: listOf(textLike(arrowPattern)), decode: readMasquerade},
+		{name: "forwards", doc: "Ports of the guest's own address that lead to hosts behind it. No policy line is needed.",
+			kind: listOf(forwardSchema()), decode: readForwards},
+
+		{name: "dhcp", doc: "Address leases on inside links: LINK: {pool: .100-.200, lease: 12h, options: {19: 1}}.",
+			later: "remove it, and give addresses by hand or from another DHCP server"},
+		{name: "dns", doc: "Name service on inside links: LINK: {domain: NAME, upstream: [ADDRESS], zones: {...}}.",
+			later: "remove it, and point clients at another resolver"},
+		{name: "ra", doc: "IPv6 router advertisements on inside links: LINK: {prefix: PREFIX, dns: ADDRESS}.",
+			later: "remove it, and configure IPv6 on the clients by hand"},
+		{name: "ntp", doc: "Time: {servers: [NAME], serve: [LINK]}.",
+			later: "remove it, the guest keeps its hypervisor's clock"},
+		{name: "bans", doc: "Sources shut out after repeated attempts: SERVICE: 5/10m for 1h.",
+			later: "remove it, and narrow admin.from or the policy line's from instead"},
+		{name: "sets", doc: "Named sets of addresses for use in policy lines: NAME: [PREFIX].",
+			later: "remove it, and list the addresses in the policy line's from or to"},
+		{name: "nat", doc: "Address translation beyond masquerade and forwards: one-to-one, prefix translation.",
+			later: "remove it; masquerade and forwards cover the common cases"},
+		{name: "routes", doc: "Static routes: - {to: PREFIX, via: ADDRESS}.",
+			later: "remove it; each link may have a gateway"},
+		{name: "sysctl", doc: "Kernel settings: KEY: VALUE.",
+			later: "remove it, the guest sets what a firewall needs"},
+		{name: "logging", doc: "What is logged and where to: {drops: ZONE, to: ADDRESS}.",
+			later: "remove it"},
+		{name: "services", doc: "Supervised services and containers: NAME: {image: DIGEST, cpu: 25%, memory: 50M, ...}.",
+			later: "remove it, a master of this version is a firewall only"},
+		{name: "proxy", doc: "Name-based web proxy: NAME: HOST:PORT.",
+			later: "remove it, and forward tcp 80 and 443 to a host that runs one"},
+		{name: "volumes", doc: "Parts of the state disk: NAME: {size: SIZE, exec: true}.",
+			later: "remove it, /var and /srv are on the state disk"},
+		{name: "overlays", doc: "File trees laid on the root: [DIRECTORY].", later: "remove it"},
+		{name: "packages", doc: "Debian packages laid on the root: [NAME].", later: "remove it"},
+		{name: "users", doc: "People who may log in: NAME: {keys: [FILE]}.", later: "remove it, the console is open"},
+		{name: "secrets", doc: "Values that are on the guest's identity disk only: [NAME].", later: "remove it"},
+		{name: "health", doc: "Probes of the appliance's own job beyond those of the policy.",
+			later: "remove it, the policy's own probes are always made"},
+	}
+}
+
+// linkFields are the keys of one link.
+func linkFields() table[Link] {
+	return table[Link]{
+		{name: "mac", doc: "Hardware address of the NIC meant, such as 52:54:00:12:34:56. Without it: the next free NIC in" +
+			" bus order.", kind: textLike(macPattern), decode: readMAC},
+		{name: "address", doc: "Address with prefix length, such as 192.168.0.1/24 or fd00::1/64; or dhcp; or a list of these.",
+			kind:     oneOrMore(eitherOf(oneWordOf("dhcp"), textLike(subnetPattern))),
+			required: true, decode: readAddresses},
+		{name: "gateway", doc: "Default gateway: an address, {via: ADDRESS, onlink: true} for one outside the link's subnets," +
+			" or a list of one per address family.",
+			kind:   oneOrMore(eitherOf(textLike(addressPattern), gatewayFields().schema())),
+			decode: readGateways},
+		{name: "mtu", doc: "Largest packet in bytes, " + strconv.Itoa(minMTU) + " to " + strconv.Itoa(maxMTU) +
+			". Default: what the NIC says.", kind: numberIn(minMTU, maxMTU), decode: readMTU},
+
+		{name: "vlan", doc: "An 802.1Q VLAN on another link: {of: LINK, id: NUMBER}.",
+			later: "remove the link, and let the hypervisor's bridge give the guest a NIC in that VLAN"},
+		{name: "bond", doc: "Several NICs as one: {of: [LINK], mode: 802.3ad}.",
+			later: "remove it, and bond the NICs on the hypervisor"},
+		{name: "bridge", doc: "Links joined to one segment, filtered in between: [LINK].",
+			later: "remove it, and join the segments on the hypervisor"},
+		{name: "macvlan", doc: "A further hardware address on another link: {of: LINK}.",
+			later: "remove it, and give the guest another NIC"},
+		{name: "wireguard", doc: "A WireGuard tunnel: {port: NUMBER, peers: [...]}.", later: "remove it"},
+		{name: "routes", doc: "Static routes by this link: - {to: PREFIX, via: ADDRESS}.",
+			later: "remove it; the link may have a gateway"},
+		{name: "arp", doc: "false: neither ask nor answer ARP on this link.", later: "remove it"},
+		{name: "offload", doc: "false: no checksum and segmentation offloads.",
+			later: "remove it, and switch offloads off on the hypervisor"},
+	}
+}
+
+// gatewayFields are the keys of a gateway that is more than an address.
+func gatewayFields() table[Gateway] {
+	return table[Gateway]{
+		{name: "via", doc: "Address of the gateway.", kind: textLike(addressPattern), required: true, decode: readVia},
+		{name: "onlink", doc: "true: the gateway answers on this link although its address is in none of the link's subnets.",
+			kind: yesOrNo(), decode: readOnLink},
+	}
+}
+
+// zoneDraft is a zone as written.
+type zoneDraft struct {
+	links    []place
+	prefixes []netip.Prefix
+	places   []Pos // of the prefixes
+	rest     bool
+	external *bool
+}
+
+// zoneFields are the keys of a zone that is more than a link.
+func zoneFields() table[zoneDraft] {
+	return table[zoneDraft]{
+		{name: "link", doc: "The link, or list of links, the zone is on.", kind: oneOrMore(textLike(linkPattern)),
+			required: true, decode: readZoneLinks},
+		{name: "prefix", doc: "Addresses on these links that are the zone, such as 192.168.0.0/24, or a list; or rest: what" +
+			" no other zone claims on these links. Default: all.",
+			kind: oneOrMore(eitherOf(oneWordOf("rest"), textLike(prefixPattern))), decode: readZonePrefixes},
+		{name: "external", doc: "true: strangers are here; the admin path is never opened to it. Default: true for zones" +
+			" named internet or wan, else false.", kind: yesOrNo(), decode: readExternal},
+	}
+}
+
+// adminFields are the keys of admin.
+func adminFields() table[Admin] {
+	return table[Admin]{
+		{name: "from", doc: "Where SSH is accepted from: a zone, an address, a prefix, or a list of these.",
+			kind:     oneOrMore(textLike(`^([a-z][a-z0-9_-]{0,30}|[0-9a-fA-F.:]+(/[0-9]{1,3})?)$`)),
+			required: true, decode: readAdminFrom},
+		{name: "keys", doc: "Files with SSH public keys.", later: "remove it, the admin logs in on the console"},
+	}
+}
+
+// matchDraft is what a policy line says of one service beyond its name.
+type matchDraft struct {
+	from, to             []netip.Prefix
+	fromPlaces, toPlaces []Pos
+	action               Action
+}
+
+// matchFields are the keys below a service in the long form of a policy line.
+func matchFields() table[matchDraft] {
+	addresses := oneOrMore(eitherOf(textLike(hostPattern), textLike(prefixPattern)))
+	return table[matchDraft]{
+		{name: "from", doc: "Only from these addresses, prefixes or hosts.", kind: addresses,
+			decode: func(r *reader, v value, into *matchDraft) { into.from, into.fromPlaces = r.prefixes(v) }},
+		{name: "to", doc: "Only to these addresses, prefixes or hosts.", kind: addresses,
+			decode: func(r *reader, v value, into *matchDraft) { into.to, into.toPlaces = r.prefixes(v) }},
+		{name: "action", doc: "accept (the default), drop or reject.",
+			kind: oneWordOf(string(Accept), string(Drop), string(Reject)), decode: readAction},
+		{name: "limit", doc: "Rate above which the line does not match: 5/s.", later: "remove it"},
+		{name: "log", doc: "true: log what matches.", later: "remove it"},
+	}
+}
+
+// forwardDraft is a forward as written.
+type forwardDraft struct {
+	from     place
+	tcp, udp []PortRange
+	tcpAt    []Pos
+	udpAt    []Pos
+	to       []netip.Addr
+	toAt     Pos
+	toPort   uint16
+	snat     bool
+	snatAt   Pos
+}
+
+// forwardFields are the keys of a forward.
+func forwardFields() table[forwardDraft] {
+	ports := oneOrMore(eitherOf(numberIn(1, maxPort), textLike(portsPattern)))
+	return table[forwardDraft]{
+		{name: "from", doc: "Zone the traffic arrives from.", kind: textLike(zonePattern), required: true,
+			decode: readForwardFrom},
+		{name: "tcp", doc: "TCP ports as they arrive: 80, 8000-8010, or a list.", kind: ports,
+			decode: func(r *reader, v value, into *forwardDraft) { into.tcp, into.tcpAt = r.ports(v) }},
+		{name: "udp", doc: "UDP ports as they arrive: 80, 8000-8010, or a list.", kind: ports,
+			decode: func(r *reader, v value, into *forwardDraft) { into.udp, into.udpAt = r.ports(v) }},
+		{name: "to", doc: "Where to: an address or a host of this profile, with :PORT for another port.",
+			kind:     eitherOf(textLike(`^(\[[0-9a-fA-F.:]+\]|[0-9a-z.-]+|[0-9a-fA-F:.]+)(:[0-9]{1,5})?$`), shortHost()),
+			required: true, decode: readTarget},
+		{name: "snat", doc: "self: the target sees the guest's own address as the sender. Needed where its answers would" +
+			" not come back through the guest.", kind: oneWordOf("self"), decode: readSNAT},
+		{name: "source", doc: "Only from these addresses.", later: "remove it"},
+		{name: "balance", doc: "How several targets share the traffic.", later: "remove it, and name one target"},
+	}
+}
+
+func forwardSchema() schema {
+	s := forwardFields().schema()
+	s["anyOf"] = []schema{{"required": []string{"tcp"}}, {"required": []string{"udp"}}}
+	return s
+}
+
+// shortHost is ".10", which YAML takes for a number.
+func shortHost() schema {
+	return schema{"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+}
+
+func hostAddress() schema {
+	return eitherOf(textLike(`^(\.[0-9]{1,3}(\.[0-9]{1,3}){0,2}|[0-9a-fA-F.:]+)$`), shortHost())
+}

@@ -1,0 +1,221 @@
+package profiles
+
+import (
+	"net"
+	"net/netip"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+// What a profile gets that does not say.
+const (
+	defaultMemory = 128 * mebibyte // what the smallest deployment gives a firewall
+	defaultState  = 256 * mebibyte // leases, keys and logs of a year, and room
+	KernelCloud   = "cloud"        // Debian's linux-image-cloud-ARCH
+)
+
+// profile reads the whole. It is false when nothing more can be said than what was found already.
+func (r *reader) profile(root *yaml.Node) bool {
+	v := value{node: root}
+	if root.Kind != yaml.MappingNode {
+		r.rejectAt(v.pos(), "`rempart new home-firewall` prints a profile to start from",
+			"expected a profile, a mapping with rempart, name, links, ..., found %s", describe(root))
+		return false
+	}
+	for i := 0; i+1 < len(root.Content); i += 2 {
+		if n := root.Content[i+1]; root.Content[i].Value == "rempart" && (n.Tag != "!!int" || n.Value != "1") {
+			// Another version is another language: what else seems wrong in it may be right.
+			r.expected(value{node: n, name: "rempart"}, "1, the version of the profile language this rempart reads", "")
+			return false
+		}
+	}
+	r.p.Memory, r.p.Kernel, r.p.State.Size = defaultMemory, KernelCloud, defaultState
+	r.p.Links, r.p.Zones, r.p.Policy = []Link{}, []Zone{}, []Rule{}
+	for name := range profileFields().read(r, v, r.p) {
+		r.places.spoil("%s", name)
+	}
+	return true
+}
+
+func readName(r *reader, v value, p *Profile) {
+	p.Name, _ = r.word(v, "a host name")
+	r.places.put(v.pos(), "name")
+}
+
+func readMemory(r *reader, v value, p *Profile) {
+	r.places.put(v.pos(), "memory")
+	r.size(v, "", &p.Memory)
+}
+
+func readState(r *reader, v value, p *Profile) {
+	r.places.put(v.pos(), "state")
+	if v.node.Kind == yaml.ScalarNode && v.node.Value == "none" {
+		p.State.Size = 0
+		return
+	}
+	if r.size(v, " or none", &p.State.Size) && p.State.Size == 0 {
+		r.rejectAt(v.pos(), "write none for a guest without a state disk", "state: the size is 0")
+	}
+}
+
+func (r *reader) size(v value, or string, into *int64) bool {
+	what := "a size such as 128M (MiB) or 1G (GiB)" + or
+	if v.node.Kind == yaml.ScalarNode && v.node.Tag == "!!int" {
+		r.expected(v, what, "write "+clip(v.node.Value)+"M if MiB are meant")
+		return false
+	}
+	text, ok := r.word(v, what)
+	if !ok {
+		return false
+	}
+	n, ok := parseSize(text)
+	if !ok {
+		hint := ""
+		if unit := strings.TrimLeft(text, "0123456789 "); len(unit) > 0 && len(unit) <= 2 && unit != text {
+			hint = "write " + text[:len(text)-len(unit)] + strings.ToUpper(unit[:1])
+		}
+		r.expected(v, what, hint)
+		return false
+	}
+	*into = n
+	return true
+}
+
+func readKernel(r *reader, v value, p *Profile) {
+	text, ok := r.word(v, KernelCloud)
+	if ok && text != KernelCloud {
+		r.expected(v, KernelCloud, "this version builds with Debian's cloud kernel only")
+	}
+}
+
+func readLinks(r *reader, v value, p *Profile) {
+	for _, entry := range r.entries(v, "a mapping such as lan0: {address: 192.168.0.1/24}", maxLinks) {
+		i := len(p.Links)
+		p.Links = append(p.Links, Link{Name: entry.key.Value, At: entry.keyPos()})
+		for field := range linkFields().read(r, entry, &p.Links[i]) {
+			r.places.spoil("links.%s.%s", entry.key.Value, field)
+		}
+	}
+}
+
+func readMAC(r *reader, v value, l *Link) {
+	const what = "a hardware address such as 52:54:00:12:34:56"
+	text, ok := r.word(v, what)
+	if !ok {
+		return
+	}
+	mac, err := net.ParseMAC(text)
+	if err != nil || len(mac) != macBytes || strings.Count(text, ":") != macBytes-1 {
+		r.expected(v, what, "")
+		return
+	}
+	l.MAC = mac.String()
+	r.places.put(v.pos(), "links.%s.mac", l.Name)
+}
+
+// macBytes is the length of an EUI-48 hardware address (IEEE 802).
+const macBytes = 6
+
+func readAddresses(r *reader, v value, l *Link) {
+	const what = "an address with prefix length such as 192.168.0.1/24, or dhcp, or a list"
+	for _, item := range r.items(v, what, maxAddresses) {
+		text, ok := r.dotted(item, what)
+		if !ok {
+			continue
+		}
+		switch text {
+		case "dhcp":
+			if l.DHCP {
+				r.rejectAt(item.pos(), "remove one", "%s: dhcp comes twice", item.name)
+			}
+			l.DHCP = true
+			r.places.put(item.pos(), "links.%s.dhcp", l.Name)
+			continue
+		case "instance", "dhcp6", "ra":
+			r.rejectAt(item.pos(), "write the address itself, or dhcp for IPv4 from a DHCP server",
+				"%s: %s: not in this version", item.name, text)
+			continue
+		}
+		p, problem, hint := parseInterfaceAddress(text)
+		if problem != "" {
+			r.rejectAt(item.pos(), hint, "%s: %s", item.name, problem)
+			continue
+		}
+		r.places.put(item.pos(), "links.%s.addresses[%d]", l.Name, len(l.Addresses))
+		l.Addresses = append(l.Addresses, p)
+	}
+}
+
+// parseInterfaceAddress reads an address of the guest, which needs the length of its subnet's prefix.
+func parseInterfaceAddress(text string) (p netip.Prefix, problem, hint string) {
+	if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
+		bits := 64
+		if a.Is4() {
+			bits = 24
+		}
+		return p, "the address " + text + " lacks the length of its subnet's prefix",
+			"write " + netip.PrefixFrom(a, bits).String() + " if that is its subnet"
+	}
+	p, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil:
+		return p, "expected an address with prefix length such as 192.168.0.1/24, or dhcp, found " + quote(text),
+			suggest(text, []string{"dhcp"})
+	case p.Addr().Is4In6():
+		return p, "the address " + quote(text) + " is IPv4 in IPv6 clothes", "write it as IPv4"
+	}
+	return p, "", ""
+}
+
+func readGateways(r *reader, v value, l *Link) {
+	const what = "the address of a gateway, {via: ADDRESS, onlink: true}, or a list"
+	for _, item := range r.items(v, what, maxAddresses) {
+		g := Gateway{}
+		switch {
+		case item.node.Kind == yaml.MappingNode:
+			if len(gatewayFields().read(r, item, &g)) > 0 {
+				continue
+			}
+		case item.node.Value == "instance":
+			r.rejectAt(item.pos(), "write the address itself", "%s: instance: not in this version", item.name)
+			continue
+		case item.node.Value == "dhcp":
+			r.rejectAt(item.pos(), "remove it, address: dhcp brings the gateway along", "%s: dhcp is no gateway", item.name)
+			continue
+		default:
+			text, ok := r.dotted(item, what)
+			if !ok {
+				continue
+			}
+			a, problem, hint := parseAddress(text)
+			if problem != "" {
+				r.rejectAt(item.pos(), hint, "%s: %s", item.name, problem)
+				continue
+			}
+			g.Addr = a
+		}
+		r.places.put(item.pos(), "links.%s.gateways[%d]", l.Name, len(l.Gateways))
+		l.Gateways = append(l.Gateways, g)
+	}
+}
+
+func readVia(r *reader, v value, g *Gateway) {
+	text, ok := r.dotted(v, "the address of a gateway")
+	if !ok {
+		return
+	}
+	a, problem, hint := parseAddress(text)
+	if problem != "" {
+		r.rejectAt(v.pos(), hint, "%s: %s", v.name, problem)
+		return
+	}
+	g.Addr = a
+}
+
+func readOnLink(r *reader, v value, g *Gateway) { g.OnLink, _ = r.boolean(v) }
+
+func readMTU(r *reader, v value, l *Link) {
+	l.MTU, _ = r.integer(v, minMTU, maxMTU, "bytes")
+	r.places.put(v.pos(), "links.%s.mtu", l.Name)
+}

@@ -1,0 +1,159 @@
+package profiles
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// table is a kind of mapping in the language: its keys and what they mean. The reader, the suggestions and the JSON
+// Schema all follow it, so that they cannot disagree. T is what a mapping of that kind is read into. Fields are read
+// in the order of the table, whatever the order of the file: a field may rely on those above it.
+//
+// Tables are functions, not variables: a program that only calls Decode then links none of this.
+type table[T any] []field[T]
+
+// field is one key.
+type field[T any] struct {
+	name     string
+	doc      string // one or two sentences for editors and for people
+	kind     schema // what the value may look like
+	required bool
+	// later is set for a key that the language has a place for and this version does not carry out: what to do now.
+	later  string
+	decode func(r *reader, v value, into *T)
+}
+
+// schema is a JSON Schema, draft 2020-12.
+type schema map[string]any
+
+// Schema is the JSON Schema of a profile, for editors: draft 2020-12, indented, always the same bytes. It refuses
+// less than Parse, which also compares parts of a profile with each other, and nothing that Parse takes.
+func Schema() []byte {
+	s := profileFields().schema()
+	s["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+	s["title"] = "Rempart profile, version 1"
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	if err := encoder.Encode(s); err != nil {
+		panic(fmt.Sprintf("profiles: a table of the language is not JSON: %v", err)) // a test calls Schema
+	}
+	return out.Bytes()
+}
+
+// schema of a mapping that follows the table.
+func (t table[T]) schema() schema {
+	properties := schema{}
+	required := []string{}
+	for _, f := range t {
+		s := schema{}
+		for k, v := range f.kind {
+			s[k] = v
+		}
+		s["description"] = f.doc
+		if f.later != "" {
+			s = schema{"not": schema{}, "description": f.doc + " Not in this version: " + f.later + "."}
+		}
+		properties[f.name] = s
+		if f.required {
+			required = append(required, f.name)
+		}
+	}
+	s := schema{"type": "object", "properties": properties, "additionalProperties": false}
+	if len(required) > 0 {
+		s["required"] = required
+	}
+	return s
+}
+
+// names of the fields this version carries out.
+func (t table[T]) names() []string {
+	var all []string
+	for _, f := range t {
+		if f.later == "" {
+			all = append(all, f.name)
+		}
+	}
+	return all
+}
+
+// The shapes values are made of.
+
+func textLike(pattern string) schema { return schema{"type": "string", "pattern": pattern} }
+func oneWordOf(words ...string) schema {
+	return schema{"enum": words}
+}
+func eitherOf(kinds ...schema) schema { return schema{"anyOf": kinds} }
+func listOf(item schema) schema {
+	return schema{"type": "array", "items": item, "minItems": 1}
+}
+func oneOrMore(item schema) schema { return eitherOf(item, listOf(item)) }
+func yesOrNo() schema              { return schema{"type": "boolean"} }
+func numberIn(low, high int) schema {
+	return schema{"type": "integer", "minimum": low, "maximum": high}
+}
+
+// named is a mapping whose keys are names the author chooses.
+func named(pattern string, item schema) schema {
+	return schema{"type": "object", "patternProperties": schema{pattern: item}, "additionalProperties": false}
+}
+
+// single is a mapping with exactly one key.
+func single(pattern string, item schema) schema {
+	s := named(pattern, item)
+	s["minProperties"], s["maxProperties"] = 1, 1
+	return s
+}
+
+// suggest is the hint for a word that is none of those known: the nearest by edit distance, or all when they are few.
+func suggest(word string, known []string) string {
+	best, least := "", 3 // further than two edits is no slip of the fingers
+	if len(word) <= 4 {
+		least = 2 // of a short word, two edits leave nothing
+	}
+	if len(word) <= 32 {
+		for _, k := range known {
+			if d := editDistance(strings.ToLower(word), strings.ToLower(k)); d < least {
+				best, least = k, d
+			}
+		}
+	}
+	switch {
+	case best != "":
+		return fmt.Sprintf("did you mean %q?", best)
+	case len(known) == 0:
+		return ""
+	case len(known) > 24:
+		return ""
+	}
+	sorted := slices.Sorted(slices.Values(known))
+	return "known: " + strings.Join(sorted, ", ")
+}
+
+// editDistance counts insertions, deletions, replacements and swaps of neighbours (optimal string alignment).
+func editDistance(a, b string) int {
+	var before, above []int
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		before, above, row = above, row, make([]int, len(b)+1)
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			row[j] = min(above[j]+1, row[j-1]+1, above[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+	}
+	return row[len(b)]
+}

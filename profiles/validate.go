@@ -1,0 +1,119 @@
+package profiles
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// validator finds what is wrong with the meaning of a profile, all of it, and tells each at its place. It works on
+// the typed Profile, so that the same rules hold for a profile read from YAML and for one read from JSON.
+type validator struct {
+	file     string
+	p        *Profile
+	places   places
+	findings []Finding
+	warnings []Finding
+}
+
+func (v *validator) reject(at Pos, hint, format string, args ...any) {
+	v.findings = append(v.findings, Finding{File: v.file, Pos: at, What: fmt.Sprintf(format, args...), Hint: hint})
+}
+
+func (v *validator) warn(at Pos, hint, format string, args ...any) {
+	v.warnings = append(v.warnings, Finding{File: v.file, Pos: at, What: fmt.Sprintf(format, args...), Hint: hint})
+}
+
+// profile checks everything.
+func (v *validator) profile() {
+	v.machine()
+	v.links()
+	v.subnets()
+	v.gateways()
+	v.zones()
+	v.zoneOverlaps()
+	v.hosts()
+	v.admin()
+	v.policy()
+	v.shadows()
+	v.masquerade()
+	v.forwards()
+	v.forwardOverlaps()
+}
+
+func (v *validator) link(name string) *Link {
+	for i := range v.p.Links {
+		if v.p.Links[i].Name == name {
+			return &v.p.Links[i]
+		}
+	}
+	return nil
+}
+
+func (v *validator) zone(name string) *Zone {
+	for i := range v.p.Zones {
+		if v.p.Zones[i].Name == name {
+			return &v.p.Zones[i]
+		}
+	}
+	return nil
+}
+
+func (v *validator) linkNames() []string {
+	var all []string
+	for _, l := range v.p.Links {
+		all = append(all, l.Name)
+	}
+	return all
+}
+
+func (v *validator) zoneNames() []string {
+	var all []string
+	for _, z := range v.p.Zones {
+		all = append(all, z.Name)
+	}
+	return all
+}
+
+// has tells whether a link has an address of the family of a, of its own or by DHCP.
+func (l *Link) has(a netip.Addr) bool {
+	if a.Is4() && l.DHCP {
+		return true
+	}
+	for _, own := range l.Addresses {
+		if own.Addr().Is4() == a.Is4() {
+			return true
+		}
+	}
+	return false
+}
+
+// subnetOf is the subnet of the link that an address is in.
+func (l *Link) subnetOf(a netip.Addr) (netip.Prefix, bool) {
+	for _, own := range l.Addresses {
+		if own.Contains(a) {
+			return own.Masked(), true
+		}
+	}
+	return netip.Prefix{}, false
+}
+
+// leadsOut tells whether traffic from anywhere may arrive by the link: it has a gateway, for a family or any.
+func (l *Link) leadsOut() bool { return l.DHCP || len(l.Gateways) > 0 }
+
+// reaches tells whether hosts in a prefix can be on the link or behind its gateway.
+func (l *Link) reaches(p netip.Prefix) bool {
+	for _, own := range l.Addresses {
+		if own.Masked().Overlaps(p) {
+			return true
+		}
+	}
+	if p.Addr().Is4() && l.DHCP {
+		return true
+	}
+	for _, g := range l.Gateways {
+		if g.Addr.Is4() == p.Addr().Is4() {
+			return true
+		}
+	}
+	return false
+}
