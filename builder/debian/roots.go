@@ -1,0 +1,53 @@
+package debian
+
+import "fmt"
+
+// Follow says how much of a root's dependencies is locked with it.
+type Follow string
+
+const (
+	// FollowAll locks the package and all it depends on.
+	FollowAll Follow = "all"
+	// FollowNone locks the package alone: only files out of it are used.
+	FollowNone Follow = "none"
+	// FollowMeta locks what a metapackage depends on in place of the package, and nothing further.
+	FollowMeta Follow = "meta"
+)
+
+// Root is a package that masters are made of.
+type Root struct {
+	Name   string
+	Follow Follow
+	Why    string
+}
+
+// architectures are those there are roots for.
+var architectures = []string{"amd64", "arm64"}
+
+// The roots by name.
+const (
+	RootE2fsprogs   = "e2fsprogs"
+	RootSystemdBoot = "systemd-boot-efi"
+	RootGRUB        = "grub-pc-bin" // amd64 only
+)
+
+// RootKernel is the metapackage of the kernel of an architecture.
+func RootKernel(arch string) string { return "linux-image-cloud-" + arch }
+
+// Roots are the packages the lock of an architecture is made from, in the order of their names.
+func Roots(arch string) ([]Root, error) {
+	roots := []Root{
+		{RootE2fsprogs, FollowAll, "formats, checks and grows the state disk inside the guest"},
+	}
+	switch arch {
+	case "amd64":
+		roots = append(roots, Root{RootGRUB, FollowNone, "modules of the GRUB core image for BIOS"})
+	case "arm64": // has no BIOS
+	default:
+		return nil, fmt.Errorf("architecture %q: expected one of %v", arch, architectures)
+	}
+	return append(roots,
+		Root{RootKernel(arch), FollowMeta, "kernel and modules; what it wants for its installation is of no use in a master"},
+		Root{RootSystemdBoot, FollowNone, "the boot loader of UEFI"},
+	), nil
+}
