@@ -8,8 +8,16 @@ import (
 
 // Probe is one flow that proves a line of the policy, or the silence between its lines. The same probes run between
 // namespaces, around a booted guest and from `rempart test`.
+//
+// A probe that must pass to Self passes when the guest answers at all: a TCP reset from a port nobody listens on is
+// an answer, a lost packet is not. A probe that must not pass is one that the receiver never sees; the sender may
+// see a refusal (a policy line with reject) or nothing.
+//
+// Addresses of a guest that are not in the profile, because a link gets them by DHCP, are written as the zero Addr:
+// Dst is then the address of Link, SeenSrc that of OutLink. Whoever runs the probe fills them in; Src always tells
+// the family.
 type Probe struct {
-	Proves   string            // what it shows, with its place: "home -> self: ping (14:5)", "default: dmz -> home"
+	Proves   string            // what it shows, with its place: "home -> self: accept (14:5)", "default: dmz -> home"
 	From, To string            // zones, or profiles.Self for To
 	Link     string            // the link the packet enters by
 	OutLink  string            // the link it leaves by; empty when To is self

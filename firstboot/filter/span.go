@@ -5,12 +5,13 @@ import (
 	"slices"
 )
 
-// span is a range of addresses of one family, both ends included.
+// span is a range of addresses of one family, both ends included. netip orders all IPv4 before all IPv6 addresses, so
+// spans of different families have nothing in common and may be mixed below.
 type span struct {
 	first, last netip.Addr
 }
 
-// spans is a sorted list of disjoint spans of one family.
+// spans is a sorted list of disjoint spans.
 type spans []span
 
 // prefixSpan is the span of a prefix.

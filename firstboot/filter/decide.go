@@ -1,0 +1,80 @@
+package filter
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"rempart/profiles"
+)
+
+// flow is a connection's first packet as a person would describe it. It is judged here straight from the profile, by
+// the words of the profile's documentation and without the rules Compile makes: two ways to the same answer, so that
+// the probes test the rules and do not repeat them.
+type flow struct {
+	from, to string // zones, or profiles.Self for to
+	src, dst netip.Addr
+	protocol profiles.Protocol
+	port     uint16 // 0 for ping
+}
+
+// ruling is what becomes of a flow and which words of the profile say so.
+type ruling struct {
+	pass    bool
+	why     string
+	forward *profiles.Forward
+}
+
+// decide judges a flow that did not meet a forward.
+func decide(p *profiles.Profile, f flow) ruling {
+	if f.to == profiles.Self && f.protocol == profiles.TCP && f.port == PortSSH && isAdmin(p, f) {
+		return ruling{true, "admin: " + f.from + " -> self" + at(p.Admin.At), nil}
+	}
+	for i := range p.Policy {
+		r := &p.Policy[i]
+		if !covers(r.From, f.from) || !covers(r.To, f.to) {
+			continue
+		}
+		if len(r.Matches) == 0 || slices.ContainsFunc(r.Matches, func(m profiles.Match) bool { return matches(m, f) }) {
+			why := fmt.Sprintf("%s -> %s: %s%s", r.From, r.To, r.Action, at(r.At))
+			return ruling{r.Action == profiles.Accept, why, nil}
+		}
+	}
+	return ruling{false, "default: " + f.from + " -> " + f.to, nil}
+}
+
+func isAdmin(p *profiles.Profile, f flow) bool {
+	if p.Admin.None {
+		return false
+	}
+	return slices.Contains(p.Admin.Zones, f.from) ||
+		slices.ContainsFunc(p.Admin.Prefixes, func(x netip.Prefix) bool { return x.Contains(f.src) })
+}
+
+func matches(m profiles.Match, f flow) bool {
+	within := func(list []netip.Prefix, a netip.Addr) bool {
+		return len(list) == 0 || slices.ContainsFunc(list, func(x netip.Prefix) bool { return x.Contains(a) })
+	}
+	return (m.Protocol == profiles.AnyProtocol || m.Protocol == f.protocol) &&
+		(len(m.Ports) == 0 || slices.ContainsFunc(m.Ports, func(r profiles.PortRange) bool { return inRange(r, f.port) })) &&
+		within(m.Sources, f.src) && within(m.Destinations, f.dst)
+}
+
+func inRange(r profiles.PortRange, port uint16) bool { return r.First <= port && port <= r.Last }
+
+// forwardOf is the first forward that takes a flow to one of the machine's own addresses elsewhere, and the port it
+// goes to there.
+func forwardOf(p *profiles.Profile, f flow) (*profiles.Forward, uint16) {
+	for i := range p.Forwards {
+		fw := &p.Forwards[i]
+		if fw.From != f.from || fw.Protocol != f.protocol || isV6(fw.To) != isV6(f.src) {
+			continue
+		}
+		for _, r := range fw.Ports {
+			if inRange(r, f.port) {
+				return fw, mapped(fw, r).First + (f.port - r.First)
+			}
+		}
+	}
+	return nil, 0
+}

@@ -1,0 +1,372 @@
+package filter
+
+import (
+	"net/netip"
+	"slices"
+
+	"rempart/profiles"
+)
+
+// unusedPort is what the probes of the silence between the lines knock at, or the next one no line speaks of. It is
+// in the range IANA assigns to nobody's well-known service.
+const unusedPort = 4444
+
+// Where the probes' hosts on the far side of a default route live: RFC 5737 and RFC 3849, and which host of a subnet
+// they take otherwise.
+const hostNumber = 7
+
+var documentation = []netip.Prefix{
+	netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("192.0.2.0/24"),
+	netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("2001:db8::/32"),
+}
+
+// host is one end of a probe.
+type host struct {
+	zone, link string
+	addr       netip.Addr
+}
+
+// Probes returns the flows that prove a profile's policy, in a fixed order without duplicates: for every pair of
+// zones, and every zone with the guest itself, in each family both speak, what the lines allow and forbid, and what
+// no line mentions; every forward; the admin path and the same knock from everywhere else. Pairs inside one zone are
+// probed between different links, or where a line speaks of them.
+//
+// A host of a prefix zone, or on a link without a default route, is in that prefix or subnet; one on the far side of
+// a default route has an address from the documentation prefixes and is reached by the link's gateway. The answers of
+// a host must come back by the guest. A profile that Compile refuses has no probes.
+func Probes(p *profiles.Profile) []Probe {
+	if p == nil || check(p) != nil {
+		return nil
+	}
+	b := &prober{p: p, space: newSpace(p), seen: map[Probe]bool{}}
+	for _, from := range p.Zones {
+		for _, v6 := range families {
+			for _, src := range b.hosts(from.Name, v6, b.special(from.Name)) {
+				b.toSelf(src)
+				for _, to := range p.Zones {
+					b.toZone(src, to.Name)
+				}
+			}
+		}
+	}
+	return b.out
+}
+
+// prober gathers probes.
+type prober struct {
+	p     *profiles.Profile
+	space *space
+	out   []Probe
+	seen  map[Probe]bool
+}
+
+// special are the prefixes that the profile singles out as sources of a zone: a host inside each shows the line, the
+// zone's ordinary hosts show its limit.
+func (b *prober) special(zone string) []netip.Prefix {
+	list := slices.Clone(b.p.Admin.Prefixes)
+	for _, r := range b.p.Policy {
+		if covers(r.From, zone) {
+			for _, m := range r.Matches {
+				list = append(list, m.Sources...)
+			}
+		}
+	}
+	return list
+}
+
+// targets are the prefixes that the profile singles out as destinations in a zone.
+func (b *prober) targets(from, zone string) []netip.Prefix {
+	var list []netip.Prefix
+	for _, r := range b.p.Policy {
+		if covers(r.From, from) && covers(r.To, zone) {
+			for _, m := range r.Matches {
+				list = append(list, m.Destinations...)
+			}
+		}
+	}
+	return list
+}
+
+// hosts are a zone's: one for each link it has a share of, and one for each singled out prefix in it.
+func (b *prober) hosts(zone string, v6 bool, singled []netip.Prefix) []host {
+	var out []host
+	add := func(link string, ranges spans, avoid spans) {
+		if a := b.pick(link, ranges.minus(avoid)); a.IsValid() {
+			if h := (host{zone, link, a}); !slices.Contains(out, h) {
+				out = append(out, h)
+			}
+		}
+	}
+	for _, sh := range b.space.zones[zone] {
+		ranges := sh.ranges[family(v6)]
+		add(sh.link, ranges, prefixSpans(singled, v6))
+	}
+	for _, x := range singled {
+		if isV6(x.Addr()) != v6 {
+			continue
+		}
+		for _, sh := range b.space.zones[zone] {
+			add(sh.link, sh.ranges[family(v6)].and(union(prefixSpan(x))), nil)
+		}
+	}
+	return out
+}
+
+// pick chooses a host address out of ranges of a link: a documentation address where a default route leads to it,
+// else one in the link's subnets, else any.
+func (b *prober) pick(link string, ranges spans) netip.Addr {
+	l := b.space.links[link].link
+	ranges = ranges.minus(union(prefixSpan(linkLocal6)))
+	var wanted []spans
+	for _, d := range documentation {
+		if hasDefault(l, isV6(d.Addr())) {
+			wanted = append(wanted, ranges.and(union(prefixSpan(d))).minus(b.subnets(l)))
+		}
+	}
+	for _, a := range l.Addresses {
+		wanted = append(wanted, ranges.and(union(prefixSpan(a))))
+	}
+	for _, list := range append(wanted, ranges) {
+		for _, s := range list {
+			if a := b.free(s); a.IsValid() {
+				return a
+			}
+		}
+	}
+	return netip.Addr{}
+}
+
+// subnets are a link's own.
+func (b *prober) subnets(l *profiles.Link) spans {
+	var out []span
+	for _, a := range l.Addresses {
+		out = append(out, prefixSpan(a))
+	}
+	return union(out...)
+}
+
+// free is an address of a span that nobody in the profile has: its hostNumber-th if it can be, and neither the first
+// nor the last, which may be a network's own and its broadcast address.
+func (b *prober) free(s span) netip.Addr {
+	if s.first == s.last {
+		if b.taken(s.first) {
+			return netip.Addr{}
+		}
+		return s.first
+	}
+	a := s.first
+	for range hostNumber {
+		if next := a.Next(); next.IsValid() && next.Less(s.last) {
+			a = next
+		}
+	}
+	const tries = 4096 // more than the addresses any profile holds in one place
+	for i := 0; i < tries && a.IsValid() && a.Less(s.last); i++ {
+		if !b.taken(a) {
+			return a
+		}
+		a = a.Next()
+	}
+	return netip.Addr{}
+}
+
+// taken tells whether the profile gives an address to something: the guest, a gateway, a forward's target.
+func (b *prober) taken(a netip.Addr) bool {
+	for _, l := range b.p.Links {
+		if slices.ContainsFunc(l.Addresses, func(x netip.Prefix) bool { return x.Addr() == a }) ||
+			slices.ContainsFunc(l.Gateways, func(g profiles.Gateway) bool { return g.Addr == a }) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(b.p.Forwards, func(f profiles.Forward) bool { return f.To == a })
+}
+
+// knock is a protocol and port to try.
+type knock struct {
+	protocol profiles.Protocol
+	port     uint16
+}
+
+// knocks are what is worth trying between two ends: both ends of each range of ports a line names, what no line
+// names, and to self the admin's port and all forwarded ones.
+func (b *prober) knocks(from, to string) []knock {
+	var list []knock
+	both := func(proto profiles.Protocol, ranges []profiles.PortRange) {
+		for _, r := range ranges {
+			list = append(list, knock{proto, r.First}, knock{proto, r.Last})
+		}
+	}
+	if to == profiles.Self {
+		list = append(list, knock{profiles.TCP, PortSSH})
+		for _, f := range b.p.Forwards {
+			both(f.Protocol, f.Ports)
+		}
+	}
+	for _, r := range b.p.Policy {
+		if covers(r.From, from) && covers(r.To, to) {
+			for _, m := range r.Matches {
+				both(m.Protocol, m.Ports)
+			}
+		}
+	}
+	list = append(list, knock{profiles.TCP, b.unused(profiles.TCP)}, knock{profiles.UDP, b.unused(profiles.UDP)},
+		knock{profiles.Ping, 0})
+	var out []knock
+	for _, k := range list {
+		if !slices.Contains(out, k) {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+// unused is a port that neither a line nor a forward names.
+func (b *prober) unused(proto profiles.Protocol) uint16 {
+	named := func(port uint16) bool {
+		in := func(r profiles.PortRange) bool { return inRange(r, port) }
+		for _, r := range b.p.Policy {
+			for _, m := range r.Matches {
+				if m.Protocol == proto && slices.ContainsFunc(m.Ports, in) {
+					return true
+				}
+			}
+		}
+		return slices.ContainsFunc(b.p.Forwards, func(f profiles.Forward) bool {
+			return f.Protocol == proto && (slices.ContainsFunc(f.Ports, in) ||
+				slices.ContainsFunc(f.Ports, func(r profiles.PortRange) bool { return inRange(mapped(&f, r), port) }))
+		})
+	}
+	for port := uint16(unusedPort); port < 65535; port++ {
+		if !named(port) {
+			return port
+		}
+	}
+	return unusedPort
+}
+
+// ownAddress is the guest's address on a link as a host sees it: of the subnet the host is in if there is one, else
+// the first; the zero Addr when only the link knows.
+func ownAddress(l *profiles.Link, peer netip.Addr) (addr netip.Addr, ok bool) {
+	for _, a := range l.Addresses {
+		if a.Contains(peer) {
+			return a.Addr(), true
+		}
+	}
+	for _, a := range l.Addresses {
+		if isV6(a.Addr()) == isV6(peer) {
+			return a.Addr(), true
+		}
+	}
+	return netip.Addr{}, l.DHCP && !isV6(peer)
+}
+
+func (b *prober) add(p Probe) {
+	key := p
+	key.Proves = ""
+	if !b.seen[key] {
+		b.seen[key] = true
+		b.out = append(b.out, p)
+	}
+}
+
+// toSelf adds what a host may ask of the guest itself, and the forwards that take some of it elsewhere.
+func (b *prober) toSelf(src host) {
+	own, ok := ownAddress(b.space.links[src.link].link, src.addr)
+	if !ok {
+		return
+	}
+	for _, k := range b.knocks(src.zone, profiles.Self) {
+		f := flow{src.zone, profiles.Self, src.addr, own, k.protocol, k.port}
+		probe := Probe{From: src.zone, To: profiles.Self, Link: src.link, Src: src.addr, Dst: own,
+			Protocol: k.protocol, Port: k.port, SeenSrc: src.addr, SeenDst: own, SeenPort: k.port}
+		if fw, port := forwardOf(b.p, f); fw != nil {
+			b.forwarded(probe, fw, port)
+			continue
+		}
+		r := decide(b.p, f)
+		probe.Pass, probe.Proves = r.pass, r.why
+		b.add(probe)
+	}
+}
+
+// forwarded completes a probe that a forward takes elsewhere.
+func (b *prober) forwarded(probe Probe, fw *profiles.Forward, port uint16) {
+	out, subnet := linkTo(b.p, fw.To)
+	if out == nil || fw.To == probe.Src {
+		return
+	}
+	probe.Proves, probe.Pass = forwardComment(fw), true
+	probe.OutLink, probe.SeenDst, probe.SeenPort = out.Name, fw.To, port
+	probe.To = b.zoneOf(out.Name, fw.To)
+	hairpin := probe.Link == out.Name && subnet.IsValid() && subnet.Contains(probe.Src)
+	if fw.SNAT || hairpin {
+		probe.SeenSrc, _ = ownAddress(out, fw.To)
+	}
+	b.add(probe)
+}
+
+// zoneOf is the zone an address of a link is in, or empty.
+func (b *prober) zoneOf(link string, a netip.Addr) string {
+	for _, z := range b.p.Zones {
+		for _, sh := range b.space.zones[z.Name] {
+			if sh.link == link && sh.ranges[family(isV6(a))].contains(a) {
+				return z.Name
+			}
+		}
+	}
+	return ""
+}
+
+// toZone adds what a host may ask of the hosts of a zone.
+func (b *prober) toZone(src host, to string) {
+	spoken := slices.ContainsFunc(b.p.Policy, func(r profiles.Rule) bool { return r.From == to && r.To == to })
+	for _, dst := range b.hosts(to, isV6(src.addr), b.targets(src.zone, to)) {
+		if to == src.zone && dst.link == src.link && !spoken {
+			continue
+		}
+		if dst.addr == src.addr {
+			dst.addr = b.another(dst)
+		}
+		if !dst.addr.IsValid() {
+			continue
+		}
+		for _, k := range b.knocks(src.zone, to) {
+			r := decide(b.p, flow{src.zone, to, src.addr, dst.addr, k.protocol, k.port})
+			probe := Probe{Proves: r.why, From: src.zone, To: to, Link: src.link, OutLink: dst.link, Src: src.addr,
+				Dst: dst.addr, Protocol: k.protocol, Port: k.port, Pass: r.pass,
+				SeenSrc: src.addr, SeenDst: dst.addr, SeenPort: k.port}
+			masked := func(m profiles.Pair) bool { return m.From == src.zone && m.To == to }
+			if !isV6(src.addr) && slices.ContainsFunc(b.p.Masquerade, masked) {
+				probe.SeenSrc, _ = ownAddress(b.space.links[dst.link].link, b.nextHop(dst))
+			}
+			b.add(probe)
+		}
+	}
+}
+
+// another is a second host of the same zone, link and family.
+func (b *prober) another(h host) netip.Addr {
+	for _, sh := range b.space.zones[h.zone] {
+		if sh.link == h.link {
+			ranges := sh.ranges[family(isV6(h.addr))]
+			return b.pick(h.link, ranges.minus(spans{{h.addr, h.addr}}))
+		}
+	}
+	return netip.Addr{}
+}
+
+// nextHop is whom the guest hands a packet for a host to: the host itself, or the gateway of its link.
+func (b *prober) nextHop(h host) netip.Addr {
+	l := b.space.links[h.link].link
+	for _, a := range l.Addresses {
+		if a.Contains(h.addr) {
+			return h.addr
+		}
+	}
+	for _, g := range l.Gateways {
+		if isV6(g.Addr) == isV6(h.addr) {
+			return g.Addr
+		}
+	}
+	return h.addr
+}

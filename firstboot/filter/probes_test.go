@@ -1,0 +1,37 @@
+package filter_test
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"rempart/firstboot/filter"
+	"rempart/firstboot/filter/filtertest"
+)
+
+// table prints probes for the golden files.
+func table(probes []filter.Probe) string {
+	var b strings.Builder
+	addr := func(a netip.Addr) string {
+		if !a.IsValid() {
+			return "?"
+		}
+		return a.String()
+	}
+	for _, p := range probes {
+		verdict := "drop"
+		if p.Pass {
+			verdict = fmt.Sprintf("pass  seen %s -> %s %d", addr(p.SeenSrc), addr(p.SeenDst), p.SeenPort)
+		}
+		fmt.Fprintf(&b, "%s -> %s | %s>%s | %s -> %s %s %d | %s | %s\n", p.From, p.To, p.Link, p.OutLink,
+			addr(p.Src), addr(p.Dst), p.Protocol, p.Port, verdict, p.Proves)
+	}
+	return b.String()
+}
+
+func TestProbesGolden(t *testing.T) {
+	for _, p := range filtertest.Profiles() {
+		golden(t, p.Name+".probes", table(filter.Probes(p)))
+	}
+}
