@@ -55,7 +55,7 @@ func Build(ctx context.Context, k *kernel.Kernel, bootStage []byte) ([]byte, err
 }
 
 // Tree returns the files of an initramfs: /init, the modules with their indices, the mount points, and in
-// contract.PreloadPath the names of the modules that no device announces.
+// contract.BootModules the names of the modules that no device announces.
 func Tree(set *kernel.Set, loads []string, bootStage []byte) (*tree.Tree, error) {
 	const origin = "rempart"
 	if len(bootStage) == 0 {
@@ -66,7 +66,7 @@ func Tree(set *kernel.Set, loads []string, bootStage []byte) (*tree.Tree, error)
 		tree.Bytes("init", 0o755, bootStage, origin),
 		{Path: "dev/console", Mode: fs.ModeDevice | fs.ModeCharDevice | 0o600, Major: consoleMajor, Minor: consoleMinor,
 			Origin: origin},
-		tree.Bytes(strings.TrimPrefix(contract.PreloadPath, "/"), 0o644, lines(loads), origin),
+		tree.Bytes(strings.TrimPrefix(contract.BootModules, "/"), 0o644, lines(loads), origin),
 	}
 	for _, dir := range []string{"proc", "sys", "run", "newroot"} {
 		entries = append(entries, tree.Dir(dir, 0o755, origin))

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -23,15 +24,29 @@ import (
 // KernelPackage returns the name of the package that linux-image-cloud-amd64 stands for.
 func KernelPackage(t testing.TB) string {
 	t.Helper()
-	out := run(t, "apt", "apt-cache", "depends", "--no-recommends", "linux-image-cloud-amd64")
+	Tool(t, "apt", "apt-cache")
+	name, err := kernelPackage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// kernelPackage asks once: apt-cache takes most of a second.
+var kernelPackage = sync.OnceValues(func() (string, error) {
+	cmd := exec.Command("apt-cache", "depends", "--no-recommends", "linux-image-cloud-amd64")
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w\n%s(this test needs a Debian mirror in apt's sources)", cmd, err, out)
+	}
 	for _, word := range strings.Fields(string(out)) {
 		if strings.HasPrefix(word, "linux-image-") && word != "linux-image-cloud-amd64" {
-			return word
+			return word, nil
 		}
 	}
-	t.Fatalf("apt-cache depends linux-image-cloud-amd64 names no kernel:\n%s", out)
-	return ""
-}
+	return "", fmt.Errorf("%s names no kernel:\n%s", cmd, out)
+})
 
 // Entries returns the files of a package.
 func Entries(t testing.TB, name string) []tree.Entry {
