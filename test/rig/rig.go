@@ -1,0 +1,269 @@
+// Package rig is what tests and benchmarks of booted guests stand on: a master built once by the real binary, guests
+// booted from it under QEMU in software, and waiting for what they report, always bounded. A guest that disappoints
+// leaves its console in the artifacts folder.
+//
+// What it deliberately does not do: decide what is right. Tests do.
+package rig
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"rempart/builder/hypervisor"
+	"rempart/builder/hypervisor/qemu"
+	"rempart/builder/master"
+	"rempart/firstboot/contract"
+	"rempart/profiles"
+)
+
+// Patience is how long a guest may take for anything on two slow cores without hardware virtualisation. It bounds
+// waiting for failures; nothing is asserted about time.
+const Patience = 4 * time.Minute
+
+// Top is the folder of the source tree.
+func Top() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..")
+}
+
+// Rempart is the binary under test, as `make` built it: with the guest programs inside.
+func Rempart(tb testing.TB) string {
+	tb.Helper()
+	bin := filepath.Join(Top(), "bin", "rempart")
+	if _, err := os.Stat(bin); err != nil {
+		tb.Fatalf("these tests run bin/rempart: run `make` first: %v", err)
+	}
+	return bin
+}
+
+// Master is a built master.
+type Master struct {
+	Dir      string
+	Profile  *profiles.Profile
+	Manifest *master.Manifest
+}
+
+var (
+	buildMutex sync.Mutex
+	built      = map[string]*Master{} // by profile; the folder goes with Clean
+	buildDir   string
+)
+
+// Build returns the master of a profile (a file or a built-in's name), built at the first call. Clean removes it.
+func Build(tb testing.TB, profile string) *Master {
+	tb.Helper()
+	buildMutex.Lock()
+	defer buildMutex.Unlock()
+	if m := built[profile]; m != nil {
+		return m
+	}
+	var err error
+	if buildDir == "" {
+		if buildDir, err = os.MkdirTemp("", "rempart-rig-"); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	m := &Master{Dir: filepath.Join(buildDir, fmt.Sprint("master-", len(built)))}
+	out, err := exec.Command(Rempart(tb), "build", profile, "--renew-lock", "--output", m.Dir).CombinedOutput()
+	if err != nil {
+		tb.Fatalf("rempart build %s: %v\n%s", profile, err, out)
+	}
+	if bytes.Contains(out, []byte("WARNING")) {
+		fmt.Fprintf(os.Stderr, "NOTE, from building %s:\n%s", profile, out)
+	}
+	if m.Profile, err = profiles.Load(profile); err != nil {
+		tb.Fatal(err)
+	}
+	f, err := os.Open(filepath.Join(m.Dir, master.ManifestFile))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer f.Close()
+	if m.Manifest, err = master.ReadManifest(f); err != nil {
+		tb.Fatal(err)
+	}
+	built[profile] = m
+	return m
+}
+
+// Clean removes every master; a TestMain calls it last.
+func Clean() {
+	if buildDir != "" {
+		os.RemoveAll(buildDir)
+	}
+}
+
+// Options say how to boot a guest. The zero value is a direct boot from system.raw with the profile's memory, a state
+// disk of its own, and every link unplugged.
+type Options struct {
+	Firmware hypervisor.Firmware
+	Format   hypervisor.Format
+	System   string // another system disk than the master's
+	State    string // another state disk than a fresh one; "none": no state disk
+	Memory   int64  // bytes
+	Append   string // more of the kernel command line, for Direct and MicroVM
+	Backends []hypervisor.Backend
+	NICs     int // number of NICs; 0: one for each link
+}
+
+// Guest is a booted guest.
+type Guest struct {
+	*qemu.Guest
+	State   string // its state disk
+	tb      testing.TB
+	control net.Conn
+	mu      sync.Mutex
+	console bytes.Buffer
+	last    contract.Report
+	heard   bool
+	changed chan struct{} // closed and replaced at each report and at each piece of console
+}
+
+// Boot starts a guest. It is stopped when the test ends, if it has not been before.
+func (m *Master) Boot(tb testing.TB, o Options) *Guest {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "rempart-guest-") // short, for the socket's sake
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	g := &Guest{tb: tb, changed: make(chan struct{})}
+	machine, err := m.machine(dir, o)
+	if err != nil {
+		cancel()
+		tb.Fatal(err)
+	}
+	if machine.State != nil {
+		g.State = machine.State.Path
+	}
+	installation, err := qemu.Find(ctx, machine.Arch)
+	if err != nil {
+		cancel()
+		tb.Fatal(err)
+	}
+	machine.Sandbox = installation.Sandbox
+	log := slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	if g.Guest, err = qemu.Start(ctx, machine, qemu.Options{Binary: installation.Binary, Log: log}); err != nil {
+		cancel()
+		tb.Fatal(err)
+	}
+	if g.control, err = net.Dial("unix", machine.Control.Path); err != nil {
+		tb.Error(err)
+	} else {
+		go g.readReports()
+	}
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		g.readConsole()
+	}()
+	tb.Cleanup(func() {
+		g.Guest.Stop(ctx, 0)
+		cancel()
+		<-read
+		if g.control != nil {
+			g.control.Close()
+		}
+		if tb.Failed() {
+			g.keep(dir)
+		}
+		os.RemoveAll(dir)
+	})
+	return g
+}
+
+// machine describes the guest that o asks for.
+func (m *Master) machine(dir string, o Options) (hypervisor.Machine, error) {
+	if o.Firmware == "" {
+		o.Firmware = hypervisor.Direct
+	}
+	if o.Format == "" {
+		o.Format = hypervisor.Raw
+	}
+	if o.Memory == 0 {
+		o.Memory = m.Profile.Memory
+	}
+	links := m.Manifest.Links
+	for i := len(links); i < o.NICs; i++ {
+		links = append(links[:i:i], fmt.Sprint("spare", i))
+	}
+	if o.NICs > 0 {
+		links = links[:o.NICs]
+	}
+	machine := hypervisor.Machine{
+		Name: m.Profile.Name, Arch: m.Manifest.Master.Arch, Memory: o.Memory, VCPUs: 1, Firmware: o.Firmware,
+		System:  hypervisor.Disk{Path: filepath.Join(m.Dir, "system."+string(o.Format)), Format: o.Format},
+		Control: hypervisor.Channel{Path: filepath.Join(dir, "control")},
+		Accel:   hypervisor.TCG, RebootEnds: true,
+	}
+	if o.System != "" {
+		machine.System.Path = o.System
+	}
+	for i, mac := range hypervisor.MACs(m.Profile.Name, links) {
+		nic := hypervisor.NIC{Link: links[i], MAC: mac, Backend: hypervisor.Backend{Kind: hypervisor.Unplugged}}
+		if i < len(o.Backends) {
+			nic.Backend = o.Backends[i]
+		}
+		machine.NICs = append(machine.NICs, nic)
+	}
+	switch o.State {
+	case "none":
+	case "":
+		state := filepath.Join(dir, "state.raw")
+		if err := Blank(state, m.Profile.State.Size); err != nil {
+			return machine, err
+		}
+		machine.State = &hypervisor.Disk{Path: state, Format: hypervisor.Raw}
+	default:
+		machine.State = &hypervisor.Disk{Path: o.State, Format: hypervisor.Raw}
+	}
+	if o.Firmware.ReadsKernelFromHost() {
+		machine.Kernel = &hypervisor.Kernel{
+			Image: filepath.Join(m.Dir, master.KernelFile), Initrd: filepath.Join(m.Dir, master.InitrdFile),
+			Cmdline: strings.TrimSpace(m.Manifest.Cmdline + " " + o.Append),
+		}
+	} else if o.Append != "" {
+		return machine, errors.New("only a kernel from the host takes another command line")
+	}
+	if o.Firmware == hypervisor.UEFI {
+		flash, err := qemu.FindFlash(os.DirFS("/usr/share"), machine.Arch)
+		if err != nil {
+			return machine, err
+		}
+		vars, err := os.ReadFile(filepath.Join("/usr/share", flash.Vars))
+		if err != nil {
+			return machine, err
+		}
+		flash.Code, flash.Vars = filepath.Join("/usr/share", flash.Code), filepath.Join(dir, "vars.fd")
+		if err := os.WriteFile(flash.Vars, vars, 0o600); err != nil {
+			return machine, err
+		}
+		machine.Flash = &flash
+	}
+	return machine, nil
+}
+
+// Blank makes a sparse file of zeros.
+func Blank(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	return f.Close()
+}
