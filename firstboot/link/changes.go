@@ -1,0 +1,270 @@
+package link
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Kind is what a Change does.
+type Kind int
+
+// The kinds.
+const (
+	SetDown Kind = iota
+	SetName
+	SetClaim
+	SetMTU
+	SetSysctl
+	AddAddress // or set its lifetime
+	DeleteAddress
+	SetUp
+	AddRoute // or replace the one of the same destination and metric
+	DeleteRoute
+)
+
+// Change is one difference between what is and what is wanted, in the terms of the kernel.
+type Change struct {
+	Kind    Kind
+	Index   int    // ifindex
+	Link    string // its name when the change is made
+	Name    string // SetName, SetClaim: the new value
+	MTU     int    // SetMTU
+	Sysctl  Sysctl // SetSysctl
+	Address Address
+	Route   Route
+}
+
+// Closing reports whether a link on which this change failed must not be brought up: it would be up under a wrong
+// name, which the policy does not know, or without a switch that protects it.
+func (c Change) Closing() bool {
+	return c.Kind == SetName || c.Kind == SetClaim || c.Kind == SetSysctl || c.Kind == SetUp
+}
+
+func (c Change) String() string {
+	switch c.Kind {
+	case SetDown:
+		return c.Link + ": down"
+	case SetName:
+		return fmt.Sprintf("%s: rename to %s", c.Link, c.Name)
+	case SetClaim:
+		return fmt.Sprintf("%s: claim as %q", c.Link, c.Name)
+	case SetMTU:
+		return fmt.Sprintf("%s: mtu %d", c.Link, c.MTU)
+	case SetSysctl:
+		return fmt.Sprintf("%s: sysctl %s=%s", c.Link, c.Sysctl.For(c.Link), c.Sysctl.Value)
+	case AddAddress:
+		if c.Address.Valid > 0 {
+			return fmt.Sprintf("%s: address %s for %s", c.Link, c.Address.Prefix, c.Address.Valid.Round(time.Second))
+		}
+		return fmt.Sprintf("%s: address %s", c.Link, c.Address.Prefix)
+	case DeleteAddress:
+		return fmt.Sprintf("%s: remove address %s", c.Link, c.Address.Prefix)
+	case SetUp:
+		return c.Link + ": up"
+	case AddRoute:
+		return fmt.Sprintf("%s: route %s", c.Link, c.Route)
+	default:
+		return fmt.Sprintf("%s: remove route %s", c.Link, c.Route)
+	}
+}
+
+func (r Route) String() string {
+	s := r.Dst.String()
+	if r.Gateway.IsValid() {
+		s += " via " + r.Gateway.String()
+	}
+	if r.OnLink {
+		s += " onlink"
+	}
+	if r.Source.IsValid() {
+		s += " src " + r.Source.String()
+	}
+	return fmt.Sprintf("%s metric %d", s, r.Metric)
+}
+
+// lifetimeSlack is how far two lifetimes may differ and still be the same: the kernel counts whole seconds, and time
+// passes between looking and comparing.
+const lifetimeSlack = 3 * time.Second
+
+// Changes lists what makes have into want, in an order the kernel takes. Interfaces of have that want does not
+// mention are left alone, but their names are taken. It is pure, and Changes of a state and itself is empty.
+//
+// What the kernel makes by itself is left alone: routes of protocol kernel, and link-local IPv6 addresses. All else
+// on a wanted interface that is not wanted goes.
+func Changes(have, want []Interface) []Change {
+	out := renames(have, want)
+	byIndex := map[int]Interface{}
+	for _, h := range have {
+		byIndex[h.Index] = h
+	}
+	renamedDown := map[int]bool{}
+	for _, c := range out {
+		if c.Kind == SetDown {
+			renamedDown[c.Index] = true
+		}
+	}
+	for _, w := range want {
+		h, ok := byIndex[w.Index]
+		if !ok {
+			continue // it went away; the event of that is on its way
+		}
+		h.Up = h.Up && !renamedDown[h.Index]
+		d := differ{have: h, want: w}
+		d.interfaceItself()
+		if !w.Kept {
+			d.addresses()
+		}
+		if w.Up && !h.Up {
+			d.add(Change{Kind: SetUp})
+		}
+		if !w.Kept && w.Up {
+			d.routes()
+		}
+		out = append(out, d.out...)
+	}
+	return out
+}
+
+// renames gives every wanted interface its name, around whoever has that name now, also in a circle. A kernel before
+// 6.2 renames an interface only while it is down.
+func renames(have, want []Interface) []Change {
+	var out []Change
+	holder := map[string]int{}
+	now := map[int]Interface{}
+	for _, h := range have {
+		holder[h.Name] = h.Index
+		now[h.Index] = h
+	}
+	rename := func(index int, to string) {
+		i := now[index]
+		if i.Up {
+			out = append(out, Change{Kind: SetDown, Index: index, Link: i.Name})
+		}
+		out = append(out, Change{Kind: SetName, Index: index, Link: i.Name, Name: to})
+		delete(holder, i.Name)
+		holder[to] = index
+		i.Name, i.Up = to, false
+		now[index] = i
+	}
+	todo := map[int]string{}
+	for _, w := range want {
+		if h, ok := now[w.Index]; ok && h.Name != w.Name && w.Up {
+			todo[w.Index] = w.Name
+		}
+	}
+	for len(todo) > 0 {
+		progress := false
+		for _, index := range slices.Sorted(maps.Keys(todo)) {
+			if _, taken := holder[todo[index]]; !taken {
+				rename(index, todo[index])
+				delete(todo, index)
+				progress = true
+			}
+		}
+		if progress {
+			continue
+		}
+		// Every name still wanted is held by somebody: move one of them out of the way.
+		first := slices.Min(slices.Collect(maps.Keys(todo)))
+		rename(holder[todo[first]], freeName(holder, holder[todo[first]]))
+	}
+	return out
+}
+
+// freeName is a name nobody has: at most 15 bytes (IFNAMSIZ-1).
+func freeName(holder map[string]int, index int) string {
+	for n := index; ; n++ {
+		name := fmt.Sprintf("spare%d", n)
+		if _, taken := holder[name]; !taken {
+			return name
+		}
+	}
+}
+
+// differ compares one interface.
+type differ struct {
+	have, want Interface
+	out        []Change
+}
+
+func (d *differ) add(c Change) {
+	c.Index, c.Link = d.want.Index, d.want.Name
+	d.out = append(d.out, c)
+}
+
+func (d *differ) interfaceItself() {
+	h, w := d.have, d.want
+	if h.Up && !w.Up {
+		d.add(Change{Kind: SetDown})
+	}
+	if w.Claim != "" && h.Claim != w.Claim {
+		d.add(Change{Kind: SetClaim, Name: w.Claim})
+	}
+	if w.MTU != 0 && h.MTU != w.MTU {
+		d.add(Change{Kind: SetMTU, MTU: w.MTU})
+	}
+	for _, s := range w.Sysctls {
+		if v, ok := h.Values[s.Path]; v != s.Value && (ok || !s.Optional) {
+			d.add(Change{Kind: SetSysctl, Sysctl: s})
+		}
+	}
+}
+
+// addresses adds before it removes, so that an address that moves within a subnet takes nothing with it; except
+// where the same address only changes its length, which IPv6 refuses while the old one is there.
+func (d *differ) addresses() {
+	var add, remove, before []Change
+	for _, a := range d.want.Addresses {
+		i := slices.IndexFunc(d.have.Addresses, func(h Address) bool { return h.Prefix == a.Prefix })
+		if i < 0 || !sameLifetime(d.have.Addresses[i].Valid, a.Valid) {
+			add = append(add, Change{Kind: AddAddress, Address: a})
+		}
+	}
+	for _, h := range d.have.Addresses {
+		if slices.ContainsFunc(d.want.Addresses, func(a Address) bool { return a.Prefix == h.Prefix }) {
+			continue
+		}
+		c := Change{Kind: DeleteAddress, Address: Address{Prefix: h.Prefix}}
+		switch ip := h.Prefix.Addr(); {
+		case slices.ContainsFunc(d.want.Addresses, func(a Address) bool { return a.Prefix.Addr() == ip }):
+			before = append(before, c)
+		case ip.Is6() && ip.IsLinkLocalUnicast():
+		default:
+			remove = append(remove, c)
+		}
+	}
+	for _, c := range slices.Concat(before, add, remove) {
+		d.add(c)
+	}
+}
+
+func sameLifetime(a, b time.Duration) bool {
+	if (a == 0) != (b == 0) {
+		return false
+	}
+	return (a - b).Abs() <= lifetimeSlack
+}
+
+// routes sets the wanted routes and removes the others. When the link was down the kernel had forgotten its routes,
+// so none are compared then.
+func (d *differ) routes() {
+	have := d.have.Routes
+	if !d.have.Up {
+		have = nil
+	}
+	set := map[slot]bool{}
+	for _, r := range d.want.Routes {
+		if !slices.Contains(have, r) {
+			d.add(Change{Kind: AddRoute, Route: r})
+			set[r.slot()] = true
+		}
+	}
+	for _, h := range have {
+		if h.Protocol == ProtocolKernel || slices.Contains(d.want.Routes, h) || set[h.slot()] && !h.Multipath {
+			continue
+		}
+		d.add(Change{Kind: DeleteRoute, Route: h})
+	}
+}

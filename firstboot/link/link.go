@@ -1,0 +1,108 @@
+// Package link brings the guest's interfaces to the state the profile declares and keeps them there: names, MTU,
+// addresses, routes, the kernel's network switches, and the DHCPv4 client of an uplink.
+//
+// It works in three steps, each a function from value to value but the last: Compile turns a profile into a Plan,
+// Match says which NIC is which link, Changes compares what the kernel has with what is wanted, and only the
+// differences are told to the kernel. So applying twice changes nothing, a child that was killed carries on without
+// a lost packet, and what somebody else changes is changed back.
+//
+// It is a child of PID 1 and starts when the policy is loaded: until then every link stays down.
+//
+// What it deliberately does not do: filter packets (package filter), answer DHCP (package dhcp), load drivers (PID 1
+// does), touch interfaces that are no NICs and that the profile does not name (a bridge of containers, say), or know
+// VLANs, bonds, bridges, WireGuard, routing policies and SLAAC: those widen Link and Interface, not the steps.
+package link
+
+import (
+	"net/netip"
+	"strings"
+
+	"rempart/profiles"
+)
+
+// Plan is everything Compile found in a profile about links.
+type Plan struct {
+	HostName string   // what DHCP servers are told (option 12)
+	Links    []Link   // in the order of the profile, which is the bus order of NICs without a MAC
+	Sysctls  []Sysctl // of the whole machine, in the order to be written, before any link is up
+}
+
+// Link is one wanted interface.
+type Link struct {
+	Name      string
+	MAC       string // lower case with colons; empty: the next free NIC in bus order
+	MTU       int    // bytes; 0: leave the NIC's own (or what DHCP says)
+	DHCP      bool   // ask for an IPv4 address
+	Addresses []netip.Prefix
+	Routes    []Route
+	Sysctls   []Sysctl // of this link, in the order to be written, before it is up
+}
+
+// Metrics of default routes. They are explicit in both families, because the kernel turns an IPv6 metric of 0 into
+// 1024 (IP6_RT_PRIO_USER) and because two gateways of one family must differ in metric. Declared gateways come
+// before learnt ones, earlier lines of the profile before later ones.
+const (
+	metricStatic = 100
+	metricDHCP   = 512
+)
+
+// Compile is the plan of a checked profile. It is pure.
+func Compile(p *profiles.Profile) Plan {
+	plan := Plan{HostName: p.Name, Sysctls: machineSysctls(p)}
+	loose := ways(p) > 1
+	gateways := 0
+	for _, pl := range p.Links {
+		l := Link{
+			Name:      pl.Name,
+			MAC:       strings.ToLower(strings.ReplaceAll(pl.MAC, "-", ":")),
+			MTU:       pl.MTU,
+			DHCP:      pl.DHCP,
+			Addresses: append([]netip.Prefix(nil), pl.Addresses...),
+		}
+		for _, g := range pl.Gateways {
+			gateway := g.Addr.Unmap().WithZone("")
+			l.Routes = append(l.Routes, Route{
+				Dst:      netip.PrefixFrom(unspecified(gateway), 0),
+				Gateway:  gateway,
+				OnLink:   g.OnLink,
+				Metric:   metricStatic + uint32(gateways),
+				Protocol: ProtocolStatic,
+			})
+			gateways++
+		}
+		l.Sysctls = linkSysctls(hasIPv6(pl), loose)
+		plan.Links = append(plan.Links, l)
+	}
+	return plan
+}
+
+// ways counts the links an IPv4 default route may lead out by.
+func ways(p *profiles.Profile) int {
+	n := 0
+	for _, l := range p.Links {
+		out := l.DHCP
+		for _, g := range l.Gateways {
+			out = out || g.Addr.Unmap().Is4()
+		}
+		if out {
+			n++
+		}
+	}
+	return n
+}
+
+func hasIPv6(l profiles.Link) bool {
+	for _, a := range l.Addresses {
+		if a.Addr().Is6() {
+			return true
+		}
+	}
+	return false
+}
+
+func unspecified(like netip.Addr) netip.Addr {
+	if like.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}

@@ -1,0 +1,358 @@
+package link
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+
+	"rempart/firstboot/child"
+	"rempart/firstboot/contract"
+)
+
+// Spec is this child as PID 1 starts it: after the policy, because a link that is up without one is open.
+//
+// CAP_NET_ADMIN configures and writes /proc/sys/net, CAP_NET_RAW speaks DHCP and ARP, CAP_NET_BIND_SERVICE holds the
+// DHCP client's port.
+func Spec() child.Spec {
+	return child.Spec{
+		Name:        "link",
+		Run:         Run,
+		After:       []string{"policy"},
+		UID:         contract.UIDLink,
+		Caps:        []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE},
+		Own:         []string{contract.LinkDir},
+		Read:        []string{"/sys/class/net", "/sys/devices", "/proc/sys/net"},
+		Write:       []string{"/proc/sys/net", contract.LinkDir},
+		OOMScore:    100,
+		MemoryLimit: 24 << 20,
+	}
+}
+
+// Times of the loop.
+const (
+	// settleTime is how long links without a MAC wait for the others' NICs before bus order is taken from the NICs
+	// there are: drivers probe in any order, and a lan that became wan for a moment is what must not happen.
+	settleTime = 3 * time.Second
+	// debounce gathers the events of one change.
+	debounce = 20 * time.Millisecond
+	// recheck looks without an event: nobody announces a changed sysctl.
+	recheck = time.Minute
+	// retryFirst to recheck, doubling, is how soon a change that failed is tried again.
+	retryFirst = time.Second
+	// maxPasses bounds how often one look leads to changes at once; what is left then waits for the next event.
+	maxPasses = 4
+	// Fighting with another program over a link is bounded to so many rounds, and then one a second.
+	fightBurst = 30
+)
+
+// Run brings the links to the state the profile declares and keeps them there until ctx is done. It leaves them as
+// they are when it ends, so that the next run finds nothing to do: the policy is what protects them, not this program.
+func Run(ctx context.Context, env *child.Env) error {
+	k, err := newKernel(env.Root)
+	if err != nil {
+		return err
+	}
+	defer k.close()
+	ev, err := subscribe()
+	if err != nil {
+		return err
+	}
+	defer ev.close()
+	r := &runner{
+		env:     env,
+		log:     env.Log,
+		plan:    Compile(env.Profile),
+		kernel:  k,
+		dirty:   make(chan struct{}, 1),
+		uplinks: newUplinks(env),
+		retry:   retryFirst,
+		fight:   rate.NewLimiter(rate.Every(time.Second), fightBurst),
+	}
+	if err := r.machine(); err != nil {
+		return err // links stay down: they would be up without a switch that protects them
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer r.uplinks.wait()
+	defer cancel()
+	broken := make(chan error, 1)
+	go func() { broken <- ev.watch(r.dirty) }()
+	return r.loop(ctx, broken)
+}
+
+type runner struct {
+	env     *child.Env
+	log     *slog.Logger
+	plan    Plan
+	kernel  *kernel
+	dirty   chan struct{}
+	uplinks *uplinks
+	settled bool
+	retry   time.Duration
+	checked time.Time // when addresses somebody else had were last asked for again
+	fight   *rate.Limiter
+	told    []contract.LinkReport
+	warned  string
+}
+
+// machine writes the switches of the whole machine.
+func (r *runner) machine() error {
+	sysctls := r.plan.Sysctls
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err == nil {
+		sysctls = slices.Concat(sysctls, ConntrackSysctls(int64(info.Totalram)*int64(info.Unit)))
+	}
+	for _, s := range sysctls {
+		if _, err := r.kernel.setSysctl(s, ""); err != nil {
+			if !s.Optional {
+				return err
+			}
+			r.log.Warn("a switch could not be set", "error", err)
+		}
+	}
+	return nil
+}
+
+func (r *runner) loop(ctx context.Context, broken <-chan error) error {
+	settle := time.After(settleTime)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	soon := true // the timer is already set because of an event: a stream of events must not put it off
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-broken:
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		case <-settle:
+			r.settled = true
+			timer.Reset(0)
+			soon = true
+			continue
+		case l := <-r.uplinks.changed:
+			r.uplinks.take(l)
+			timer.Reset(0)
+			soon = true
+			continue
+		case <-r.dirty:
+			if !soon {
+				timer.Reset(r.pause())
+				soon = true
+			}
+			continue
+		case <-timer.C:
+		}
+		soon = false
+		wait, err := r.converge(ctx)
+		if err != nil {
+			return err
+		}
+		timer.Reset(wait)
+	}
+}
+
+// pause is how long to wait after an event: for the rest of what it belongs to, and longer when somebody keeps
+// changing what is changed back.
+func (r *runner) pause() time.Duration {
+	if r.fight.Tokens() < 1 {
+		return time.Second
+	}
+	return debounce
+}
+
+// converge compares, changes and reports, and says after how long to look again without an event.
+func (r *runner) converge(ctx context.Context) (time.Duration, error) {
+	again := time.Since(r.checked) >= recheck
+	if again {
+		r.checked = time.Now()
+	}
+	var failed map[int]error
+	for pass := 1; ; pass++ {
+		have, nics, err := r.kernel.look()
+		if err != nil {
+			return 0, err
+		}
+		v := r.view(nics)
+		want := Want(r.plan, v.assigned, v.spare, r.uplinks.current(), r.uplinks.now())
+		for _, h := range have {
+			if h.Kept { // lo: the kernel gives it its addresses once it is up
+				want = append(want, Interface{Index: h.Index, Name: h.Name, Up: true, Kept: true})
+			}
+		}
+		r.kernel.readSysctls(have, want)
+		changes := Changes(have, want)
+		if again && pass == 1 {
+			changes = append(duplicates(have, want), changes...)
+		}
+		if len(changes) == 0 || pass > maxPasses || ctx.Err() != nil {
+			r.uplinks.follow(ctx, r.plan, v.assigned, have, r.dirty)
+			r.report(v, have, failed)
+			return r.next(failed, len(changes)), nil
+		}
+		r.fight.Allow()
+		for _, c := range changes {
+			level := slog.LevelInfo
+			if c.Kind == SetSysctl || c.Kind == SetClaim || c.Kind == AddAddress && c.Address.Valid > 0 {
+				level = slog.LevelDebug
+			}
+			r.log.Log(ctx, level, c.String())
+		}
+		failed = r.kernel.apply(ctx, changes)
+		if len(failed) > 0 {
+			pass = max(pass, maxPasses) // look once more, report, and try again later
+		}
+	}
+}
+
+// next says when to look again: soon and then less often while something fails.
+func (r *runner) next(failed map[int]error, left int) time.Duration {
+	if len(failed) == 0 && left == 0 {
+		r.retry = retryFirst
+		return recheck
+	}
+	wait := r.retry
+	r.retry = min(2*r.retry, recheck-1)
+	return wait
+}
+
+// duplicates asks the kernel to check addresses again that another host had: it marks them once and for all.
+func duplicates(have, want []Interface) []Change {
+	var out []Change
+	for _, h := range have {
+		for _, a := range h.Addresses {
+			wanted := func(w Interface) bool {
+				return w.Index == h.Index &&
+					slices.ContainsFunc(w.Addresses, func(b Address) bool { return b.Prefix == a.Prefix })
+			}
+			if a.Duplicate && slices.ContainsFunc(want, wanted) {
+				out = append(out, Change{Kind: DeleteAddress, Index: h.Index, Link: h.Name, Address: a})
+			}
+		}
+	}
+	return out
+}
+
+// view is what Match made of the NICs, less what is not settled yet.
+type view struct {
+	assigned []Assignment
+	spare    []NIC
+	warnings []Warning
+}
+
+func (r *runner) view(nics []NIC) view {
+	assigned, warnings := Match(r.plan, nics)
+	if len(assigned) == len(r.plan.Links) {
+		r.settled = true
+	}
+	if !r.settled {
+		return view{assigned: slices.DeleteFunc(assigned, func(a Assignment) bool { return a.By == ByBus })}
+	}
+	v := view{assigned: assigned, warnings: warnings}
+	for _, n := range nics {
+		used := slices.ContainsFunc(assigned, func(a Assignment) bool { return a.NIC.Index == n.Index })
+		if n.Bus != "" && !used {
+			v.spare = append(v.spare, n)
+		}
+	}
+	return v
+}
+
+// report tells PID 1 what the links are now, if that is news, and that the job holds when all are as declared.
+func (r *runner) report(v view, have []Interface, failed map[int]error) {
+	var links []contract.LinkReport
+	ready := true
+	for i, l := range r.plan.Links {
+		rep := r.linkReport(i, l, v, have, failed)
+		ready = ready && rep.Error == ""
+		links = append(links, rep)
+	}
+	if !reflect.DeepEqual(links, r.told) {
+		r.told = links
+		r.env.Tell("links", links)
+		for _, l := range links {
+			r.log.Info("link", "name", l.Name, "up", l.Up, "addresses", strings.Join(l.Addresses, " "), "error", l.Error)
+		}
+	}
+	var spare []string
+	for _, w := range v.warnings {
+		if w.Link == "" {
+			spare = append(spare, w.Text)
+		}
+	}
+	if text := strings.Join(spare, "; "); text != r.warned {
+		r.warned = text
+		r.env.Tell("warning", text)
+	}
+	if ready {
+		r.env.Ready()
+	}
+}
+
+func (r *runner) linkReport(place int, l Link, v view, have []Interface, failed map[int]error) contract.LinkReport {
+	rep := contract.LinkReport{Name: l.Name, MAC: l.MAC, Addresses: []string{}}
+	at := slices.IndexFunc(v.assigned, func(a Assignment) bool { return a.Link == place })
+	if at < 0 {
+		rep.Error = "waiting for its NIC"
+		for _, w := range v.warnings {
+			if w.Link == l.Name {
+				rep.Error = w.Text
+			}
+		}
+		return rep
+	}
+	nic := v.assigned[at].NIC
+	rep.MAC = nic.MAC
+	at = slices.IndexFunc(have, func(h Interface) bool { return h.Index == nic.Index })
+	if at < 0 {
+		rep.Error = "its NIC went away"
+		return rep
+	}
+	h := have[at]
+	rep.Up = h.Up && h.Running
+	var problems []string
+	for _, a := range h.Addresses {
+		switch {
+		case a.Duplicate:
+			problems = append(problems, fmt.Sprintf("another host has %s; give one of them another address", a.Prefix.Addr()))
+		case a.Prefix.Addr().IsLinkLocalUnicast() && a.Prefix.Addr().Is6():
+		case a.Tentative:
+			problems = append(problems, fmt.Sprintf("asking whether another host has %s", a.Prefix.Addr()))
+		default:
+			rep.Addresses = append(rep.Addresses, a.Prefix.String())
+		}
+	}
+	slices.Sort(rep.Addresses)
+	if l.DHCP {
+		if lease, ok := r.uplinks.current()[l.Name]; !ok {
+			problems = append(problems, "no DHCP lease yet")
+		} else if !slices.Contains(rep.Addresses, lease.Address.String()) {
+			problems = append(problems, "the leased address "+lease.Address.String()+" is not on it")
+		}
+	}
+	if err := failed[nic.Index]; err != nil {
+		problems = append(problems, strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	switch {
+	case !h.Up:
+		problems = append(problems, "it is down")
+	case !h.Running:
+		problems = append(problems, "no carrier: nothing is attached on the other side")
+	}
+	for _, p := range l.Addresses {
+		if !slices.ContainsFunc(h.Addresses, func(a Address) bool { return a.Prefix == p }) {
+			problems = append(problems, fmt.Sprintf("address %s is missing", p))
+		}
+	}
+	rep.Error = strings.Join(problems, "; ")
+	return rep
+}

@@ -1,0 +1,124 @@
+package link
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"rempart/firstboot/link/dhcp4"
+)
+
+// Interface is one network interface, as the kernel has it or as it is wanted.
+type Interface struct {
+	Index     int
+	Name      string
+	Claim     string // the link it was given to; kept in ifalias
+	MTU       int    // wanted: 0 means any
+	Up        bool   // administratively
+	Running   bool   // has carrier; only observed
+	Addresses []Address
+	Routes    []Route // of the main table
+	// Sysctls: wanted, in the order to be written. Observed: see Values.
+	Sysctls []Sysctl
+	// Values of the wanted sysctls by their Path; missing files are missing here. Only observed.
+	Values map[string]string
+	// Kept: addresses and routes are nobody's business here (lo, interfaces the profile does not name).
+	Kept bool
+}
+
+// Address is an address on an interface.
+type Address struct {
+	Prefix netip.Prefix
+	// Valid is how long it stays, from now; 0: for ever.
+	Valid time.Duration
+	// Tentative: the kernel still asks whether somebody else has it (RFC 4862 5.4). Only observed.
+	Tentative bool
+	// Duplicate: somebody else has it. Only observed.
+	Duplicate bool
+}
+
+// Protocol says who made a route (rtm_protocol, rtnetlink(7)).
+type Protocol uint8
+
+// The protocols, from linux/rtnetlink.h.
+const (
+	ProtocolKernel Protocol = 2
+	ProtocolStatic Protocol = 4
+	ProtocolDHCP   Protocol = 16
+)
+
+// Route is a unicast route of the main table by one interface.
+type Route struct {
+	Dst      netip.Prefix
+	Gateway  netip.Addr // zero: directly on the link
+	OnLink   bool       // the gateway is on the link although in no subnet of it
+	Source   netip.Addr // preferred source; zero: the kernel's choice
+	Metric   uint32
+	Protocol Protocol
+	// Multipath: one of several ways to Dst. Never wanted; only observed.
+	Multipath bool
+}
+
+// slot is what the kernel allows only one route for.
+type slot struct {
+	dst    netip.Prefix
+	metric uint32
+}
+
+func (r Route) slot() slot { return slot{r.Dst, r.Metric} }
+
+// Want is how the assigned interfaces shall be: the plan, and what DHCP gave to links by name. NICs of spare are
+// closed. It is pure; now is the clock of the leases.
+func Want(plan Plan, assigned []Assignment, spare []NIC, leases map[string]dhcp4.Lease, now time.Duration) []Interface {
+	var want []Interface
+	for _, a := range assigned {
+		l := plan.Links[a.Link]
+		w := Interface{
+			Index:   a.NIC.Index,
+			Name:    l.Name,
+			Claim:   l.Name,
+			MTU:     l.MTU,
+			Up:      true,
+			Routes:  slices.Clone(l.Routes),
+			Sysctls: l.Sysctls,
+		}
+		for _, p := range l.Addresses {
+			w.Addresses = append(w.Addresses, Address{Prefix: p})
+		}
+		if lease, ok := leases[l.Name]; ok && lease.Expires > now {
+			w.lease(lease, l, uint32(a.Link), now)
+		}
+		want = append(want, w)
+	}
+	for _, n := range spare {
+		want = append(want, Interface{Index: n.Index, Name: n.Name, Sysctls: spareSysctls()})
+	}
+	return want
+}
+
+// lease adds what DHCP gave. The address carries the lease's end, so that it goes even when this program is dead;
+// the routes name the address as their source, so that the kernel removes them together.
+func (w *Interface) lease(lease dhcp4.Lease, l Link, place uint32, now time.Duration) {
+	w.Addresses = append(w.Addresses, Address{Prefix: lease.Address, Valid: lease.Expires - now})
+	for _, r := range lease.Routes {
+		w.Routes = append(w.Routes, Route{
+			Dst:      r.Dst,
+			Gateway:  r.Gateway,
+			OnLink:   r.Gateway.IsValid() && !lease.Address.Contains(r.Gateway),
+			Source:   lease.Address.Addr(),
+			Metric:   metricDHCP + place,
+			Protocol: ProtocolDHCP,
+		})
+	}
+	if w.MTU == 0 && lease.MTU != 0 && (lease.MTU >= minMTUIPv6 || !anyIPv6(l.Addresses)) {
+		w.MTU = lease.MTU
+	}
+}
+
+// minMTUIPv6 is the smallest MTU a link may have that carries IPv6 (RFC 8200 section 5). Below it Linux takes IPv6
+// off the link.
+const minMTUIPv6 = 1280
+
+func anyIPv6(list []netip.Prefix) bool {
+	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Addr().Is6() })
+}
