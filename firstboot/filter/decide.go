@@ -20,15 +20,14 @@ type flow struct {
 
 // ruling is what becomes of a flow and which words of the profile say so.
 type ruling struct {
-	pass    bool
-	why     string
-	forward *profiles.Forward
+	pass bool
+	why  string
 }
 
 // decide judges a flow that did not meet a forward.
 func decide(p *profiles.Profile, f flow) ruling {
 	if f.to == profiles.Self && f.protocol == profiles.TCP && f.port == PortSSH && isAdmin(p, f) {
-		return ruling{true, "admin: " + f.from + " -> self" + at(p.Admin.At), nil}
+		return ruling{true, "admin: " + f.from + " -> self" + at(p.Admin.At)}
 	}
 	for i := range p.Policy {
 		r := &p.Policy[i]
@@ -37,10 +36,10 @@ func decide(p *profiles.Profile, f flow) ruling {
 		}
 		if len(r.Matches) == 0 || slices.ContainsFunc(r.Matches, func(m profiles.Match) bool { return matches(m, f) }) {
 			why := fmt.Sprintf("%s -> %s: %s%s", r.From, r.To, r.Action, at(r.At))
-			return ruling{r.Action == profiles.Accept, why, nil}
+			return ruling{r.Action == profiles.Accept, why}
 		}
 	}
-	return ruling{false, "default: " + f.from + " -> " + f.to, nil}
+	return ruling{false, "default: " + f.from + " -> " + f.to}
 }
 
 func isAdmin(p *profiles.Profile, f flow) bool {

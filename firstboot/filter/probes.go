@@ -43,6 +43,7 @@ func Probes(p *profiles.Profile) []Probe {
 		for _, v6 := range families {
 			for _, src := range b.hosts(from.Name, v6, b.special(from.Name)) {
 				b.toSelf(src)
+				b.aroundForwards(src)
 				for _, to := range p.Zones {
 					b.toZone(src, to.Name)
 				}
@@ -305,6 +306,24 @@ func (b *prober) forwarded(probe Probe, fw *profiles.Forward, port uint16) {
 	b.add(probe)
 }
 
+// aroundForwards adds what a host may ask of a forward's target without going through the forward.
+func (b *prober) aroundForwards(src host) {
+	for i := range b.p.Forwards {
+		fw := &b.p.Forwards[i]
+		out, _ := linkTo(b.p, fw.To)
+		if fw.From != src.zone || isV6(fw.To) != isV6(src.addr) || out == nil || fw.To == src.addr {
+			continue
+		}
+		to := b.zoneOf(out.Name, fw.To)
+		if to == "" || to == src.zone && out.Name == src.link {
+			continue
+		}
+		port := mapped(fw, fw.Ports[0]).First
+		r := decide(b.p, flow{src.zone, to, src.addr, fw.To, fw.Protocol, port})
+		b.add(b.between(src, host{to, out.Name, fw.To}, knock{fw.Protocol, port}, r))
+	}
+}
+
 // zoneOf is the zone an address of a link is in, or empty.
 func (b *prober) zoneOf(link string, a netip.Addr) string {
 	for _, z := range b.p.Zones {
@@ -332,16 +351,21 @@ func (b *prober) toZone(src host, to string) {
 		}
 		for _, k := range b.knocks(src.zone, to) {
 			r := decide(b.p, flow{src.zone, to, src.addr, dst.addr, k.protocol, k.port})
-			probe := Probe{Proves: r.why, From: src.zone, To: to, Link: src.link, OutLink: dst.link, Src: src.addr,
-				Dst: dst.addr, Protocol: k.protocol, Port: k.port, Pass: r.pass,
-				SeenSrc: src.addr, SeenDst: dst.addr, SeenPort: k.port}
-			masked := func(m profiles.Pair) bool { return m.From == src.zone && m.To == to }
-			if !isV6(src.addr) && slices.ContainsFunc(b.p.Masquerade, masked) {
-				probe.SeenSrc, _ = ownAddress(b.space.links[dst.link].link, b.nextHop(dst))
-			}
-			b.add(probe)
+			b.add(b.between(src, dst, k, r))
 		}
 	}
+}
+
+// between is the probe from one host to another, untranslated but for masquerading.
+func (b *prober) between(src, dst host, k knock, r ruling) Probe {
+	probe := Probe{Proves: r.why, From: src.zone, To: dst.zone, Link: src.link, OutLink: dst.link, Src: src.addr,
+		Dst: dst.addr, Protocol: k.protocol, Port: k.port, Pass: r.pass,
+		SeenSrc: src.addr, SeenDst: dst.addr, SeenPort: k.port}
+	masked := func(m profiles.Pair) bool { return m.From == src.zone && m.To == dst.zone }
+	if !isV6(src.addr) && slices.ContainsFunc(b.p.Masquerade, masked) {
+		probe.SeenSrc, _ = ownAddress(b.space.links[dst.link].link, b.nextHop(dst))
+	}
+	return probe
 }
 
 // another is a second host of the same zone, link and family.

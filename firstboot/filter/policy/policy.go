@@ -1,0 +1,108 @@
+// Package policy is the child that loads the packet filter: the closed rules first, then the profile's policy. Links
+// come up after it is ready, so no packet ever meets a guest without rules.
+//
+// What it deliberately does not do: bring up links, load kernel modules, or open anything when it fails. Then the
+// closed rules stay, with the admin path the profile declares.
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/child"
+	"rempart/firstboot/contract"
+	"rempart/firstboot/filter"
+	"rempart/firstboot/filter/kernel"
+	"rempart/profiles"
+)
+
+// What the child says of the policy in force, for contract.Report.
+const (
+	stateClosed = "closed"
+	stateLoaded = "loaded"
+)
+
+// Spec describes the child: it needs the one capability that nf_tables asks for, and no file at all.
+func Spec() child.Spec {
+	return child.Spec{Name: "policy", Run: Run, UID: contract.UIDPolicy, Caps: []uintptr{unix.CAP_NET_ADMIN}}
+}
+
+// Run loads the policy and waits for ctx to end. A child that is started again finds its predecessor's policy in the
+// kernel and replaces it in one transaction: the closed rules do not come between, so no connection is cut. When the
+// policy cannot be compiled or loaded the rules in force stay as they are, which are the closed ones unless this very
+// policy was loaded before, and the error says why.
+func Run(ctx context.Context, env *child.Env) error {
+	return run(ctx, env, filter.Compile)
+}
+
+func run(ctx context.Context, env *child.Env, compile compiler) error {
+	err := load(ctx, env, compile)
+	if err != nil {
+		env.Tell(child.KeyFailure, err.Error())
+		return err
+	}
+	env.Ready()
+	<-ctx.Done()
+	return nil
+}
+
+// compiler is filter.Compile, or what stands in for it in a test.
+type compiler = func(*profiles.Profile) (filter.Ruleset, error)
+
+func load(ctx context.Context, env *child.Env, compile compiler) error {
+	full, compileErr := compile(env.Profile)
+	inForce := false
+	if compileErr == nil {
+		var err error
+		if inForce, err = kernel.InForce(ctx, full, kernel.Options{}); err != nil {
+			env.Log.Warn("cannot see which policy is loaded; closing first", "error", err)
+		}
+	}
+	if inForce {
+		env.Tell(child.KeyPolicy, stateLoaded)
+	} else {
+		if err := closeDown(ctx, env); err != nil {
+			return errors.Join(err, compileErr)
+		}
+		env.Tell(child.KeyPolicy, stateClosed)
+	}
+	if compileErr != nil {
+		return fmt.Errorf("the policy cannot be compiled, traffic stays blocked: %w", compileErr)
+	}
+	if err := kernel.Apply(ctx, full, kernel.Options{}); err != nil {
+		if inForce {
+			return fmt.Errorf("the policy cannot be loaded again, it stays as it is: %w", err)
+		}
+		return fmt.Errorf("the policy cannot be loaded, traffic stays blocked: %w", err)
+	}
+	ok, err := kernel.InForce(ctx, full, kernel.Options{})
+	if err != nil {
+		return fmt.Errorf("the policy was loaded but cannot be read back: %w", err)
+	}
+	if !ok {
+		return errors.New("the policy was loaded but is not in force; another program changes the table inet " +
+			filter.TableName)
+	}
+	env.Tell(child.KeyPolicy, stateLoaded)
+	env.Log.Info("policy loaded", "rules", full.Fingerprint())
+	return nil
+}
+
+// closeDown puts the closed rules in force.
+func closeDown(ctx context.Context, env *child.Env) error {
+	closed, err := filter.Closed(env.Profile)
+	if err != nil {
+		// A profile that cannot even be closed by its own words: close everything.
+		env.Log.Error("the closed rules cannot be compiled; closing the admin path too", "error", err)
+		if closed, err = filter.Closed(&profiles.Profile{Admin: profiles.Admin{None: true}}); err != nil {
+			return fmt.Errorf("compile the closed rules: %w", err)
+		}
+	}
+	if err := kernel.Apply(ctx, closed, kernel.Options{}); err != nil {
+		return fmt.Errorf("the closed rules cannot be loaded; links must stay down: %w", err)
+	}
+	return nil
+}
