@@ -283,9 +283,9 @@ func TestRefusals(t *testing.T) {
 		{"unknown key", []string{"build", junk, "-o", filepath.Join(t.TempDir(), "x")}, 2, "junk.yaml:3:1:"},
 		{"no output", []string{"build", profile}, 2, "--output"},
 		{"foreign files", []string{"build", profile, "--renew-lock", "-o", foreign}, 1, "thesis.tex"},
-		{"no such profile", []string{"build", "nothing.yaml", "-o", filepath.Join(t.TempDir(), "x")}, 2, "nothing.yaml"},
+		{"no such profile", []string{"build", "nothing.yaml", "-o", filepath.Join(t.TempDir(), "x")}, 1, "nothing.yaml"},
 		{"wrong format", []string{"build", profile, "--format", "vhd", "-o", filepath.Join(t.TempDir(), "x")}, 2, "vhd"},
-		{"too small", []string{"build", profile, "--renew-lock", "--size", "8M", "-o", filepath.Join(t.TempDir(), "x")}, 1, "size"},
+		{"too small", []string{"build", profile, "--renew-lock", "--size", "8M", "-o", filepath.Join(t.TempDir(), "x")}, 1, "too small"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cmd := exec.Command(rempart(t), tt.args...)
