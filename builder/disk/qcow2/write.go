@@ -197,7 +197,8 @@ func (w *writer) compressed(ctx context.Context) (plain []int64, err error) {
 
 // tables writes everything but the data, the header last.
 func (w *writer) tables() error {
-	l1 := make([]uint64, (w.clusters()+l2Entries-1)/l2Entries)
+	// An image of size 0 has one entry too: a table of none has no place that qemu-img check is content with.
+	l1 := make([]uint64, max(1, (w.clusters()+l2Entries-1)/l2Entries))
 	for i := range l1 {
 		table := w.l2[int64(i)]
 		if table == nil {
@@ -209,7 +210,7 @@ func (w *writer) tables() error {
 		}
 		l1[i] = uint64(at) | flagCopied
 	}
-	l1Offset := w.allocate(max(1, bytesToClusters(len(l1)*entryBytes)))
+	l1Offset := w.allocate(bytesToClusters(len(l1) * entryBytes))
 	if err := w.writeTable(l1Offset, l1); err != nil {
 		return err
 	}
