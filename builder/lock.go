@@ -55,6 +55,12 @@ A build uses the lock it is given with --lock. Review the difference as you woul
 						*arch = old.Arch
 					}
 				}
+				if old != nil && old.Arch != *arch {
+					if *before != "" || *output != "" {
+						return usageError{fmt.Sprintf("the lock there is for %s, not %s: give another file", old.Arch, *arch)}
+					}
+					old = nil
+				}
 				level := slog.LevelWarn
 				if *verbose {
 					level = slog.LevelDebug

@@ -73,7 +73,9 @@ func (s *Store) download(ctx context.Context, from []*url.URL, target string, wa
 			break
 		}
 	}
-	if info, err := part.Stat(); err == nil && (info.Size() == 0 || errors.Is(failed, ErrNoSpace) || errors.Is(failed, ErrDigest)) {
+	// What may be gone on with stays; what is wrong, useless or in the way does not.
+	useless := len(failed) == 0 || errors.Is(failed, ErrNoSpace) || errors.Is(failed, ErrDigest)
+	if info, err := part.Stat(); err == nil && (info.Size() == 0 || useless) {
 		os.Remove(part.Name())
 	}
 	if len(failed) > 0 {
@@ -184,8 +186,6 @@ func copyCounting(part *os.File, sum hash.Hash, body io.Reader, have, size int64
 			return nil
 		case err == io.EOF:
 			return transient{fmt.Errorf("%w: %d of %d bytes arrived", ErrTruncated, have, size)}
-		case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
-			return err
 		case err != nil:
 			return transient{fmt.Errorf("%w: %d of %d bytes arrived: %w", ErrTruncated, have, size, err)}
 		}
@@ -218,33 +218,41 @@ func lockPart(ctx context.Context, name string) (*os.File, error) {
 		select {
 		case <-time.After(lockPoll):
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return nil, stopped(ctx)
 		}
 	}
 }
 
 // verifyFile says whether a file has the size and digest it should: nil, an error of ErrDigest, or one of reading it.
 func verifyFile(name string, want content) error {
+	f, err := openVerified(name, want)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// openVerified opens a file if it has the size and digest it should; errors are those of verifyFile.
+func openVerified(name string, want content) (*os.File, error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer f.Close()
 	info, err := f.Stat()
+	if err == nil && info.Size() != want.size {
+		err = fmt.Errorf("%w: it has %d bytes, expected %d", ErrDigest, info.Size(), want.size)
+	}
+	if err == nil {
+		var got digest
+		if got, err = hashFile(f); err == nil && got != want.digest {
+			err = fmt.Errorf("%w: SHA-256 is %v, expected %v", ErrDigest, got, want.digest)
+		}
+	}
 	if err != nil {
-		return err
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	if info.Size() != want.size {
-		return fmt.Errorf("%s: %w: it has %d bytes, expected %d", name, ErrDigest, info.Size(), want.size)
-	}
-	got, err := hashFile(f)
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	if got != want.digest {
-		return fmt.Errorf("%s: %w: SHA-256 is %v, expected %v", name, ErrDigest, got, want.digest)
-	}
-	return nil
+	return f, nil
 }
 
 // hashFile returns the digest of all of a file.

@@ -49,8 +49,8 @@ func newClient() *http.Client {
 var errStalled = errors.New("no data arrived")
 
 // request asks for a file from an offset on. The body fails when nothing arrives for stallTimeout. done must be called.
-func (s *Store) request(ctx context.Context, u *url.URL, offset int64) (*http.Response, func(), error) {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (s *Store) request(parent context.Context, u *url.URL, offset int64) (*http.Response, func(), error) {
+	ctx, cancel := context.WithCancelCause(parent)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		cancel(nil)
@@ -63,8 +63,8 @@ func (s *Store) request(ctx context.Context, u *url.URL, offset int64) (*http.Re
 	response, err := s.client.Do(request)
 	if err != nil {
 		cancel(nil)
-		if ctxErr := request.Context().Err(); ctxErr != nil && errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-			return nil, nil, err
+		if parent.Err() != nil {
+			return nil, nil, stopped(parent)
 		}
 		return nil, nil, transient{fmt.Errorf("%w: %w", ErrOffline, err)}
 	}
@@ -112,6 +112,15 @@ func statusError(response *http.Response) error {
 	}
 }
 
+// stopped is the error of work that was broken off because its context is done.
+func stopped(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if errors.Is(cause, err) {
+		return cause
+	}
+	return fmt.Errorf("%w: %w", err, cause)
+}
+
 // retry calls fetch until it succeeds, fails for good, or was tried often enough.
 func (s *Store) retry(ctx context.Context, u *url.URL, fetch func() error) error {
 	pause := s.backoff
@@ -122,7 +131,7 @@ func (s *Store) retry(ctx context.Context, u *url.URL, fetch func() error) error
 			return err
 		}
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return stopped(ctx)
 		}
 		if attempt == attempts {
 			return again.error
@@ -131,7 +140,7 @@ func (s *Store) retry(ctx context.Context, u *url.URL, fetch func() error) error
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return stopped(ctx)
 		}
 		pause *= 2
 	}

@@ -65,22 +65,30 @@ type provider struct {
 	version control.Version
 }
 
-// loadSuite finds a mirror whose Release of a suite is signed and in order, and adds the suite's packages. It returns
-// the date of the Release.
-func (s *Store) loadSuite(ctx context.Context, suite, arch string, locked time.Time, u *universe, progress *tracker) (time.Time, error) {
+// loader adds the packages of suites to a universe.
+type loader struct {
+	*Store
+	arch     string
+	all      *universe
+	progress *tracker
+}
+
+// suite finds a mirror whose Release of a suite is signed, in order and no older than that of a lock before, and adds
+// the suite's packages. It returns the date of the Release.
+func (s *loader) suite(ctx context.Context, suite string, locked time.Time) (time.Time, error) {
 	mirrors, err := s.mirrorsFor(ctx, suite)
 	if err != nil {
 		return time.Time{}, err
 	}
 	var failed tried
 	for _, m := range mirrors {
-		date, err := s.loadSuiteFrom(ctx, m, suite, arch, locked, u, progress)
+		date, err := s.suiteFrom(ctx, m, suite, locked)
 		if err == nil {
 			s.log.Debug("a suite was read", "suite", suite, "mirror", m.String(), "date", date)
 			return date, nil
 		}
 		if ctx.Err() != nil {
-			return time.Time{}, context.Cause(ctx)
+			return time.Time{}, stopped(ctx)
 		}
 		failed = append(failed, fmt.Errorf("%s from %s: %w", suite, m, err))
 		if errors.Is(err, ErrNoSpace) || errors.Is(err, ErrReadOnly) {
@@ -88,18 +96,18 @@ func (s *Store) loadSuite(ctx context.Context, suite, arch string, locked time.T
 		}
 	}
 	if strings.HasSuffix(suite, securitySuffix) && errors.Is(failed, ErrGone) {
-		return time.Time{}, fmt.Errorf("%w; give the security archive's address with --security-mirror, for example %s, or leave "+
-			"security updates out with --security-mirror %s", failed, defaultSecurity, NoSecurity)
+		return time.Time{}, fmt.Errorf("%w; give the security archive's address with --security-mirror, for example %s, or "+
+			"leave security updates out with --security-mirror %s", failed, defaultSecurity, NoSecurity)
 	}
 	return time.Time{}, failed
 }
 
-func (s *Store) loadSuiteFrom(ctx context.Context, m mirror, suite, arch string, locked time.Time, u *universe, progress *tracker) (time.Time, error) {
+func (s *loader) suiteFrom(ctx context.Context, m mirror, suite string, locked time.Time) (time.Time, error) {
 	if m.base == nil {
-		return time.Time{}, wrap(ErrSignature, "a directory of .debs has no signed index, so a lock cannot be made from it: give "+
-			"a whole mirror (with dists/ and pool/)")
+		return time.Time{}, wrap(ErrSignature, "a directory of .debs has no signed index, so a lock cannot be made from "+
+			"it: give a whole mirror (with dists/ and pool/)")
 	}
-	progress.stage(StageIndex, suite)
+	s.progress.stage(StageIndex, suite)
 	dists := "dists/" + suite + "/"
 	signed, err := s.get(ctx, m.file(dists+"InRelease"), maxRelease)
 	if err != nil {
@@ -109,31 +117,33 @@ func (s *Store) loadSuiteFrom(ctx context.Context, m mirror, suite, arch string,
 	if err != nil {
 		return time.Time{}, err
 	}
-	r, err := parseRelease(text, suite, arch)
+	r, err := parseRelease(text, suite, s.arch)
 	if err != nil {
 		return time.Time{}, err
 	}
 	if err := r.checkTime(s.now(), locked); err != nil {
 		return time.Time{}, err
 	}
-	wanted, err := r.indices(arch)
+	wanted, err := r.indices(s.arch)
 	if err != nil {
 		return time.Time{}, err
 	}
 	var found []*available
 	for _, spellings := range wanted {
-		some, err := s.loadIndex(ctx, m, dists, spellings, r, arch, progress)
+		some, err := s.index(ctx, m, dists, spellings, r)
 		if err != nil {
 			return time.Time{}, err
 		}
 		found = append(found, some...)
 	}
-	u.add(found)
+	s.all.add(found)
 	return r.date, nil
 }
 
-// loadIndex reads one index in the first spelling the mirror has.
-func (s *Store) loadIndex(ctx context.Context, m mirror, dists string, spellings []string, r *release, arch string, progress *tracker) ([]*available, error) {
+// index reads one index in the first spelling the mirror has.
+func (s *loader) index(
+	ctx context.Context, m mirror, dists string, spellings []string, r *release,
+) ([]*available, error) {
 	var failed tried
 	for _, name := range spellings {
 		want := r.files[name]
@@ -145,20 +155,24 @@ func (s *Store) loadIndex(ctx context.Context, m mirror, dists string, spellings
 			from = append(from, m.file(dists+path.Dir(name)+"/by-hash/SHA256/"+want.digest.String()))
 		}
 		from = append(from, m.file(dists+name))
-		cached := s.indexPath(want.digest.String())
-		if verifyFile(cached, want) != nil {
-			os.Remove(cached) // damaged or missing
-			progress.expect(want.size)
-			if err := s.download(ctx, from, cached, want, progress.file(r.suite)); err != nil {
+		cached := s.indexPath(r.suite + "-" + strings.ReplaceAll(name, "/", "-"))
+		f, err := openVerified(cached, want)
+		if err != nil { // missing or of another state of the archive
+			s.progress.expect(want.size)
+			if err := s.download(ctx, from, cached, want, s.progress.file(r.suite)); err != nil {
 				failed = append(failed, fmt.Errorf("%s: %w", name, err))
 				if errors.Is(err, ErrGone) {
 					continue
 				}
 				return nil, failed
 			}
+			if f, err = openVerified(cached, want); err != nil {
+				return nil, err
+			}
 		}
-		progress.stage(StageIndex, r.suite)
-		found, err := readIndexFile(ctx, cached, path.Ext(name), r.suite, arch)
+		s.progress.stage(StageIndex, r.suite)
+		found, err := readIndex(ctx, f, path.Ext(name), r.suite, s.arch)
+		f.Close()
 		if err != nil {
 			return nil, fmt.Errorf("%s of %s: %w", name, r.suite, err)
 		}
@@ -167,13 +181,10 @@ func (s *Store) loadIndex(ctx context.Context, m mirror, dists string, spellings
 	return nil, failed
 }
 
-func readIndexFile(ctx context.Context, file, packing, suite, arch string) ([]*available, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
+// readIndex reads a Packages file that may be packed.
+func readIndex(ctx context.Context, f *os.File, packing, suite, arch string) ([]*available, error) {
 	var r io.ReadCloser
+	var err error
 	switch packing {
 	case ".xz":
 		var info os.FileInfo
@@ -215,7 +226,7 @@ func parseIndex(ctx context.Context, r io.Reader, suite, arch string) ([]*availa
 			return nil, fmt.Errorf("more than %d packages", maxIndexPackages)
 		}
 	}
-	return nil, context.Cause(ctx)
+	return nil, stopped(ctx)
 }
 
 func fromIndex(p *control.Paragraph, suite string) (*available, error) {
@@ -235,7 +246,8 @@ func fromIndex(p *control.Paragraph, suite string) (*available, error) {
 		return nil, fmt.Errorf("package %s: Filename %.200q is not a .deb below pool/", a.name, a.path)
 	}
 	var err error
-	if a.content.size, err = strconv.ParseInt(p.Get("Size"), 10, 64); err != nil || a.content.size <= 0 || a.content.size > maxPackageSize {
+	a.content.size, err = strconv.ParseInt(p.Get("Size"), 10, 64)
+	if err != nil || a.content.size <= 0 || a.content.size > maxPackageSize {
 		return nil, fmt.Errorf("package %s: Size %.40q", a.name, p.Get("Size"))
 	}
 	if a.content.digest, err = parseDigest(p.Get("SHA256")); err != nil {

@@ -68,8 +68,8 @@ func DefaultLock(arch string) (*Lock, error) {
 	name := DefaultSuite + "-" + arch + ".lock"
 	text, err := defaultLocks.ReadFile(name)
 	if err != nil {
-		return nil, fmt.Errorf("there is no default lock for the architecture %q; `rempart lock --arch %s -o FILE` makes one: %w",
-			arch, arch, err)
+		return nil, fmt.Errorf("there is no default lock for the architecture %q; "+
+			"`rempart lock --arch %s -o FILE` makes one: %w", arch, arch, err)
 	}
 	return parseLock("the default "+name, text)
 }
@@ -152,7 +152,8 @@ func parseLock(name string, text []byte) (*Lock, error) {
 		return nil, fmt.Errorf("%s: %s: %w", name, what, ErrLock)
 	}
 	if file.Version != lockVersion {
-		return nil, fail(1, "format rempart-lock: %d; this rempart reads %d, so renew it with `rempart lock`", file.Version, lockVersion)
+		return nil, fail(1, "format rempart-lock: %d; this rempart reads %d, so renew it with `rempart lock`",
+			file.Version, lockVersion)
 	}
 	lock := &Lock{Suite: file.Suite, Arch: file.Arch, name: name}
 	if err := checkSuite(file.Suite); err != nil {
@@ -272,9 +273,8 @@ func itemLine(root *yaml.Node, key string, i int) int {
 }
 
 // lockHeader tells a reader of the file what it is.
-const lockHeader = `# The exact Debian packages masters are made of. Written by ` + "`rempart lock`" + `, which renews it and shows what
-# changes; size and sha256 are those of the .deb, unpacked is the SHA-256 of the same .deb with its members unpacked.
-`
+const lockHeader = "# The exact Debian packages masters are made of. Written by `rempart lock`, which renews it and shows\n" +
+	"# what changes. size and sha256 are those of the .deb, unpacked is the SHA-256 of the .deb with its members unpacked.\n"
 
 // Text is the lock as its file has it.
 func (l *Lock) Text() []byte {
@@ -298,11 +298,12 @@ func (l *Lock) Text() []byte {
 
 // Package returns the package of a name.
 func (l *Lock) Package(name string) (Locked, bool) {
-	i, ok := slices.BinarySearchFunc(l.Packages, name, func(p Locked, name string) int { return strings.Compare(p.Name, name) })
-	if !ok {
-		return Locked{}, false
+	for _, p := range l.Packages {
+		if p.Name == name {
+			return p, true
+		}
 	}
-	return l.Packages[i], true
+	return Locked{}, false
 }
 
 // Select returns the packages that are named or are there for a named root, in the order of the lock; all of them

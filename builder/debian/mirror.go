@@ -33,13 +33,14 @@ var movingNames = []string{"stable", "oldstable", "oldoldstable", "testing", "un
 
 // codeNames are the releases whose entries in apt's configuration point at a full Debian mirror. A name that is
 // missing here costs no more than an explicit --mirror.
-var codeNames = append([]string{"buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid"}, movingNames...)
+var codeNames = slices.Concat([]string{"buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid"}, movingNames)
 
 func checkSuite(suite string) error {
 	if slices.Contains(movingNames, suite) {
 		return fmt.Errorf("suite %q means another release each few years; give a code name such as %s", suite, DefaultSuite)
 	}
-	if !suiteName.MatchString(suite) || strings.HasSuffix(suite, updatesSuffix) || strings.HasSuffix(suite, securitySuffix) {
+	part := strings.HasSuffix(suite, updatesSuffix) || strings.HasSuffix(suite, securitySuffix)
+	if part || !suiteName.MatchString(suite) {
 		return fmt.Errorf("suite %q is not a code name of Debian such as %s", suite, DefaultSuite)
 	}
 	return nil
@@ -205,8 +206,8 @@ func (s *Store) aptMirrors(ctx context.Context, suite string) ([]mirror, error) 
 		if strings.HasSuffix(suite, securitySuffix) {
 			flags += " --security-mirror " + defaultSecurity
 		}
-		return nil, wrap(ErrNoMirror, "apt's configuration in %s names no Debian mirror for %s; add the options\n  %s\nor the "+
-			"address of a mirror near you, or a directory of .debs", s.options.AptDir, suite, flags)
+		return nil, wrap(ErrNoMirror, "apt's configuration in %s names no Debian mirror for %s; add the options\n"+
+			"  %s\nor the address of a mirror near you, or a directory of .debs", s.options.AptDir, suite, flags)
 	}
 	return mirrors, nil
 }

@@ -131,8 +131,9 @@ func findDeb(dir string, l Locked, want content) (string, error) {
 	case found != "":
 		return found, nil
 	case wrong != "":
-		return "", fmt.Errorf("%s: %w: it is not the file the lock names (%d bytes, SHA-256 %s)", wrong, ErrDigest, l.Size, l.SHA256)
+		return "", fmt.Errorf("%s: %w: it is not the file the lock names (%d bytes, SHA-256 %s)",
+			wrong, ErrDigest, l.Size, l.SHA256)
 	}
-	return "", fmt.Errorf("%s: %w: no .deb in it has %d bytes and SHA-256 %s; add %s, or renew the lock with `rempart lock`",
+	return "", fmt.Errorf("%s: %w: no .deb in it has %d bytes and SHA-256 %s; put %s there",
 		dir, ErrGone, l.Size, l.SHA256, path.Base(l.Path))
 }

@@ -3,6 +3,7 @@ package debian
 import (
 	"fmt"
 	"io"
+	"sync"
 	"time"
 )
 
@@ -52,4 +53,52 @@ func ProgressLine(w io.Writer) func(Progress) {
 		}
 		fmt.Fprint(w, eraseLine, line)
 	}
+}
+
+// tracker adds up how far several downloads are.
+type tracker struct {
+	mu    sync.Mutex
+	tell  func(Progress)
+	now   Progress
+	files map[string]int64
+}
+
+func newTracker(tell func(Progress)) *tracker { return &tracker{tell: tell, files: map[string]int64{}} }
+
+// expect adds bytes that will be downloaded.
+func (t *tracker) expect(size int64) { t.update(func() { t.now.Total += size }) }
+
+// file returns what counts one file.
+func (t *tracker) file(name string) func(int64) {
+	return func(have int64) {
+		t.update(func() {
+			t.now.Done += have - t.files[name]
+			t.files[name] = have
+			t.now.Stage, t.now.Name = StageDownload, name
+		})
+	}
+}
+
+func (t *tracker) unpacking(name string) {
+	t.update(func() { t.now.Stage, t.now.Name = StageUnpack, name })
+}
+
+func (t *tracker) finish() {
+	if t.now.Stage != "" {
+		t.update(func() { t.now.Stage, t.now.Name = StageDone, "" })
+	}
+}
+
+func (t *tracker) update(change func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	change()
+	if t.now.Stage != "" {
+		t.tell(t.now)
+	}
+}
+
+// stage tells what is being done with something that is not counted.
+func (t *tracker) stage(stage, name string) {
+	t.update(func() { t.now.Stage, t.now.Name = stage, name })
 }

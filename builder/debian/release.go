@@ -77,7 +77,8 @@ func parseRelease(text []byte, suite, arch string) (*release, error) {
 		}
 	}
 	if !slices.Contains(strings.Fields(p.Get("Architectures")), arch) {
-		return nil, wrap(ErrSuite, "the Release of %s is for the architectures %q; expected %s", suite, p.Get("Architectures"), arch)
+		return nil, wrap(ErrSuite, "the Release of %s is for the architectures %q; expected %s",
+			suite, p.Get("Architectures"), arch)
 	}
 	if r.date, err = time.Parse(time.RFC1123, p.Get("Date")); err != nil {
 		return nil, fmt.Errorf("the Release of %s: Date: %w", suite, err)

@@ -28,7 +28,8 @@ func (s *Store) renew(ctx context.Context, suite, arch string, roots []Root, old
 	lock := &Lock{Suite: suite, Arch: arch, name: "the new lock"}
 	progress := newTracker(s.options.Progress)
 	defer progress.finish()
-	var all universe
+	all := &universe{}
+	from := &loader{Store: s, arch: arch, all: all, progress: progress}
 	for _, one := range suitesOf(suite) {
 		if s.options.SecurityMirror == NoSecurity && strings.HasSuffix(one, securitySuffix) {
 			s.log.Warn("security updates are left out of the lock", "suite", one)
@@ -38,7 +39,7 @@ func (s *Store) renew(ctx context.Context, suite, arch string, roots []Root, old
 		if old != nil && old.Suite == suite {
 			locked = old.date(one)
 		}
-		date, err := s.loadSuite(ctx, one, arch, locked, &all, progress)
+		date, err := from.suite(ctx, one, locked)
 		if err != nil {
 			return nil, fmt.Errorf("renewing the lock: %w", err)
 		}
@@ -96,7 +97,7 @@ func (l *Lock) date(suite string) time.Time {
 // Change is one package that differs between two locks.
 type Change struct {
 	Name     string
-	Old, New string // version and digest's difference; empty where the package is not in that lock
+	Old, New string // version, with more where only the bytes differ; empty where the package is not in that lock
 }
 
 // String is one line: "name old -> new", "+ name version" or "- name version".
@@ -125,8 +126,7 @@ func (l *Lock) Changes(old *Lock) []Change {
 			changes = append(changes, Change{p.Name, string(before.Version), string(p.Version)})
 		case before.SHA256 != p.SHA256 || before.Arch != p.Arch:
 			// The same version with other bytes is a thing to be wary of.
-			changes = append(changes, Change{p.Name, string(before.Version) + " (" + before.Arch + ", SHA-256 " + before.SHA256[:12] + ")",
-				string(p.Version) + " (" + p.Arch + ", SHA-256 " + p.SHA256[:12] + ")"})
+			changes = append(changes, Change{p.Name, before.bytes(), p.bytes()})
 		}
 	}
 	for _, p := range old.Packages {
@@ -136,6 +136,12 @@ func (l *Lock) Changes(old *Lock) []Change {
 	}
 	slices.SortStableFunc(changes, func(a, b Change) int { return strings.Compare(a.Name, b.Name) })
 	return changes
+}
+
+// bytes tells versions apart that are spelt alike.
+func (l Locked) bytes() string {
+	const enough = 12 // digits to see a difference by
+	return fmt.Sprintf("%s (%s, SHA-256 %.*s...)", l.Version, l.Arch, enough, l.SHA256)
 }
 
 // WriteFile writes the lock to a file, which is replaced whole or not at all.

@@ -71,7 +71,8 @@ func (u *universe) resolve(arch string, roots []Root) ([]Locked, error) {
 			}
 			whole = append(whole, c)
 		default:
-			return nil, fmt.Errorf("root %s: follow %q is none of %s, %s and %s", root.Name, root.Follow, FollowAll, FollowNone, FollowMeta)
+			return nil, fmt.Errorf("root %s: follow %q is none of %s, %s and %s",
+				root.Name, root.Follow, FollowAll, FollowNone, FollowMeta)
 		}
 	}
 	if err := r.run(); err != nil {
@@ -199,24 +200,23 @@ func (r *resolver) satisfy(c *chosen, group []control.Relation) (*chosen, error)
 // matches says whether a package itself is what is wanted (policy 7.1; architecture qualifiers: dpkg's Multi-Arch
 // specification).
 func (r *resolver) matches(a *available, want control.Relation) bool {
+	return r.sameArch(a, want) && want.Allows(a.version)
+}
+
+// sameArch says whether the architecture qualifier lets a package in. All packages here are of one architecture.
+func (r *resolver) sameArch(a *available, want control.Relation) bool {
 	switch want.Arch {
 	case "", "native", r.arch:
+		return true
 	case "any":
-		if a.multiArch != "allowed" {
-			return false
-		}
-	default:
-		return false
+		return a.multiArch == "allowed"
 	}
-	return want.Allows(a.version)
+	return false
 }
 
 // provides says whether a provider is what is wanted: with a bound only where it names a version (policy 7.5).
 func (r *resolver) provides(p provider, want control.Relation) bool {
-	if want.Arch != "" && want.Arch != "native" && want.Arch != r.arch && !(want.Arch == "any" && p.multiArch == "allowed") {
-		return false
-	}
-	return want.Op == "" || p.version != "" && want.Allows(p.version)
+	return r.sameArch(p.available, want) && (want.Op == "" || p.version != "" && want.Allows(p.version))
 }
 
 // take adds a package; another version of it cannot be there as well.
@@ -226,7 +226,8 @@ func (r *resolver) take(a *available, via *chosen, want control.Relation) (*chos
 		if have.available == a {
 			return have, nil
 		}
-		return nil, wrap(ErrUnsatisfied, "%s needs version %s, but %s has brought %s", c.chain(), a.version, have.chain(), have.version)
+		return nil, wrap(ErrUnsatisfied, "%s needs version %s, but %s has brought %s",
+			c.chain(), a.version, have.chain(), have.version)
 	}
 	if len(r.chosen) == maxChosen {
 		return nil, wrap(ErrUnsatisfied, "%s: more than %d packages", c.chain(), maxChosen)

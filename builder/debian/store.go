@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"sync"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
@@ -219,16 +218,11 @@ func (s *Store) unpack(ctx context.Context, l Locked, progress *tracker) (*Packa
 	case s.unpacking <- struct{}{}:
 		defer func() { <-s.unpacking }()
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	if l.Unpacked != "" {
-		if p, err := s.openUnpacked(l); err == nil { // another process was faster
-			return p, nil
-		}
+		return nil, stopped(ctx)
 	}
 	what := fmt.Sprintf("package %s %s", l.Name, l.Version)
 	progress.unpacking(l.Name)
-	packed, err := os.Open(s.debPath(l.SHA256))
+	packed, err := openVerified(s.debPath(l.SHA256), l.content())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
@@ -237,46 +231,67 @@ func (s *Store) unpack(ctx context.Context, l Locked, progress *tracker) (*Packa
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	dir := filepath.Dir(s.unpackedPath(""))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	// The part is named after the .deb, so that two processes do not both unpack it and a killed one leaves one at most.
+	temporary := s.unpackedPath(l.SHA256) + partSuffix
+	if err := os.MkdirAll(filepath.Dir(temporary), 0o755); err != nil {
 		return nil, diskError(err)
 	}
-	temporary, err := os.CreateTemp(dir, ".new-*")
+	part, err := lockPart(ctx, temporary)
 	if err != nil {
-		return nil, diskError(err)
+		return nil, err
 	}
-	defer os.Remove(temporary.Name())
-	defer temporary.Close()
-	if err := d.Repack(cancellable{ctx, temporary}); err != nil {
-		if errors.Is(err, deb.ErrMalformed) || ctx.Err() != nil {
-			return nil, fmt.Errorf("%s: %w", what, err)
+	defer part.Close()
+	if l.Unpacked != "" {
+		if p, err := s.openUnpacked(l); err == nil {
+			os.Remove(temporary)
+			return p, nil // another process was faster
 		}
-		return nil, fmt.Errorf("%s: %w", what, diskError(err))
 	}
-	sum, err := hashFile(temporary)
+	p, err := s.repack(ctx, d, part, l)
 	if err != nil {
+		os.Remove(temporary)
 		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	return p, nil
+}
+
+// repack writes the unpacked form of a package to the part, checks it, gives it its name and opens it.
+func (s *Store) repack(ctx context.Context, d *deb.Deb, part *os.File, l Locked) (*Package, error) {
+	if err := part.Truncate(0); err != nil {
+		return nil, diskError(err)
+	}
+	if err := d.Repack(cancellable{ctx, part}); err != nil {
+		if errors.Is(err, deb.ErrMalformed) || ctx.Err() != nil {
+			return nil, err
+		}
+		return nil, diskError(err)
+	}
+	sum, err := hashFile(part)
+	if err != nil {
+		return nil, err
 	}
 	if l.Unpacked == "" {
 		l.Unpacked = sum.String()
 	}
 	if sum.String() != l.Unpacked {
-		return nil, fmt.Errorf("%s: %w: unpacked its SHA-256 is %v, the lock says %s; renew the lock with `rempart lock`",
-			what, ErrDigest, sum, l.Unpacked)
+		return nil, fmt.Errorf("%w: unpacked its SHA-256 is %v, the lock says %s; renew the lock with `rempart lock`",
+			ErrDigest, sum, l.Unpacked)
 	}
-	if err := temporary.Chmod(0o644); err != nil {
-		return nil, diskError(err)
-	}
-	if err := os.Rename(temporary.Name(), s.unpackedPath(l.Unpacked)); err != nil {
-		return nil, diskError(err)
-	}
-	p, err := s.openUnpacked(l)
+	// Checked before it has its name: what lies in the cache under a digest is sound.
+	opened, err := os.Open(part.Name())
 	if err != nil {
-		return nil, err
+		return nil, diskError(err)
 	}
-	if err := p.checkControl(); err != nil {
-		p.Close()
-		return nil, fmt.Errorf("%s: %w", what, err)
+	p, err := openPackage(opened, l)
+	if err == nil {
+		err = p.checkControl()
+	}
+	if err == nil {
+		err = diskError(os.Rename(part.Name(), s.unpackedPath(l.Unpacked)))
+	}
+	if err != nil {
+		opened.Close()
+		return nil, err
 	}
 	return p, nil
 }
@@ -289,7 +304,7 @@ type cancellable struct {
 
 func (c cancellable) Write(p []byte) (int, error) {
 	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
+		return 0, stopped(c.ctx)
 	}
 	return c.File.Write(p)
 }
@@ -306,52 +321,4 @@ func (s *Store) openUnpacked(l Locked) (*Package, error) {
 		return nil, fmt.Errorf("package %s %s: %s: %w", l.Name, l.Version, f.Name(), err)
 	}
 	return p, nil
-}
-
-// tracker adds up how far several downloads are.
-type tracker struct {
-	mu    sync.Mutex
-	tell  func(Progress)
-	now   Progress
-	files map[string]int64
-}
-
-func newTracker(tell func(Progress)) *tracker { return &tracker{tell: tell, files: map[string]int64{}} }
-
-// expect adds bytes that will be downloaded.
-func (t *tracker) expect(size int64) { t.update(func() { t.now.Total += size }) }
-
-// file returns what counts one file.
-func (t *tracker) file(name string) func(int64) {
-	return func(have int64) {
-		t.update(func() {
-			t.now.Done += have - t.files[name]
-			t.files[name] = have
-			t.now.Stage, t.now.Name = StageDownload, name
-		})
-	}
-}
-
-func (t *tracker) unpacking(name string) {
-	t.update(func() { t.now.Stage, t.now.Name = StageUnpack, name })
-}
-
-func (t *tracker) finish() {
-	if t.now.Stage != "" {
-		t.update(func() { t.now.Stage, t.now.Name = StageDone, "" })
-	}
-}
-
-func (t *tracker) update(change func()) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	change()
-	if t.now.Stage != "" {
-		t.tell(t.now)
-	}
-}
-
-// stage tells what is being done with something that is not counted.
-func (t *tracker) stage(stage, name string) {
-	t.update(func() { t.now.Stage, t.now.Name = stage, name })
 }

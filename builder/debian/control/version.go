@@ -25,8 +25,8 @@ func CheckVersion(v Version) error {
 	if upstream == "" || upstream[0] < '0' || upstream[0] > '9' {
 		return fmt.Errorf("version %q: does not start with a digit", v)
 	}
-	for _, c := range rest {
-		if !isAlpha(byte(c)) && (c < '0' || c > '9') && !strings.ContainsRune(".+-~:", c) {
+	for i := range len(rest) {
+		if c := rest[i]; !isAlpha(c) && !isDigit(c) && strings.IndexByte(".+-~:", c) < 0 {
 			return fmt.Errorf("version %q: %q may not be in a version", v, c)
 		}
 	}
