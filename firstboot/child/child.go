@@ -9,6 +9,7 @@ import (
 	"context"
 	"log/slog"
 
+	"rempart/firstboot/contract"
 	"rempart/profiles"
 )
 
@@ -30,6 +31,17 @@ type Spec struct {
 	Own []string
 	// Landlock: the only paths the process may touch. Missing ones are left out.
 	Read, Write []string
+	// Exec are programs and libraries the process may read and execute, besides firstboot itself.
+	Exec []string
+	// Devices returns device nodes that PID 1 gives to UID before each start and takes back when the process has
+	// ended; they may be read and written without being named again. root is as in Env; nil: none.
+	Devices func(root string) []string
+	// Console gives the process the console as standard output instead of the log.
+	Console bool
+	// Feed gives the process the guest's report, at the start and each time it changes: Env.Reports.
+	Feed bool
+	// AfterReady holds the start back until the guest was READY once. Such a child is no condition of READY.
+	AfterReady bool
 	// OOMScore is oom_score_adj, -1000 to 1000; higher dies first.
 	OOMScore int
 	// MemoryLimit is GOMEMLIMIT in bytes; 0: none.
@@ -45,7 +57,38 @@ type Env struct {
 	// Ready tells PID 1 that the job holds (again). Calling it more than once is harmless.
 	Ready func()
 	// Tell sends PID 1 a value for the report: keys are "policy" (string), "links" ([]contract.LinkReport),
-	// "scrubbed" (bool), "warning" (string), "failure" (string). Values are encoded as JSON. A later value of the
-	// same key from the same child replaces the earlier.
+	// "scrubbed" (bool), "state" (StateResult), "request" (Request), "warning" (string), "failure" (string). Values
+	// are encoded as JSON. A later value of the same key from the same child replaces the earlier; an empty string
+	// takes a warning or failure back. PID 1 takes a key only from the child whose business it is.
 	Tell func(key string, value any)
+	// Reports delivers the report to a child with Spec.Feed, the newest only; nil otherwise. It is closed when PID 1
+	// is gone.
+	Reports <-chan contract.Report
 }
+
+// StateResult is what the state child tells under KeyState.
+type StateResult struct {
+	Device string `json:"device"` // kernel name of the disk; empty: none
+	// Action is an action of contract.StateReport: after "mounted", "formatted" and "reformatted" PID 1 mounts.
+	Action string `json:"action"`
+	Bytes  int64  `json:"bytes"` // size the filesystem is to be grown to once it is mounted; 0: large enough
+	Error  string `json:"error,omitempty"`
+}
+
+// Request is what the control child tells under KeyRequest: what the host or the power button asks for.
+type Request struct {
+	Verb   string `json:"verb"` // "poweroff", "reboot", "kill"
+	Child  string `json:"child,omitempty"`
+	Signal int    `json:"signal,omitempty"`
+}
+
+// Keys of Env.Tell.
+const (
+	KeyPolicy   = "policy"
+	KeyLinks    = "links"
+	KeyScrubbed = "scrubbed"
+	KeyState    = "state"
+	KeyRequest  = "request"
+	KeyWarning  = "warning"
+	KeyFailure  = "failure"
+)

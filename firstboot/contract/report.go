@@ -6,6 +6,7 @@ type Report struct {
 	Name     string       `json:"name"`
 	Version  string       `json:"version"`
 	Ready    bool         `json:"ready"`              // everything below is well
+	Settled  bool         `json:"settled"`            // the guest's start is over, well or not: Ready is a verdict
 	Failures []string     `json:"failures,omitempty"` // one line each: what, why
 	Warnings []string     `json:"warnings,omitempty"` // does not prevent READY: more NICs than links, ...
 	Root     RootReport   `json:"root"`
@@ -45,7 +46,7 @@ type LinkReport struct {
 // ChildState is one supervised child.
 type ChildState struct {
 	Name     string `json:"name"`
-	State    string `json:"state"` // "starting", "ready", "done", "failed", "restarting"
+	State    string `json:"state"` // "waiting", "starting", "ready", "done", "failed", "restarting", "stopped"
 	PID      int    `json:"pid,omitempty"`
 	Restarts int    `json:"restarts"`
 	Last     string `json:"last,omitempty"` // why it last ended

@@ -24,6 +24,7 @@ const (
 	UIDSSH     = 908 // SSH, before a session has a user
 	UIDTime    = 909 // NTP client
 	UIDBan     = 910 // dynamic bans
+	UIDState   = 911 // makes and checks the filesystem of the state disk
 	UIDNobody  = 65534
 )
 
@@ -42,6 +43,7 @@ func Users() []User {
 		{"rempart-ssh", UIDSSH, "/"},
 		{"rempart-time", UIDTime, "/"},
 		{"rempart-ban", UIDBan, "/"},
+		{"rempart-state", UIDState, "/"},
 		{"nobody", UIDNobody, "/"},
 	}
 }

@@ -1,0 +1,100 @@
+package child
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Injection makes a child worse than it is, for tests: see contract.KeyInject. It can only delay, fail or panic, so
+// it can open nothing. The zero value changes nothing.
+type Injection struct {
+	Slow  time.Duration // before the child's work begins
+	Fail  bool          // the work returns an error instead of beginning
+	Panic bool          // the child panics soon after it became ready
+}
+
+// maxSlow bounds a delay.
+const maxSlow = 10 * time.Minute
+
+// errInjected is what an injected failure returns.
+var errInjected = errors.New("made to fail by the kernel command line")
+
+// ParseInjections reads the value of contract.KeyInject: "slow:CHILD:DURATION", "fail:CHILD" and "panic:CHILD",
+// parted by commas. It returns what it understood even when it returns an error.
+func ParseInjections(s string) (map[string]Injection, error) {
+	all := map[string]Injection{}
+	var errs []error
+	for spec := range strings.SplitSeq(s, ",") {
+		if spec == "" {
+			continue
+		}
+		what, rest, _ := strings.Cut(spec, ":")
+		name, arg, hasArg := strings.Cut(rest, ":")
+		in := all[name]
+		switch {
+		case name == "":
+			errs = append(errs, fmt.Errorf("injection %.80q: want slow:CHILD:DURATION, fail:CHILD or panic:CHILD", spec))
+			continue
+		case what == "slow" && hasArg:
+			d, err := time.ParseDuration(arg)
+			if err != nil || d < 0 || d > maxSlow {
+				errs = append(errs, fmt.Errorf("injection %.80q: want a duration from 0s to %v", spec, maxSlow))
+				continue
+			}
+			in.Slow = d
+		case what == "fail" && !hasArg:
+			in.Fail = true
+		case what == "panic" && !hasArg:
+			in.Panic = true
+		default:
+			errs = append(errs, fmt.Errorf("injection %.80q: want slow:CHILD:DURATION, fail:CHILD or panic:CHILD", spec))
+			continue
+		}
+		all[name] = in
+	}
+	return all, errors.Join(errs...)
+}
+
+// String is one word that ParseInjections reads back for the child of that name.
+func (in Injection) String(name string) string {
+	var words []string
+	if in.Slow > 0 {
+		words = append(words, "slow:"+name+":"+in.Slow.String())
+	}
+	if in.Fail {
+		words = append(words, "fail:"+name)
+	}
+	if in.Panic {
+		words = append(words, "panic:"+name)
+	}
+	return strings.Join(words, ",")
+}
+
+// panicDelay is how long after it became ready an injected child panics: long enough for READY to be seen first.
+const panicDelay = 2 * time.Second
+
+// run does a child's work with the injection in its way.
+func (in Injection) run(ctx context.Context, spec Spec, env *Env) error {
+	if in.Slow > 0 {
+		env.Log.Warn("made slow by the kernel command line", "by", in.Slow)
+		select {
+		case <-time.After(in.Slow):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if in.Fail {
+		return errInjected
+	}
+	if in.Panic {
+		ready := env.Ready
+		env.Ready = func() {
+			ready()
+			time.AfterFunc(panicDelay, func() { panic("made to panic by the kernel command line") })
+		}
+	}
+	return spec.Run(ctx, env)
+}

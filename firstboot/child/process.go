@@ -1,0 +1,169 @@
+package child
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/contract"
+	"rempart/profiles"
+)
+
+// What PID 1 hands a child besides standard input, output and error. The environment says which it was given.
+const (
+	TellFD = 3 // messages to PID 1, one a line
+	FeedFD = 4 // reports from PID 1, one a line; only with Spec.Feed
+
+	EnvInject = "REMPART_INJECT" // ParseInjections of this child only
+	EnvRoot   = "REMPART_ROOT"   // Env.Root
+)
+
+// Limits every child lives within, whatever it does. A child has its own user id, so these count it alone.
+const (
+	maxFiles     = 512
+	maxProcesses = 64 // threads count: a Go program has about ten
+)
+
+// Main is the whole life of a child's process and returns its exit status.
+func Main(spec Spec) int {
+	// PID 1 prints what comes on standard error line by line. A child with the console as standard output logs there too.
+	log := slog.New(newHandler(os.Stderr))
+	if err := limit(); err != nil {
+		log.Error(err.Error())
+		return 1
+	}
+	if spec.MemoryLimit > 0 {
+		debug.SetMemoryLimit(spec.MemoryLimit)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	env := &Env{Log: log, Root: os.Getenv(EnvRoot)}
+	if env.Root == "" {
+		env.Root = "/"
+	}
+	tell := os.NewFile(TellFD, "tell")
+	env.Ready, env.Tell = teller(tell, log)
+	if spec.Feed {
+		env.Reports = reports(os.NewFile(FeedFD, "feed"))
+	}
+	var err error
+	if env.Profile, err = ReadProfile(env.Root); err != nil {
+		log.Error(err.Error())
+		return 1
+	}
+	injections, err := ParseInjections(os.Getenv(EnvInject))
+	if err != nil {
+		log.Warn(err.Error())
+	}
+	err = injections[spec.Name].run(ctx, spec, env)
+	switch {
+	case err == nil, ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return 0
+	default:
+		log.Error(err.Error())
+		return 1
+	}
+}
+
+func limit() error {
+	for _, l := range []struct {
+		what  string
+		which int
+		max   uint64
+	}{
+		{"core size", unix.RLIMIT_CORE, 0},
+		{"open files", unix.RLIMIT_NOFILE, maxFiles},
+		{"processes", unix.RLIMIT_NPROC, maxProcesses},
+	} {
+		// syscall's, not unix's: the Go runtime raises RLIMIT_NOFILE at the start and must know that we lowered it.
+		if err := syscall.Setrlimit(l.which, &syscall.Rlimit{Cur: l.max, Max: l.max}); err != nil {
+			return fmt.Errorf("limiting %s to %d: %w", l.what, l.max, err)
+		}
+	}
+	return nil
+}
+
+// maxProfile bounds the profile on the root, which the builder wrote.
+const maxProfile = 4 << 20
+
+// ReadProfile reads the profile a guest carries below root.
+func ReadProfile(root string) (*profiles.Profile, error) {
+	f, err := os.Open(filepath.Join(root, contract.ProfilePath))
+	if err != nil {
+		return nil, fmt.Errorf("profile of the guest: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxProfile))
+	if err != nil {
+		return nil, fmt.Errorf("profile of the guest: %w", err)
+	}
+	p := &profiles.Profile{}
+	if err := Strict(b, p); err != nil {
+		return nil, fmt.Errorf("profile of the guest %s: %w", f.Name(), err)
+	}
+	return p, nil
+}
+
+// teller returns Env's Ready and Tell over a pipe to PID 1.
+func teller(w io.Writer, log *slog.Logger) (ready func(), tell func(string, any)) {
+	var mu sync.Mutex
+	send := func(m Message) {
+		line, err := m.Encode()
+		if err == nil {
+			mu.Lock()
+			defer mu.Unlock()
+			_, err = w.Write(line)
+		}
+		if err != nil {
+			log.Error("PID 1 was not told", "key", m.Key, "error", err)
+		}
+	}
+	ready = func() { send(Message{Ready: true}) }
+	tell = func(key string, value any) {
+		b, err := json.Marshal(value)
+		if err != nil {
+			log.Error("PID 1 was not told", "key", key, "error", err)
+			return
+		}
+		send(Message{Key: key, Value: b})
+	}
+	return ready, tell
+}
+
+// reports reads reports until the pipe ends and offers the newest.
+func reports(r io.ReadCloser) <-chan contract.Report {
+	out := make(chan contract.Report, 1)
+	go func() {
+		defer close(out)
+		defer r.Close()
+		s := bufio.NewScanner(r)
+		s.Buffer(make([]byte, 0, 4096), MaxReport)
+		for s.Scan() {
+			var report contract.Report
+			if json.Unmarshal(s.Bytes(), &report) != nil {
+				continue
+			}
+			select {
+			case <-out: // one nobody has taken yet is old now
+			default:
+			}
+			out <- report
+		}
+	}()
+	return out
+}
+
+// MaxReport bounds one report on its way to a child, in bytes.
+const MaxReport = 256 << 10

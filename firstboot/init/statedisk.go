@@ -1,0 +1,106 @@
+package pid1
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/child"
+	"rempart/firstboot/contract"
+	"rempart/firstboot/seed"
+	"rempart/firstboot/state"
+)
+
+// varSize bounds /var in memory, for a guest without a state disk.
+const varSize = "mode=0755,size=25%"
+
+// mountState mounts what the state child prepared on /var, or memory where there is nothing to mount. It runs once the
+// child is done, before anything that needs /var.
+func (g *guest) mountState() {
+	g.mu.Lock()
+	r := g.facts.result
+	g.mu.Unlock()
+	if r == nil {
+		r = &child.StateResult{Action: state.FailedDisk, Error: "the state child ended without a word"}
+	}
+	report := contract.StateReport{Device: r.Device, Action: r.Action}
+	why := oneLine(r.Error)
+	dir := filepath.Join(g.Root, contract.StateDir)
+	switch r.Action {
+	case state.Mounted, state.Formatted, state.Reformatted:
+		node := filepath.Join(g.Root, "dev", r.Device)
+		// errors=remount-ro: a filesystem that stumbles is kept as it is, for e2fsck, rather than written on.
+		err := g.System.Mount(node, dir, "ext4", confined, "errors=remount-ro")
+		if err != nil {
+			report.Action, why = state.FailedDisk, fmt.Sprintf("mounting %s: %v", node, err)
+			break
+		}
+		if r.Bytes > 0 {
+			grown, err := state.Grow(dir, r.Bytes)
+			if err != nil {
+				g.log.Warn("state disk keeps its size", "error", err)
+				g.fact(func(f *facts) { f.warnings["init: state"] = oneLine(err.Error()) })
+			}
+			if grown {
+				report.Action = state.Grown
+			}
+		}
+		report.Bytes = size(dir)
+	}
+	if report.Bytes == 0 {
+		report.Device = ""
+		if err := g.System.Mount("tmpfs", dir, "tmpfs", confined, varSize); err != nil {
+			why = fmt.Sprintf("%s; nor could memory be mounted there: %v", why, err)
+		}
+	}
+	if err := state.Skeleton(dir); err != nil {
+		g.log.Warn("state", "error", err)
+		g.fact(func(f *facts) { f.warnings["init: var"] = oneLine(err.Error()) })
+	}
+	if why != "" && report.Action != state.Absent {
+		g.log.Error("state disk", "error", why)
+	}
+	g.fact(func(f *facts) { f.state, f.stateErr = report, why })
+	if report.Device != "" {
+		g.warn("random seed", func() error { return seed.Load(g.Root) })
+	}
+}
+
+func size(dir string) int64 {
+	var fs unix.Statfs_t
+	if unix.Statfs(dir, &fs) != nil {
+		return 0
+	}
+	return int64(fs.Blocks) * fs.Bsize
+}
+
+// leaveState saves the seed and takes /var off; busy, it is made read-only, so that nothing is written after the sync.
+func (g *guest) leaveState() {
+	g.mu.Lock()
+	device := g.facts.state.Device
+	g.mu.Unlock()
+	if device == "" {
+		return
+	}
+	if err := seed.Save(g.Root); err != nil {
+		g.log.Warn("random seed", "error", err)
+	}
+	if g.Root != "/" {
+		return
+	}
+	unix.Sync()
+	if err := unix.Unmount(contract.StateDir, 0); err != nil {
+		err = unix.Mount("", contract.StateDir, "", unix.MS_REMOUNT|unix.MS_RDONLY|confined, "")
+		g.log.Warn("/var was busy and was made read-only", "error", err)
+	}
+}
+
+// mountSyscall is System.Mount on a real machine.
+func mountSyscall(source, target, fstype string, flags uintptr, data string) error {
+	return os.NewSyscallError("mount", unix.Mount(source, target, fstype, flags, data))
+}
+
+// Machine is the real System.
+func Machine() System { return System{Mount: mountSyscall, Reboot: unix.Reboot} }

@@ -1,0 +1,208 @@
+package pid1
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"rempart/firstboot/child"
+	"rempart/firstboot/contract"
+	"rempart/firstboot/state"
+)
+
+// Children whose word counts for a key, and nobody else's.
+const (
+	policyChild  = "policy"
+	linkChild    = "link"
+	scrubChild   = "scrub"
+	stateChild   = "state"
+	controlChild = "control"
+)
+
+// Bounds of what children may tell.
+const (
+	maxLinks     = 64
+	maxAddresses = 64
+	maxText      = 400 // bytes of a warning, failure or error
+	maxShort     = 64  // bytes of a name, MAC or address
+)
+
+var errNotYours = errors.New("that key is another child's")
+
+// facts are what PID 1 knows beside the states of its children.
+type facts struct {
+	policy   string
+	links    []contract.LinkReport
+	scrubbed bool
+	state    contract.StateReport
+	stateErr string
+	result   *child.StateResult
+	failures map[string]string // by who and what
+	warnings map[string]string
+	times    contract.Times
+}
+
+func newFacts() facts {
+	return facts{policy: "none", failures: map[string]string{}, warnings: map[string]string{}}
+}
+
+// told takes one value from a child. The child may be in a stranger's hands: each value is decoded strictly into the
+// one type its key has, bounded, and taken only from the child whose business it is.
+func (g *guest) told(name string, m child.Message) error {
+	switch m.Key {
+	case child.KeyWarning, child.KeyFailure:
+		var text string
+		if err := decode(m, &text); err != nil {
+			return err
+		}
+		g.fact(func(f *facts) {
+			into := f.warnings
+			if m.Key == child.KeyFailure {
+				into = f.failures
+			}
+			if text == "" {
+				delete(into, name)
+			} else {
+				into[name] = name + ": " + cutText(text)
+			}
+		})
+		return nil
+	case child.KeyPolicy:
+		return g.toldPolicy(name, m)
+	case child.KeyLinks:
+		return g.toldLinks(name, m)
+	case child.KeyScrubbed:
+		var done bool
+		if err := only(name, scrubChild, m, &done); err != nil {
+			return err
+		}
+		g.fact(func(f *facts) {
+			f.scrubbed = done
+			if done && f.times.Scrub == 0 {
+				f.times.Scrub = boottime()
+			}
+		})
+		return nil
+	case child.KeyState:
+		var r child.StateResult
+		if err := only(name, stateChild, m, &r); err != nil {
+			return err
+		}
+		if err := checkState(r); err != nil {
+			return err
+		}
+		g.fact(func(f *facts) { f.result = &r })
+		return nil
+	case child.KeyRequest:
+		var r child.Request
+		if err := only(name, controlChild, m, &r); err != nil {
+			return err
+		}
+		select {
+		case g.requests <- r:
+			return nil
+		default:
+			return errors.New("too many requests at once")
+		}
+	}
+	return fmt.Errorf("unknown key %q", m.Key)
+}
+
+func decode(m child.Message, v any) error {
+	if err := child.Strict(m.Value, v); err != nil {
+		return fmt.Errorf("key %s: %w", m.Key, err)
+	}
+	return nil
+}
+
+func only(name, want string, m child.Message, v any) error {
+	if name != want {
+		return fmt.Errorf("key %s from %s: %w", m.Key, name, errNotYours)
+	}
+	return decode(m, v)
+}
+
+func cutText(s string) string {
+	s = oneLine(s)
+	if len(s) > maxText {
+		s = s[:maxText] + "..."
+	}
+	return strings.ToValidUTF8(s, "?")
+}
+
+func (g *guest) toldPolicy(name string, m child.Message) error {
+	var policy string
+	if err := only(name, policyChild, m, &policy); err != nil {
+		return err
+	}
+	switch policy {
+	case "none", "closed", "loaded":
+	default:
+		return fmt.Errorf("policy %.32q: want none, closed or loaded", policy)
+	}
+	g.fact(func(f *facts) {
+		f.policy = policy
+		if policy == "loaded" && f.times.Policy == 0 {
+			f.times.Policy = boottime()
+		}
+	})
+	return nil
+}
+
+func (g *guest) toldLinks(name string, m child.Message) error {
+	var links []contract.LinkReport
+	if err := only(name, linkChild, m, &links); err != nil {
+		return err
+	}
+	if len(links) > maxLinks {
+		return fmt.Errorf("%d links, at most %d", len(links), maxLinks)
+	}
+	for i := range links {
+		l := &links[i]
+		if len(l.Name) > maxShort || len(l.MAC) > maxShort || len(l.Addresses) > maxAddresses {
+			return fmt.Errorf("link %.32q: more than the report holds", l.Name)
+		}
+		l.Name, l.MAC, l.Error = oneLine(l.Name), oneLine(l.MAC), cutText(l.Error)
+		for _, a := range l.Addresses {
+			if _, err := netip.ParsePrefix(a); err != nil {
+				return fmt.Errorf("link %.32q: address %.64q: %w", l.Name, a, err)
+			}
+		}
+	}
+	g.fact(func(f *facts) { f.links = links })
+	return nil
+}
+
+func checkState(r child.StateResult) error {
+	switch r.Action {
+	case state.Mounted, state.Formatted, state.Reformatted, state.ForeignDisk, state.Absent, state.FailedDisk:
+	default:
+		return fmt.Errorf("state: unknown action %.32q", r.Action)
+	}
+	if len(r.Device) > maxShort || strings.ContainsAny(r.Device, "/\x00") || r.Device == ".." || r.Bytes < 0 {
+		return fmt.Errorf("state: device %.32q, %d bytes: not of a disk", r.Device, r.Bytes)
+	}
+	return nil
+}
+
+// childEnded mounts /var once the state child has said what to mount. Anything else a child made or said holds when it
+// ends: a policy in the kernel and the addresses of links outlive who put them there, and its last failure is why.
+func (g *guest) childEnded(spec child.Spec, status error) {
+	if spec.Name == stateChild && status == nil {
+		g.mountState()
+	}
+}
+
+// forget takes back what a child's predecessor complained of; its successor is ready and has said nothing like it.
+func (g *guest) forget(name string, keys ...string) {
+	g.fact(func(f *facts) {
+		for _, key := range keys {
+			if key == child.KeyFailure {
+				delete(f.failures, name)
+			} else {
+				delete(f.warnings, name)
+			}
+		}
+	})
+}

@@ -1,0 +1,199 @@
+package state
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"rempart/firstboot/contract"
+)
+
+// Kind is what a disk carries.
+type Kind string
+
+// The kinds. Only Blank and Interrupted disks are ever formatted.
+const (
+	Blank       Kind = "blank"       // nothing but zeros where signatures live
+	Interrupted Kind = "interrupted" // our own format of it was cut short
+	Ours        Kind = "ours"        // ext4 with the label of a state disk
+	Foreign     Kind = "foreign"     // anything else
+)
+
+// Found is what Probe saw.
+type Found struct {
+	Kind Kind
+	What string // for Foreign: what it looks like, for people
+	// Of the filesystem, for Ours.
+	BlockSize int64 // bytes
+	Blocks    int64
+	Errors    bool // the kernel marked it as having errors, or it was not unmounted and has no journal to replay
+}
+
+// window is how much of a disk's beginning and end must be zero for the disk to be blank. The signatures of every
+// filesystem, volume manager, RAID and encryption that libblkid knows lie within it; the deepest are btrfs at 64 KiB
+// and ZFS' second label, which ends at 512 KiB.
+const window = 1 << 20
+
+// MinSize is the smallest disk that is formatted, in bytes: below, ext4 has no room for a journal.
+const MinSize = 16 << 20
+
+// The marker stands at both ends of a disk while it is being formatted. mke2fs clears the one at the beginning half
+// way through and writes its superblock last, so a power cut leaves neither a blank disk nor an ext4; the one at the end
+// lies outside the filesystem and is taken away when mke2fs is done and all it wrote is on the disk.
+const (
+	marker     = "RMPFORMATTING\x00v1"
+	tail       = window // bytes kept free of the filesystem at the end of the disk
+	markerSize = 4096   // one block, the rest zero
+)
+
+// ext4 superblock; fs/ext4/ext4.h struct ext4_super_block, Documentation/filesystems/ext4/super.rst.
+const (
+	superOffset    = 1024
+	superMagic     = 0xEF53
+	atBlocksLow    = 0x04
+	atLogBlockSize = 0x18
+	atMagic        = 0x38
+	atState        = 0x3A
+	atCompat       = 0x5C
+	atIncompat     = 0x60
+	atLabel        = 0x78
+	labelSize      = 16
+	atBlocksHigh   = 0x150
+	stateValid     = 0x1 // EXT4_VALID_FS
+	stateError     = 0x2 // EXT4_ERROR_FS
+	compatJournal  = 0x4
+	incompatExtent = 0x40
+	incompat64     = 0x80
+	maxLogBlock    = 6 // 64 KiB
+)
+
+// Probe reads the beginning and the end of a disk of size bytes and says what it carries. It reads at most twice
+// window and trusts nothing it reads.
+func Probe(r io.ReaderAt, size int64) (Found, error) {
+	head, err := read(r, 0, min(size, window))
+	if err != nil {
+		return Found{}, err
+	}
+	end, err := read(r, max(0, size-window), min(size, window))
+	if err != nil {
+		return Found{}, err
+	}
+	// The end first: while a format is on its way whatever stands at the beginning is its work.
+	if size >= MinSize && isMarker(end) || isMarker(head) {
+		return Found{Kind: Interrupted}, nil
+	}
+	if zero(head) && zero(end) {
+		return Found{Kind: Blank}, nil
+	}
+	if f, ok := ext(head, size); ok {
+		return f, nil
+	}
+	return Found{Kind: Foreign, What: recognise(head, end)}, nil
+}
+
+func read(r io.ReaderAt, off, n int64) ([]byte, error) {
+	b := make([]byte, n)
+	got, err := r.ReadAt(b, off)
+	if int64(got) == n {
+		return b, nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return nil, fmt.Errorf("reading %d bytes at %d: %w", n, off, err)
+}
+
+func zero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// isMarker tells whether a window begins with the marker and holds nothing else in its block.
+func isMarker(b []byte) bool {
+	return len(b) >= markerSize && string(b[:len(marker)]) == marker && zero(b[len(marker):markerSize])
+}
+
+// ext reads an ext2, 3 or 4 superblock. ok is false when there is none.
+func ext(head []byte, size int64) (f Found, ok bool) {
+	if len(head) < superOffset+1024 {
+		return f, false
+	}
+	s := head[superOffset : superOffset+1024]
+	le := binary.LittleEndian
+	if le.Uint16(s[atMagic:]) != superMagic {
+		return f, false
+	}
+	label := strings.TrimRight(string(s[atLabel:atLabel+labelSize]), "\x00")
+	foreign := func(format string, args ...any) (Found, bool) {
+		return Found{Kind: Foreign, What: fmt.Sprintf(format, args...)}, true
+	}
+	if label != contract.StateLabel {
+		return foreign("ext2/3/4 with the label %q, wanted %q", label, contract.StateLabel)
+	}
+	if le.Uint32(s[atIncompat:])&incompatExtent == 0 {
+		return foreign("ext2 or ext3 with the label %q, wanted ext4", label)
+	}
+	log := le.Uint32(s[atLogBlockSize:])
+	if log > maxLogBlock {
+		return foreign("ext4 with a broken superblock: block size 2^%d KiB", log)
+	}
+	f = Found{Kind: Ours, BlockSize: 1024 << log, Blocks: int64(le.Uint32(s[atBlocksLow:]))}
+	if le.Uint32(s[atIncompat:])&incompat64 != 0 {
+		f.Blocks |= int64(le.Uint32(s[atBlocksHigh:])&0xffff) << 32
+	}
+	if f.Blocks == 0 || f.Blocks > size/f.BlockSize {
+		return foreign("ext4 of %d blocks of %d bytes on a disk of %d bytes: the disk was made smaller than its filesystem",
+			f.Blocks, f.BlockSize, size)
+	}
+	flags := le.Uint16(s[atState:])
+	f.Errors = flags&stateError != 0 || flags&stateValid == 0 && le.Uint32(s[atCompat:])&compatJournal == 0
+	return f, true
+}
+
+// known are signatures a person may have put on the disk by mistake, to be named in the message. The list decides
+// nothing: what is not on it is foreign all the same. Offsets are from libblkid's superblocks.
+var known = []struct {
+	offset int
+	magic  string
+	what   string
+}{
+	{0, "LUKS\xba\xbe", "LUKS"},
+	{512, "LABELONE", "an LVM physical volume"},
+	{0, "XFSB", "XFS"},
+	{64<<10 + 64, "_BHRfS_M", "btrfs"},
+	{4096 - 10, "SWAPSPACE2", "swap"},
+	{512, "EFI PART", "a GUID partition table"},
+	{1024, "\xe2\xe1\xf5\xe0", "EROFS"},
+	{0, "hsqs", "squashfs"},
+	{32<<10 + 1, "CD001", "ISO 9660"},
+	{3, "NTFS    ", "NTFS"},
+	{82, "FAT32   ", "FAT32"},
+	{54, "FAT16   ", "FAT16"},
+	{54, "FAT12   ", "FAT12"},
+	{4096, "\xfc\x4e\x2b\xa9", "a Linux RAID member"},
+	{0, "\xfc\x4e\x2b\xa9", "a Linux RAID member"},
+	{0, "verity\x00\x00", "a dm-verity hash device"},
+	{0, "QFI\xfb", "a qcow2 file attached as if it were raw"},
+	{510, "\x55\xaa", "an MBR partition table or boot sector"},
+}
+
+func recognise(head, end []byte) string {
+	for _, k := range known {
+		if len(head) >= k.offset+len(k.magic) && string(head[k.offset:k.offset+len(k.magic)]) == k.magic {
+			return k.what
+		}
+	}
+	if zero(head) {
+		return "data in its last MiB"
+	}
+	if zero(end) {
+		return "data of an unknown kind in its first MiB"
+	}
+	return "data of an unknown kind"
+}

@@ -1,0 +1,51 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+)
+
+// skeleton are the directories of /var, which the root's own links (home -> var/home) lead to.
+var skeleton = []struct {
+	name string
+	mode fs.FileMode
+}{
+	{"home", 0o755}, {"root", 0o700}, {"log", 0o755}, {"lib", 0o755}, {"lib/rempart", 0o755},
+	{"spool", 0o755}, {"cache", 0o755}, {"tmp", 0o777 | fs.ModeSticky},
+}
+
+// links are its symbolic links: what dies with a boot lives on the tmpfs.
+var links = []struct{ name, target string }{{"run", "../run"}, {"lock", "../run/lock"}}
+
+// Skeleton makes the directories of /var below dir that are missing. It runs at every boot over what a guest broken
+// into may have left: it follows no link out of dir, and what stands in a directory's place is reported, not removed.
+func Skeleton(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("/var: %w", err)
+	}
+	defer root.Close()
+	var failed []error
+	for _, d := range skeleton {
+		err := root.Mkdir(d.name, d.mode.Perm())
+		if err == nil {
+			err = root.Chmod(d.name, d.mode) // Mkdir is subject to the umask and takes no sticky bit
+		} else if errors.Is(err, fs.ErrExist) {
+			var info fs.FileInfo
+			if info, err = root.Lstat(d.name); err == nil && !info.IsDir() {
+				err = fmt.Errorf("/var/%s is a %v, wanted a directory", d.name, info.Mode().Type())
+			}
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("/var: %w", err))
+		}
+	}
+	for _, l := range links {
+		if err := root.Symlink(l.target, l.name); err != nil && !errors.Is(err, fs.ErrExist) {
+			failed = append(failed, fmt.Errorf("/var: %w", err))
+		}
+	}
+	return errors.Join(failed...)
+}
