@@ -40,7 +40,8 @@ func (s *Sparse) Put(offset int64, src io.ReaderAt, length int64) error {
 	}
 	i := sort.Search(len(s.extents), func(i int) bool { return s.extents[i].Offset+s.extents[i].Length > offset })
 	if i < len(s.extents) && s.extents[i].Offset < offset+length {
-		return fmt.Errorf("image: %d bytes at offset %d meet the %d bytes at offset %d", length, offset, s.extents[i].Length, s.extents[i].Offset)
+		return fmt.Errorf("image: %d bytes at offset %d meet the %d bytes at offset %d",
+			length, offset, s.extents[i].Length, s.extents[i].Offset)
 	}
 	s.extents = append(s.extents, Extent{})
 	copy(s.extents[i+1:], s.extents[i:])

@@ -45,7 +45,8 @@ func manyFiles() []File {
 	files := []File{
 		file("UPPER.TXT", 1), file("lower.txt", 2), file("MixedCas.e", 3), file("no_ext", 4), file(".hidden", 5),
 		file("two.dots.tar", 6), file("with space.txt", 7), file("exactly8.abc", 8), file("ninechars.abc", 9),
-		file("ext.four", 10), file("Grüße-東京.txt", 11), file("emoji 😀.txt", 18), file("WITHSP~1.TXT", 12), file("plus+,;=[].x", 13),
+		file("ext.four", 10), file("Grüße-東京.txt", 11), file("emoji 😀.txt", 18),
+		file("WITHSP~1.TXT", 12), file("plus+,;=[].x", 13),
 		file(strings.Repeat("n", 255), 14), file(strings.Repeat("m", 13), 15), file(strings.Repeat("m", 26), 16),
 		file("a/b/c/d/e/f/g/deep", 17),
 	}

@@ -78,7 +78,8 @@ func giveShortNames(nodes []*node) error {
 	return nil
 }
 
-// shorten is the basis-name algorithm of the specification. lossy says that the short form is not just the name in capitals.
+// shorten is the basis-name algorithm of the specification. lossy says that the short form is not
+// just the name in capitals.
 func shorten(name string) (base, ext string, lossy bool) {
 	trimmed := strings.TrimLeft(name, ".")
 	lossy = trimmed != name

@@ -196,8 +196,8 @@ func (t *Table) check(firstUsable, lastUsable uint64) error {
 }
 
 // Encode returns the bytes of the table. bootCode goes into the first BootCode bytes of sector 0 and may be empty.
-// It fails for a disk that is too small or too large, more than EntryCount partitions, a zero or doubled GUID, a name that is
-// too long or not UTF-8, and partitions that overlap or leave the usable sectors.
+// It fails for a disk that is too small or too large, more than EntryCount partitions, a zero or doubled GUID, a name
+// that is too long or not UTF-8, and partitions that overlap or leave the usable sectors.
 func (t *Table) Encode(bootCode []byte) (*Encoded, error) {
 	switch {
 	case t.Sectors < MinSectors || t.Sectors > MaxSectors:
@@ -205,7 +205,7 @@ func (t *Table) Encode(bootCode []byte) (*Encoded, error) {
 	case len(t.Partitions) > EntryCount:
 		return nil, fmt.Errorf("gpt: %d partitions: at most %d fit", len(t.Partitions), EntryCount)
 	case len(bootCode) > BootCode:
-		return nil, fmt.Errorf("gpt: boot code of %d bytes: at most %d fit before the partition record", len(bootCode), BootCode)
+		return nil, fmt.Errorf("gpt: boot code of %d bytes: at most %d fit", len(bootCode), BootCode)
 	case t.Disk == GUID{}:
 		return nil, errors.New("gpt: the disk has no GUID")
 	}

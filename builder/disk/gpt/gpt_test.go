@@ -21,7 +21,8 @@ func testTable() *Table {
 		Disk:    MustParseGUID("01234567-89ab-cdef-0123-456789abcdef"),
 		Sectors: testSectors,
 		Partitions: []Partition{
-			{Type: TypeBIOSBoot, GUID: MustParseGUID("11111111-2222-3333-4444-555555555555"), First: 2048, Last: 4095, Name: "bios"},
+			{Type: TypeBIOSBoot, GUID: MustParseGUID("11111111-2222-3333-4444-555555555555"),
+				First: 2048, Last: 4095, Name: "bios"},
 			{Type: TypeESP, GUID: MustParseGUID("aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"), First: 4096, Last: 8191,
 				Attributes: AttributeRequired, Name: "esp Grüße 😀"},
 			{},
@@ -164,7 +165,8 @@ func seal(disk []byte, header int) {
 
 // sealEntries does so for the primary entries and header.
 func sealEntries(disk []byte) {
-	binary.LittleEndian.PutUint32(disk[SectorSize+atEntriesCRC:], crc32.ChecksumIEEE(disk[entriesLBA*SectorSize:][:EntriesSize]))
+	sum := crc32.ChecksumIEEE(disk[entriesLBA*SectorSize:][:EntriesSize])
+	binary.LittleEndian.PutUint32(disk[SectorSize+atEntriesCRC:], sum)
 	seal(disk, SectorSize)
 }
 
@@ -294,7 +296,7 @@ func TestGUID(t *testing.T) {
 	if got, want := hex.EncodeToString(disk[:]), "28732ac11ff8d211ba4b00a0c93ec93b"; got != want {
 		t.Errorf("on disk %s; want %s", got, want)
 	}
-	for _, bad := range []string{"", text[1:], text + "0", strings.Replace(text, "-", "x", 1), strings.Replace(text, "c", "g", 1)} {
+	for _, bad := range []string{"", text[1:], text + "0", "x" + text[1:], strings.Replace(text, "-", "x", 1)} {
 		if g, err := ParseGUID(bad); err == nil {
 			t.Errorf("ParseGUID(%q) = %s; want an error", bad, g)
 		}

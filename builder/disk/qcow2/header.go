@@ -114,7 +114,8 @@ func (h *header) checkL1(entries uint32, offset uint64, size int64) error {
 	covers := h.clusterSize() * h.l2Entries() // bytes of one L1 entry
 	need := (h.size + covers - 1) / covers
 	if int64(entries) < need {
-		return fmt.Errorf("L1 table of %d entries, the virtual size of %d bytes needs %d: %w", entries, h.size, need, ErrCorrupt)
+		return fmt.Errorf("L1 table of %d entries, the virtual size of %d bytes needs %d: %w",
+			entries, h.size, need, ErrCorrupt)
 	}
 	if entries > maxL1Bytes/entryBytes {
 		return fmt.Errorf("L1 table of %d entries: %w", entries, ErrUnsupported)

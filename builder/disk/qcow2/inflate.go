@@ -8,8 +8,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// Limits of what a zstd frame may ask for. QEMU compresses one cluster at a time, so no window is larger than a cluster;
-// libzstd's own default limit for a stream is 128 MiB, which a hostile image could make us allocate.
+// Limits of what a zstd frame may ask for. QEMU compresses one cluster at a time, so no window is larger than a
+// cluster; libzstd's own default limit for a stream is 128 MiB, which a hostile image could make us allocate.
 const (
 	zstdMaxWindow = 8 << 20
 	zstdMaxMemory = 16 << 20

@@ -2,6 +2,7 @@ package qcow2
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"rempart/builder/disk"
@@ -77,7 +79,8 @@ func saveAs(t testing.TB, path string, s *disk.Sparse, o Options) string {
 // check has qemu-img find no error and no leak.
 func check(t testing.TB, path string) {
 	t.Helper()
-	if out := judge.Run(t, "qemu-utils", "qemu-img", "check", path); !strings.HasPrefix(out, "No errors were found on the image.\n") {
+	out := judge.Run(t, "qemu-utils", "qemu-img", "check", path)
+	if !strings.HasPrefix(out, "No errors were found on the image.\n") {
 		t.Errorf("qemu-img check:\n%s", out)
 	}
 }
@@ -245,7 +248,8 @@ func TestWriteOverBacking(t *testing.T) {
 		t.Fatal(err)
 	}
 	compare(t, judge.Raw(t, want), over)
-	if got := infoOf(t, over); got.BackingFile != "base.qcow2" || got.BackingFormat != "qcow2" || got.VirtualSize != 12<<20 {
+	if got := infoOf(t, over); got.BackingFile != "base.qcow2" || got.BackingFormat != "qcow2" ||
+		got.VirtualSize != 12<<20 {
 		t.Errorf("qemu-img info: %+v", got)
 	}
 
@@ -279,7 +283,7 @@ func TestWriteRefusals(t *testing.T) {
 		{"unknown compression", 1024, Options{Compression: 2}, "unsupported"},
 		{"backing without name", 1024, Options{Backing: &Backing{Format: "raw"}}, "want a name"},
 		{"backing without format", 1024, Options{Backing: &Backing{Name: "a"}}, "raw or qcow2"},
-		{"long backing name", 1024, Options{Backing: &Backing{Name: strings.Repeat("x", 1024), Format: "raw"}}, "want a name"},
+		{"long backing name", 1024, Options{Backing: &Backing{strings.Repeat("x", 1024), "raw"}}, "want a name"},
 		{"holes without backing", 1024, Options{HolesShowBacking: true}, "none"},
 	} {
 		f, err := os.Create(filepath.Join(t.TempDir(), "image"))
@@ -306,9 +310,33 @@ func TestWriteErrors(t *testing.T) {
 	if err := Write(t.Context(), f, short, Options{}); err == nil || !strings.Contains(err.Error(), "unexpected EOF") {
 		t.Errorf("content that ends early: %v", err)
 	}
-	if head := make([]byte, 4); true {
-		if n, _ := f.ReadAt(head, 0); n == 4 && bytes.Equal(head, []byte("QFI\xfb")) {
-			t.Error("a failed write left something that looks like an image")
-		}
+	noImage(t, f)
+
+	full, err := os.Create(filepath.Join(judge.TinyDisk(t), "image"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	s := disk.NewSparse(8 << 20)
+	put(t, s, 0, random(4<<20, "large"))
+	if err := Write(t.Context(), full, s, Options{}); !errors.Is(err, syscall.ENOSPC) ||
+		!strings.Contains(err.Error(), full.Name()) || !strings.Contains(err.Error(), "4194304") {
+		t.Errorf("Write = %v; want ENOSPC that names the file and 4194304 bytes", err)
+	}
+	noImage(t, full)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := Write(ctx, f, sample(t), Options{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Write cancelled = %v; want %v", err, context.Canceled)
+	}
+	noImage(t, f)
+}
+
+// noImage checks that what a failed Write left is not taken for an image.
+func noImage(t *testing.T, f *os.File) {
+	t.Helper()
+	if is, err := IsImage(f); is || err != nil {
+		t.Errorf("IsImage of what a failed write left = %v, %v", is, err)
 	}
 }

@@ -1,10 +1,11 @@
-// Package judge runs the foreign programs that say in tests whether what this tree writes is right.
+// Package judge is for the tests of this tree: it runs the foreign programs that say whether what is written is right.
 package judge
 
 import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"rempart/builder/disk"
@@ -58,4 +59,22 @@ func Raw(t testing.TB, image *disk.Sparse) string {
 		t.Fatal(err)
 	}
 	return f.Name()
+}
+
+// TinyDisk returns a folder on a filesystem of 1 MiB, for tests of full disks. It needs root to mount it.
+func TinyDisk(t testing.TB) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: mounting a tmpfs of 1 MiB to fill it needs root")
+	}
+	dir := t.TempDir()
+	if err := syscall.Mount("rempart-test", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Errorf("unmounting %s: %v", dir, err)
+		}
+	})
+	return dir
 }
