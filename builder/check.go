@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"rempart/firstboot/filter"
 	"rempart/profiles"
 )
 
@@ -21,7 +22,8 @@ func checkCommand() *command {
 		help: `
 Reads the profile FILE, or standard input for -, or where there is no such file the built-in profile NAME, and tells
 all that is wrong with it, a line each: file:line:column, what was found and expected, and what to write instead.
-Nothing is built or written. Warnings do not make a profile invalid.
+Of a good one it tells how many probes, flows that must pass or must not, prove its policy. Nothing is built or
+written. Warnings do not make a profile invalid.
 
 Exit status: 0 the profile is good, 1 it could not be read, 2 it is invalid.`,
 		setup: func(flags *pflag.FlagSet) func(ctx context.Context, c *console, args []string) error {
@@ -40,6 +42,7 @@ Exit status: 0 the profile is good, 1 it could not be read, 2 it is invalid.`,
 type checkResult struct {
 	OK       bool               `json:"ok"`
 	Name     string             `json:"name,omitempty"`
+	Probes   int                `json:"probes"`   // flows that prove the policy
 	Findings []profiles.Finding `json:"findings"` // what makes the profile invalid
 	Warnings []profiles.Finding `json:"warnings"`
 }
@@ -54,12 +57,15 @@ func check(c *console, name string, asJSON bool) error {
 	case err != nil:
 		return err
 	default:
-		result.OK, result.Name = true, p.Name
+		if _, err := filter.Compile(p); err != nil {
+			return fmt.Errorf("the profile is valid, and its policy does not compile; this is a fault of rempart: %w", err)
+		}
+		result.OK, result.Name, result.Probes = true, p.Name, len(filter.Probes(p))
 		result.Warnings = append(result.Warnings, p.Warnings...)
 	}
 	if asJSON {
-		if err := printJSON(c.out, result); err != nil {
-			return err
+		if printErr := printJSON(c.out, result); printErr != nil {
+			return printErr
 		}
 		return err
 	}
@@ -70,7 +76,7 @@ func check(c *console, name string, asJSON bool) error {
 		w.What = "warning: " + w.What
 		fmt.Fprintln(c.err, w)
 	}
-	_, err = fmt.Fprintln(c.out, "ok")
+	_, err = fmt.Fprintf(c.out, "ok, %d probes\n", result.Probes)
 	return err
 }
 

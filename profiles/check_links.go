@@ -59,7 +59,11 @@ func checkLabel(name string) (problem, hint string) {
 	case len(name) > maxLabel:
 		return fmt.Sprintf("the host name has %d bytes, expected at most %d", len(name), maxLabel), ""
 	case name != strings.ToLower(name):
-		return "the host name " + quote(name) + " has capitals", "write " + quote(strings.ToLower(name))
+		lower := strings.ToLower(name)
+		if problem, _ := checkLabel(lower); problem != "" {
+			return problem, ""
+		}
+		return "the host name " + quote(name) + " has capitals", "write " + lower
 	case !allOf(name, isLabelByte):
 		return "the host name " + quote(name) + " has other than letters, digits and -", ""
 	case name[0] == '-' || name[len(name)-1] == '-':
@@ -180,6 +184,13 @@ const (
 	minBits6 = 16
 )
 
+func leastBits(a netip.Addr) int {
+	if a.Is4() {
+		return minBits4
+	}
+	return minBits6
+}
+
 // checkOwnAddress tells what is wrong with an address for the guest itself.
 func checkOwnAddress(p netip.Prefix) (problem, hint string) {
 	a, bits := p.Addr(), p.Bits()
@@ -189,11 +200,7 @@ func checkOwnAddress(p netip.Prefix) (problem, hint string) {
 	if problem := checkUnicast(a); problem != "" {
 		return problem, ""
 	}
-	least := minBits6
-	if a.Is4() {
-		least = minBits4
-	}
-	if bits < least {
+	if least := leastBits(a); bits < least {
 		return fmt.Sprintf("%s: no subnet is as large as /%d, expected /%d to /%d", p, bits, least, a.BitLen()), ""
 	}
 	return checkHostPart(a, p.Masked())

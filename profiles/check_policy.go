@@ -28,12 +28,11 @@ func (v *validator) end(what, name string, at Pos, words ...string) bool {
 
 // policy checks each rule by itself.
 func (v *validator) policy() {
-	matches := 0
+	if at, yes := v.policyTooLarge(); yes {
+		v.reject(at, "", "policy: more than %d rules or %d services in all", maxPolicy, maxMatches)
+		return
+	}
 	for i, rule := range v.p.Policy {
-		if matches += len(rule.Matches); matches > maxMatches || i >= maxPolicy {
-			v.reject(rule.At, "", "policy: more than %d rules or %d services in all", maxPolicy, maxMatches)
-			return
-		}
 		from := v.places.find(rule.At, "policy[%d].from", i)
 		to := v.places.find(rule.At, "policy[%d].to", i)
 		good := v.end("policy", rule.From, from, Self, Any)
@@ -60,6 +59,17 @@ const (
 	maxPolicy  = maxRules * 4 // lines of several services in the long form are several rules
 	maxMatches = 4096
 )
+
+// policyTooLarge is the place of the first rule too many.
+func (v *validator) policyTooLarge() (Pos, bool) {
+	matches := 0
+	for i, rule := range v.p.Policy {
+		if matches += len(rule.Matches); matches > maxMatches || i >= maxPolicy {
+			return rule.At, true
+		}
+	}
+	return Pos{}, false
+}
 
 // wideOpen warns of a line that lets strangers do anything.
 func (v *validator) wideOpen(rule Rule) {
@@ -89,22 +99,26 @@ func (v *validator) match(rule Rule, m Match, i int) {
 	}
 	good := true
 	for j, p := range m.Sources {
-		good = v.narrowed(p, v.places.find(rule.At, "policy[%d].sources[%d]", i, j)) && good
+		good = v.narrowed(p, rule.From, v.places.find(rule.At, "policy[%d].sources[%d]", i, j)) && good
 	}
 	for j, p := range m.Destinations {
-		good = v.narrowed(p, v.places.find(rule.At, "policy[%d].destinations[%d]", i, j)) && good
+		good = v.narrowed(p, rule.To, v.places.find(rule.At, "policy[%d].destinations[%d]", i, j)) && good
 	}
 	if good && len(m.Sources) > 0 && len(m.Destinations) > 0 && !shareFamily(m.Sources, m.Destinations) {
 		v.reject(v.places.find(rule.At, "policy[%d].destinations[0]", i), "", "policy: from and to share no address family")
 	}
 }
 
-func (v *validator) narrowed(p netip.Prefix, at Pos) bool {
-	problem, hint := checkNetwork(p)
-	if problem != "" {
+// narrowed checks addresses that a line is limited to, on its side of a zone.
+func (v *validator) narrowed(p netip.Prefix, zone string, at Pos) bool {
+	if problem, hint := checkNetwork(p); problem != "" {
 		v.reject(at, hint, "policy: %s", problem)
+		return false
 	}
-	return problem == ""
+	if z := v.zone(zone); z != nil && !v.mayHold(z, p) {
+		v.warn(at, "the line never matches it", "policy: nothing in %s can be in zone %s", p, clip(zone))
+	}
+	return true
 }
 
 func shareFamily(a, b []netip.Prefix) bool {
@@ -120,7 +134,7 @@ func shareFamily(a, b []netip.Prefix) bool {
 
 // shadows warns of rules that never decide because earlier ones decide all they match.
 func (v *validator) shadows() {
-	if v.places.spoilt("policy") || len(v.p.Policy) > maxPolicy {
+	if _, yes := v.policyTooLarge(); yes || v.places.spoilt("policy") {
 		return
 	}
 	for j, rule := range v.p.Policy {

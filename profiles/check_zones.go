@@ -148,14 +148,16 @@ func (v *validator) zoneOverlaps() {
 					v.places.spoilt("zones.%s.prefix", other.zone.Name) {
 					continue
 				}
-				v.overlap(l, s, other)
+				if v.overlap(l, s, other) {
+					break // one is enough to say of each
+				}
 			}
 		}
 		v.uncovered(&l, shares)
 	}
 }
 
-func (v *validator) overlap(l Link, s, other share) {
+func (v *validator) overlap(l Link, s, other share) bool {
 	names := fmt.Sprintf("zones %s and %s", clip(other.zone.Name), clip(s.zone.Name))
 	switch {
 	case s.whole() && other.whole():
@@ -175,11 +177,13 @@ func (v *validator) overlap(l Link, s, other share) {
 				if p.Overlaps(q) {
 					v.reject(v.places.find(s.zone.At, "zones.%s.prefixes[%d]", s.zone.Name, j),
 						"an address can be in one zone only", "%s overlap on link %s: %s and %s", names, clip(l.Name), q, p)
-					return
+					return true
 				}
 			}
 		}
+		return false
 	}
+	return true
 }
 
 // uncovered warns of a subnet of the link that no prefix names while another subnet of it is named: most likely the
@@ -229,17 +233,13 @@ func (v *validator) uncovered(l *Link, shares []share) {
 // admin checks the way in.
 func (v *validator) admin() {
 	a := v.p.Admin
-	if v.places.spoilt("admin") {
-		// What it names could still be told, but without it the rest is guesswork.
-		return
-	}
 	if a.None {
 		if len(a.Zones)+len(a.Prefixes) > 0 {
 			v.reject(a.At, "", "admin: both none and from")
 		}
 		return
 	}
-	if len(a.Zones)+len(a.Prefixes) == 0 {
+	if len(a.Zones)+len(a.Prefixes) == 0 && !v.places.spoilt("admin") {
 		v.reject(a.At, "write `admin: none` if the console is enough", "admin: nobody may reach the guest")
 	}
 	for i, name := range a.Zones {
@@ -284,8 +284,9 @@ func (v *validator) adminPrefix(p netip.Prefix, at Pos) {
 		v.reject(at, hint, "admin.from: %s", problem)
 		return
 	}
-	if p.Bits() == 0 {
-		v.reject(at, "name the addresses that administer it", "admin.from: %s is everybody", p)
+	if least := leastBits(p.Addr()); p.Bits() < least {
+		v.reject(at, "name the addresses that administer it", "admin.from: %s is nearly everybody, expected /%d or longer",
+			p, least)
 		return
 	}
 	for _, l := range v.p.Links {

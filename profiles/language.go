@@ -49,9 +49,9 @@ func profileFields() table[Profile] {
 			" in RAM and lost at power-off. Default 256M.",
 			kind: textLike(`^(none|[0-9]{1,6} ?[MGT](iB)?)$`), decode: readState},
 		{name: "links", doc: "The network interfaces: their names, and how each is set up.",
-			kind: named(linkPattern, linkFields().schema()), required: true, decode: readLinks},
+			kind: filled(named(linkPattern, linkFields().schema())), required: true, decode: readLinks},
 		{name: "zones", doc: "Parts of the network that are trusted alike: a name, and the links or addresses in it.",
-			kind:     named(zonePattern, eitherOf(oneOrMore(textLike(linkPattern)), zoneFields().schema())),
+			kind:     filled(named(zonePattern, eitherOf(oneOrMore(textLike(linkPattern)), zoneFields().schema()))),
 			required: true, decode: readZones},
 		{name: "hosts", doc: "Names for addresses: NAME: ADDRESS, a list of them, or .10 for host 10 of the one IPv4 subnet.",
 			kind: named(hostPattern, oneOrMore(hostAddress())), decode: readHosts},
@@ -72,7 +72,7 @@ func profileFields() table[Profile] {
 		{name: "ra", doc: "IPv6 router advertisements on inside links: LINK: {prefix: PREFIX, dns: ADDRESS}.",
 			later: "remove it, and configure IPv6 on the clients by hand"},
 		{name: "ntp", doc: "Time: {servers: [NAME], serve: [LINK]}.",
-			later: "remove it, the guest keeps its hypervisor's clock"},
+			later: "remove it, the guest takes its hypervisor's clock"},
 		{name: "bans", doc: "Sources shut out after repeated attempts: SERVICE: 5/10m for 1h.",
 			later: "remove it, and narrow admin.from or the policy line's from instead"},
 		{name: "sets", doc: "Named sets of addresses for use in policy lines: NAME: [PREFIX].",
@@ -93,7 +93,7 @@ func profileFields() table[Profile] {
 			later: "remove it, /var and /srv are on the state disk"},
 		{name: "overlays", doc: "File trees laid on the root: [DIRECTORY].", later: "remove it"},
 		{name: "packages", doc: "Debian packages laid on the root: [NAME].", later: "remove it"},
-		{name: "users", doc: "People who may log in: NAME: {keys: [FILE]}.", later: "remove it, the console is open"},
+		{name: "users", doc: "People who may log in: NAME: {keys: [FILE]}.", later: "remove it"},
 		{name: "secrets", doc: "Values that are on the guest's identity disk only: [NAME].", later: "remove it"},
 		{name: "health", doc: "Probes of the appliance's own job beyond those of the policy.",
 			later: "remove it, the policy's own probes are always made"},
@@ -169,7 +169,7 @@ func adminFields() table[Admin] {
 		{name: "from", doc: "Where SSH is accepted from: a zone, an address, a prefix, or a list of these.",
 			kind:     oneOrMore(textLike(`^([a-z][a-z0-9_-]{0,30}|[0-9a-fA-F.:]+(/[0-9]{1,3})?)$`)),
 			required: true, decode: readAdminFrom},
-		{name: "keys", doc: "Files with SSH public keys.", later: "remove it, the admin logs in on the console"},
+		{name: "keys", doc: "Files with SSH public keys.", later: "remove it"},
 	}
 }
 

@@ -70,7 +70,7 @@ func inOrder(file string, findings []Finding) Invalid {
 		}
 		return a.Column - b.Column
 	})
-	findings = slices.Compact(findings)
+	findings = slices.Compact(findings) // a service that is two matches tells the same twice
 	if n := len(findings); n > maxFindings {
 		last := findings[maxFindings-1]
 		findings = append(findings[:maxFindings:maxFindings], Finding{File: file, Pos: last.Pos,

@@ -10,6 +10,9 @@ import (
 
 func readHosts(r *reader, v value, p *Profile) {
 	const what = "an address, a short form such as .10, or a list of these"
+	if v.node.Kind != yaml.MappingNode {
+		r.places.spoil("hosts")
+	}
 	for _, entry := range r.entries(v, "a mapping such as web: 192.168.0.102", maxHosts) {
 		h := Host{Name: entry.key.Value, At: entry.keyPos()}
 		before := len(r.findings)

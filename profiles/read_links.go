@@ -39,6 +39,10 @@ func (r *reader) profile(root *yaml.Node) bool {
 }
 
 func readName(r *reader, v value, p *Profile) {
+	if v.node.Kind == yaml.ScalarNode && v.node.Tag == "!!int" {
+		r.expected(v, "a host name", "write \""+clip(v.node.Value)+"\" if that is meant")
+		return
+	}
 	p.Name, _ = r.word(v, "a host name")
 	r.places.put(v.pos(), "name")
 }
@@ -90,7 +94,9 @@ func readKernel(r *reader, v value, p *Profile) {
 }
 
 func readLinks(r *reader, v value, p *Profile) {
-	for _, entry := range r.entries(v, "a mapping such as lan0: {address: 192.168.0.1/24}", maxLinks) {
+	const what = "a mapping such as lan0: {address: 192.168.0.1/24}"
+	r.filled(v, what)
+	for _, entry := range r.entries(v, what, maxLinks) {
 		i := len(p.Links)
 		p.Links = append(p.Links, Link{Name: entry.key.Value, At: entry.keyPos()})
 		for field := range linkFields().read(r, entry, &p.Links[i]) {
@@ -161,7 +167,7 @@ func parseInterfaceAddress(text string) (p netip.Prefix, problem, hint string) {
 	switch {
 	case err != nil:
 		return p, "expected an address with prefix length such as 192.168.0.1/24, or dhcp, found " + quote(text),
-			suggest(text, []string{"dhcp"})
+			nearest(text, []string{"dhcp"})
 	case p.Addr().Is4In6():
 		return p, "the address " + quote(text) + " is IPv4 in IPv6 clothes", "write it as IPv4"
 	}

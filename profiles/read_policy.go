@@ -44,6 +44,7 @@ func (r *reader) policyLine(item value, p *Profile) {
 	line := &policyLine{from: from, to: to, p: p}
 	switch v.node.Kind {
 	case yaml.MappingNode:
+		r.filled(v, serviceForms)
 		r.longServices(v, line)
 	case yaml.SequenceNode:
 		r.serviceList(v, line)
@@ -106,7 +107,7 @@ func (r *reader) matches(v value, text string) ([]Match, bool) {
 func (r *reader) serviceList(v value, line *policyLine) {
 	var all []Match
 	good := true
-	for _, item := range r.elements(v, serviceForms, maxServices) {
+	for _, item := range r.items(v, serviceForms, maxServices) {
 		text, ok := r.service(item)
 		if !ok {
 			good = false

@@ -4,6 +4,7 @@ import "gopkg.in/yaml.v3"
 
 func readZones(r *reader, v value, p *Profile) {
 	const what = "a mapping such as home: lan0, or home: {link: lan0, prefix: 192.168.0.0/24}"
+	r.filled(v, what)
 	for _, entry := range r.entries(v, what, maxZones) {
 		name := entry.key.Value
 		z := Zone{Name: name, External: externalByName(name), At: entry.keyPos()}

@@ -56,6 +56,8 @@ func (r *reader) expected(v value, what, hint string) {
 // describe names what stands at a node, for "found ...".
 func describe(n *yaml.Node) string {
 	switch {
+	case n.Kind == yaml.MappingNode && len(n.Content) == 0:
+		return "an empty mapping"
 	case n.Kind == yaml.MappingNode:
 		return "a mapping"
 	case n.Kind == yaml.SequenceNode && len(n.Content) == 0:
@@ -70,16 +72,12 @@ func describe(n *yaml.Node) string {
 	return quote(n.Value)
 }
 
-// word reads a text. Numbers are no text: a name of digits needs quotes.
+// word reads a text. Numbers and the like are none.
 func (r *reader) word(v value, what string) (string, bool) {
 	if v.node.Kind == yaml.ScalarNode && v.node.Tag == "!!str" {
 		return v.node.Value, true
 	}
-	hint := ""
-	if v.node.Kind == yaml.ScalarNode && v.node.Value != "" {
-		hint = "put quotes around it if that is meant"
-	}
-	r.expected(v, what, hint)
+	r.expected(v, what, "")
 	return "", false
 }
 
@@ -119,21 +117,25 @@ func (r *reader) boolean(v value) (yes, ok bool) {
 
 // items are the elements of a list, or the value itself where one may stand for a list of one.
 func (r *reader) items(v value, what string, most int) []value {
-	if v.node.Kind != yaml.SequenceNode {
-		if v.node.Tag == "!!null" {
-			r.expected(v, what, "")
-			return nil
-		}
+	switch {
+	case v.node.Tag == "!!null", v.node.Kind == yaml.SequenceNode && len(v.node.Content) == 0:
+		r.expected(v, what, "")
+		return nil
+	case v.node.Kind != yaml.SequenceNode:
 		return []value{v}
 	}
 	return r.elements(v, what, most)
 }
 
-// elements are the elements of a list that must be one.
+// elements are the elements of a list that must be one, and may be empty.
 func (r *reader) elements(v value, what string, most int) []value {
 	switch {
-	case v.node.Kind != yaml.SequenceNode, len(v.node.Content) == 0:
-		r.expected(v, what, "")
+	case v.node.Kind != yaml.SequenceNode:
+		hint := ""
+		if v.node.Kind == yaml.ScalarNode && v.node.Value != "" {
+			hint = "write [" + clip(v.node.Value) + "]"
+		}
+		r.expected(v, what, hint)
 		return nil
 	case len(v.node.Content) > most:
 		r.rejectAt(v.pos(), "", "%s: %d elements, expected at most %d", v.name, len(v.node.Content), most)
@@ -146,10 +148,10 @@ func (r *reader) elements(v value, what string, most int) []value {
 	return all
 }
 
-// entries are the members of a mapping whose keys are names the author chose.
+// entries are the members of a mapping whose keys are names the author chose; there may be none.
 func (r *reader) entries(v value, what string, most int) []value {
 	switch {
-	case v.node.Kind != yaml.MappingNode, len(v.node.Content) == 0:
+	case v.node.Kind != yaml.MappingNode:
 		r.expected(v, what, "")
 		return nil
 	case len(v.node.Content)/2 > most:
@@ -167,6 +169,13 @@ func (r *reader) entries(v value, what string, most int) []value {
 		all = append(all, value{node: n, key: key, name: v.name + "." + clip(key.Value)})
 	}
 	return all
+}
+
+// filled tells that a mapping must not be empty.
+func (r *reader) filled(v value, what string) {
+	if v.node.Kind == yaml.MappingNode && len(v.node.Content) == 0 {
+		r.expected(v, what, "")
+	}
 }
 
 // read fills into from a mapping and returns the names of the fields that could not be read.
@@ -208,13 +217,18 @@ func (t table[T]) read(r *reader, v value, into *T) map[string]bool {
 			f.decode(r, member, into)
 		case f.required:
 			// A block mapping begins at its first key; the key it belongs to is the better place.
-			r.rejectAt(v.keyPos(), f.doc, "missing %s", prefix+f.name)
+			r.rejectAt(v.keyPos(), asHint(f.doc), "missing %s", prefix+f.name)
 		}
 		if len(r.findings) > before {
 			failed[f.name] = true
 		}
 	}
 	return failed
+}
+
+// asHint turns the doc of a field into the second half of a finding.
+func asHint(doc string) string {
+	return strings.ToLower(doc[:1]) + strings.TrimSuffix(doc[1:], ".")
 }
 
 func (t table[T]) knows(name string) bool {

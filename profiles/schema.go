@@ -89,9 +89,15 @@ func oneWordOf(words ...string) schema {
 }
 func eitherOf(kinds ...schema) schema { return schema{"anyOf": kinds} }
 func listOf(item schema) schema {
-	return schema{"type": "array", "items": item, "minItems": 1}
+	return schema{"type": "array", "items": item}
 }
-func oneOrMore(item schema) schema { return eitherOf(item, listOf(item)) }
+
+// filled is a list or mapping that is not empty.
+func filled(s schema) schema {
+	s["minItems"], s["minProperties"] = 1, 1 // each counts for its own type only
+	return s
+}
+func oneOrMore(item schema) schema { return eitherOf(item, filled(listOf(item))) }
 func yesOrNo() schema              { return schema{"type": "boolean"} }
 func numberIn(low, high int) schema {
 	return schema{"type": "integer", "minimum": low, "maximum": high}
@@ -111,6 +117,18 @@ func single(pattern string, item schema) schema {
 
 // suggest is the hint for a word that is none of those known: the nearest by edit distance, or all when they are few.
 func suggest(word string, known []string) string {
+	if near := nearest(word, known); near != "" {
+		return near
+	}
+	if len(known) == 0 || len(known) > 24 {
+		return ""
+	}
+	sorted := slices.Sorted(slices.Values(known))
+	return "known: " + strings.Join(sorted, ", ")
+}
+
+// nearest is the hint for a word that is a slip away from one of those known, else empty.
+func nearest(word string, known []string) string {
 	best, least := "", 3 // further than two edits is no slip of the fingers
 	if len(word) <= 4 {
 		least = 2 // of a short word, two edits leave nothing
@@ -122,16 +140,10 @@ func suggest(word string, known []string) string {
 			}
 		}
 	}
-	switch {
-	case best != "":
-		return fmt.Sprintf("did you mean %q?", best)
-	case len(known) == 0:
-		return ""
-	case len(known) > 24:
+	if best == "" {
 		return ""
 	}
-	sorted := slices.Sorted(slices.Values(known))
-	return "known: " + strings.Join(sorted, ", ")
+	return fmt.Sprintf("did you mean %q?", best)
 }
 
 // editDistance counts insertions, deletions, replacements and swaps of neighbours (optimal string alignment).

@@ -109,5 +109,5 @@ func serviceSchema() schema {
 		"propertyNames":        eitherOf(oneWordOf(append(names, anyService)...), textLike(portPattern)),
 		"additionalProperties": eitherOf(actions, matchFields().schema()),
 	}
-	return eitherOf(oneWordOf(serviceWords()...), textLike(portPattern), listOf(one), long)
+	return eitherOf(oneWordOf(serviceWords()...), textLike(portPattern), filled(listOf(one)), long)
 }

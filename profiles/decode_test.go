@@ -1,0 +1,185 @@
+package profiles
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func builtinJSON(t testing.TB) []byte {
+	t.Helper()
+	p, err := Load("home-firewall")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+func TestDecodeRefusesWhatNobodyWrote(t *testing.T) {
+	good := string(builtinJSON(t))
+	if _, err := Decode([]byte(good)); err != nil {
+		t.Fatalf("Decode(JSON of a profile): %v", err)
+	}
+	replace := func(old, new string) string {
+		if !strings.Contains(good, old) {
+			t.Fatalf("%s is not in %s", old, good)
+		}
+		return strings.Replace(good, old, new, 1)
+	}
+	for _, c := range []struct {
+		name, src, want string
+		canonical       bool
+	}{
+		{name: "empty", src: "", want: "EOF"},
+		{name: "null", src: "null", want: "not the JSON rempart writes", canonical: true},
+		{name: "unknown key", src: replace(`"name":`, `"nmae":1,"name":`), want: "unknown field"},
+		{name: "key twice", src: replace(`"name":`, `"name":"x","name":`), want: "not the JSON", canonical: true},
+		{name: "another case", src: replace(`"name":"fw-1"`, `"Name":"fw-1"`), want: "not the JSON", canonical: true},
+		{name: "key missing", src: replace(`"kernel":"cloud",`, ``), want: "not the JSON", canonical: true},
+		{name: "two values", src: good + good, want: "something follows"},
+		{name: "trailing junk", src: good + "x", want: "something follows"},
+		{name: "wrong type", src: replace(`"memory":134217728`, `"memory":"128M"`), want: "cannot unmarshal"},
+		{name: "too large", src: strings.Repeat(" ", maxJSON+1), want: "more than"},
+	} {
+		p, err := Decode([]byte(c.src))
+		if p != nil || err == nil || !strings.Contains(err.Error(), c.want) || errors.Is(err, ErrNotCanonical) != c.canonical {
+			t.Errorf("Decode(%s) = %v, %v; want an error with %q", c.name, p, err, c.want)
+		}
+	}
+}
+
+// TestDecodeKeepsTheRules breaks a good profile in one way after the other, as no YAML could, and wants each told.
+func TestDecodeKeepsTheRules(t *testing.T) {
+	for _, c := range []struct {
+		want string
+		edit func(p *Profile)
+	}{
+		{"name: the host name is empty", func(p *Profile) { p.Name = "" }},
+		{"memory: 0M", func(p *Profile) { p.Memory = 0 }},
+		{"memory: 1 bytes", func(p *Profile) { p.Memory = 1 }},
+		{"kernel: expected cloud", func(p *Profile) { p.Kernel = "" }},
+		{"state: -1 bytes", func(p *Profile) { p.State.Size = -1 }},
+		{"there are no links", func(p *Profile) { p.Links = nil }},
+		{"65 links, expected at most 64", func(p *Profile) { p.Links = make([]Link, maxLinks+1) }},
+		{`link "lan0" is declared twice`, func(p *Profile) { p.Links[1].Name = "lan0" }},
+		{"links.lan0.mac: expected a hardware address", func(p *Profile) { p.Links[0].MAC = "52:54:00:12:34:5A" }},
+		{"links.lan0.mtu: -1", func(p *Profile) { p.Links[0].MTU = -1 }},
+		{"links.lan0: no address", func(p *Profile) { p.Links[0].Addresses = nil }},
+		{"is no address with prefix length", func(p *Profile) { p.Links[0].Addresses[0] = netip.Prefix{} }},
+		{"links.lan0.gateway: there is no address", func(p *Profile) { p.Links[0].Gateways[0] = Gateway{} }},
+		{"there are no zones", func(p *Profile) { p.Zones = nil }},
+		{"65 zones, expected at most 64", func(p *Profile) { p.Zones = make([]Zone, maxZones+1) }},
+		{`zone "home" is declared twice`, func(p *Profile) { p.Zones[2].Name = "home" }},
+		{"zones.dmz: no link", func(p *Profile) { p.Zones[2].Members = nil }},
+		{"both rest and prefixes", func(p *Profile) { p.Zones[0].Members[0].Rest = true }},
+		{"zones.home: 1025 prefixes", func(p *Profile) { p.Zones[0].Members[0].Prefixes = make([]netip.Prefix, maxPrefixes+1) }},
+		{"zones.home.prefix: invalid Prefix is no prefix", func(p *Profile) {
+			p.Zones[0].Members[0].Prefixes = make([]netip.Prefix, 1)
+		}},
+		{"has bits set beyond its length", func(p *Profile) {
+			p.Zones[0].Members[0].Prefixes[0] = netip.MustParsePrefix("192.168.0.1/24")
+		}},
+		{"admin: both none and from", func(p *Profile) { p.Admin.None = true }},
+		{"admin: nobody may reach the guest", func(p *Profile) { p.Admin.Zones = nil }},
+		{"expected accept, drop or reject", func(p *Profile) { p.Policy[0].Action = "" }},
+		{"policy: ports without tcp or udp", func(p *Profile) { p.Policy[0].Matches[0].Ports = []PortRange{{1, 2}} }},
+		{"policy: expected tcp, udp or ping", func(p *Profile) { p.Policy[0].Matches[0].Protocol = "icmp" }},
+		{"policy: 9-8 is no range", func(p *Profile) {
+			p.Policy[0].Matches[0] = Match{Protocol: TCP, Ports: []PortRange{{9, 8}}}
+		}},
+		{"policy: more than 4096 rules", func(p *Profile) { p.Policy = make([]Rule, maxPolicy+1) }},
+		{"masquerade: 1025 directions", func(p *Profile) { p.Masquerade = make([]Pair, maxPairs+1) }},
+		{"forwards: 4097 in all", func(p *Profile) { p.Forwards = make([]Forward, maxForwardRules+1) }},
+		{"forwards: expected tcp or udp", func(p *Profile) { p.Forwards[0].Protocol = Ping }},
+		{"forwards: 0 ports", func(p *Profile) { p.Forwards[0].Ports = nil }},
+		{"forwards: 0 is no range", func(p *Profile) { p.Forwards[0].Ports = []PortRange{{0, 0}} }},
+		{"forwards: 2 ports lead to the one port 8", func(p *Profile) { p.Forwards[0].ToPort = 8 }},
+		{"forwards: there is no address", func(p *Profile) { p.Forwards[0].To = netip.Addr{} }},
+		{"is no plain address", func(p *Profile) { p.Forwards[0].To = netip.MustParseAddr("::ffff:10.9.0.2") }},
+		{"forwards: 10.9.0.1 is the guest's own address", func(p *Profile) {
+			p.Forwards[0].To, p.Forwards[0].Ports = netip.MustParseAddr("10.9.0.1"), nil
+		}},
+		{`host "web" is declared twice`, func(p *Profile) {
+			h := Host{Name: "web", Addresses: []netip.Addr{netip.MustParseAddr("10.9.0.2")}}
+			p.Hosts = []Host{h, h}
+		}},
+		{"hosts.web: no address", func(p *Profile) { p.Hosts = []Host{{Name: "web", Addresses: []netip.Addr{}}} }},
+		{"hosts: 4097 entries", func(p *Profile) { p.Hosts = make([]Host, maxHosts+1) }},
+	} {
+		p, err := Load("home-firewall")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.edit(p)
+		raw, err := json.Marshal(p)
+		if err != nil {
+			t.Fatalf("%s: %v", c.want, err)
+		}
+		var invalid Invalid
+		if _, err := Decode(raw); !errors.As(err, &invalid) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("Decode of a profile broken so: %v; want Invalid with %q", err, c.want)
+		}
+	}
+}
+
+func TestDecodeTakesIndentedJSON(t *testing.T) {
+	var indented bytes.Buffer
+	if err := json.Indent(&indented, builtinJSON(t), "", "\t"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Decode(indented.Bytes()); err != nil {
+		t.Errorf("Decode(indented JSON): %v; want it taken", err)
+	}
+}
+
+// TestDecodeLinksNoYAML builds a program that only decodes and looks for the YAML parser and our reader in it.
+func TestDecodeLinksNoYAML(t *testing.T) {
+	symbols := func(call string) string {
+		dir, err := os.MkdirTemp(".", "linktest") // inside the module, so that the import resolves
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		src := `package main
+
+import "rempart/profiles"
+
+func main() {
+	p, err := ` + call + `
+	println(p, err)
+}
+`
+		if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(src), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		binary := filepath.Join(t.TempDir(), "program")
+		if out, err := exec.Command("go", "build", "-o", binary, "./"+dir).CombinedOutput(); err != nil {
+			t.Fatalf("go build: %v\n%s", err, out)
+		}
+		out, err := exec.Command("go", "tool", "nm", binary).Output()
+		if err != nil {
+			t.Fatalf("go tool nm: %v", err)
+		}
+		return string(out)
+	}
+	parser := []string{"yaml_parser_parse", "yaml_parser_fetch_next_token", "profiles.profileFields", "profiles.readDocument"}
+	decodes, parses := symbols("profiles.Decode(nil)"), symbols(`profiles.Parse("", nil)`)
+	for _, name := range parser {
+		if strings.Contains(decodes, name) {
+			t.Errorf("a program that calls Decode holds %s; want it dropped by the linker", name)
+		}
+		if !strings.Contains(parses, name) {
+			t.Errorf("a program that calls Parse lacks %s; want the name this test looks for mended", name)
+		}
+	}
+}

@@ -1,0 +1,147 @@
+package profiles
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// findingCase is one case of testdata/findings.txt.
+type findingCase struct {
+	name, edit, want string
+}
+
+const findingsFile = "testdata/findings.txt"
+
+// readFindingCases reads the head of the file, its base profile and its cases.
+func readFindingCases(t testing.TB) (head, base string, cases []findingCase) {
+	t.Helper()
+	raw, err := os.ReadFile(findingsFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := strings.Split("\n"+string(raw), "\n== ")
+	for _, part := range parts[1:] {
+		name, body, _ := strings.Cut(part+"\n", "\n")
+		edit, want, _ := strings.Cut("\n"+body, "\n--\n")
+		edit = strings.TrimRight(strings.TrimPrefix(edit, "\n"), "\n") + "\n"
+		cases = append(cases, findingCase{name, edit, strings.TrimSpace(want)})
+	}
+	if len(cases) == 0 || cases[0].name != "base" {
+		t.Fatalf("%s: the first case must be base", findingsFile)
+	}
+	return strings.TrimSpace(parts[0]), cases[0].edit, cases
+}
+
+// applied is the profile a case means.
+func (c findingCase) applied(base string) string {
+	if text, alone := strings.CutPrefix(c.edit, "!"); alone {
+		return text
+	}
+	if c.name == "base" || strings.HasPrefix(c.edit, "rempart: 1\n") {
+		return c.edit
+	}
+	lines := strings.SplitAfter(strings.TrimSuffix(base, "\n")+"\n", "\n")
+	lines = lines[:len(lines)-1]
+	var added []string
+	current := -1 // the replaced line of the base that indented lines of the edit continue
+	replaced := map[int]bool{}
+	for line := range strings.Lines(c.edit) {
+		key, _, _ := strings.Cut(line, ":")
+		switch {
+		case strings.HasPrefix(line, " ") || strings.HasPrefix(line, "\t"):
+			if current >= 0 {
+				lines[current] += line
+			} else {
+				added = append(added, line)
+			}
+			continue
+		}
+		current = -1
+		for i, old := range lines {
+			if strings.HasPrefix(old, key+":") && !replaced[i] {
+				lines[i], current = line, i
+				replaced[i] = true
+				break
+			}
+		}
+		if current < 0 {
+			added = append(added, line)
+		}
+	}
+	return strings.Join(lines, "") + strings.Join(added, "")
+}
+
+// verdict is all that is told of a profile, and what the schema says.
+func verdict(t *testing.T, src string) string {
+	t.Helper()
+	p, err := Parse("fw.yaml", []byte(src))
+	var out strings.Builder
+	var invalid Invalid
+	switch {
+	case err == nil:
+		for _, w := range p.Warnings {
+			fmt.Fprintf(&out, "warning %s\n", strings.TrimPrefix(w.String(), "fw.yaml:"))
+		}
+		fmt.Fprintln(&out, "ok")
+	case errors.As(err, &invalid):
+		for _, f := range invalid {
+			fmt.Fprintln(&out, strings.TrimPrefix(f.String(), "fw.yaml:"))
+		}
+	default:
+		t.Errorf("Parse: error %T %v; want Invalid", err, err)
+	}
+	schemaErr, readable := againstSchema(t, []byte(src))
+	switch {
+	case !readable:
+	case schemaErr != nil && err == nil:
+		t.Errorf("the schema refuses what Parse takes: %v", schemaErr)
+	case schemaErr != nil:
+		fmt.Fprintln(&out, "schema: refused")
+	default:
+		fmt.Fprintln(&out, "schema: taken")
+	}
+	return strings.TrimSpace(out.String())
+}
+
+func TestFindings(t *testing.T) {
+	head, base, cases := readFindingCases(t)
+	var renewed bytes.Buffer
+	done := 0
+	fmt.Fprintln(&renewed, head)
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			src := c.applied(base)
+			got := verdict(t, src)
+			if got != c.want && !*update {
+				t.Errorf("findings of\n%s\nare\n%s\n\nwant\n%s", src, got, c.want)
+			}
+			done++
+			fmt.Fprintf(&renewed, "\n== %s\n%s--\n%s\n", c.name, c.edit, got)
+		})
+	}
+	if *update && !t.Failed() && done == len(cases) { // not after -run Findings/one
+		if err := os.WriteFile(findingsFile, renewed.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestParseSize(t *testing.T) {
+	for text, want := range map[string]int64{"16M": 16 << 20, "1G": 1 << 30, "2 TiB": 2 << 40, "3GiB": 3 << 30} {
+		if got, err := ParseSize(text); err != nil || got != want {
+			t.Errorf("ParseSize(%q) = %d, %v; want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "0M", "M", "128", "-1M", "1K", "1.5G", "01M", "1MM", "1  M", "1iB", "9999999M", "1m"} {
+		if got, err := ParseSize(text); err == nil {
+			t.Errorf("ParseSize(%q) = %d; want an error", text, got)
+		}
+	}
+}
