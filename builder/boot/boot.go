@@ -57,12 +57,13 @@ func ArchOf(name string) (Arch, error) {
 
 // Cmdline returns the kernel command line of a master.
 //
-// The last console that exists becomes /dev/console: hvc0 under Xen, else the serial port, else the screen. quiet
-// because full logging makes a paravirtualised start three times slower. The kernel's panic timeout stays 0: a
+// The last console that exists becomes /dev/console: hvc0 under Xen, else the serial port. The screen (tty0) is left
+// out: where hvc0 is named but absent the kernel would take it for /dev/console, and the serial port would fall
+// silent. quiet because full logging makes a paravirtualised start three times slower. The kernel's panic timeout stays 0: a
 // panicked guest stops and the host's crash policy decides, it never restarts by itself.
 func Cmdline(a Arch, v contract.Verity) string {
 	return strings.Join([]string{
-		"console=tty0", "console=" + a.Serial, "console=hvc0", "quiet",
+		"console=" + a.Serial, "console=hvc0", "quiet",
 		contract.KeyVerity + "=" + v.String(),
 	}, " ")
 }
