@@ -1,0 +1,191 @@
+// Package packettest proves a profile's policy with real packets. It puts a virtual internet around a guest, lets the
+// hosts in it try every flow of filter.Probes, and judges each by what the frames on the guest's links say and not by
+// what anybody claims:
+//
+//   - a flow that must pass has to come out of the guest translated as expected, and its answer has to get back;
+//   - a flow that must not pass has to have been delivered to the guest's NIC, must not come out by any link under
+//     any translation, and must not be answered. That this is not the silence of a dead network is shown by a
+//     control: flows that must pass, over the same links, before and after.
+//
+// From power-on until the guest is ready it also knocks with every flow that must not pass: nothing may get through
+// before the policy is there either.
+//
+// What it deliberately does not do: start the guest, compute the flows, or test throughput.
+package packettest
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"rempart/builder/virtualnet"
+	"rempart/firstboot/filter"
+	"rempart/profiles"
+)
+
+// Bench is a virtual internet with room for one guest.
+type Bench struct {
+	profile *profiles.Profile
+	probes  []filter.Probe
+	macs    []net.HardwareAddr // the guest's, by index of the link
+	links   map[string]*segment
+	watch   *watch
+	// receivers are the open ends of flows, each by what stops it; only link, dst, protocol and port of the key are set.
+	receivers map[flowKey]func()
+	log       *slog.Logger
+	files     []*os.File
+	dumps     []*virtualnet.Capture
+	pcaps     string
+}
+
+// segment is what one link of the guest is plugged into.
+type segment struct {
+	*virtualnet.Segment
+	link     profiles.Link
+	index    int
+	own      []netip.Prefix      // the guest's addresses; of a DHCP link the one it is going to be given
+	gateways map[bool]netip.Addr // by "is IPv6": whom the far side of a default route is behind
+	hosts    map[netip.Addr]*virtualnet.Host
+	router   *virtualnet.Host // has the gateways' addresses and those of everything behind them
+	injector *virtualnet.Injector
+	macs     byte // how many hardware addresses are given out
+}
+
+// Options are what a bench may be told.
+type Options struct {
+	Log *slog.Logger
+	// Captures is a folder for one capture of each link, LINK.pcap; empty: none.
+	Captures string
+}
+
+// New builds the internet around a guest with the given profile, whose links have the given hardware addresses.
+func New(p *profiles.Profile, macs []net.HardwareAddr, o Options) (*Bench, error) {
+	if len(macs) != len(p.Links) {
+		return nil, fmt.Errorf("packet test of %s: %d hardware addresses for %d links", p.Name, len(macs), len(p.Links))
+	}
+	b := &Bench{profile: p, probes: filter.Probes(p), macs: macs, links: map[string]*segment{}, log: o.Log,
+		watch: newWatch(), receivers: map[flowKey]func(){}, pcaps: o.Captures}
+	for i, l := range p.Links {
+		s, err := b.addSegment(i, l)
+		if err != nil {
+			b.Close()
+			return nil, err
+		}
+		b.links[l.Name] = s
+	}
+	for i := range b.probes {
+		b.complete(&b.probes[i])
+		if err := b.populate(b.probes[i]); err != nil {
+			b.Close()
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// Close ends everything and writes the captures out.
+func (b *Bench) Close() error {
+	for _, stop := range b.receivers {
+		if stop != nil {
+			stop()
+		}
+	}
+	for _, s := range b.links {
+		s.Close()
+	}
+	var failed error
+	for i, c := range b.dumps {
+		if err := c.Flush(); err != nil && failed == nil {
+			failed = fmt.Errorf("capture %s: %w", b.files[i].Name(), err)
+		}
+		b.files[i].Close()
+	}
+	return failed
+}
+
+// Plug connects our end of the wire of a link.
+func (b *Bench) Plug(link int, wire net.Conn) {
+	b.links[b.profile.Links[link].Name].PlugGuest(wire)
+}
+
+// Probes are the flows, with what only this bench knows filled in.
+func (b *Bench) Probes() []filter.Probe { return b.probes }
+
+func (b *Bench) capture(s *segment) error {
+	if b.pcaps == "" {
+		return nil
+	}
+	if err := os.MkdirAll(b.pcaps, 0o777); err != nil {
+		return fmt.Errorf("captures: %w", err)
+	}
+	f, err := os.Create(filepath.Join(b.pcaps, s.link.Name+".pcap"))
+	if err != nil {
+		return fmt.Errorf("captures: %w", err)
+	}
+	c := virtualnet.NewCapture(f)
+	b.files, b.dumps = append(b.files, f), append(b.dumps, c)
+	s.Observe(c.Observe)
+	return nil
+}
+
+// How flows are tried.
+const (
+	// passTime is how long a flow that must pass may take. A translated guest on a busy host needs a tenth.
+	passTime = 10 * time.Second
+	// silence is how long an answer to a flow that must not pass is waited for. The closing controls, which queue up
+	// behind it in the guest, are what makes it long enough: what comes out later is still seen.
+	silence = 1200 * time.Millisecond
+	// settle is how long stragglers are watched for after the last control.
+	settle = 200 * time.Millisecond
+	// crowd is how many flows are tried at once: a NIC's queue holds 256 packets, a guest of 128 MB more than this.
+	crowd = 24
+)
+
+// Run tries every flow and judges. The guest must be ready.
+func (b *Bench) Run(ctx context.Context) (Report, error) {
+	start := time.Now()
+	var pass, block []int
+	for i, p := range b.probes {
+		if p.Pass {
+			pass = append(pass, i)
+		} else {
+			block = append(block, i)
+		}
+	}
+	first, last, blocked := make([]*attempt, len(b.probes)), make([]*attempt, len(b.probes)), make([]*attempt, len(b.probes))
+	b.each(ctx, pass, first)
+	b.each(ctx, block, blocked)
+	b.each(ctx, pass, last)
+	select {
+	case <-time.After(settle):
+	case <-ctx.Done():
+	}
+	if err := ctx.Err(); err != nil {
+		return Report{}, fmt.Errorf("packet test of %s: %w", b.profile.Name, err)
+	}
+	report := b.judge(first, blocked, last)
+	report.Seconds = time.Since(start).Seconds()
+	return report, nil
+}
+
+// each tries the named probes, many at a time.
+func (b *Bench) each(ctx context.Context, which []int, out []*attempt) {
+	var wait sync.WaitGroup
+	slots := make(chan struct{}, crowd)
+	for _, i := range which {
+		slots <- struct{}{}
+		wait.Add(1)
+		go func() {
+			defer wait.Done()
+			defer func() { <-slots }()
+			out[i] = b.try(ctx, b.probes[i])
+		}()
+	}
+	wait.Wait()
+}

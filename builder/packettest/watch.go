@@ -1,0 +1,245 @@
+package packettest
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"rempart/builder/virtualnet"
+	"rempart/firstboot/filter"
+	"rempart/profiles"
+)
+
+// A flow is recognised on the far side of the guest, whatever was translated on the way, by a token no translation
+// touches: the initial sequence number of a TCP connection, the payload of a datagram or an echo request.
+const tokenSize = 24
+
+// tokenPrefix makes a token readable in a capture; a random name follows, in hex.
+const tokenPrefix = "rempart:"
+
+func newToken() string {
+	var name [(tokenSize - len(tokenPrefix)) / 2]byte
+	rand.Read(name[:]) // never fails: crypto/rand
+	return tokenPrefix + hex.EncodeToString(name[:])
+}
+
+// Sighting is a packet of a flow as it left the guest.
+type Sighting struct {
+	Link     string         `json:"link"`
+	Src      netip.Addr     `json:"src"`
+	Dst      netip.AddrPort `json:"dst"`
+	SourceAt time.Time      `json:"-"`
+}
+
+// answer is what a guest or receiver said to the sender.
+type answer int
+
+const (
+	silent      answer = iota
+	replied            // a reply of the flow's own protocol: SYN and ACK, datagram, echo reply
+	reset              // TCP reset
+	portClosed         // ICMP port unreachable
+	prohibited         // ICMP administratively prohibited
+	unreachable        // any other ICMP unreachable
+)
+
+func (a answer) String() string {
+	return [...]string{"no answer", "answered", "refused by reset", "refused: port unreachable",
+		"refused: prohibited", "refused: unreachable"}[a]
+}
+
+// attempt is one try of one probe.
+type attempt struct {
+	probe filter.Probe
+	token string
+
+	mu       sync.Mutex
+	sent     int        // packets of the flow delivered to the guest
+	left     []Sighting // packets of the flow that came out of it
+	answered answer
+	whole    bool          // the receiver's answer came back to the sender whole
+	took     time.Duration // until then
+	failure  string        // why not, in the sender's words
+}
+
+func (a *attempt) snapshot() (sent int, left []Sighting, answered answer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sent, append([]Sighting(nil), a.left...), a.answered
+}
+
+// flowKey is a flow as its sender writes it.
+type flowKey struct {
+	link     string
+	src, dst netip.Addr
+	protocol profiles.Protocol
+	port     uint16
+}
+
+func keyOf(p filter.Probe) flowKey { return flowKey{p.Link, p.Src, p.Dst, p.Protocol, p.Port} }
+
+// watch sees every frame of every segment.
+type watch struct {
+	mu       sync.Mutex
+	running  map[flowKey]*attempt
+	tokens   map[string]*attempt
+	sequence map[uint32]*attempt
+}
+
+func newWatch() *watch {
+	return &watch{running: map[flowKey]*attempt{}, tokens: map[string]*attempt{}, sequence: map[uint32]*attempt{}}
+}
+
+// begin makes frames of the probe count for a new attempt.
+func (w *watch) begin(p filter.Probe) *attempt {
+	a := &attempt{probe: p, token: newToken()}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.running[keyOf(p)] = a
+	w.tokens[a.token] = a
+	return a
+}
+
+// expect makes a connection attempt with a sequence number made by hand count for an attempt.
+func (w *watch) expect(sequence uint32, a *attempt) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sequence[sequence] = a
+}
+
+// observe is the observer of one link.
+func (w *watch) observe(link string, mac net.HardwareAddr) virtualnet.Observer {
+	return func(at time.Time, frame []byte, fromGuest bool) {
+		d, err := virtualnet.Dissect(frame)
+		if err != nil {
+			return
+		}
+		if fromGuest {
+			w.fromGuest(link, at, d)
+		} else if bytes.Equal(d.DstMAC, mac) {
+			w.toGuest(link, d)
+		}
+	}
+}
+
+// toGuest counts what is delivered to the guest.
+func (w *watch) toGuest(link string, d virtualnet.Dissection) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	a := w.find(d)
+	if a == nil && d.Protocol == virtualnet.TCP && d.SYN && !d.ACK {
+		if a = w.running[flowKey{link, d.Src, d.Dst, profiles.TCP, d.DstPort}]; a != nil {
+			w.sequence[d.Sequence] = a
+		}
+	}
+	if a != nil && a.probe.Link == link && a.probe.Src == d.Src {
+		a.mu.Lock()
+		a.sent++
+		a.mu.Unlock()
+	}
+}
+
+// find tells whose packet this is; the lock is held. Answers carry the token too and are nobody's.
+func (w *watch) find(d virtualnet.Dissection) *attempt {
+	switch {
+	case d.Protocol == virtualnet.TCP && d.SYN && !d.ACK:
+		return w.sequence[d.Sequence]
+	case (d.Protocol == virtualnet.UDP || d.Protocol == virtualnet.EchoRequest) && len(d.Payload) >= tokenSize:
+		return w.tokens[string(d.Payload[:tokenSize])]
+	}
+	return nil
+}
+
+// fromGuest notes what comes out of the guest: packets of a flow, or answers to its sender.
+func (w *watch) fromGuest(link string, at time.Time, d virtualnet.Dissection) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if a := w.find(d); a != nil {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if d.Protocol == virtualnet.UDP && d.Dst == a.probe.Src && link == a.probe.Link {
+			a.answered = replied // the receiver's echo, on its way back
+			return
+		}
+		a.left = append(a.left, Sighting{Link: link, Src: d.Src, Dst: netip.AddrPortFrom(d.Dst, d.DstPort), SourceAt: at})
+		return
+	}
+	a, said := w.answerTo(link, d)
+	if a == nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.answered == silent {
+		a.answered = said
+	}
+}
+
+// answerTo tells whose sender a packet answers, and what it says.
+func (w *watch) answerTo(link string, d virtualnet.Dissection) (*attempt, answer) {
+	switch d.Protocol {
+	case virtualnet.TCP:
+		a := w.running[flowKey{link, d.Dst, d.Src, profiles.TCP, d.SrcPort}]
+		if d.RST {
+			return a, reset
+		}
+		if d.SYN && d.ACK {
+			return a, replied
+		}
+	case virtualnet.EchoReply:
+		if len(d.Payload) >= tokenSize {
+			if a := w.tokens[string(d.Payload[:tokenSize])]; a != nil && a.probe.Link == link && a.probe.Src == d.Dst {
+				return a, replied
+			}
+		}
+	case virtualnet.Unreachable:
+		quoted, err := virtualnet.DissectPacket(d.Payload)
+		if err != nil || quoted.Src != d.Dst {
+			return nil, silent
+		}
+		key := flowKey{link: link, src: quoted.Src, dst: quoted.Dst, port: quoted.DstPort}
+		switch quoted.Protocol {
+		case virtualnet.TCP:
+			key.protocol = profiles.TCP
+		case virtualnet.UDP:
+			key.protocol = profiles.UDP
+		case virtualnet.EchoRequest:
+			key.protocol = profiles.Ping
+		}
+		return w.running[key], unreachableKind(d)
+	}
+	return nil, silent
+}
+
+// unreachableKind reads the codes of RFC 792, RFC 1812 section 5.2.7.1 and RFC 4443 section 3.1.
+func unreachableKind(d virtualnet.Dissection) answer {
+	if d.Src.Is6() {
+		switch d.Code {
+		case 1:
+			return prohibited
+		case 4:
+			return portClosed
+		}
+		return unreachable
+	}
+	switch d.Code {
+	case 3:
+		return portClosed
+	case 9, 10, 13:
+		return prohibited
+	}
+	return unreachable
+}
+
+// String is a sighting for people.
+func (s Sighting) String() string {
+	if s.Dst.Port() == 0 {
+		return fmt.Sprintf("%s to %s by %s", s.Src, s.Dst.Addr(), s.Link)
+	}
+	return fmt.Sprintf("%s to %s by %s", s.Src, s.Dst, s.Link)
+}
