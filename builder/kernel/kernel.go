@@ -133,6 +133,10 @@ func (k *Kernel) index(below string, e tree.Entry) error {
 	case suffix != "" && suffix != ".xz":
 		return fmt.Errorf("/%s: modules with suffix %q cannot be unpacked; only .ko and .ko.xz can", e.Path, suffix)
 	}
+	// The indices separate paths by blanks and colons.
+	if strings.ContainsFunc(below, func(c rune) bool { return c <= ' ' || c == ':' || c >= 0x7f }) {
+		return fmt.Errorf("%q: a module's path must be of printable ASCII without blanks and colons", "/"+e.Path)
+	}
 	name := moduleName(below)
 	if old, ok := k.files[name]; ok {
 		return fmt.Errorf("/%s: there is another module of that name, %s", e.Path, old.path)

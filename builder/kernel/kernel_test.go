@@ -3,6 +3,8 @@ package kernel
 import (
 	"bytes"
 	"context"
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"io"
 	"io/fs"
@@ -13,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ulikunitz/xz"
 
 	"rempart/builder/rootfs/debtest"
 	"rempart/builder/rootfs/tree"
@@ -266,6 +270,61 @@ func TestOpenIsLazy(t *testing.T) {
 	}
 }
 
+// TestCompressed packs the modules as Debian 13 does, moves them below usr/lib, and wants the same set to come out.
+func TestCompressed(t *testing.T) {
+	k := open(t)
+	wants := []Want{{Name: "virtio_blk", Why: "a test"}, {Name: "erofs", Why: "a test"}}
+	plain, err := k.Select(t.Context(), wants)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries := []tree.Entry{k.Image}
+	for _, m := range plain.Modules {
+		var b bytes.Buffer
+		w, err := xz.WriterConfig{DictCap: 1 << 20, CheckSum: xz.CRC32}.NewWriter(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(m.content); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		entries = append(entries, tree.Bytes("usr/lib/modules/"+k.Release+"/"+m.Path+".xz", 0o644, b.Bytes(), m.Origin))
+	}
+	var order, builtin bytes.Buffer
+	for _, m := range plain.Modules {
+		order.WriteString(m.Path + ".xz\n")
+	}
+	for name := range k.builtin {
+		builtin.WriteString("kernel/" + name + ".ko\n")
+	}
+	dir := "usr/lib/modules/" + k.Release
+	entries = append(entries, tree.Bytes(dir+"/modules.order", 0o644, order.Bytes(), "t"),
+		tree.Bytes(dir+"/modules.builtin", 0o644, builtin.Bytes(), "t"))
+	packed, err := Open(entries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := packed.Select(t.Context(), wants)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, want := set.Entries("m"), plain.Entries("m")
+	if len(got) != len(want) {
+		t.Fatalf("%d entries came out; want %d", len(got), len(want))
+	}
+	for i := range got {
+		if filepath.Base(want[i].Path) == fileBuiltin {
+			continue
+		}
+		if got[i].Path != want[i].Path || !bytes.Equal(content(t, got[i]), content(t, want[i])) {
+			t.Errorf("entry %d is /%s with %d bytes; want /%s with %d", i, got[i].Path, got[i].Size, want[i].Path, want[i].Size)
+		}
+	}
+}
+
 // TestOpenRefuses gives Open what is not a kernel package.
 func TestOpenRefuses(t *testing.T) {
 	image := func(p string) tree.Entry { return tree.Bytes(p, 0o644, []byte("MZ"), "test") }
@@ -282,6 +341,8 @@ func TestOpenRefuses(t *testing.T) {
 		{"no modules", []tree.Entry{image("boot/vmlinuz-1")}, "no modules"},
 		{"another kernel's modules", []tree.Entry{image("boot/vmlinuz-1"), ko("lib/modules/2/kernel/a.ko")}, "no modules"},
 		{"unknown compression", []tree.Entry{image("boot/vmlinuz-1"), ko("lib/modules/1/kernel/a.ko.zst")}, ".zst"},
+		{"a blank in a module's path", []tree.Entry{image("boot/vmlinuz-1"), ko("lib/modules/1/kernel/a b.ko")}, "blanks"},
+		{"a line break in a module's path", []tree.Entry{image("boot/vmlinuz-1"), ko("lib/modules/1/x\n/b.ko")}, "blanks"},
 		{"the same module twice", []tree.Entry{image("boot/vmlinuz-1"), ko("lib/modules/1/kernel/a-b.ko"),
 			ko("lib/modules/1/kernel/x/a_b.ko")}, "another module of that name"},
 	} {
@@ -324,16 +385,48 @@ func TestBadModules(t *testing.T) {
 	}
 }
 
+// smallModule is the least ELF file that parse takes for a module: a fuzzer gets nowhere with a real one.
+func smallModule(modinfo string) []byte {
+	const names = "\x00.modinfo\x00"
+	var b bytes.Buffer
+	put := func(v any) {
+		if err := binary.Write(&b, binary.LittleEndian, v); err != nil {
+			panic(err)
+		}
+	}
+	const start = 64 // behind the header
+	h := elf.Header64{Type: uint16(elf.ET_REL), Machine: uint16(elf.EM_X86_64), Version: 1, Ehsize: 64,
+		Shoff: uint64(start + len(modinfo) + len(names)), Shentsize: 64, Shnum: 3, Shstrndx: 2}
+	copy(h.Ident[:], "\x7fELF\x02\x01\x01")
+	put(h)
+	b.WriteString(modinfo + names)
+	put([]elf.Section64{{},
+		{Name: 1, Type: uint32(elf.SHT_PROGBITS), Off: start, Size: uint64(len(modinfo))},
+		{Type: uint32(elf.SHT_STRTAB), Off: uint64(start + len(modinfo)), Size: uint64(len(names))}})
+	return b.Bytes()
+}
+
+// TestModinfo wants each key to be read, and a line break to be refused.
+func TestModinfo(t *testing.T) {
+	m := &Module{Name: "virtio_x", content: smallModule("name=virtio-x\x00depends=a-b,c\x00alias=pci:v*\x00alias=y\x00" +
+		"softdep=pre: p-1 q post: r\x00license=GPL\x00")}
+	if err := m.parse(); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(m.Depends, []string{"a_b", "c"}) || !slices.Equal(m.Aliases, []string{"pci:v*", "y"}) ||
+		!slices.Equal(m.Pre, []string{"p-1", "q"}) || !slices.Equal(m.Post, []string{"r"}) {
+		t.Errorf("parse = depends %q, aliases %q, pre %q, post %q", m.Depends, m.Aliases, m.Pre, m.Post)
+	}
+	for _, bad := range []string{"alias=a\nalias=b", "depends=a\n", "softdep=pre:\ra", "name=other"} {
+		if err := (&Module{Name: "virtio", content: smallModule(bad)}).parse(); err == nil {
+			t.Errorf("parse of %q = nil; want an error", bad)
+		}
+	}
+}
+
 // FuzzModinfo gives the parser bytes from outside. It must neither fail hard nor let a line break into an index.
 func FuzzModinfo(f *testing.F) {
-	k := open(f)
-	boot, err := k.BootSet(context.Background())
-	if err != nil {
-		f.Fatal(err)
-	}
-	for _, name := range []string{"libcrc32c", "virtio", "virtio_blk"} {
-		f.Add(boot.Lookup(name).content)
-	}
+	f.Add(smallModule("name=virtio\x00depends=a,b\x00alias=pci:v*\x00softdep=pre: c post: d\x00"))
 	f.Add([]byte("\x7fELF"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m := &Module{Name: "virtio", Path: "kernel/virtio.ko", content: b}

@@ -88,6 +88,9 @@ func (o *overlay) manifest(text string) error {
 	if len(text) > maxManifest {
 		return fmt.Errorf("1: %d bytes; the limit is %d", len(text), maxManifest)
 	}
+	if i := strings.IndexByte(text, 0); i >= 0 {
+		return fmt.Errorf("%d: a NUL, which no path can hold", 1+strings.Count(text[:i], "\n"))
+	}
 	o.named = make(map[string]bool)
 	for i, line := range strings.Split(text, "\n") {
 		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {

@@ -68,6 +68,7 @@ func TestOverlayRefuses(t *testing.T) {
 		{"a//b/ 0755", "not a clean path"},
 		{"./ 0755", "not a clean path"},
 		{"x -> y\nx -> z", "twice"},
+		{"x -> y\nx -> a\x00b", "o.manifest:2: a NUL"},
 	} {
 		_, err := Overlay(overlayOf(c.line), "o")
 		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "o.manifest:") {
