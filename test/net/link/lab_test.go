@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -156,12 +157,19 @@ func need(t *testing.T, program, pkg string) string {
 type lab struct {
 	t    *testing.T
 	root string // of the guest
+	id   int64  // namespaces are named by it, so that labs stand side by side
 }
+
+var labs atomic.Int64
+
+// space is the name ip(8) knows a namespace by.
+func (l *lab) space(name string) string { return fmt.Sprintf("%s-%d", name, l.id) }
 
 func newLab(t *testing.T, spaces ...string) *lab {
 	t.Helper()
+	t.Parallel()
 	need(t, "ip", "iproute2")
-	l := &lab{t: t, root: filepath.Join("/run", "root-"+strings.ReplaceAll(t.Name(), "/", "-"))}
+	l := &lab{t: t, id: labs.Add(1), root: filepath.Join("/run", "root-"+strings.ReplaceAll(t.Name(), "/", "-"))}
 	for _, dir := range []string{l.root, filepath.Join(l.root, "run/rempart/link")} {
 		if err := os.MkdirAll(dir, 0o777); err != nil {
 			t.Fatal(err)
@@ -177,8 +185,8 @@ func newLab(t *testing.T, spaces ...string) *lab {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(l.root) })
 	for _, s := range append([]string{"fw"}, spaces...) {
-		l.must("ip", "netns", "add", s)
-		t.Cleanup(func() { l.must("ip", "netns", "del", s) })
+		l.must("ip", "netns", "add", l.space(s))
+		t.Cleanup(func() { l.must("ip", "netns", "del", l.space(s)) })
 		l.in(s, "sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
 		if s != "fw" {
 			l.in(s, "ip", "link", "set", "lo", "up")
@@ -210,13 +218,14 @@ func (l *lab) must(name string, args ...string) string {
 // in runs a program in a namespace.
 func (l *lab) in(space string, args ...string) string {
 	l.t.Helper()
-	return l.must("ip", append([]string{"netns", "exec", space}, args...)...)
+	return l.must("ip", append([]string{"netns", "exec", l.space(space)}, args...)...)
 }
 
 // wire puts a cable between the guest's NIC (name, MAC) and another namespace, whose end is up with addresses.
 func (l *lab) wire(name, mac, space, peer string, addresses ...string) {
 	l.t.Helper()
-	l.must("ip", "link", "add", "a"+name, "netns", "fw", "address", mac, "type", "veth", "peer", "name", peer, "netns", space)
+	l.must("ip", "link", "add", "a"+name, "netns", l.space("fw"), "address", mac, "type", "veth",
+		"peer", "name", peer, "netns", l.space(space))
 	l.in("fw", "ip", "link", "set", "a"+name, "name", name)
 	for _, a := range addresses {
 		l.in(space, "ip", "address", "add", a, "dev", peer)
@@ -227,7 +236,7 @@ func (l *lab) wire(name, mac, space, peer string, addresses ...string) {
 // background starts a program in a namespace and stops it, by its pid, when the test ends.
 func (l *lab) background(space string, args ...string) *process {
 	l.t.Helper()
-	p := &process{cmd: exec.Command("ip", append([]string{"netns", "exec", space}, args...)...)}
+	p := &process{cmd: exec.Command("ip", append([]string{"netns", "exec", l.space(space)}, args...)...)}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
 	if err := p.cmd.Start(); err != nil {
 		l.t.Fatal(err)
@@ -296,7 +305,7 @@ func (l *lab) start(p *profiles.Profile) *guest {
 		l.t.Fatal(err)
 	}
 	g := &guest{lab: l, begun: time.Now()}
-	g.cmd = exec.Command("ip", "netns", "exec", "fw", "setpriv", "--reuid="+childUser, "--regid="+childUser,
+	g.cmd = exec.Command("ip", "netns", "exec", l.space("fw"), "setpriv", "--reuid="+childUser, "--regid="+childUser,
 		"--clear-groups", "--no-new-privs", "--bounding-set=-all,"+childGrant, "--inh-caps=-all,"+childGrant,
 		"--ambient-caps=-all,"+childGrant, childPath)
 	g.cmd.Env = append(os.Environ(), childEnv+"="+string(b), rootEnv+"="+l.root)

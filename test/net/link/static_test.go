@@ -169,7 +169,7 @@ func TestForeignChangesAreReverted(t *testing.T) {
 
 // same reports whether an interface is there with just these addresses.
 func (l *lab) same(dev string, want ...string) bool {
-	out, err := l.try("ip", "netns", "exec", "fw", "ip", "-o", "address", "show", "dev", dev, "scope", "global")
+	out, err := l.try("ip", "netns", "exec", l.space("fw"), "ip", "-o", "address", "show", "dev", dev, "scope", "global")
 	if err != nil {
 		return false
 	}
