@@ -12,9 +12,10 @@
 // its space; so a zone is a set of (link, address range), the same for source and destination.
 //
 // In the input and forward hooks answers and ICMP errors of known connections pass first, then what is invalid is
-// dropped, then come loopback, the admin path, what IPv6 needs to live, and then the pair of zones is looked up: one
-// verdict map finds the source zone, another the destination zone, so the cost does not grow with the policy. In the
-// chain of the pair the profile's lines stand in their order; what reaches its end is counted and dropped.
+// dropped, then come loopback, the admin path, what IPv6 needs to live, and then the pair of zones is looked up: by a
+// verdict map of links and the few ranges of that link, first for the source and then for the destination, so the
+// cost does not grow with the policy. In the chain of the pair the profile's lines stand in their order; what reaches
+// its end is counted and dropped.
 //
 // # Why no chain has the policy "drop"
 //
@@ -23,6 +24,10 @@
 // and empty decides by its policy. With the policy "drop" each reload therefore loses packets; with "accept", an
 // unconditional drop at the end of the rules, and all chains of a hook having to agree, there is at every instant
 // one complete set of rules that decides.
+//
+// For the same reason no set concatenates fields with ranges: the kernel fills that kind (pipapo) only after the new
+// rules became visible, and packets are lost in between. Measured with 10,000 datagrams a second: one datagram for
+// each reload with such sets, none with trees and hashes.
 //
 // # What it deliberately does not do
 //

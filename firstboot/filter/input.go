@@ -21,27 +21,73 @@ func (c *compiler) antispoof() {
 	base := &Base{Type: "filter", Hook: Prerouting, Priority: priorityRaw, Policy: VerdictAccept}
 	rules := Chain{Name: "antispoof", Base: base}
 	rules.add("this machine talks to itself", Match{IIfName, []Range{ifName("lo")}}, accept)
-	for _, v6 := range families {
-		s := Set{Name: "sources" + version(v6), Key: []Type{TypeIfName, addrType(v6)}, Interval: true}
-		for _, l := range c.profile.Links {
-			ranges := c.space.links[l.Name].source[family(v6)]
-			if v6 && len(ranges) > 0 {
+	c.byLink(&rules, "antispoof", IIfName, func(ch *Chain, link string) {
+		for _, v6 := range families {
+			space := c.space.links[link].source[family(v6)]
+			if len(space) == 0 {
+				continue
+			}
+			if v6 {
 				// A host that checks whether its address is free has none yet (RFC 4862, section 5.4.2).
-				ranges = union(append([]span{prefixSpan(netip.MustParsePrefix("::/128"))}, ranges...)...)
+				space = union(append(spans{prefixSpan(netip.MustParsePrefix("::/128"))}, space...)...)
 			}
-			for _, r := range ranges {
-				s.Elements = append(s.Elements, Element{Key: []Range{ifName(l.Name), addrRange(r)}})
-			}
+			ch.add("the source belongs to "+link, c.within(srcField(v6), space, "link/"+link+"/"+version(v6)), accept)
 		}
-		if len(s.Elements) == 0 {
-			continue
-		}
-		c.set(s)
-		rules.add("the source belongs to the link it came by",
-			Lookup{Fields: []Field{IIfName, srcField(v6)}, Set: s.Name}, accept)
-	}
+	})
 	rules.add("the source belongs elsewhere", c.counter(counterSpoofed), drop)
 	*c.chain(rules.Name, nil) = rules
+}
+
+// byLink adds a lookup of the link a packet came by or leaves by, and makes for each link the chain it leads to.
+// Jump, never goto: what those chains leave undecided comes back to the drop at the end of the base chain.
+func (c *compiler) byLink(rules *Chain, name string, field Field, fill func(ch *Chain, link string)) {
+	links := Set{Name: name, Key: []Type{TypeIfName}, Map: MapVerdict}
+	for _, l := range c.profile.Links {
+		ch := Chain{Name: name + "." + l.Name}
+		if fill(&ch, l.Name); len(ch.Rules) == 0 {
+			continue
+		}
+		*c.chain(ch.Name, nil) = ch
+		links.Elements = append(links.Elements,
+			Element{Key: []Range{ifName(l.Name)}, Verdict: Verdict{VerdictJump, ch.Name}})
+	}
+	if len(links.Elements) > 0 {
+		c.set(links)
+		rules.add("", Lookup{Fields: []Field{field}, Set: name, Map: MapVerdict})
+	}
+}
+
+// within matches a field against addresses: directly when they are one range, else by a named set that is made when
+// first asked for.
+func (c *compiler) within(field Field, list spans, set string) Expr {
+	if len(list) == 1 {
+		return Match{field, ranges(list)}
+	}
+	if c.table.Set(set) == nil {
+		s := Set{Name: set, Key: []Type{field.Type()}, Interval: true}
+		for _, r := range ranges(list) {
+			s.Elements = append(s.Elements, Element{Key: []Range{r}})
+		}
+		c.set(s)
+	}
+	return Lookup{Fields: []Field{field}, Set: set}
+}
+
+// end matches the packets whose source (by IIfName) or destination (by OIfName) is in a zone: one list of
+// expressions for each link the zone has a share of.
+func (c *compiler) end(link Field, zone string, v6 bool) [][]Expr {
+	addr := srcField(v6)
+	if link == OIfName {
+		addr = dstField(v6)
+	}
+	var out [][]Expr
+	for _, sh := range c.space.zones[zone] {
+		if list := sh.ranges[family(v6)]; len(list) > 0 {
+			out = append(out, []Expr{Match{link, []Range{ifName(sh.link)}},
+				c.within(addr, list, "zone/"+zone+"."+sh.link+"/"+version(v6))})
+		}
+	}
+	return out
 }
 
 // clamp keeps TCP working where a link has a smaller MTU than the others and the ICMP errors that would say so are
@@ -103,9 +149,8 @@ func (c *compiler) admin(rules *Chain) bool {
 			rules.add("admin"+at(a.At), Match{srcField(v6), ranges(from)}, ssh, accept)
 		}
 		for _, zone := range a.Zones {
-			if c.space.has(zone, v6) {
-				rules.add("admin: "+zone+at(a.At),
-					Lookup{Fields: []Field{IIfName, srcField(v6)}, Set: c.zoneSet(zone, v6)}, ssh, accept)
+			for _, from := range c.end(IIfName, zone, v6) {
+				rules.add("admin: "+zone+at(a.At), append(from, ssh, accept)...)
 			}
 		}
 	}
@@ -158,37 +203,30 @@ func ranges(list spans) []Range {
 	return out
 }
 
-// zoneSet is the name of the set of a zone's (link, address) pairs of one family; it is made when first asked for.
-func (c *compiler) zoneSet(zone string, v6 bool) string {
-	name := "zone/" + zone + "/" + version(v6)
-	if c.table.Set(name) == nil {
-		c.set(Set{Name: name, Key: []Type{TypeIfName, addrType(v6)}, Interval: true,
-			Elements: c.space.elements(zone, v6, Verdict{})})
-	}
-	return name
-}
-
-// dispatch adds the lookup that leads a packet to the chain of its zone: by source when link is IIfName, by
+// dispatch adds the lookups that lead a packet to the chain of its zone: by source when field is IIfName, by
 // destination when it is OIfName. chainOf makes the chain of a zone and returns its name.
-func (c *compiler) dispatch(rules *Chain, name string, link Field, chainOf func(zone string) string) {
+func (c *compiler) dispatch(rules *Chain, name string, field Field, chainOf func(zone string) string) {
 	chains := map[string]string{}
 	for _, z := range c.profile.Zones {
 		chains[z.Name] = chainOf(z.Name)
 	}
-	for _, v6 := range families {
-		s := Set{Name: name + "/" + version(v6), Key: []Type{TypeIfName, addrType(v6)}, Map: MapVerdict, Interval: true}
+	c.byLink(rules, name, field, func(ch *Chain, link string) {
 		for _, z := range c.profile.Zones {
-			// Jump, never goto: what a chain leaves undecided comes back to the drop at the end of the base chain.
-			s.Elements = append(s.Elements, c.space.elements(z.Name, v6, Verdict{VerdictJump, chains[z.Name]})...)
+			for _, sh := range c.space.zones[z.Name] {
+				if sh.link != link {
+					continue
+				}
+				for _, v6 := range families {
+					addr := srcField(v6)
+					if field == OIfName {
+						addr = dstField(v6)
+					}
+					if list := sh.ranges[family(v6)]; len(list) > 0 {
+						ch.add("zone "+z.Name, c.within(addr, list, "zone/"+z.Name+"."+link+"/"+version(v6)),
+							Verdict{VerdictGoto, chains[z.Name]})
+					}
+				}
+			}
 		}
-		if len(s.Elements) == 0 {
-			continue
-		}
-		c.set(s)
-		addr := srcField(v6)
-		if link == OIfName {
-			addr = dstField(v6)
-		}
-		rules.add("", Lookup{Fields: []Field{link, addr}, Set: s.Name, Map: MapVerdict})
-	}
+	})
 }

@@ -27,8 +27,9 @@ func (c *compiler) destinationNAT() {
 		}
 		add := func(ports []Range, to DestinationNAT) {
 			to.To, to.IPv6, to.Field = addrRange(span{f.To, f.To}), v6, portOf(f)
-			rules.add(forwardComment(f), Lookup{Fields: []Field{IIfName, srcField(v6)}, Set: c.zoneSet(f.From, v6)},
-				Match{own, []Range{local()}}, Match{portOf(f), ports}, to)
+			for _, from := range c.end(IIfName, f.From, v6) {
+				rules.add(forwardComment(f), append(from, Match{own, []Range{local()}}, Match{portOf(f), ports}, to)...)
+			}
 		}
 		if f.ToPort == 0 {
 			add(portRanges(f.Ports), DestinationNAT{})
@@ -75,24 +76,24 @@ func (c *compiler) sourceNAT() {
 		if !c.space.has(f.From, v6) {
 			continue
 		}
-		var from []Expr
+		var from [][]Expr
 		comment := forwardComment(f)
 		if f.SNAT {
-			from = []Expr{Lookup{Fields: []Field{IIfName, srcField(v6)}, Set: c.zoneSet(f.From, v6)}}
+			from = c.end(IIfName, f.From, v6)
 		} else if link, near := c.hairpin(f); len(near) > 0 {
 			comment += " hairpin"
-			from = []Expr{Match{IIfName, []Range{ifName(link)}}, Match{OIfName, []Range{ifName(link)}},
-				Match{srcField(v6), ranges(near)}}
-		} else {
-			continue
+			from = [][]Expr{{Match{IIfName, []Range{ifName(link)}}, Match{OIfName, []Range{ifName(link)}},
+				Match{srcField(v6), ranges(near)}}}
 		}
-		rules.add(comment, slices.Concat(from, exactly(f), []Expr{Masquerade{}})...)
+		for _, part := range from {
+			rules.add(comment, slices.Concat(part, exactly(f), []Expr{Masquerade{}})...)
+		}
 	}
 	for _, m := range c.profile.Masquerade {
-		if c.speaks(m.From, m.To, false) {
-			rules.add("masquerade: "+m.From+" -> "+m.To+at(m.At),
-				Lookup{Fields: []Field{IIfName, IPSAddr}, Set: c.zoneSet(m.From, false)},
-				Lookup{Fields: []Field{OIfName, IPDAddr}, Set: c.zoneSet(m.To, false)}, Masquerade{})
+		for _, from := range c.end(IIfName, m.From, false) {
+			for _, to := range c.end(OIfName, m.To, false) {
+				rules.add("masquerade: "+m.From+" -> "+m.To+at(m.At), slices.Concat(from, to, []Expr{Masquerade{}})...)
+			}
 		}
 	}
 	if len(rules.Rules) > 0 {

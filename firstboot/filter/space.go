@@ -183,17 +183,6 @@ func claimedByZones(p *profiles.Profile, link string, v6 bool) spans {
 	return prefixSpans(taken, v6)
 }
 
-// elements are a zone's (link, range) pairs of one family, each leading to the verdict.
-func (s *space) elements(zone string, v6 bool, v Verdict) []Element {
-	var out []Element
-	for _, sh := range s.zones[zone] {
-		for _, r := range sh.ranges[family(v6)] {
-			out = append(out, Element{Key: []Range{ifName(sh.link), addrRange(r)}, Verdict: v})
-		}
-	}
-	return out
-}
-
 // has tells whether a zone has addresses of a family.
 func (s *space) has(zone string, v6 bool) bool {
 	return slices.ContainsFunc(s.zones[zone], func(sh share) bool { return len(sh.ranges[family(v6)]) > 0 })

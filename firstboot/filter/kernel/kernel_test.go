@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -119,16 +120,36 @@ func TestNetlinkEqualsText(t *testing.T) {
 			list := []string{"-s", "-a", "list", "table", "inet", filter.TableName}
 			got, want := nft(t, ours, "", list...), nft(t, theirs, "", list...)
 			if strip(got) != strip(want) {
-				t.Errorf("by netlink:\n%s\nby nft:\n%s", got, want)
+				t.Errorf("by netlink (-) and by nft (+):\n%s", difference(got, want))
 			}
 			// The listing is a script again, and loading it changes nothing.
 			again := "delete table inet rempart\n" + nft(t, ours, "", "-s", "list", "table", "inet", filter.TableName)
 			nft(t, ours, again, "-f", "-")
 			if after := nft(t, ours, "", list...); strip(after) != strip(got) {
-				t.Errorf("after loading what was listed:\n%s\nbefore:\n%s", after, got)
+				t.Errorf("before (-) and after (+) loading what was listed:\n%s", difference(got, after))
 			}
 		})
 	}
 }
 
 func strip(s string) string { return handle.ReplaceAllString(s, "") }
+
+// difference is the lines that only one of two listings has.
+func difference(a, b string) string {
+	var out strings.Builder
+	left, right := strings.Split(strip(a), "\n"), strings.Split(strip(b), "\n")
+	for _, line := range left {
+		if !slices.Contains(right, line) {
+			out.WriteString("-" + line + "\n")
+		}
+	}
+	for _, line := range right {
+		if !slices.Contains(left, line) {
+			out.WriteString("+" + line + "\n")
+		}
+	}
+	if out.Len() == 0 {
+		return "the same lines in another order"
+	}
+	return out.String()
+}

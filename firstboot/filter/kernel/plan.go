@@ -134,6 +134,9 @@ func (p *planner) set(in *filter.Set) error {
 	set := nftables.Set{Table: p.table, Name: in.Name, Interval: in.Interval, KeyByteOrder: binaryutil.BigEndian}
 	if len(types) == 1 {
 		set.KeyType = types[0]
+		if in.Key[0] == filter.TypeIfName {
+			set.KeyByteOrder = binaryutil.NativeEndian // a string to nft, which it prints from the other end otherwise
+		}
 	} else {
 		key, err := nftables.ConcatSetType(types...)
 		if err != nil {
