@@ -156,7 +156,7 @@ func securityBeside(m mirror) (mirror, bool) {
 const (
 	rankDebianKeyed = iota // it names the suite and Debian's keyring
 	rankSuite              // it names the suite
-	rankOther              // it names another release of Debian, which the same mirror usually holds too
+	rankOther              // it names another suite of Debian, which the same mirror usually holds too
 	rankDerived            // the security archive beside a mirror
 	rankForeignKey         // it names the suite but somebody else's key: an archive built for that release
 	rankCount
@@ -217,12 +217,10 @@ func rankEntry(e sources.Entry, suite string) (rank int, uri string, ok bool) {
 	if !slices.Contains(e.Components, component) {
 		return 0, "", false
 	}
-	base := strings.TrimSuffix(strings.TrimSuffix(e.Suite, updatesSuffix), securitySuffix)
-	base, _, _ = strings.Cut(base, "/")
-	base = strings.TrimSuffix(base, "-backports")
+	base := releaseOf(e.Suite)
 	isSecurity := strings.HasSuffix(e.Suite, securitySuffix) || strings.HasSuffix(e.Suite, "/updates")
 	wantSecurity := strings.HasSuffix(suite, securitySuffix)
-	if !slices.Contains(codeNames, base) && e.Suite != suite {
+	if !slices.Contains(codeNames, base) && base != releaseOf(suite) {
 		return 0, "", false
 	}
 	foreign := e.SignedBy != "" && !strings.Contains(e.SignedBy, "debian-archive") &&
@@ -240,6 +238,15 @@ func rankEntry(e sources.Entry, suite string) (rank int, uri string, ok bool) {
 		return rankSuite, e.URI, true
 	}
 	return rankOther, e.URI, true
+}
+
+// releaseOf is the release a suite belongs to: "bookworm" for "bookworm-security", "buster" for "buster/updates".
+func releaseOf(suite string) string {
+	suite, _, _ = strings.Cut(suite, "/")
+	for _, suffix := range []string{"-proposed-updates", updatesSuffix, securitySuffix, "-backports"} {
+		suite = strings.TrimSuffix(suite, suffix)
+	}
+	return suite
 }
 
 // expand turns an URI of apt's configuration into mirrors; lists of mirrors are read.
