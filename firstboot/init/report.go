@@ -79,6 +79,8 @@ func (g *guest) compose() contract.Report {
 	}
 	health.Judge(&r, g.profile, told)
 	g.mu.Lock()
+	g.facts.settled = g.facts.settled || r.Settled
+	r.Settled = g.facts.settled
 	if g.facts.times.Links == 0 && health.LinksUp(&r, g.profile) {
 		g.facts.times.Links = boottime()
 	}

@@ -1,0 +1,125 @@
+package child
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestParseInjections(t *testing.T) {
+	got, err := ParseInjections("slow:policy:3s,panic:link,fail:link,,slow:x,nonsense,slow:y:-1s,fail:,panic:z:1s,slow:w:11m")
+	want := map[string]Injection{"policy": {Slow: 3 * time.Second}, "link": {Panic: true, Fail: true}}
+	if len(got) != len(want) || got["policy"] != want["policy"] || got["link"] != want["link"] {
+		t.Errorf("ParseInjections = %+v; want %+v", got, want)
+	}
+	for _, bad := range []string{"slow:x", "nonsense", "slow:y:-1s", "fail:", "panic:z:1s", "slow:w:11m"} {
+		if err == nil || !strings.Contains(err.Error(), `"`+bad+`"`) {
+			t.Errorf("ParseInjections says %v; want it to name %q", err, bad)
+		}
+	}
+	for name, in := range want {
+		back, err := ParseInjections(in.String(name))
+		if err != nil || back[name] != in {
+			t.Errorf("ParseInjections(%q) = %+v, %v; want %+v", in.String(name), back, err, in)
+		}
+	}
+}
+
+func TestMessages(t *testing.T) {
+	for line, good := range map[string]bool{
+		`{"ready":true}`:                       true,
+		`{"key":"policy","value":"closed"}`:    true,
+		`{"key":"links","value":[]}`:           true,
+		`{}`:                                   false,
+		`{"ready":true,"key":"x","value":1}`:   false,
+		`{"key":"policy"}`:                     false,
+		`{"value":1}`:                          false,
+		`{"key":"policy","value":1} {}`:        false,
+		`{"key":"policy","value":1,"other":2}`: false,
+		`[]`:                                   false,
+		`nonsense`:                             false,
+		``:                                     false,
+		`{"key":"` + strings.Repeat("k", MaxKey+1) + `","value":1}`:    false,
+		`{"key":"k","value":"` + strings.Repeat("v", MaxLine) + `"}`:   false,
+		`{"key":"k","value":` + strings.Repeat("[", MaxLine-100) + `}`: false,
+	} {
+		_, err := DecodeMessage([]byte(line))
+		if (err == nil) != good || err != nil && !errors.Is(err, ErrMessage) {
+			t.Errorf("DecodeMessage(%.60q) = %v; want good %v", line, err, good)
+		}
+	}
+}
+
+func TestTellerWritesWhatDecodes(t *testing.T) {
+	var b, log bytes.Buffer
+	ready, tell := teller(&b, slog.New(newHandler(&log)))
+	tell(KeyWarning, "two\nlines")
+	ready()
+	tell("big", strings.Repeat("x", MaxLine))
+	tell("impossible", func() {})
+	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
+	if len(lines) != 2 {
+		t.Fatalf("wrote %d lines, want 2: %.200q", len(lines), b.String())
+	}
+	m, err := DecodeMessage([]byte(lines[0]))
+	var text string
+	if err != nil || m.Key != KeyWarning || json.Unmarshal(m.Value, &text) != nil || text != "two\nlines" {
+		t.Errorf("told %+v, %v; want the warning", m, err)
+	}
+	if m, err := DecodeMessage([]byte(lines[1])); err != nil || !m.Ready {
+		t.Errorf("told %+v, %v; want ready", m, err)
+	}
+	if n := strings.Count(log.String(), "error: PID 1 was not told"); n != 2 {
+		t.Errorf("logged %d failures, want 2: %s", n, log.String())
+	}
+}
+
+func TestLogIsOneLineARecord(t *testing.T) {
+	var b bytes.Buffer
+	log := slog.New(newHandler(&b)).With("a", 1).WithGroup("g")
+	log.Info("two\nlines", "k", "v w", "e", errors.New("x"))
+	log.Warn("w")
+	log.Error("e", "empty", "")
+	want := "two; lines a=1 g.k=\"v w\" g.e=x\nwarning: w a=1\nerror: e a=1 g.empty=\"\"\n"
+	if b.String() != want {
+		t.Errorf("log = %q; want %q", b.String(), want)
+	}
+}
+
+func FuzzMessage(f *testing.F) {
+	f.Add([]byte(`{"key":"links","value":[{"name":"lan0"}]}`))
+	f.Add([]byte(`{"ready":true}`))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		m, err := DecodeMessage(line)
+		if err != nil {
+			return
+		}
+		out, err := m.Encode()
+		if err != nil {
+			// Escaping may lengthen a value beyond the line's bound; nothing else may fail.
+			if len(line) < MaxLine/8 {
+				t.Errorf("Encode of what was decoded from %q: %v", line, err)
+			}
+			return
+		}
+		if _, err := DecodeMessage(bytes.TrimSuffix(out, []byte("\n"))); err != nil {
+			t.Errorf("DecodeMessage(%q) = %v after a round trip", out, err)
+		}
+	})
+}
+
+func FuzzInjections(f *testing.F) {
+	f.Add("slow:policy:3s,panic:link,fail:link")
+	f.Fuzz(func(t *testing.T, s string) {
+		got, _ := ParseInjections(s)
+		for name, in := range got {
+			if in.Slow < 0 || in.Slow > maxSlow || name == "" {
+				t.Errorf("ParseInjections(%q)[%q] = %+v", s, name, in)
+			}
+		}
+	})
+}
