@@ -208,8 +208,13 @@ func CompareBus(a, b NIC) int {
 func compareElement(a, b string) int {
 	x, okX := pciAddress(a)
 	y, okY := pciAddress(b)
-	if okX && okY {
+	switch {
+	case okX && okY:
 		return cmp.Compare(x, y)
+	case okX:
+		return -1 // before what is no PCI address, so that the order is one whatever the names
+	case okY:
+		return 1
 	}
 	return compareNatural(a, b)
 }
