@@ -94,7 +94,8 @@ func TestCheckBadInput(t *testing.T) {
 	}{
 		{"empty", []string{writeProfile(t, "")}, exitUsage, "fw.yaml:1:1: the profile is empty"},
 		{"binary", []string{writeProfile(t, "\x7fELF\x02")}, exitUsage, "fw.yaml:1:1: control character 0x7f"},
-		{"10 MB", []string{writeProfile(t, strings.Repeat("a: b\n", 2<<20))}, exitUsage, "fw.yaml:1:1: the profile is larger"},
+		{"10 MB", []string{writeProfile(t, strings.Repeat("a: b\n", 2<<20))}, exitUsage,
+			"fw.yaml:1:1: the profile is larger"},
 		{"missing", []string{"no-such.yaml"}, exitFailed, `rempart check: there is no file "no-such.yaml"`},
 		{"none", nil, exitUsage, "expected one profile"},
 		{"two", []string{"a", "b"}, exitUsage, "expected one profile"},

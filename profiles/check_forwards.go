@@ -85,8 +85,8 @@ func (v *validator) checkNeighbour(a netip.Addr) (problem, hint string) {
 
 // forwards checks each forward by itself.
 func (v *validator) forwards() {
-	if n := len(v.p.Forwards); n > maxForwardRules {
-		v.reject(v.p.Forwards[maxForwardRules].At, "", "forwards: %d in all, expected at most %d", n, maxForwardRules)
+	if at, yes := v.forwardsTooLarge(); yes {
+		v.reject(at, "", "forwards: more than %d, or %d ports, in all", maxForwardRules, maxForwardPorts)
 		return
 	}
 	for i, f := range v.p.Forwards {
@@ -99,14 +99,29 @@ func (v *validator) forwards() {
 	}
 }
 
-// maxForwardRules bounds the forwards of a profile: an entry means up to four, by protocol and family.
-const maxForwardRules = maxForwards * 4
+// Bounds of all forwards of a profile, which are compared with each other.
+const (
+	maxForwardRules = maxForwards * 4 // an entry means up to four, by protocol and family
+	maxForwardPorts = 8192            // a range is one
+)
+
+// forwardsTooLarge is the place of the first forward too many.
+func (v *validator) forwardsTooLarge() (Pos, bool) {
+	ports := 0
+	for i, f := range v.p.Forwards {
+		if ports += len(f.Ports); ports > maxForwardPorts || i >= maxForwardRules {
+			return f.At, true
+		}
+	}
+	return Pos{}, false
+}
 
 func (v *validator) forwardPorts(f Forward, i int) {
 	if len(f.Ports) == 0 || len(f.Ports) > maxPorts {
 		v.reject(f.At, "", "forwards: %d ports, expected 1 to %d", len(f.Ports), maxPorts)
 		return
 	}
+	holdsSSH := false
 	for j, p := range f.Ports {
 		at := v.places.find(f.At, "forwards[%d].ports[%d]", i, j)
 		if p.First == 0 || p.First > p.Last {
@@ -123,16 +138,20 @@ func (v *validator) forwardPorts(f Forward, i int) {
 			v.reject(v.places.find(f.At, "forwards[%d].to", i), fmt.Sprintf("begin at %d or below", maxPort-int(p.Last-p.First)),
 				"forwards: the ports %s moved to %d and up pass %d", p, f.ToPort, maxPort)
 		}
-		v.adminPort(f, p, at)
+		if !holdsSSH && p.First <= sshPort && sshPort <= p.Last {
+			holdsSSH = true
+			v.adminPort(f, at)
+		}
 	}
 	if f.ToPort != 0 && len(f.Ports) > 1 {
-		v.reject(f.At, "write one forward for each port", "forwards: %d ports lead to the one port %d", len(f.Ports), f.ToPort)
+		v.reject(f.At, "write one forward for each port", "forwards: %d ports lead to the one port %d",
+			len(f.Ports), f.ToPort)
 	}
 }
 
 // adminPort looks for a forward that takes the admin's own way in.
-func (v *validator) adminPort(f Forward, p PortRange, at Pos) {
-	if f.Protocol != TCP || p.First > sshPort || p.Last < sshPort || v.places.spoilt("admin") {
+func (v *validator) adminPort(f Forward, at Pos) {
+	if _, yes := v.zonesTooLarge(); yes || f.Protocol != TCP || v.places.spoilt("admin") {
 		return
 	}
 	const hint = "forward another port, such as 2222, to port 22 of the target"
@@ -142,16 +161,29 @@ func (v *validator) adminPort(f Forward, p PortRange, at Pos) {
 			return
 		}
 	}
-	z := v.zone(f.From)
-	if z == nil {
-		return
+	if admin, yes := v.adminWithin(f.From); yes {
+		v.reject(at, hint, "forwards: tcp port %d from zone %s is the way in of the admin %s", sshPort, clip(f.From), admin)
 	}
-	for _, admin := range v.p.Admin.Prefixes {
-		if admin.IsValid() && v.mayHold(z, admin) {
-			v.reject(at, hint, "forwards: tcp port %d from zone %s is the way in of the admin %s", sshPort, clip(f.From), admin)
-			return
+}
+
+// adminWithin finds an admin's address that packets from a zone may have. Each zone is looked through once.
+func (v *validator) adminWithin(zone string) (netip.Prefix, bool) {
+	found, known := v.adminsIn[zone]
+	if !known {
+		if z := v.zone(zone); z != nil {
+			for _, admin := range v.p.Admin.Prefixes {
+				if admin.IsValid() && v.mayHold(z, admin) {
+					found = admin
+					break
+				}
+			}
 		}
+		if v.adminsIn == nil {
+			v.adminsIn = map[string]netip.Prefix{}
+		}
+		v.adminsIn[zone] = found
 	}
+	return found, found.IsValid()
 }
 
 // mayHold tells whether packets from a prefix may arrive from a zone.
@@ -241,7 +273,7 @@ const maxMoved = 65536
 
 // forwardOverlaps looks for forwards of which one would never be reached.
 func (v *validator) forwardOverlaps() {
-	if len(v.p.Forwards) > maxForwardRules {
+	if _, yes := v.forwardsTooLarge(); yes {
 		return // told by forwards
 	}
 	moved := 0
@@ -252,13 +284,14 @@ func (v *validator) forwardOverlaps() {
 			}
 		}
 		if moved > maxMoved {
-			v.reject(f.At, "keep the ports as they are where ranges are large", "forwards: more than %d ports move to another port",
-				maxMoved)
+			v.reject(f.At, "keep the ports as they are where ranges are large",
+				"forwards: more than %d ports move to another port", maxMoved)
 			return
 		}
 		for _, g := range v.p.Forwards[:i] {
 			if f.From == g.From && f.Protocol == g.Protocol && f.To == g.To && f.SNAT != g.SNAT {
-				v.reject(f.At, "write it the same way in both", "forwards: %s from zone %s leads to %s with and without snat, see %s",
+				v.reject(f.At, "write it the same way in both",
+					"forwards: %s from zone %s leads to %s with and without snat, see %s",
 					f.Protocol, clip(f.From), f.To, g.At)
 				break
 			}

@@ -29,7 +29,7 @@ func (v *validator) end(what, name string, at Pos, words ...string) bool {
 // policy checks each rule by itself.
 func (v *validator) policy() {
 	if at, yes := v.policyTooLarge(); yes {
-		v.reject(at, "", "policy: more than %d rules or %d services in all", maxPolicy, maxMatches)
+		v.reject(at, "", "policy: more than %d rules, or %d services and addresses, in all", maxPolicy, maxMatches)
 		return
 	}
 	for i, rule := range v.p.Policy {
@@ -54,17 +54,20 @@ func (v *validator) policy() {
 	}
 }
 
-// Bounds of a whole policy.
+// Bounds of a whole policy. The comparisons of all with all that find shadowed rules stay within seconds.
 const (
 	maxPolicy  = maxRules * 4 // lines of several services in the long form are several rules
-	maxMatches = 4096
+	maxMatches = 4096         // services and addresses
 )
 
 // policyTooLarge is the place of the first rule too many.
 func (v *validator) policyTooLarge() (Pos, bool) {
 	matches := 0
 	for i, rule := range v.p.Policy {
-		if matches += len(rule.Matches); matches > maxMatches || i >= maxPolicy {
+		for _, m := range rule.Matches {
+			matches += 1 + len(m.Sources) + len(m.Destinations)
+		}
+		if matches > maxMatches || i >= maxPolicy {
 			return rule.At, true
 		}
 	}
@@ -114,6 +117,9 @@ func (v *validator) narrowed(p netip.Prefix, zone string, at Pos) bool {
 	if problem, hint := checkNetwork(p); problem != "" {
 		v.reject(at, hint, "policy: %s", problem)
 		return false
+	}
+	if _, yes := v.zonesTooLarge(); yes {
+		return true // told by zones
 	}
 	if z := v.zone(zone); z != nil && !v.mayHold(z, p) {
 		v.warn(at, "the line never matches it", "policy: nothing in %s can be in zone %s", p, clip(zone))

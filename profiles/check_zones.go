@@ -29,6 +29,10 @@ func (v *validator) zones() {
 	if n := len(v.p.Zones); n > maxZones {
 		v.reject(v.p.Zones[maxZones].At, "", "%d zones, expected at most %d", n, maxZones)
 	}
+	if at, yes := v.zonesTooLarge(); yes {
+		v.reject(at, "", "zones: more than %d prefixes in all", maxZonePrefixes)
+		return
+	}
 	names := map[string]Pos{}
 	for _, z := range v.p.Zones {
 		if problem, hint := checkZoneName(z.Name); problem != "" {
@@ -66,6 +70,23 @@ func (v *validator) zones() {
 			v.warn(l.At, "", "link %s is in no zone: all its traffic is dropped", quote(l.Name))
 		}
 	}
+}
+
+// maxZonePrefixes bounds the prefixes of all zones, each counted on each of its links: all are compared with all.
+const maxZonePrefixes = 4096
+
+// zonesTooLarge is the place of the first zone that has too many prefixes together with those before it.
+func (v *validator) zonesTooLarge() (Pos, bool) {
+	n := 0
+	for _, z := range v.p.Zones {
+		for _, m := range z.Members {
+			n += len(m.Prefixes)
+		}
+		if n > maxZonePrefixes {
+			return z.At, true
+		}
+	}
+	return Pos{}, false
 }
 
 // memberPrefixes checks the prefixes of a zone's share of a link; by themselves only on the first link they are for.
@@ -140,6 +161,9 @@ func (s share) whole() bool { return len(s.member.Prefixes) == 0 && !s.member.Re
 
 // zoneOverlaps compares the zones that share a link.
 func (v *validator) zoneOverlaps() {
+	if _, yes := v.zonesTooLarge(); yes {
+		return
+	}
 	for _, l := range v.p.Links {
 		shares := v.membersOn(l.Name)
 		for i, s := range shares {

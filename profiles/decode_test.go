@@ -52,7 +52,8 @@ func TestDecodeRefusesWhatNobodyWrote(t *testing.T) {
 		{name: "too large", src: strings.Repeat(" ", maxJSON+1), want: "more than"},
 	} {
 		p, err := Decode([]byte(c.src))
-		if p != nil || err == nil || !strings.Contains(err.Error(), c.want) || errors.Is(err, ErrNotCanonical) != c.canonical {
+		if p != nil || err == nil || !strings.Contains(err.Error(), c.want) ||
+			errors.Is(err, ErrNotCanonical) != c.canonical {
 			t.Errorf("Decode(%s) = %v, %v; want an error with %q", c.name, p, err, c.want)
 		}
 	}
@@ -82,7 +83,9 @@ func TestDecodeKeepsTheRules(t *testing.T) {
 		{`zone "home" is declared twice`, func(p *Profile) { p.Zones[2].Name = "home" }},
 		{"zones.dmz: no link", func(p *Profile) { p.Zones[2].Members = nil }},
 		{"both rest and prefixes", func(p *Profile) { p.Zones[0].Members[0].Rest = true }},
-		{"zones.home: 1025 prefixes", func(p *Profile) { p.Zones[0].Members[0].Prefixes = make([]netip.Prefix, maxPrefixes+1) }},
+		{"zones.home: 1025 prefixes", func(p *Profile) {
+			p.Zones[0].Members[0].Prefixes = make([]netip.Prefix, maxPrefixes+1)
+		}},
 		{"zones.home.prefix: invalid Prefix is no prefix", func(p *Profile) {
 			p.Zones[0].Members[0].Prefixes = make([]netip.Prefix, 1)
 		}},
@@ -99,7 +102,7 @@ func TestDecodeKeepsTheRules(t *testing.T) {
 		}},
 		{"policy: more than 4096 rules", func(p *Profile) { p.Policy = make([]Rule, maxPolicy+1) }},
 		{"masquerade: 1025 directions", func(p *Profile) { p.Masquerade = make([]Pair, maxPairs+1) }},
-		{"forwards: 4097 in all", func(p *Profile) { p.Forwards = make([]Forward, maxForwardRules+1) }},
+		{"forwards: more than 4096, or 8192 ports", func(p *Profile) { p.Forwards = make([]Forward, maxForwardRules+1) }},
 		{"forwards: expected tcp or udp", func(p *Profile) { p.Forwards[0].Protocol = Ping }},
 		{"forwards: 0 ports", func(p *Profile) { p.Forwards[0].Ports = nil }},
 		{"forwards: 0 is no range", func(p *Profile) { p.Forwards[0].Ports = []PortRange{{0, 0}} }},
@@ -172,7 +175,8 @@ func main() {
 		}
 		return string(out)
 	}
-	parser := []string{"yaml_parser_parse", "yaml_parser_fetch_next_token", "profiles.profileFields", "profiles.readDocument"}
+	parser := []string{"yaml_parser_parse", "yaml_parser_fetch_next_token",
+		"profiles.profileFields", "profiles.readDocument"}
 	decodes, parses := symbols("profiles.Decode(nil)"), symbols(`profiles.Parse("", nil)`)
 	for _, name := range parser {
 		if strings.Contains(decodes, name) {

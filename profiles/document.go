@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
@@ -136,29 +138,16 @@ func (s *subset) keys(n *yaml.Node) {
 	}
 }
 
-// syntaxFinding gives a syntax error its place. yaml.v3 tells a line at best, and for some errors that of the
-// enclosing block, so the place is searched: the first line without which the error is another or none.
+// syntaxFinding gives a syntax error its place.
 func syntaxFinding(file string, src []byte, err error) Finding {
 	message := syntaxMessage(err)
 	lines := bytes.SplitAfter(src, []byte("\n"))
-	end := make([]int, len(lines)+1)
-	for i, l := range lines {
-		end[i+1] = end[i] + len(l)
-	}
-	good, bad := 0, len(lines)
-	for bad-good > 1 {
-		middle := (good + bad) / 2
-		if readError(src[:end[middle]]) == message {
-			bad = middle
-		} else {
-			good = middle
-		}
-	}
+	bad := faultyLine(src, lines, err)
 	// An unclosed bracket or quote on the last lines would otherwise be told at the blank line after them.
 	for bad > 1 && len(bytes.TrimSpace(lines[bad-1])) == 0 {
 		bad--
 	}
-	line := strings.TrimRight(string(lines[max(bad, 1)-1]), "\r\n")
+	line := strings.TrimRight(string(lines[bad-1]), "\r\n")
 	column := 1 + utf8.RuneCountInString(line) - utf8.RuneCountInString(strings.TrimLeft(line, " \t"))
 	hint := ""
 	switch {
@@ -173,7 +162,52 @@ func syntaxFinding(file string, src []byte, err error) Finding {
 	case strings.Contains(message, "expected key"), strings.Contains(message, "expected ':'"):
 		hint = "expected KEY: VALUE, indented like its neighbours"
 	}
-	return Finding{File: file, Pos: Pos{max(bad, 1), column}, What: "not YAML: " + message, Hint: hint}
+	return Finding{File: file, Pos: Pos{bad, column}, What: "not YAML: " + clipTo(message, 2*maxQuoted), Hint: hint}
+}
+
+// faultyLine searches the line of a syntax error, counted from 1. yaml.v3 tells that of the enclosing block or the one
+// before the error, except when that is the first line of the file, for which it tells where it gave up, or nothing.
+// The line is the first without which the error is another or none; each look at it parses all that is before.
+func faultyLine(src []byte, lines [][]byte, err error) int {
+	message := syntaxMessage(err)
+	if name, ok := strings.CutPrefix(message, "unknown anchor '"); ok {
+		name, _, _ = strings.Cut(name, "'")
+		if i := bytes.Index(src, []byte("*"+name)); i >= 0 {
+			return 1 + bytes.Count(src[:i], []byte("\n"))
+		}
+	}
+	end := make([]int, len(lines)+1)
+	for i, l := range lines {
+		end[i+1] = end[i] + len(l)
+	}
+	fails := func(n int) bool { return readError(src[:end[n]]) == message }
+	told := toldLine(err)
+	if told <= 1 || told > len(lines) || fails(1) {
+		told = 1
+	}
+	good, bad := told-1, told
+	for step := 1; bad < len(lines) && !fails(bad); step *= 2 {
+		good, bad = bad, min(bad+step, len(lines))
+	}
+	for bad-good > 1 {
+		if middle := (good + bad) / 2; fails(middle) {
+			bad = middle
+		} else {
+			good = middle
+		}
+	}
+	return bad
+}
+
+// toldLine is the line in a yaml.v3 error, 0 for none.
+func toldLine(err error) int {
+	rest, _ := strings.CutPrefix(err.Error(), "yaml: line ")
+	digits, _, _ := strings.Cut(rest, ":")
+	n, err := strconv.Atoi(digits)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // readError is the message of the first syntax error in src, empty for none.
@@ -205,16 +239,21 @@ func syntaxMessage(err error) string {
 // maxQuoted is how many bytes of somebody's text a finding repeats.
 const maxQuoted = 60
 
-// clip shortens text that is repeated in a finding.
-func clip(s string) string {
-	if len(s) <= maxQuoted {
-		return s
+// clip makes somebody's text fit to repeat in a finding: short, on one line, and without what a terminal would obey.
+func clip(s string) string { return clipTo(s, maxQuoted) }
+
+func clipTo(s string, cut int) string {
+	if len(s) > cut {
+		for cut > 0 && !utf8.RuneStart(s[cut]) {
+			cut--
+		}
+		s = s[:cut] + "..."
 	}
-	cut := maxQuoted
-	for cut > 0 && !utf8.RuneStart(s[cut]) {
-		cut--
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		escaped := strconv.Quote(s)
+		return escaped[1 : len(escaped)-1]
 	}
-	return s[:cut] + "..."
+	return s
 }
 
-func quote(s string) string { return fmt.Sprintf("%q", clip(s)) }
+func quote(s string) string { return `"` + clip(s) + `"` }

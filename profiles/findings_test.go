@@ -47,35 +47,41 @@ func (c findingCase) applied(base string) string {
 	if c.name == "base" || strings.HasPrefix(c.edit, "rempart: 1\n") {
 		return c.edit
 	}
-	lines := strings.SplitAfter(strings.TrimSuffix(base, "\n")+"\n", "\n")
-	lines = lines[:len(lines)-1]
-	var added []string
-	current := -1 // the replaced line of the base that indented lines of the edit continue
-	replaced := map[int]bool{}
-	for line := range strings.Lines(c.edit) {
-		key, _, _ := strings.Cut(line, ":")
-		switch {
-		case strings.HasPrefix(line, " ") || strings.HasPrefix(line, "\t"):
-			if current >= 0 {
-				lines[current] += line
-			} else {
-				added = append(added, line)
-			}
-			continue
-		}
-		current = -1
-		for i, old := range lines {
-			if strings.HasPrefix(old, key+":") && !replaced[i] {
-				lines[i], current = line, i
-				replaced[i] = true
+	return edited(base, c.edit)
+}
+
+// edited replaces the top-level entries of a profile that an edit has too, and adds the others at the end.
+func edited(base, edit string) string {
+	old := entriesOf(base)
+	replaced := make([]bool, len(old))
+	var added strings.Builder
+	for _, e := range entriesOf(edit) {
+		key, _, _ := strings.Cut(e, ":")
+		found := false
+		for i := range old {
+			if !replaced[i] && strings.HasPrefix(old[i], key+":") {
+				old[i], replaced[i], found = e, true, true
 				break
 			}
 		}
-		if current < 0 {
-			added = append(added, line)
+		if !found {
+			added.WriteString(e)
 		}
 	}
-	return strings.Join(lines, "") + strings.Join(added, "")
+	return strings.Join(old, "") + added.String()
+}
+
+// entriesOf cuts a profile into its top-level entries: a line, and the indented ones after it.
+func entriesOf(text string) []string {
+	var all []string
+	for line := range strings.Lines(text) {
+		if n := len(all); n > 0 && (line[0] == ' ' || line[0] == '\t') {
+			all[n-1] += line
+			continue
+		}
+		all = append(all, line)
+	}
+	return all
 }
 
 // verdict is all that is told of a profile, and what the schema says.
@@ -139,7 +145,8 @@ func TestParseSize(t *testing.T) {
 			t.Errorf("ParseSize(%q) = %d, %v; want %d", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "0M", "M", "128", "-1M", "1K", "1.5G", "01M", "1MM", "1  M", "1iB", "9999999M", "1m"} {
+	for _, text := range []string{"", "0M", "M", "128", "-1M", "1K", "1.5G", "01M", "1MM", "1  M", "1iB",
+		"9999999M", "1m"} {
 		if got, err := ParseSize(text); err == nil {
 			t.Errorf("ParseSize(%q) = %d; want an error", text, got)
 		}

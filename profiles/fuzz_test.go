@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -21,41 +22,79 @@ func FuzzParse(f *testing.F) {
 		}
 		f.Add(src)
 	}
-	f.Fuzz(func(t *testing.T, src []byte) {
-		p, err := Parse("fuzz.yaml", src)
-		if err != nil {
-			var invalid Invalid
-			if p != nil || !errors.As(err, &invalid) || len(invalid) == 0 {
-				t.Fatalf("Parse = %v, %T %v; want nil and Invalid", p, err, err)
+	f.Fuzz(func(t *testing.T, src []byte) { checkParse(t, src) })
+}
+
+// TestPairsOfCases reads every case of the findings with every other edited into it: what the fuzzer would have to be
+// very lucky to write.
+func TestPairsOfCases(t *testing.T) {
+	_, base, cases := readFindingCases(t)
+	taken := 0
+	for _, a := range cases {
+		src := a.applied(base)
+		for _, b := range cases {
+			if strings.HasPrefix(b.edit, "!") {
+				continue
 			}
-			last := Pos{}
-			for _, finding := range invalid {
-				if finding.Line < 1 || finding.Column < 1 || finding.File != "fuzz.yaml" || finding.What == "" {
-					t.Fatalf("finding %+v; want a file, a place and a text", finding)
-				}
-				if finding.Line < last.Line || finding.Line == last.Line && finding.Column < last.Column {
-					t.Fatalf("finding at %v after one at %v; want them in order", finding.Pos, last)
-				}
-				last = finding.Pos
+			if checkParse(t, []byte(edited(src, b.edit))) {
+				taken++
 			}
-			return
+			if t.Failed() {
+				t.Fatalf("case %q edited by case %q", a.name, b.name)
+			}
 		}
-		if err, readable := againstSchema(t, src); readable && err != nil {
-			t.Fatalf("the schema refuses what Parse takes: %v", err)
+	}
+	if taken < len(cases) {
+		t.Errorf("%d of the pairs were taken; want more than %d for the test to mean something", taken, len(cases))
+	}
+}
+
+// checkParse shows that one input is treated as every input must be, and tells whether it was taken.
+func checkParse(t testing.TB, src []byte) bool {
+	t.Helper()
+	p, err := Parse("fuzz.yaml", src)
+	if err != nil {
+		var invalid Invalid
+		if p != nil || !errors.As(err, &invalid) || len(invalid) == 0 {
+			t.Errorf("Parse = %v, %T %v; want nil and Invalid", p, err, err)
 		}
-		raw, err := json.Marshal(p)
-		if err != nil {
-			t.Fatal(err)
+		last := Pos{}
+		for _, finding := range invalid {
+			if finding.Line < 1 || finding.Column < 1 || finding.File != "fuzz.yaml" || finding.What == "" {
+				t.Errorf("finding %+v; want a file, a place and a text", finding)
+			}
+			if strings.ContainsAny(finding.String(), "\n\r") {
+				t.Errorf("finding %q; want one line", finding)
+			}
+			if finding.Line < last.Line || finding.Line == last.Line && finding.Column < last.Column {
+				t.Errorf("finding at %v after one at %v; want them in order", finding.Pos, last)
+			}
+			last = finding.Pos
 		}
-		again, err := Decode(raw)
-		if err != nil {
-			t.Fatalf("Decode of what Parse took: %v", err)
+		return false
+	}
+	if err, readable := againstSchema(t, src); readable && err != nil {
+		t.Errorf("the schema refuses what Parse takes: %v", err)
+	}
+	for _, w := range p.Warnings {
+		if w.Line < 1 || w.Column < 1 || strings.ContainsAny(w.String(), "\n\r") {
+			t.Errorf("warning %+v; want a place and one line", w)
 		}
-		p.Warnings = nil
-		if !reflect.DeepEqual(again, p) {
-			t.Fatalf("through JSON the profile became %+v; want %+v", again, p)
-		}
-	})
+	}
+	raw, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Decode(raw)
+	if err != nil {
+		t.Errorf("Decode of what Parse took: %v", err)
+		return true
+	}
+	p.Warnings = nil
+	if !reflect.DeepEqual(again, p) {
+		t.Errorf("through JSON the profile became %+v; want %+v", again, p)
+	}
+	return true
 }
 
 // FuzzDecode shows that no JSON makes Decode panic, and that what it takes it takes again.

@@ -105,11 +105,12 @@ func linkFields() table[Link] {
 	return table[Link]{
 		{name: "mac", doc: "Hardware address of the NIC meant, such as 52:54:00:12:34:56. Without it: the next free NIC in" +
 			" bus order.", kind: textLike(macPattern), decode: readMAC},
-		{name: "address", doc: "Address with prefix length, such as 192.168.0.1/24 or fd00::1/64; or dhcp; or a list of these.",
+		{name: "address", doc: "Address with prefix length, such as 192.168.0.1/24 or fd00::1/64; or dhcp; or a list" +
+			" of these.",
 			kind:     oneOrMore(eitherOf(oneWordOf("dhcp"), textLike(subnetPattern))),
 			required: true, decode: readAddresses},
-		{name: "gateway", doc: "Default gateway: an address, {via: ADDRESS, onlink: true} for one outside the link's subnets," +
-			" or a list of one per address family.",
+		{name: "gateway", doc: "Default gateway: an address, {via: ADDRESS, onlink: true} for one outside the link's" +
+			" subnets, or a list of one per address family.",
 			kind:   oneOrMore(eitherOf(textLike(addressPattern), gatewayFields().schema())),
 			decode: readGateways},
 		{name: "mtu", doc: "Largest packet in bytes, " + strconv.Itoa(minMTU) + " to " + strconv.Itoa(maxMTU) +

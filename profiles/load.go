@@ -27,18 +27,24 @@ func Builtin() []string {
 	return slices.Sorted(slices.Values(names))
 }
 
-// BuiltinSource is the YAML of a profile that comes with rempart, comments and all. The error wraps fs.ErrNotExist and
-// names those there are.
+// BuiltinSource is the YAML of a profile that comes with rempart, comments and all. For another name the error wraps
+// fs.ErrNotExist and tells those there are.
 func BuiltinSource(name string) ([]byte, error) {
 	if !slices.Contains(Builtin(), name) {
 		what := fmt.Sprintf("no profile named %s comes with rempart", quote(name))
 		if hint := suggest(name, Builtin()); hint != "" {
 			what += "; " + hint
 		}
-		return nil, fmt.Errorf("%s: %w", what, fs.ErrNotExist)
+		return nil, noProfile(what)
 	}
 	return builtin.ReadFile(name + ".yaml")
 }
+
+// noProfile says that there is no profile of a name; it is fs.ErrNotExist to errors.Is.
+type noProfile string
+
+func (e noProfile) Error() string { return string(e) }
+func (e noProfile) Unwrap() error { return fs.ErrNotExist }
 
 // Stdin is the name of a profile for Load and Source that stands for standard input.
 const Stdin = "-"

@@ -120,12 +120,18 @@ func suggest(word string, known []string) string {
 	if near := nearest(word, known); near != "" {
 		return near
 	}
-	if len(known) == 0 || len(known) > 24 {
+	if len(known) == 0 || len(known) > maxKnown {
 		return ""
 	}
-	sorted := slices.Sorted(slices.Values(known))
-	return "known: " + strings.Join(sorted, ", ")
+	list := slices.Sorted(slices.Values(known))
+	for i := range list {
+		list[i] = clip(list[i])
+	}
+	return "known: " + strings.Join(list, ", ")
 }
+
+// maxKnown is how many words a hint lists.
+const maxKnown = 24
 
 // nearest is the hint for a word that is a slip away from one of those known, else empty.
 func nearest(word string, known []string) string {
@@ -143,7 +149,7 @@ func nearest(word string, known []string) string {
 	if best == "" {
 		return ""
 	}
-	return fmt.Sprintf("did you mean %q?", best)
+	return "did you mean " + quote(best) + "?"
 }
 
 // editDistance counts insertions, deletions, replacements and swaps of neighbours (optimal string alignment).

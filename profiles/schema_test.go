@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"sync"
 	"testing"
@@ -75,8 +74,7 @@ func TestSchemaRefusesLaterKeys(t *testing.T) {
 			continue
 		}
 		checked++
-		src := fmt.Sprintf("{rempart: 1, name: fw, links: {a: {address: 10.0.0.1/24}}, zones: {home: a}, admin: none, %s: {}}",
-			f.name)
+		src := "{rempart: 1, name: fw, links: {a: {address: 10.0.0.1/24}}, zones: {home: a}, admin: none, " + f.name + ": {}}"
 		if err, _ := againstSchema(t, []byte(src)); err == nil {
 			t.Errorf("schema against key %s: taken; want refused", f.name)
 		}

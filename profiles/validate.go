@@ -13,6 +13,7 @@ type validator struct {
 	places   places
 	findings []Finding
 	warnings []Finding
+	adminsIn map[string]netip.Prefix // by zone: see adminWithin
 }
 
 func (v *validator) reject(at Pos, hint, format string, args ...any) {
