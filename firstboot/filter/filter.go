@@ -12,22 +12,20 @@
 // its space; so a zone is a set of (link, address range), the same for source and destination.
 //
 // In the input and forward hooks answers and ICMP errors of known connections pass first, then what is invalid is
-// dropped, then come loopback, the admin path, what IPv6 needs to live, and then the pair of zones is looked up: by a
-// verdict map of links and the few ranges of that link, first for the source and then for the destination, so the
-// cost does not grow with the policy. In the chain of the pair the profile's lines stand in their order; what reaches
+// dropped, then come loopback, the admin path, what IPv6 needs to live, and then the pair of zones is looked up: by
+// link and the few ranges of that link, first for the source and then for the destination, so the cost does not grow
+// with the policy. In the chain of the pair the profile's lines stand in their order; what reaches
 // its end is counted and dropped.
 //
-// # Why no chain has the policy "drop"
+// # Why addresses and links are compared one by one
 //
-// The kernel replaces a table in one transaction, but it registers the new base chains before the new rules become
-// visible and takes the old base chains down after the old rules became invisible. A base chain that is registered
-// and empty decides by its policy. With the policy "drop" each reload therefore loses packets; with "accept", an
-// unconditional drop at the end of the rules, and all chains of a hook having to agree, there is at every instant
-// one complete set of rules that decides.
-//
-// For the same reason no set concatenates fields with ranges: the kernel fills that kind (pipapo) only after the new
-// rules became visible, and packets are lost in between. Measured with 10,000 datagrams a second: one datagram for
-// each reload with such sets, none with trees and hashes.
+// A policy is replaced in one transaction, and no packet may be lost over it. Between the moment the kernel makes the
+// new rules visible and the moment it takes the old base chains down, both run, and both must come to the right
+// answer. Rules do, but the elements of old maps are gone from the first moment on (nft_map_deactivate), and new sets
+// with ranges are filled only after the rules that use them are visible. With verdict maps, concatenated ranges
+// (pipapo) or ranges (rbtree) on the way, one datagram in a stream of 10,000 a second was lost at each reload; with
+// comparisons none. They are few: one for each link and one for each range of that link, and only new connections
+// meet them. Lists in a line of the policy are sets all the same: there a lost first packet is sent again.
 //
 // # What it deliberately does not do
 //

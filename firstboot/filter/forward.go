@@ -10,7 +10,7 @@ import (
 // forward is what may pass through this machine.
 func (c *compiler) forward() {
 	rules := Chain{Name: "forward",
-		Base: &Base{Type: "filter", Hook: Forward, Priority: priorityFilter, Policy: VerdictAccept}}
+		Base: &Base{Type: "filter", Hook: Forward, Priority: priorityFilter, Policy: VerdictDrop}}
 	c.known(&rules)
 	c.dispatch(&rules, "from", IIfName, func(from string) string {
 		ch := Chain{Name: "from/" + from}

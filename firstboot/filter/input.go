@@ -18,7 +18,7 @@ const (
 // otherwise a forged packet of a known connection would pass as "established". It is a whitelist, so a link the
 // profile does not know passes nothing.
 func (c *compiler) antispoof() {
-	base := &Base{Type: "filter", Hook: Prerouting, Priority: priorityRaw, Policy: VerdictAccept}
+	base := &Base{Type: "filter", Hook: Prerouting, Priority: priorityRaw, Policy: VerdictDrop}
 	rules := Chain{Name: "antispoof", Base: base}
 	rules.add("this machine talks to itself", Match{IIfName, []Range{ifName("lo")}}, accept)
 	c.byLink(&rules, "antispoof", IIfName, func(ch *Chain, link string) {
@@ -31,63 +31,46 @@ func (c *compiler) antispoof() {
 				// A host that checks whether its address is free has none yet (RFC 4862, section 5.4.2).
 				space = union(append(spans{prefixSpan(netip.MustParsePrefix("::/128"))}, space...)...)
 			}
-			ch.add("the source belongs to "+link, c.within(srcField(v6), space, "link/"+link+"/"+version(v6)), accept)
+			for _, r := range space {
+				ch.add("the source belongs to "+link, Match{srcField(v6), []Range{addrRange(r)}}, accept)
+			}
 		}
 	})
 	rules.add("the source belongs elsewhere", c.counter(counterSpoofed), drop)
 	*c.chain(rules.Name, nil) = rules
 }
 
-// byLink adds a lookup of the link a packet came by or leaves by, and makes for each link the chain it leads to.
-// Jump, never goto: what those chains leave undecided comes back to the drop at the end of the base chain.
+// byLink makes for each link a chain, and adds the rules that lead there by the link a packet came by or leaves by.
+// Jump, never goto: what those chains leave undecided comes back to the drop at the end of the base chain. Package
+// filter says why this is no verdict map.
 func (c *compiler) byLink(rules *Chain, name string, field Field, fill func(ch *Chain, link string)) {
-	links := Set{Name: name, Key: []Type{TypeIfName}, Map: MapVerdict}
 	for _, l := range c.profile.Links {
 		ch := Chain{Name: name + "." + l.Name}
 		if fill(&ch, l.Name); len(ch.Rules) == 0 {
 			continue
 		}
 		*c.chain(ch.Name, nil) = ch
-		links.Elements = append(links.Elements,
-			Element{Key: []Range{ifName(l.Name)}, Verdict: Verdict{VerdictJump, ch.Name}})
-	}
-	if len(links.Elements) > 0 {
-		c.set(links)
-		rules.add("", Lookup{Fields: []Field{field}, Set: name, Map: MapVerdict})
+		rules.add("", Match{field, []Range{ifName(l.Name)}}, Verdict{VerdictJump, ch.Name})
 	}
 }
 
-// within matches a field against addresses: directly when they are one range, else by a named set that is made when
-// first asked for.
-func (c *compiler) within(field Field, list spans, set string) Expr {
-	if len(list) == 1 {
-		return Match{field, ranges(list)}
-	}
-	if c.table.Set(set) == nil {
-		s := Set{Name: set, Key: []Type{field.Type()}, Interval: true}
-		for _, r := range ranges(list) {
-			s.Elements = append(s.Elements, Element{Key: []Range{r}})
-		}
-		c.set(s)
-	}
-	return Lookup{Fields: []Field{field}, Set: set}
-}
-
-// end matches the packets whose source (by IIfName) or destination (by OIfName) is in a zone: one list of
-// expressions for each link the zone has a share of.
-func (c *compiler) end(link Field, zone string, v6 bool) [][]Expr {
-	addr := srcField(v6)
-	if link == OIfName {
-		addr = dstField(v6)
-	}
-	var out [][]Expr
+// ends adds a rule for each range of a zone's share of each link that leads the packets whose source (by IIfName) or
+// destination (by OIfName) is in the zone on to a chain.
+func (c *compiler) ends(rules *Chain, comment string, link Field, zone string, v6 bool, chain string) {
 	for _, sh := range c.space.zones[zone] {
-		if list := sh.ranges[family(v6)]; len(list) > 0 {
-			out = append(out, []Expr{Match{link, []Range{ifName(sh.link)}},
-				c.within(addr, list, "zone/"+zone+"."+sh.link+"/"+version(v6))})
+		for _, r := range sh.ranges[family(v6)] {
+			rules.add(comment, Match{link, []Range{ifName(sh.link)}}, Match{addrField(link, v6), []Range{addrRange(r)}},
+				Verdict{VerdictJump, chain})
 		}
 	}
-	return out
+}
+
+// addrField is the address that goes with a link: the source where a packet came by, the destination where it leaves.
+func addrField(link Field, v6 bool) Field {
+	if link == OIfName {
+		return dstField(v6)
+	}
+	return srcField(v6)
 }
 
 // clamp keeps TCP working where a link has a smaller MTU than the others and the ICMP errors that would say so are
@@ -105,7 +88,7 @@ func (c *compiler) known(ch *Chain) {
 
 // input is what may reach this machine.
 func (c *compiler) input() {
-	rules := Chain{Name: "input", Base: &Base{Type: "filter", Hook: Input, Priority: priorityFilter, Policy: VerdictAccept}}
+	rules := Chain{Name: "input", Base: &Base{Type: "filter", Hook: Input, Priority: priorityFilter, Policy: VerdictDrop}}
 	c.known(&rules)
 	rules.add("this machine talks to itself", Match{IIfName, []Range{ifName("lo")}}, accept)
 	c.admin(&rules)
@@ -118,7 +101,7 @@ func (c *compiler) input() {
 
 // closed is all of Closed.
 func (c *compiler) closed() {
-	rules := Chain{Name: "input", Base: &Base{Type: "filter", Hook: Input, Priority: priorityFilter, Policy: VerdictAccept}}
+	rules := Chain{Name: "input", Base: &Base{Type: "filter", Hook: Input, Priority: priorityFilter, Policy: VerdictDrop}}
 	rules.add("this machine talks to itself", Match{IIfName, []Range{ifName("lo")}}, accept)
 	if c.admin(&rules) {
 		c.neighbours(&rules)
@@ -132,7 +115,7 @@ func (c *compiler) closed() {
 	*c.chain(rules.Name, nil) = rules
 
 	c.counter(counterClosed)
-	forward := c.chain("forward", &Base{Type: "filter", Hook: Forward, Priority: priorityFilter, Policy: VerdictAccept})
+	forward := c.chain("forward", &Base{Type: "filter", Hook: Forward, Priority: priorityFilter, Policy: VerdictDrop})
 	forward.add("default: closed", Count{counterClosed}, drop)
 }
 
@@ -149,8 +132,11 @@ func (c *compiler) admin(rules *Chain) bool {
 			rules.add("admin"+at(a.At), Match{srcField(v6), ranges(from)}, ssh, accept)
 		}
 		for _, zone := range a.Zones {
-			for _, from := range c.end(IIfName, zone, v6) {
-				rules.add("admin: "+zone+at(a.At), append(from, ssh, accept)...)
+			for _, sh := range c.space.zones[zone] {
+				for _, r := range sh.ranges[family(v6)] {
+					rules.add("admin: "+zone+at(a.At), Match{IIfName, []Range{ifName(sh.link)}},
+						Match{srcField(v6), []Range{addrRange(r)}}, ssh, accept)
+				}
 			}
 		}
 	}
@@ -217,12 +203,8 @@ func (c *compiler) dispatch(rules *Chain, name string, field Field, chainOf func
 					continue
 				}
 				for _, v6 := range families {
-					addr := srcField(v6)
-					if field == OIfName {
-						addr = dstField(v6)
-					}
-					if list := sh.ranges[family(v6)]; len(list) > 0 {
-						ch.add("zone "+z.Name, c.within(addr, list, "zone/"+z.Name+"."+link+"/"+version(v6)),
+					for _, r := range sh.ranges[family(v6)] {
+						ch.add("zone "+z.Name, Match{addrField(field, v6), []Range{addrRange(r)}},
 							Verdict{VerdictGoto, chains[z.Name]})
 					}
 				}

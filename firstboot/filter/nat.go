@@ -11,43 +11,72 @@ import (
 // only an address of the very link it arrives by counts, so that no private address of this machine can be used
 // from outside; from the other zones any own address does, so that hosts inside can use the public one.
 func (c *compiler) destinationNAT() {
-	if len(c.profile.Forwards) == 0 {
-		return
-	}
 	rules := Chain{Name: "dstnat", Base: &Base{Type: "nat", Hook: Prerouting, Priority: priorityDstNAT, Policy: VerdictAccept}}
-	for i := range c.profile.Forwards {
-		f := &c.profile.Forwards[i]
-		v6 := isV6(f.To)
-		if !c.space.has(f.From, v6) {
-			continue
-		}
+	for i := range c.profile.Zones {
+		z := &c.profile.Zones[i]
+		ch := Chain{Name: "dstnat/" + z.Name}
 		own := DAddrType
-		if c.zone(f.From).External {
+		if z.External {
 			own = DAddrTypeOnLink
 		}
-		add := func(ports []Range, to DestinationNAT) {
-			to.To, to.IPv6, to.Field = addrRange(span{f.To, f.To}), v6, portOf(f)
-			for _, from := range c.end(IIfName, f.From, v6) {
-				rules.add(forwardComment(f), append(from, Match{own, []Range{local()}}, Match{portOf(f), ports}, to)...)
+		for n := range c.profile.Forwards {
+			if f := &c.profile.Forwards[n]; f.From == z.Name && c.space.has(z.Name, isV6(f.To)) {
+				c.translate(&ch, f, n+1, own)
 			}
 		}
-		if f.ToPort == 0 {
-			add(portRanges(f.Ports), DestinationNAT{})
-			continue
-		}
-		for n, p := range f.Ports {
-			came := []Range{portRange(p.First, p.Last)}
-			switch {
-			case f.ToPort == p.First:
-				add(came, DestinationNAT{})
-			case p.First == p.Last:
-				add(came, DestinationNAT{Port: f.ToPort})
-			default:
-				add(came, DestinationNAT{PortMap: c.portMap("ports/"+strconv.Itoa(i+1)+"/"+strconv.Itoa(n+1), p, f.ToPort)})
-			}
+		c.fromZone(&rules, ch, z.Name)
+	}
+	if len(rules.Rules) > 0 {
+		*c.chain(rules.Name, nil) = rules
+	}
+}
+
+// fromZone adds a chain, if there is anything in it, and the rules that lead what comes from a zone to it.
+func (c *compiler) fromZone(rules *Chain, ch Chain, zone string) {
+	if len(ch.Rules) == 0 {
+		return
+	}
+	*c.chain(ch.Name, nil) = ch
+	for _, v6 := range families {
+		speaks := func(r Rule) bool { return slices.ContainsFunc(r.Do, func(e Expr) bool { return isAddr(e, v6) }) }
+		if slices.ContainsFunc(ch.Rules, speaks) {
+			c.ends(rules, "from "+zone, IIfName, zone, v6, ch.Name)
 		}
 	}
-	*c.chain(rules.Name, nil) = rules
+}
+
+// isAddr tells whether an expression shows that its rule is about a family.
+func isAddr(e Expr, v6 bool) bool {
+	switch e := e.(type) {
+	case Match:
+		return e.Field == dstField(v6)
+	case DestinationNAT:
+		return e.IPv6 == v6
+	}
+	return false
+}
+
+// translate adds the rules of one forward, the n-th of the profile.
+func (c *compiler) translate(ch *Chain, f *profiles.Forward, n int, own Field) {
+	add := func(ports []Range, to DestinationNAT) {
+		to.To, to.IPv6, to.Field = addrRange(span{f.To, f.To}), isV6(f.To), portOf(f)
+		ch.add(forwardComment(f), Match{own, []Range{local()}}, Match{portOf(f), ports}, to)
+	}
+	if f.ToPort == 0 {
+		add(portRanges(f.Ports), DestinationNAT{})
+		return
+	}
+	for k, p := range f.Ports {
+		came := []Range{portRange(p.First, p.Last)}
+		switch {
+		case f.ToPort == p.First:
+			add(came, DestinationNAT{})
+		case p.First == p.Last:
+			add(came, DestinationNAT{Port: f.ToPort})
+		default:
+			add(came, DestinationNAT{PortMap: c.portMap("ports/"+strconv.Itoa(n)+"/"+strconv.Itoa(k+1), p, f.ToPort)})
+		}
+	}
 }
 
 // portMap makes the map that keeps the order of a range of ports when it moves. The kernel's own translation to a
@@ -70,30 +99,34 @@ func (c *compiler) portMap(name string, p profiles.PortRange, to uint16) string 
 // client sits in the same subnet as the server and would get its answers directly, and the masqueraded pairs.
 func (c *compiler) sourceNAT() {
 	rules := Chain{Name: "srcnat", Base: &Base{Type: "nat", Hook: Postrouting, Priority: prioritySrcNAT, Policy: VerdictAccept}}
-	for i := range c.profile.Forwards {
-		f := &c.profile.Forwards[i]
-		v6 := isV6(f.To)
-		if !c.space.has(f.From, v6) {
-			continue
+	for _, z := range c.profile.Zones {
+		ch := Chain{Name: "srcnat/" + z.Name}
+		for i := range c.profile.Forwards {
+			f := &c.profile.Forwards[i]
+			switch {
+			case f.From != z.Name || !c.space.has(z.Name, isV6(f.To)):
+			case f.SNAT:
+				ch.add(forwardComment(f), append(exactly(f), Masquerade{})...)
+			default:
+				c.hairpin(&ch, f)
+			}
 		}
-		var from [][]Expr
-		comment := forwardComment(f)
-		if f.SNAT {
-			from = c.end(IIfName, f.From, v6)
-		} else if link, near := c.hairpin(f); len(near) > 0 {
-			comment += " hairpin"
-			from = [][]Expr{{Match{IIfName, []Range{ifName(link)}}, Match{OIfName, []Range{ifName(link)}},
-				Match{srcField(v6), ranges(near)}}}
-		}
-		for _, part := range from {
-			rules.add(comment, slices.Concat(part, exactly(f), []Expr{Masquerade{}})...)
-		}
+		c.fromZone(&rules, ch, z.Name)
 	}
 	for _, m := range c.profile.Masquerade {
-		for _, from := range c.end(IIfName, m.From, false) {
-			for _, to := range c.end(OIfName, m.To, false) {
-				rules.add("masquerade: "+m.From+" -> "+m.To+at(m.At), slices.Concat(from, to, []Expr{Masquerade{}})...)
+		if !c.speaks(m.From, m.To, false) {
+			continue
+		}
+		ch := Chain{Name: "masquerade/" + m.From + "/" + m.To}
+		for _, sh := range c.space.zones[m.To] {
+			for _, r := range sh.ranges[family(false)] {
+				ch.add("masquerade: "+m.From+" -> "+m.To+at(m.At), Match{OIfName, []Range{ifName(sh.link)}},
+					Match{IPDAddr, []Range{addrRange(r)}}, Masquerade{})
 			}
+		}
+		if c.table.find(ch.Name) == nil { // a pair may be written twice
+			*c.chain(ch.Name, nil) = ch
+			c.ends(&rules, "from "+m.From, IIfName, m.From, false, ch.Name)
 		}
 	}
 	if len(rules.Rules) > 0 {
@@ -101,27 +134,21 @@ func (c *compiler) sourceNAT() {
 	}
 }
 
-// hairpin returns the clients of a forward that share the server's subnet, and the link they share it on.
-func (c *compiler) hairpin(f *profiles.Forward) (link string, near spans) {
+// hairpin adds rules for the clients of a forward that share the server's subnet.
+func (c *compiler) hairpin(ch *Chain, f *profiles.Forward) {
 	l, subnet := linkTo(c.profile, f.To)
 	if l == nil || !subnet.IsValid() {
-		return "", nil
+		return
 	}
 	v6 := isV6(f.To)
 	for _, sh := range c.space.zones[f.From] {
-		if sh.link == l.Name {
-			near = append(near, sh.ranges[family(v6)].and(union(prefixSpan(subnet)))...)
+		if sh.link != l.Name {
+			continue
+		}
+		for _, near := range sh.ranges[family(v6)].and(union(prefixSpan(subnet))) {
+			ch.add(forwardComment(f)+" hairpin", slices.Concat(
+				[]Expr{Match{IIfName, []Range{ifName(l.Name)}}, Match{OIfName, []Range{ifName(l.Name)}},
+					Match{srcField(v6), []Range{addrRange(near)}}}, exactly(f), []Expr{Masquerade{}})...)
 		}
 	}
-	return l.Name, union(near...)
-}
-
-// zone returns a zone by its name; check made sure that there is one.
-func (c *compiler) zone(name string) *profiles.Zone {
-	for i := range c.profile.Zones {
-		if c.profile.Zones[i].Name == name {
-			return &c.profile.Zones[i]
-		}
-	}
-	return &profiles.Zone{Name: name}
 }

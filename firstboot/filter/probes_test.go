@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"rempart/firstboot/filter"
-	"rempart/firstboot/filter/filtertest"
 )
 
 // table prints probes for the golden files.
@@ -31,7 +30,7 @@ func table(probes []filter.Probe) string {
 }
 
 func TestProbesGolden(t *testing.T) {
-	for _, p := range filtertest.Profiles() {
+	for _, p := range everyProfile(t) {
 		golden(t, p.Name+".probes", table(filter.Probes(p)))
 	}
 }

@@ -35,21 +35,21 @@ func family(v6 bool) int {
 	return 0
 }
 
-// everywhere is what a default route may lead to: all but what never is the address of a host elsewhere (RFC 6890):
-// "this network", loopback, multicast, reserved; for IPv6 the unspecified and loopback addresses, IPv4-mapped ones,
-// link-local and multicast.
+// everywhere is what a default route may lead to: in IPv4 all but "this network", loopback, multicast and reserved
+// addresses (RFC 6890); in IPv6 what is assigned for unicast at all (RFC 4291, section 2.4), which is global
+// addresses, unique local ones (RFC 4193) and those that stand for IPv4 hosts (RFC 6052).
 func everywhere(v6 bool) spans {
-	not := []string{"0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"}
-	all := "0.0.0.0/0"
-	if v6 {
-		not = []string{"::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8"}
-		all = "::/0"
-	}
 	var out []span
-	for _, p := range not {
+	if v6 {
+		for _, p := range []string{"64:ff9b::/96", "2000::/3", "fc00::/7"} {
+			out = append(out, prefixSpan(netip.MustParsePrefix(p)))
+		}
+		return union(out...)
+	}
+	for _, p := range []string{"0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"} {
 		out = append(out, prefixSpan(netip.MustParsePrefix(p)))
 	}
-	return union(prefixSpan(netip.MustParsePrefix(all))).minus(union(out...))
+	return union(prefixSpan(netip.MustParsePrefix("0.0.0.0/0"))).minus(union(out...))
 }
 
 // linkLocal6 is what hosts of a link call themselves among each other (RFC 4291, section 2.5.6).
