@@ -47,7 +47,7 @@ type command struct {
 
 // commands are all subcommands, in the order of the help.
 func commands() []*command {
-	return []*command{newCommand(), checkCommand(), schemaCommand(), buildCommand(), lockCommand()}
+	return []*command{newCommand(), checkCommand(), schemaCommand(), buildCommand(), lockCommand(), runCommand(), testCommand(), policyCommand()}
 }
 
 // usageError is a mistake in how rempart was called.
