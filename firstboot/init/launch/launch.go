@@ -49,7 +49,13 @@ func forkExec(c Command) (Result, error) {
 		// Never unlocked: the runtime ends a thread whose goroutine ends locked, and with it all it was made unable to do.
 		runtime.LockOSThread()
 		var a answer
-		a.Result, a.error = forkHere(c)
+		if unix.Gettid() == unix.Getpid() {
+			// Not the main thread, which the runtime cannot end: held here, it leaves the work to another.
+			a.Result, a.error = forkExec(c)
+			runtime.UnlockOSThread()
+		} else {
+			a.Result, a.error = forkHere(c)
+		}
 		done <- a
 	}()
 	a := <-done
