@@ -54,7 +54,8 @@ func (s *Store) download(ctx context.Context, from []*url.URL, target string, wa
 		return nil // somebody else was faster
 	}
 	var gone, failed tried
-	for _, u := range from {
+	firstGone := false
+	for i, u := range from {
 		err := s.retry(ctx, u, func() error { return s.fetch(ctx, u, part, want, grown) })
 		if err == nil {
 			if err := os.Rename(part.Name(), target); err != nil {
@@ -66,12 +67,16 @@ func (s *Store) download(ctx context.Context, from []*url.URL, target string, wa
 		err = fmt.Errorf("%s: %w", u.Redacted(), err)
 		if errors.Is(err, ErrGone) {
 			gone = append(gone, err)
+			firstGone = firstGone || i == 0
 			continue
 		}
 		failed = append(failed, err)
 		if ctx.Err() != nil || errors.Is(err, ErrNoSpace) || errors.Is(err, ErrReadOnly) {
 			break
 		}
+	}
+	if firstGone && ctx.Err() == nil && !errors.Is(failed, ErrDigest) && !errors.Is(failed, ErrNoSpace) {
+		failed = nil // the best mirror does not have it, so what troubles the others have is beside the point
 	}
 	// What may be gone on with stays; what is wrong, useless or in the way does not.
 	useless := len(failed) == 0 || errors.Is(failed, ErrNoSpace) || errors.Is(failed, ErrDigest)

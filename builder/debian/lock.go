@@ -132,7 +132,7 @@ func parseLock(name string, text []byte) (*Lock, error) {
 		if err == io.EOF {
 			return nil, fail(1, "it is empty; `rempart lock -o FILE` makes one")
 		}
-		return nil, fmt.Errorf("%s: %s: %w", name, strings.TrimPrefix(err.Error(), "yaml: "), ErrLock)
+		return nil, yamlError(name, err)
 	}
 	if err := decoder.Decode(new(yaml.Node)); err != io.EOF {
 		return nil, fail(1, "expected one document and nothing after it")
@@ -144,12 +144,7 @@ func parseLock(name string, text []byte) (*Lock, error) {
 	strict := yaml.NewDecoder(bytes.NewReader(text))
 	strict.KnownFields(true)
 	if err := strict.Decode(&file); err != nil {
-		var several *yaml.TypeError
-		what := strings.TrimPrefix(err.Error(), "yaml: ")
-		if errors.As(err, &several) {
-			what = strings.Join(several.Errors, "; ")
-		}
-		return nil, fmt.Errorf("%s: %s: %w", name, what, ErrLock)
+		return nil, yamlError(name, err)
 	}
 	if file.Version != lockVersion {
 		return nil, fail(1, "format rempart-lock: %d; this rempart reads %d, so renew it with `rempart lock`",
@@ -191,6 +186,23 @@ func parseLock(name string, text []byte) (*Lock, error) {
 		lock.Packages = append(lock.Packages, locked)
 	}
 	return lock, nil
+}
+
+// yamlError puts errors of the YAML package, which name lines as "line 3: what", into the form of all others.
+func yamlError(name string, err error) error {
+	texts := []string{strings.TrimPrefix(err.Error(), "yaml: ")}
+	var several *yaml.TypeError
+	if errors.As(err, &several) {
+		texts = several.Errors
+	}
+	for i, text := range texts {
+		if line, what, ok := strings.Cut(strings.TrimPrefix(text, "line "), ": "); ok && strings.HasPrefix(text, "line ") {
+			texts[i] = name + ":" + line + ": " + what
+		} else {
+			texts[i] = name + ": " + text
+		}
+	}
+	return fmt.Errorf("%s: %w", strings.Join(texts, "; "), ErrLock)
 }
 
 var suiteName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,63}$`)

@@ -145,6 +145,7 @@ func (s *Store) Fetch(ctx context.Context, lock *Lock, names ...string) ([]*Pack
 		})
 	}
 	progress.finish()
+	s.markUsed(packages)
 	if err != nil {
 		for _, p := range packages {
 			if p != nil {

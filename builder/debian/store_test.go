@@ -472,3 +472,38 @@ func TestFetchBelievesLockAlone(t *testing.T) {
 		t.Errorf("Fetch of a package that says another version: error %v; want ErrDigest", err)
 	}
 }
+
+// The best mirror decides whether a package is gone; troubles of those after it do not hide that.
+func TestFetchGoneAtTheBestMirror(t *testing.T) {
+	files := newTestArchive(twoPackages()...).files(t)
+	lock := renewed(t, serve(t, files).URL)
+	empty := serve(t, nil)
+	broken := serve(t, nil)
+	broken.hook = func(w http.ResponseWriter, _ *http.Request, _ []byte) bool {
+		w.WriteHeader(http.StatusForbidden)
+		return true
+	}
+	good := serve(t, files)
+	for _, c := range []struct {
+		mirrors []*testServer
+		want    error
+		ok      bool
+	}{
+		{[]*testServer{empty, broken}, ErrGone, false},
+		{[]*testServer{broken, empty}, nil, false},
+		{[]*testServer{broken, empty, good}, nil, true},
+	} {
+		apt := t.TempDir()
+		var list strings.Builder
+		for _, m := range c.mirrors {
+			fmt.Fprintf(&list, "deb %s %s main\n", m.URL, trusty)
+		}
+		must(t, os.WriteFile(filepath.Join(apt, "sources.list"), []byte(list.String()), 0o644))
+		s := newTestStore(t, "")
+		s.options.AptDir = apt
+		_, err := s.Fetch(context.Background(), lock)
+		if (err == nil) != c.ok || errors.Is(err, ErrGone) != (c.want == ErrGone) {
+			t.Errorf("Fetch: error %v; want %v", err, c.want)
+		}
+	}
+}

@@ -185,6 +185,15 @@ func (f *file) open(b block) (io.Reader, error) {
 	if err != nil {
 		return nil, bad("%v", err)
 	}
+	var filler [3]byte // 3.3: zeros up to a multiple of four
+	end := b.offset + b.packed - check.size
+	fill := filler[:padded(b.packed-check.size)-(b.packed-check.size)]
+	if err := readAt(f.r, fill, end); err != nil {
+		return nil, err
+	}
+	if filler != [3]byte{} {
+		return nil, bad("the padding of the block at offset %d is not zero", b.offset)
+	}
 	c := &checked{r: content, left: b.uncompressed, want: make([]byte, check.size)}
 	if err := readAt(f.r, c.want, b.offset+padded(b.packed-check.size)); err != nil {
 		return nil, err
