@@ -2,6 +2,7 @@ package kernel_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"regexp"
@@ -152,4 +153,130 @@ func difference(a, b string) string {
 		return "the same lines in another order"
 	}
 	return out.String()
+}
+
+// Everything the intermediate form can say must mean the same by netlink and by text, also what no policy of today
+// becomes: verdict maps, concatenated ranges, large sets in several messages, ranges up to the last value.
+func TestWholeFormEqualsText(t *testing.T) {
+	addr := func(a, b, c, d byte) []byte { return []byte{a, b, c, d} }
+	name := func(s string) filter.Range {
+		b := append([]byte(s), make([]byte, filter.IfNameSize-len(s))...)
+		return filter.Range{First: b, Last: b}
+	}
+	jump := filter.Verdict{Kind: filter.VerdictJump, Chain: "sub"}
+	large := filter.Set{Name: "large", Key: []filter.Type{filter.TypeIfName, filter.TypeIPv4}, Map: filter.MapVerdict, Interval: true}
+	trees := filter.Set{Name: "trees", Key: []filter.Type{filter.TypeIPv4}, Interval: true}
+	for i := range 2000 {
+		hi, lo := byte(i>>8), byte(i)
+		r := filter.Range{First: addr(10, hi, lo, 4), Last: addr(10, hi, lo, 9)}
+		large.Elements = append(large.Elements, filter.Element{Key: []filter.Range{name("eth0"), r}, Verdict: jump})
+		trees.Elements = append(trees.Elements, filter.Element{Key: []filter.Range{r}})
+	}
+	trees.Elements = append(trees.Elements, filter.Element{Key: []filter.Range{
+		{First: addr(255, 0, 0, 0), Last: addr(255, 255, 255, 255)}}})
+	rs := filter.Ruleset{Tables: []filter.Table{{
+		Family: filter.FamilyInet, Name: filter.TableName, Counters: []string{"c"},
+		Sets: []filter.Set{large, trees,
+			{Name: "links", Key: []filter.Type{filter.TypeIfName}, Map: filter.MapVerdict, Elements: []filter.Element{
+				{Key: []filter.Range{name("lo")}, Verdict: filter.Verdict{Kind: filter.VerdictGoto, Chain: "sub"}}}},
+			{Name: "empty", Key: []filter.Type{filter.TypeIPv6}}},
+		Chains: []filter.Chain{
+			{Name: "base", Base: &filter.Base{Type: "filter", Hook: filter.Input, Policy: filter.VerdictDrop}, Rules: []filter.Rule{
+				{Do: []filter.Expr{filter.Lookup{Fields: []filter.Field{filter.IIfName}, Set: "links", Map: filter.MapVerdict}}},
+				{Do: []filter.Expr{filter.Lookup{Fields: []filter.Field{filter.IIfName, filter.IPSAddr}, Set: "large",
+					Map: filter.MapVerdict}}, Comment: "a \"quote\" and ü"},
+				{Do: []filter.Expr{filter.Lookup{Fields: []filter.Field{filter.IPDAddr}, Set: "trees"}, filter.Count{Name: "c"}}},
+				{Do: []filter.Expr{filter.Match{Field: filter.TCPDPort, Ranges: []filter.Range{
+					{First: []byte{0, 1}, Last: []byte{0, 9}}, {First: []byte{255, 0}, Last: []byte{255, 255}}}}, jump}},
+			}},
+			{Name: "sub", Rules: []filter.Rule{{Do: []filter.Expr{filter.Reject{}}, Comment: strings.Repeat("long ", 60)}}},
+		},
+	}}}
+	ours, theirs := namespace(t), namespace(t)
+	apply(t, ours, rs)
+	nft(t, theirs, rs.Text(), "-f", "-")
+	list := []string{"-s", "-a", "list", "table", "inet", filter.TableName}
+	if got, want := nft(t, ours, "", list...), nft(t, theirs, "", list...); strip(got) != strip(want) {
+		t.Errorf("by netlink (-) and by nft (+):\n%s", difference(got, want))
+	}
+}
+
+// Applying again changes nothing, and other people's tables are never touched.
+func TestApplyTwice(t *testing.T) {
+	ns := namespace(t)
+	nft(t, ns, "table ip docker { chain nat { type nat hook postrouting priority 100; masquerade; }; }", "-f", "-")
+	rs := compile(t, filtertest.Wide())
+	if in, err := kernel.InForce(context.Background(), rs, kernel.Options{NetNS: ns}); err != nil || in {
+		t.Fatalf("InForce before = %v, %v; want false", in, err)
+	}
+	apply(t, ns, rs)
+	first := nft(t, ns, "", "-s", "list", "ruleset")
+	apply(t, ns, rs)
+	if second := nft(t, ns, "", "-s", "list", "ruleset"); second != first {
+		t.Errorf("first (-) and second (+) time:\n%s", difference(first, second))
+	}
+	if !strings.Contains(first, "table ip docker") {
+		t.Errorf("another table is gone:\n%s", first)
+	}
+	if in, err := kernel.InForce(context.Background(), rs, kernel.Options{NetNS: ns}); err != nil || !in {
+		t.Errorf("InForce after = %v, %v; want true", in, err)
+	}
+	other := compile(t, filtertest.OneArmed())
+	if in, err := kernel.InForce(context.Background(), other, kernel.Options{NetNS: ns}); err != nil || in {
+		t.Errorf("InForce of another policy = %v, %v; want false", in, err)
+	}
+}
+
+// A rule the kernel refuses is named, and the policy before it stays in force.
+func TestApplyFails(t *testing.T) {
+	ns := namespace(t)
+	rs := compile(t, filtertest.Wide())
+	apply(t, ns, rs)
+	before := nft(t, ns, "", "-s", "list", "ruleset")
+	for _, test := range []struct {
+		what string
+		harm func(*filter.Table)
+		want string
+	}{
+		{"a jump to nowhere", func(t *filter.Table) {
+			chain := &t.Chains[5]
+			chain.Rules = append([]filter.Rule{{Do: []filter.Expr{filter.Verdict{Kind: filter.VerdictJump, Chain: "nowhere"}},
+				Comment: "policy: the culprit (7:7)"}}, chain.Rules...)
+		}, "the culprit (7:7)"},
+		{"masquerade outside nat", func(t *filter.Table) {
+			last := &t.Chains[len(t.Chains)-2]
+			*last = filter.Chain{Name: "late", Base: &filter.Base{Type: "filter", Hook: filter.Forward, Policy: filter.VerdictDrop},
+				Rules: []filter.Rule{{Do: []filter.Expr{filter.Masquerade{}}, Comment: "late culprit"}}}
+		}, "late culprit"},
+		{"elements twice in a map", func(t *filter.Table) {
+			t.Sets = append(t.Sets, filter.Set{Name: "twice", Key: []filter.Type{filter.TypePort}, Map: filter.MapPort,
+				Elements: []filter.Element{{Key: []filter.Range{{First: []byte{0, 1}, Last: []byte{0, 1}}}, Port: 2},
+					{Key: []filter.Range{{First: []byte{0, 1}, Last: []byte{0, 1}}}, Port: 3}}})
+		}, "set twice"},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			bad := compile(t, filtertest.Wide())
+			test.harm(&bad.Tables[0])
+			err := kernel.Apply(context.Background(), bad, kernel.Options{NetNS: ns})
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("Apply = %v; want an error that names %q", err, test.want)
+			}
+			if after := nft(t, ns, "", "-s", "list", "ruleset"); after != before {
+				t.Errorf("before (-) and after (+) the failure:\n%s", difference(before, after))
+			}
+		})
+	}
+}
+
+// Without the capability nothing changes, and the error says what is missing; a cancelled context sends nothing.
+func TestApplyRefused(t *testing.T) {
+	ns := namespace(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := kernel.Apply(ctx, compile(t, filtertest.Uplink()), kernel.Options{NetNS: ns}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Apply with a cancelled context = %v; want context.Canceled", err)
+	}
+	if got := nft(t, ns, "", "list", "ruleset"); got != "" {
+		t.Errorf("rules after a cancelled Apply:\n%s", got)
+	}
 }
