@@ -22,6 +22,8 @@ func TestUnusable(t *testing.T) {
 		{"UTF-16", "\xff\xfer\x00", "fw.yaml:1:1: byte 0xff is not UTF-8 text; save the file as UTF-8"},
 		{"empty", "", "fw.yaml:1:1: the profile is empty; `rempart new home-firewall` prints one to start from"},
 		{"blank", "\n \n", "fw.yaml:1:1: the profile is empty; `rempart new home-firewall` prints one to start from"},
+		{"byte order mark and CRLF", "\ufeffrempart: 1\r\nname: [fw\r\n",
+			"fw.yaml:2:1: not YAML: did not find expected ',' or ']'; a bracket, brace or quote is opened and not closed"},
 		{"deep", strings.Repeat("[", 100000), ""},
 		{"deep and closed", strings.Repeat("[", 5000) + strings.Repeat("]", 5000),
 			"fw.yaml:1:17: nested deeper than 16 levels; no part of a profile needs that"},

@@ -148,11 +148,7 @@ func TestDecodeTakesIndentedJSON(t *testing.T) {
 // TestDecodeLinksNoYAML builds a program that only decodes and looks for the YAML parser and our reader in it.
 func TestDecodeLinksNoYAML(t *testing.T) {
 	symbols := func(call string) string {
-		dir, err := os.MkdirTemp(".", "linktest") // inside the module, so that the import resolves
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer os.RemoveAll(dir)
+		dir := t.TempDir()
 		src := `package main
 
 import "rempart/profiles"
@@ -162,11 +158,24 @@ func main() {
 	println(p, err)
 }
 `
-		if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(src), 0o600); err != nil {
+		here, err := os.Getwd()
+		if err != nil {
 			t.Fatal(err)
 		}
-		binary := filepath.Join(t.TempDir(), "program")
-		if out, err := exec.Command("go", "build", "-o", binary, "./"+dir).CombinedOutput(); err != nil {
+		// An overlay makes the program part of the module, so that the import resolves, and writes nothing into it.
+		program, binary := filepath.Join(dir, "main.go"), filepath.Join(dir, "program")
+		overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{
+			filepath.Join(here, "linktest", "main.go"): program}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for file, content := range map[string]string{program: src, filepath.Join(dir, "overlay.json"): string(overlay)} {
+			if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		build := exec.Command("go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", binary, "./linktest")
+		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("go build: %v\n%s", err, out)
 		}
 		out, err := exec.Command("go", "tool", "nm", binary).Output()

@@ -25,15 +25,15 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, src []byte) { checkParse(t, src) })
 }
 
-// TestPairsOfCases reads every case of the findings with every other edited into it: what the fuzzer would have to be
-// very lucky to write.
+// TestPairsOfCases reads every case of the findings with a third of the others edited into it: what the fuzzer would
+// have to be very lucky to write.
 func TestPairsOfCases(t *testing.T) {
 	_, base, cases := readFindingCases(t)
 	taken := 0
-	for _, a := range cases {
+	for i, a := range cases {
 		src := a.applied(base)
-		for _, b := range cases {
-			if strings.HasPrefix(b.edit, "!") {
+		for j, b := range cases {
+			if (i+j)%3 != 0 || strings.HasPrefix(b.edit, "!") {
 				continue
 			}
 			if checkParse(t, []byte(edited(src, b.edit))) {

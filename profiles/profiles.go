@@ -25,10 +25,15 @@
 //	  - {from: internet, tcp: [80, 443], to: 192.168.0.102, snat: self}
 //	hosts: {web: 192.168.0.102}
 //
-// A packet belongs to a zone by the link and, where zones share a link, by its address on that link. Between zones
-// everything is dropped that no policy line accepts; the lines are read top-down and the first that matches decides.
-// Answers to what was accepted always pass. A forward needs no policy line. Masquerading is for IPv4. The zones
-// "internet" and "wan" are external unless they say otherwise, and an external zone never gets the admin path.
+// A packet belongs to a zone by the link and, where zones share a link, by its address on that link. Between zones,
+// and between two links of one zone, everything is dropped that no policy line accepts; the lines are read top-down and
+// the first that matches decides. "any" is every zone but not the guest, which is "self"; what the guest itself sends
+// passes unless a line from self forbids it. Answers to what was accepted always pass. A forward needs no policy line.
+// Masquerading is for IPv4. The zones "internet" and "wan" are external unless they say otherwise, and an external zone
+// never gets the admin path.
+//
+// Keys that are planned and not carried out by this version, such as dhcp or vlan, are known and refused, never
+// ignored. The tables in language.go are the whole language.
 //
 // What the package deliberately does not do: resolve names over the network, expand variables, include other files,
 // or know how anything is built or booted.
