@@ -56,9 +56,12 @@ func TestChanges(t *testing.T) {
 			"wan: address 192.0.2.1/24", "wan: address fd00::1/64", "wan: up",
 			"wan: route 0.0.0.0/0 via 192.0.2.254 metric 100",
 		}},
-		"down":                   {with(func(h *Interface) { h.Up = false }), []string{"wan: up", "wan: route 0.0.0.0/0 via 192.0.2.254 metric 100"}},
-		"switch missing":         {with(func(h *Interface) { h.Values = nil }), []string{"wan: sysctl net/ipv4/conf/wan/rp_filter=1"}},
-		"optional switch wrong":  {with(func(h *Interface) { h.Values[odd.Path] = "0" }), []string{"wan: sysctl net/ipv6/conf/wan/oddity=1"}},
+		"down": {with(func(h *Interface) { h.Up = false }), []string{"wan: up",
+			"wan: route 0.0.0.0/0 via 192.0.2.254 metric 100"}},
+		"switch missing": {with(func(h *Interface) { h.Values = nil }),
+			[]string{"wan: sysctl net/ipv4/conf/wan/rp_filter=1"}},
+		"optional switch wrong": {with(func(h *Interface) { h.Values[odd.Path] = "0" }),
+			[]string{"wan: sysctl net/ipv6/conf/wan/oddity=1"}},
 		"foreign address":        {with(add(Address{Prefix: pfx("10.0.0.1/8")})), []string{"wan: remove address 10.0.0.1/8"}},
 		"foreign IPv6 address":   {with(add(Address{Prefix: pfx("fd99::1/64")})), []string{"wan: remove address fd99::1/64"}},
 		"link-local is kernel's": {with(add(Address{Prefix: pfx("fe80::1/64")})), nil},
@@ -72,9 +75,11 @@ func TestChanges(t *testing.T) {
 			[]string{"wan: route 0.0.0.0/0 via 192.0.2.254 metric 100"}},
 		"second gateway": {with(route(static("0.0.0.0/0", "192.0.2.9", 50))),
 			[]string{"wan: remove route 0.0.0.0/0 via 192.0.2.9 metric 50"}},
-		"foreign route": {with(route(static("10.0.0.0/8", "192.0.2.9", 0))), []string{"wan: remove route 10.0.0.0/8 via 192.0.2.9 metric 0"}},
-		"gone":          {nil, nil},
-		"somebody else": {append(with(func(*Interface) {}), Interface{Index: 9, Name: "br0", Addresses: []Address{{Prefix: pfx("10.0.0.1/8")}}}), nil},
+		"foreign route": {with(route(static("10.0.0.0/8", "192.0.2.9", 0))),
+			[]string{"wan: remove route 10.0.0.0/8 via 192.0.2.9 metric 0"}},
+		"gone": {nil, nil},
+		"somebody else": {append(with(func(*Interface) {}), Interface{Index: 9, Name: "br0",
+			Addresses: []Address{{Prefix: pfx("10.0.0.1/8")}}}), nil},
 	} {
 		if got := texts(Changes(c.have, []Interface{want})); !slices.Equal(got, c.want) {
 			t.Errorf("%s: Changes = %q; want %q", name, got, c.want)
@@ -139,9 +144,11 @@ func TestRenames(t *testing.T) {
 }
 
 func TestWantLease(t *testing.T) {
-	plan := Plan{Links: []Link{{Name: "wan", DHCP: true}, {Name: "lan", MTU: 1500, DHCP: true}, {Name: "six", DHCP: true, Addresses: []netip.Prefix{pfx("fd00::1/64")}}}}
+	plan := Plan{Links: []Link{{Name: "wan", DHCP: true}, {Name: "lan", MTU: 1500, DHCP: true}, {Name: "six",
+		DHCP: true, Addresses: []netip.Prefix{pfx("fd00::1/64")}}}}
 	lease := dhcp4.Lease{Address: pfx("198.51.100.50/24"), MTU: 1000, Expires: 100 * time.Second, Routes: []dhcp4.Route{
-		{Dst: pfx("0.0.0.0/0"), Gateway: ip("203.0.113.1")}, {Dst: pfx("192.0.2.0/24"), Gateway: ip("198.51.100.1")}, {Dst: pfx("192.0.2.9/32")}}}
+		{Dst: pfx("0.0.0.0/0"), Gateway: ip("203.0.113.1")}, {Dst: pfx("192.0.2.0/24"), Gateway: ip("198.51.100.1")},
+		{Dst: pfx("192.0.2.9/32")}}}
 	assigned := []Assignment{{Link: 0, NIC: NIC{Index: 1}}, {Link: 1, NIC: NIC{Index: 2}}, {Link: 2, NIC: NIC{Index: 3}}}
 	leases := map[string]dhcp4.Lease{"wan": lease, "lan": lease, "six": lease}
 	got := Want(plan, assigned, nil, leases, 40*time.Second)

@@ -273,7 +273,8 @@ func (k *kernel) do(c Change) error {
 		return err
 	case AddAddress:
 		seconds := int((c.Address.Valid + time.Second - 1) / time.Second)
-		return k.handle.AddrReplace(dev, &netlink.Addr{IPNet: ipNet(c.Address.Prefix), ValidLft: seconds, PreferedLft: seconds})
+		return k.handle.AddrReplace(dev, &netlink.Addr{IPNet: ipNet(c.Address.Prefix), ValidLft: seconds,
+			PreferedLft: seconds})
 	case DeleteAddress:
 		err := k.handle.AddrDel(dev, &netlink.Addr{IPNet: ipNet(c.Address.Prefix)})
 		return unless(err, unix.EADDRNOTAVAIL) // it went by itself

@@ -24,7 +24,8 @@ func TestCompile(t *testing.T) {
 		},
 	}
 	plan := Compile(p)
-	if plan.HostName != "fw-1" || len(plan.Links) != 2 || plan.Links[0].MAC != "02:00:5e:00:00:0a" || plan.Links[0].MTU != 1400 {
+	if plan.HostName != "fw-1" || len(plan.Links) != 2 || plan.Links[0].MAC != "02:00:5e:00:00:0a" ||
+		plan.Links[0].MTU != 1400 {
 		t.Errorf("Compile = %+v", plan)
 	}
 	want := []Route{
@@ -70,7 +71,8 @@ func TestForwarding(t *testing.T) {
 		"DHCP":               {profiles.Profile{Links: []profiles.Link{dhcp, v6}}, "1", "1"},
 	} {
 		s := Compile(&c.p).Sysctls
-		if g4, g6 := sysctlOf(s, "net/ipv4/ip_forward"), sysctlOf(s, "net/ipv6/conf/all/forwarding"); g4 != c.want4 || g6 != c.want6 {
+		if g4, g6 := sysctlOf(s, "net/ipv4/ip_forward"), sysctlOf(s, "net/ipv6/conf/all/forwarding"); g4 != c.want4 ||
+			g6 != c.want6 {
 			t.Errorf("%s: forwarding = %s, %s; want %s, %s", name, g4, g6, c.want4, c.want6)
 		}
 	}
@@ -82,21 +84,24 @@ func TestReversePath(t *testing.T) {
 		links []profiles.Link
 		want  string
 	}{
-		"one gateway":             {[]profiles.Link{{Name: "a", Gateways: gw}, {Name: "b"}}, "1"},
-		"none":                    {[]profiles.Link{{Name: "a"}, {Name: "b"}}, "1"},
-		"two on one link":         {[]profiles.Link{{Name: "a", Gateways: append(gw, gw...)}, {Name: "b"}}, "1"},
-		"on two links":            {[]profiles.Link{{Name: "a", Gateways: gw}, {Name: "b", DHCP: true}}, "2"},
-		"the second of IPv6":      {[]profiles.Link{{Name: "a", Gateways: gw}, {Name: "b", Gateways: []profiles.Gateway{{Addr: ip("fd00::9")}}}}, "1"},
+		"one gateway":     {[]profiles.Link{{Name: "a", Gateways: gw}, {Name: "b"}}, "1"},
+		"none":            {[]profiles.Link{{Name: "a"}, {Name: "b"}}, "1"},
+		"two on one link": {[]profiles.Link{{Name: "a", Gateways: append(gw, gw...)}, {Name: "b"}}, "1"},
+		"on two links":    {[]profiles.Link{{Name: "a", Gateways: gw}, {Name: "b", DHCP: true}}, "2"},
+		"the second of IPv6": {[]profiles.Link{{Name: "a", Gateways: gw}, {Name: "b",
+			Gateways: []profiles.Gateway{{Addr: ip("fd00::9")}}}}, "1"},
 		"two DHCP uplinks, loose": {[]profiles.Link{{Name: "a", DHCP: true}, {Name: "b", DHCP: true}}, "2"},
 	} {
-		if got := sysctlOf(Compile(&profiles.Profile{Links: c.links}).Links[1].Sysctls, "net/ipv4/conf/*/rp_filter"); got != c.want {
+		if got := sysctlOf(Compile(&profiles.Profile{Links: c.links}).Links[1].Sysctls,
+			"net/ipv4/conf/*/rp_filter"); got != c.want {
 			t.Errorf("%s: rp_filter = %s; want %s", name, got, c.want)
 		}
 	}
 }
 
 func TestConntrackSize(t *testing.T) {
-	for memory, want := range map[int64]string{0: "8192", 64 << 20: "8192", 128 << 20: "16384", 1 << 30: "131072", 1 << 40: "1048576"} {
+	for memory, want := range map[int64]string{0: "8192", 64 << 20: "8192", 128 << 20: "16384", 1 << 30: "131072",
+		1 << 40: "1048576"} {
 		if got := ConntrackSysctls(memory)[0].Value; got != want {
 			t.Errorf("conntrack_max for %d bytes = %s; want %s", memory, got, want)
 		}
@@ -150,7 +155,8 @@ func TestResolv(t *testing.T) {
 
 func TestKeptLease(t *testing.T) {
 	now := 1000 * time.Second
-	good := dhcp4.Lease{Address: pfx("198.51.100.50/24"), Server: ip("198.51.100.1"), Obtained: now - 1, Renew: now + 5, Rebind: now + 6, Expires: now + 7}
+	good := dhcp4.Lease{Address: pfx("198.51.100.50/24"), Server: ip("198.51.100.1"), Obtained: now - 1, Renew: now + 5,
+		Rebind: now + 6, Expires: now + 7}
 	if err := good.Check(now); err != nil {
 		t.Errorf("Check = %v; want nil", err)
 	}

@@ -12,7 +12,8 @@ func TestCompareBus(t *testing.T) {
 	// Each list is in order.
 	for _, list := range [][]string{
 		{"pci0000:00/0000:00:03.0/virtio9", "pci0000:00/0000:00:0a.0/virtio1", "pci0000:00/0000:00:10.0/virtio0"},
-		{"pci0000:00/0000:00:02.0/0000:01:00.0/virtio7", "pci0000:00/0000:00:02.1/0000:02:00.0/virtio3", "pci0000:00/0000:00:1c.0/0000:10:00.0"},
+		{"pci0000:00/0000:00:02.0/0000:01:00.0/virtio7", "pci0000:00/0000:00:02.1/0000:02:00.0/virtio3",
+			"pci0000:00/0000:00:1c.0/0000:10:00.0"},
 		{"pci0000:00/0000:00:1f.0", "pci0000:80/0000:80:01.0", "pci0001:00/0001:00:00.0", "pci10000:00/10000:00:00.0"},
 		{"vif-0", "vif-2", "vif-9", "vif-10", "vif-19"},
 		{"platform/virtio-mmio.0/virtio2", "platform/virtio-mmio.9/virtio1", "platform/virtio-mmio.10/virtio0"},
@@ -70,15 +71,18 @@ func TestMatch(t *testing.T) {
 			"a=3 b=2 c=1", nil},
 		"mac first": {plan("", "m1", ""), []NIC{nic(1, "vif-0", "m1"), nic(2, "vif-1", "m2"), nic(3, "vif-2", "m3")},
 			"a=2 b=1 c=3", nil},
-		"more NICs":  {plan(""), []NIC{nic(1, "vif-0", "m1"), nic(2, "vif-1", "m2")}, "a=1", []string{"NIC eth2 (m2) belongs to no link"}},
+		"more NICs": {plan(""), []NIC{nic(1, "vif-0", "m1"), nic(2, "vif-1", "m2")}, "a=1",
+			[]string{"NIC eth2 (m2) belongs to no link"}},
 		"fewer NICs": {plan("", ""), []NIC{nic(1, "vif-0", "m1")}, "a=1", []string{"link b: no NIC is left"}},
 		"none":       {plan("", "m1"), nil, "", []string{"link b: no NIC has the MAC m1", "link a: no NIC is left"}},
 		"missing mac takes nobody's place": {plan("m9", ""), []NIC{nic(1, "vif-0", "m1"), nic(2, "vif-1", "m2")}, "b=1",
 			[]string{"link a: no NIC has the MAC m9", "NIC eth2 (m2) belongs to no link"}},
-		"the same mac twice stays closed": {plan("m1", ""), []NIC{nic(1, "vif-0", "m1"), nic(2, "vif-1", "m1"), nic(3, "vif-2", "m3")},
+		"the same mac twice stays closed": {plan("m1", ""), []NIC{nic(1, "vif-0", "m1"), nic(2, "vif-1", "m1"), nic(3,
+			"vif-2", "m3")},
 			"b=3", []string{"link a: 2 NICs have the MAC m1 (eth1, eth2)"}},
 		"a macvlan above the NIC": {plan("m1"), []NIC{nic(1, "vif-0", "m1"), nic(2, "", "m1")}, "a=1", nil},
-		"virtual by mac":          {plan("m1", ""), []NIC{nic(1, "", "m1"), nic(2, "", "m2")}, "a=1", []string{"link b: no NIC is left"}},
+		"virtual by mac": {plan("m1", ""), []NIC{nic(1, "", "m1"), nic(2, "", "m2")}, "a=1",
+			[]string{"link b: no NIC is left"}},
 		"cannot be told apart": {plan("", ""), []NIC{nic(1, "vif-0", "m1"), nic(2, "vif-0", "m2")}, "",
 			[]string{"link a: NICs eth1 and eth2 cannot be told apart", "link b: NICs", "NIC eth1", "NIC eth2"}},
 		"claims stay when a NIC comes late behind": {plan("", ""),
@@ -87,8 +91,10 @@ func TestMatch(t *testing.T) {
 			[]NIC{claimed(nic(2, "vif-1", ""), "a"), nic(1, "vif-0", "")}, "a=2",
 			[]string{"link b: NIC eth1 () came late and lies on the wrong side of link a", "NIC eth1"}},
 		"a late NIC fills the gap it left": {plan("", "", ""),
-			[]NIC{claimed(nic(1, "vif-0", ""), "a"), claimed(nic(3, "vif-2", ""), "c"), nic(2, "vif-1", "")}, "a=1 b=2 c=3", nil},
-		"a claim does not beat a mac": {plan("m1", ""), []NIC{claimed(nic(1, "vif-0", "m1"), "b"), nic(2, "vif-1", "m2")}, "a=1 b=2", nil},
+			[]NIC{claimed(nic(1, "vif-0", ""), "a"), claimed(nic(3, "vif-2", ""), "c"), nic(2, "vif-1", "")}, "a=1 b=2 c=3",
+			nil},
+		"a claim does not beat a mac": {plan("m1", ""), []NIC{claimed(nic(1, "vif-0", "m1"), "b"), nic(2, "vif-1", "m2")},
+			"a=1 b=2", nil},
 		"a claim for a link that has a mac counts nothing": {plan("m1"), []NIC{claimed(nic(1, "vif-0", "m2"), "a")}, "",
 			[]string{"link a: no NIC has the MAC m1", "NIC eth1"}},
 	} {
@@ -119,12 +125,14 @@ func TestBusOf(t *testing.T) {
 	root := t.TempDir()
 	dev := filepath.Join(root, "sys/devices/pci0000:00/0000:00:03.0/virtio0")
 	class := filepath.Join(root, "sys/class/net")
-	for _, d := range []string{dev, filepath.Join(class, "eth0"), filepath.Join(class, "lo"), filepath.Join(class, "odd")} {
+	for _, d := range []string{dev, filepath.Join(class, "eth0"), filepath.Join(class, "lo"), filepath.Join(class,
+		"odd")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Symlink("../../../devices/pci0000:00/0000:00:03.0/virtio0", filepath.Join(class, "eth0/device")); err != nil {
+	if err := os.Symlink("../../../devices/pci0000:00/0000:00:03.0/virtio0", filepath.Join(class,
+		"eth0/device")); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink(root, filepath.Join(class, "odd/device")); err != nil {

@@ -125,7 +125,8 @@ func (u *uplinks) inside(name string) []netip.Prefix {
 }
 
 // follow starts and stops clients so that just the links that are there have one, and tells them of their carrier.
-func (u *uplinks) follow(ctx context.Context, plan Plan, assigned []Assignment, have []Interface, poke chan<- struct{}) {
+func (u *uplinks) follow(ctx context.Context, plan Plan, assigned []Assignment, have []Interface,
+	poke chan<- struct{}) {
 	present := map[string]bool{}
 	for _, a := range assigned {
 		l := plan.Links[a.Link]

@@ -223,13 +223,13 @@ func TestBackoff(t *testing.T) {
 func TestRenewRebindExpire(t *testing.T) {
 	r := newRig(t)
 	r.bind()
-	start := r.now
 	if d := r.after(); d != 1800*time.Second {
 		t.Errorf("T1 after %s; want 30 min", d)
 	}
 	m, to := r.sent()
 	r.state(renewing)
-	if to != serverA || !m.ClientIPAddr.Equal(leased.AsSlice()) || m.RequestedIPAddress() != nil || m.ServerIdentifier() != nil {
+	if to != serverA || !m.ClientIPAddr.Equal(leased.AsSlice()) || m.RequestedIPAddress() != nil ||
+		m.ServerIdentifier() != nil {
 		t.Errorf("renewing sends %s to %s; want unicast, ciaddr and neither option 50 nor 54", m.Summary(), to)
 	}
 	r.reply(dhcpv4.MessageTypeAck)
@@ -237,7 +237,7 @@ func TestRenewRebindExpire(t *testing.T) {
 	if r.m.lease.Expires != r.now+time.Hour {
 		t.Errorf("renewed until %s; want an hour from %s", r.m.lease.Expires, r.now)
 	}
-	start = r.now
+	start := r.now
 	r.after()
 	tries := 0
 	for r.m.state == renewing {

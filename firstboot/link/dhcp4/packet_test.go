@@ -156,7 +156,8 @@ func checkBounds(t *testing.T, l Lease, inside []netip.Prefix) {
 	t.Helper()
 	held := l.Expires - l.Obtained
 	if !unicast(l.Address.Addr()) || l.Address.Bits() < minBits || held < DefaultMinLease || held > maxLease ||
-		l.Renew <= l.Obtained || l.Rebind <= l.Renew || l.Expires <= l.Rebind || len(l.Routes) > maxRoutes || len(l.DNS) > maxDNS {
+		l.Renew <= l.Obtained || l.Rebind <= l.Renew || l.Expires <= l.Rebind || len(l.Routes) > maxRoutes ||
+		len(l.DNS) > maxDNS {
 		t.Errorf("took the lease %+v", l)
 	}
 	for _, p := range inside {

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -53,6 +54,12 @@ func TestMain(m *testing.M) {
 		os.Exit(reexec())
 	}
 	if err := furnish(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	// The tests wait more than they work.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -224,9 +231,8 @@ func (l *lab) in(space string, args ...string) string {
 // wire puts a cable between the guest's NIC (name, MAC) and another namespace, whose end is up with addresses.
 func (l *lab) wire(name, mac, space, peer string, addresses ...string) {
 	l.t.Helper()
-	l.must("ip", "link", "add", "a"+name, "netns", l.space("fw"), "address", mac, "type", "veth",
+	l.must("ip", "link", "add", name, "netns", l.space("fw"), "address", mac, "type", "veth",
 		"peer", "name", peer, "netns", l.space(space))
-	l.in("fw", "ip", "link", "set", "a"+name, "name", name)
 	for _, a := range addresses {
 		l.in(space, "ip", "address", "add", a, "dev", peer)
 	}

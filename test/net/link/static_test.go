@@ -60,10 +60,12 @@ func checkHome(t *testing.T, l *lab) {
 	if got, want := l.addresses("dmz0"), []string{"10.9.0.1/24"}; !slices.Equal(got, want) {
 		t.Errorf("addresses of dmz0 = %q; want %q", got, want)
 	}
-	if got, want := l.routes("-4"), []string{"default via 203.0.113.1 dev lan0 proto static metric 100 onlink"}; !slices.Equal(got, want) {
+	if got, want := l.routes("-4"),
+		[]string{"default via 203.0.113.1 dev lan0 proto static metric 100 onlink"}; !slices.Equal(got, want) {
 		t.Errorf("IPv4 routes = %q; want %q", got, want)
 	}
-	if got, want := l.routes("-6"), []string{"default via fd00:192:168::1 dev lan0 proto static metric 101 pref medium"}; !slices.Equal(got, want) {
+	if got, want := l.routes("-6"),
+		[]string{"default via fd00:192:168::1 dev lan0 proto static metric 101 pref medium"}; !slices.Equal(got, want) {
 		t.Errorf("IPv6 routes = %q; want %q", got, want)
 	}
 	if got := l.in("fw", "ip", "-o", "link", "show", "lan0"); !strings.Contains(got, "mtu 1400") {
@@ -77,7 +79,8 @@ func TestStatic(t *testing.T) {
 	time.Sleep(300 * time.Millisecond)
 	g := l.start(home())
 	g.waitReady()
-	t.Logf("ready after %s, of which one second is duplicate address detection", time.Since(g.begun).Round(time.Millisecond))
+	t.Logf("ready after %s, of which one second is duplicate address detection",
+		time.Since(g.begun).Round(time.Millisecond))
 	checkHome(t, l)
 	for path, want := range map[string]string{
 		"ipv4/ip_forward":                    "1",
@@ -106,7 +109,8 @@ func TestStatic(t *testing.T) {
 	tap.stop()
 	for line := range strings.Lines(tap.out.String()) {
 		// The other end of the cable has IPv6 and talks; the guest's end, which has no IPv6 address, must not.
-		if strings.Contains(line, "fe80::ff:fe00:b ") || strings.Contains(line, "IP6 :: >") && strings.Contains(line, "fe00:b") {
+		if strings.Contains(line, "fe80::ff:fe00:b ") || strings.Contains(line, "IP6 :: >") && strings.Contains(line,
+			"fe00:b") {
 			t.Errorf("on a link without IPv6 the guest said: %s", line)
 		}
 	}
@@ -123,7 +127,8 @@ func TestTwiceChangesNothing(t *testing.T) {
 	time.Sleep(500 * time.Millisecond)
 	mon.stop()
 	for line := range strings.Lines(mon.out.String()) {
-		if line = strings.TrimSpace(line); line != "" && !strings.Contains(line, "192.0.2.1") && !strings.HasPrefix(line, "valid_lft") {
+		if line = strings.TrimSpace(line); line != "" && !strings.Contains(line, "192.0.2.1") && !strings.HasPrefix(line,
+			"valid_lft") {
 			t.Errorf("applied again, the kernel announced: %s", line)
 		}
 	}
@@ -157,7 +162,8 @@ func TestForeignChangesAreReverted(t *testing.T) {
 			l.eventually("converged back", patience, func() bool {
 				return l.same("lan0", "192.168.0.101/24", "fd00:192:168::101/64") &&
 					slices.Equal(l.routes("-4"), []string{"default via 203.0.113.1 dev lan0 proto static metric 100 onlink"}) &&
-					slices.Equal(l.routes("-6"), []string{"default via fd00:192:168::1 dev lan0 proto static metric 101 pref medium"}) &&
+					slices.Equal(l.routes("-6"),
+						[]string{"default via fd00:192:168::1 dev lan0 proto static metric 101 pref medium"}) &&
 					strings.Contains(l.in("fw", "ip", "-o", "link", "show", "lan0"), "mtu 1400") &&
 					!strings.Contains(l.in("fw", "ip", "-4", "address", "show", "lan0"), "dynamic")
 			})
@@ -216,7 +222,10 @@ func TestLateNIC(t *testing.T) {
 	l.wire("eth0", macA, "lan", "p0", "192.168.0.1/24", "203.0.113.1/32", "fd00:192:168::1/64")
 	g := l.start(home())
 	g.waitLink("lan0", "up", func(r contract.LinkReport) bool { return r.Up && r.Error == "" })
-	g.waitLink("dmz0", "missing", func(r contract.LinkReport) bool { return strings.Contains(r.Error, "no NIC has the MAC "+macB) })
+	g.waitLink("dmz0", "missing", func(r contract.LinkReport) bool {
+		return strings.Contains(r.Error,
+			"no NIC has the MAC "+macB)
+	})
 	if g.ready {
 		t.Error("ready although a NIC is missing")
 	}
@@ -266,7 +275,8 @@ func TestKilledWithoutLoss(t *testing.T) {
 	}
 	for _, p := range []*process{through, six} {
 		_ = p.cmd.Wait()
-		if !strings.Contains(p.out.String(), " 0% packet loss") || !strings.Contains(p.out.String(), packets+" packets transmitted") {
+		if !strings.Contains(p.out.String(), " 0% packet loss") || !strings.Contains(p.out.String(),
+			packets+" packets transmitted") {
 			t.Errorf("ping says %s", p.out.String())
 		}
 	}
@@ -315,7 +325,10 @@ func TestBusOrder(t *testing.T) {
 	l.wire("eth2", "02:00:00:00:00:0c", "other", "p2")
 	l.in("fw", "ip", "link", "set", "eth2", "up")
 	g.wait("a warning about the NIC", func() bool {
-		return slices.ContainsFunc(g.warns, func(w string) bool { return strings.Contains(w, "eth2") && strings.Contains(w, "no link") })
+		return slices.ContainsFunc(g.warns, func(w string) bool {
+			return strings.Contains(w, "eth2") && strings.Contains(w,
+				"no link")
+		})
 	})
 	g.kill(syscall.SIGKILL)
 	g = l.start(p)
