@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 )
 
@@ -158,9 +159,11 @@ type Backend struct {
 	Kind Kind
 	// Internet lets a User network reach beyond the host; without it the guest meets only the user-mode network.
 	Internet bool
-	Tap      string // Tap: name of the interface
-	Socket   string // Socket: "listen=HOST:PORT", "connect=HOST:PORT" or "mcast=GROUP:PORT"
-	FD       int    // Wire: number in the hypervisor process
+	Subnet   netip.Prefix // User: the network's IPv4 subnet; zero: QEMU's own, 10.0.2.0/24
+	Gateway  netip.Addr   // User: its gateway in Subnet
+	Tap      string       // Tap: name of the interface
+	Socket   string       // Socket: "listen=HOST:PORT", "connect=HOST:PORT" or "mcast=GROUP:PORT"
+	FD       int          // Wire: number in the hypervisor process
 }
 
 // ParseBackend reads what a person writes for a link: none, user, user,internet, tap:NAME or socket:KEY=VALUE.

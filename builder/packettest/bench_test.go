@@ -198,7 +198,7 @@ func TestPolicyIsRight(t *testing.T) {
 	go func() { knocks <- b.Knock(knocking) }()
 	g.pipe(t, rules.Text(), "nft", "-f", "-")
 	g.start(t, p)
-	time.Sleep(5 * knockEvery)
+	time.Sleep(2 * knockEvery * time.Duration(len(b.Probes())))
 	ready()
 	k := <-knocks
 	r := run(t, b)

@@ -220,7 +220,11 @@ func netdev(id string, b hypervisor.Backend) string {
 		if b.Internet {
 			restrict = "off"
 		}
-		return "user,id=" + id + ",restrict=" + restrict
+		s := "user,id=" + id + ",restrict=" + restrict
+		if b.Subnet.IsValid() && b.Gateway.IsValid() {
+			s += ",net=" + b.Subnet.String() + ",host=" + b.Gateway.String()
+		}
+		return s
 	case hypervisor.Tap:
 		return "tap,id=" + id + ",ifname=" + escape(b.Tap) + ",script=no,downscript=no"
 	case hypervisor.Socket:

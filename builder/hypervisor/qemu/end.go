@@ -91,8 +91,11 @@ func (g *Guest) end(cause Cause, detail string) {
 // (microvm) have no other sign, and their kernel would spin for ever: QEMU is ended.
 func (g *Guest) Panicked(line string) {
 	g.end(Panicked, line)
-	g.kill()
+	time.AfterFunc(panicTime, g.kill)
 }
+
+// panicTime is how long a panicked kernel may go on talking: its backtrace is what a person wants to see.
+const panicTime = time.Second
 
 func (g *Guest) kill() { _ = g.cmd.Process.Kill() } // fails only when it is gone already
 

@@ -1,0 +1,170 @@
+// Package guest runs a guest from a master: it reads what the master is, gives it a state disk of its own, describes
+// it to the hypervisor, follows its console until it is ready, and stops it in order.
+//
+// What it deliberately does not do: build or verify masters, remember guests between runs, or change anything in the
+// folder of a master.
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/erofs/go-erofs"
+
+	"rempart/builder/disk/qcow2"
+	"rempart/builder/hypervisor"
+	"rempart/builder/master"
+	"rempart/firstboot/contract"
+	"rempart/profiles"
+)
+
+// Master is a master in its folder.
+type Master struct {
+	Dir      string
+	Manifest *master.Manifest
+	Profile  *profiles.Profile // as the guest carries it
+}
+
+// maxProfile bounds the profile a root may carry, in bytes: the largest file a profile is read from has 1 MiB.
+const maxProfile = 8 << 20
+
+// regionRoot is the name of the manifest's region that holds the root.
+const regionRoot = "partition root"
+
+// IsMaster tells whether dir looks like the folder of a master.
+func IsMaster(dir string) bool {
+	info, err := os.Stat(filepath.Join(dir, master.ManifestFile))
+	return err == nil && info.Mode().IsRegular()
+}
+
+// OpenMaster reads the master in dir: its manifest, and the profile out of its root.
+func OpenMaster(dir string) (*Master, error) {
+	f, err := os.Open(filepath.Join(dir, master.ManifestFile))
+	if err != nil {
+		return nil, fmt.Errorf("master %s: %w", dir, err)
+	}
+	defer f.Close()
+	m := &Master{Dir: dir}
+	if m.Manifest, err = master.ReadManifest(f); err != nil {
+		return nil, fmt.Errorf("master %s: %w", dir, err)
+	}
+	if m.Profile, err = m.readProfile(); err != nil {
+		return nil, fmt.Errorf("master %s: profile: %w", dir, err)
+	}
+	return m, nil
+}
+
+// readProfile reads the profile from the root on the system disk, in whichever format that is there.
+func (m *Master) readProfile() (*profiles.Profile, error) {
+	system, err := m.System("")
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(system.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var content io.ReaderAt = f
+	if system.Format == hypervisor.QCOW2 {
+		info, err := f.Stat()
+		if err != nil {
+			return nil, err
+		}
+		if content, err = qcow2.Open(f, info.Size(), qcow2.OpenOptions{}); err != nil {
+			return nil, err
+		}
+	}
+	for _, r := range m.Manifest.Disk.Regions {
+		if r.Name != regionRoot {
+			continue
+		}
+		root, err := erofs.Open(io.NewSectionReader(content, r.Offset, r.Length))
+		if err != nil {
+			return nil, fmt.Errorf("root: %w", err)
+		}
+		return readProfile(root)
+	}
+	return nil, fmt.Errorf("the manifest names no region %q", regionRoot)
+}
+
+func readProfile(root fs.FS) (*profiles.Profile, error) {
+	f, err := root.Open(strings.TrimPrefix(contract.ProfilePath, "/"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	src, err := io.ReadAll(io.LimitReader(f, maxProfile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(src) > maxProfile {
+		return nil, fmt.Errorf("%s is larger than %d bytes", contract.ProfilePath, maxProfile)
+	}
+	return profiles.Decode(src)
+}
+
+// System is the system disk in the given format, or with an empty one in the first format that is there.
+func (m *Master) System(format hypervisor.Format) (hypervisor.Disk, error) {
+	files := map[hypervisor.Format]string{hypervisor.Raw: master.RawFile, hypervisor.QCOW2: master.Qcow2File}
+	for _, f := range []hypervisor.Format{hypervisor.QCOW2, hypervisor.Raw} {
+		if format != "" && f != format {
+			continue
+		}
+		path := filepath.Join(m.Dir, files[f])
+		if _, err := os.Stat(path); err == nil {
+			return hypervisor.Disk{Path: path, Format: f}, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return hypervisor.Disk{}, err
+		}
+	}
+	if format != "" {
+		return hypervisor.Disk{}, fmt.Errorf("master %s has no %s; build it with --format %s", m.Dir, files[format], format)
+	}
+	return hypervisor.Disk{}, fmt.Errorf("master %s has no system disk", m.Dir)
+}
+
+// Kernel is what a boot without firmware needs.
+func (m *Master) Kernel() (*hypervisor.Kernel, error) {
+	cmdline, err := os.ReadFile(filepath.Join(m.Dir, master.CmdlineFile))
+	if err != nil {
+		return nil, fmt.Errorf("master %s: %w", m.Dir, err)
+	}
+	return &hypervisor.Kernel{Image: filepath.Join(m.Dir, master.KernelFile),
+		Initrd: filepath.Join(m.Dir, master.InitrdFile), Cmdline: strings.TrimSpace(string(cmdline))}, nil
+}
+
+// StatePath is where the state disk of a guest made from the master lies when nobody says otherwise: beside the
+// master's folder, which itself holds nothing but the master.
+func (m *Master) StatePath(guest string) string {
+	dir := filepath.Clean(m.Dir)
+	if filepath.Base(dir) == guest {
+		return dir + ".state.raw"
+	}
+	return dir + "." + guest + ".state.raw"
+}
+
+// EnsureState makes a blank, sparse state disk of size bytes at path unless there is one; an existing one is never
+// touched. The guest formats a blank one itself.
+func EnsureState(path string, size int64) (created bool, err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		info, err := os.Stat(path)
+		if err == nil && info.Mode().IsRegular() && info.Size() == 0 {
+			return false, fmt.Errorf("state disk %s is empty; remove it or give it a size", path)
+		}
+		return false, err
+	}
+	if err != nil {
+		return false, fmt.Errorf("state disk: %w", err)
+	}
+	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
+		return false, errors.Join(fmt.Errorf("state disk: %w", err), os.Remove(path))
+	}
+	return true, nil
+}

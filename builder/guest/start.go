@@ -1,0 +1,255 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"rempart/builder/hypervisor"
+	"rempart/builder/hypervisor/qemu"
+	"rempart/firstboot/contract"
+	"rempart/profiles"
+)
+
+// Settings are how a guest is to run.
+type Settings struct {
+	Name     string // empty: the profile's
+	Firmware hypervisor.Firmware
+	Format   hypervisor.Format // empty: what is there
+	Memory   int64             // bytes; 0: the profile's
+	Accel    hypervisor.Accel
+	State    string                        // path of the state disk; empty: a temporary one that goes with the guest
+	Backends map[string]hypervisor.Backend // by link; missing: Unplugged
+	Console  io.Writer                     // gets everything the guest says on its serial port
+	Log      *slog.Logger
+	// RebootEnds ends the guest when it resets itself.
+	RebootEnds bool
+	// Append is added to the kernel command line; only where the host supplies the kernel.
+	Append string
+}
+
+// Guest is a guest that runs.
+type Guest struct {
+	*qemu.Guest
+	Accel       hypervisor.Accel
+	AccelReason string
+
+	dir  string // temporary files
+	ends chan struct{}
+
+	mu     sync.Mutex
+	report contract.Report // the last
+	ready  chan struct{}   // closed with the first line of the console that starts with contract.ReadyPrefix
+	failed chan struct{}   // the same for contract.FailedPrefix
+	said   *lines
+}
+
+// Links are the names and hardware addresses of a profile's links, in bus order.
+func Links(name string, p *profiles.Profile) ([]hypervisor.NIC, error) {
+	names := make([]string, len(p.Links))
+	for i, l := range p.Links {
+		names[i] = l.Name
+	}
+	macs := hypervisor.MACs(name, names)
+	nics := make([]hypervisor.NIC, len(p.Links))
+	for i, l := range p.Links {
+		nics[i] = hypervisor.NIC{Link: l.Name, MAC: macs[i]}
+		if l.MAC != "" {
+			mac, err := net.ParseMAC(l.MAC)
+			if err != nil {
+				return nil, fmt.Errorf("link %s: %w", l.Name, err)
+			}
+			nics[i].MAC = mac
+		}
+	}
+	return nics, nil
+}
+
+// Start starts a guest from a master. It ends with ctx at the latest.
+func Start(ctx context.Context, m *Master, s Settings) (g *Guest, err error) {
+	arch := m.Manifest.Master.Arch
+	in, err := qemu.Find(ctx, arch)
+	if err != nil {
+		return nil, err
+	}
+	g = &Guest{ready: make(chan struct{}), failed: make(chan struct{}), ends: make(chan struct{})}
+	g.said = &lines{each: g.line}
+	if g.Accel, g.AccelReason, err = qemu.Choose(ctx, in, arch, s.Accel); err != nil {
+		return nil, err
+	}
+	if g.dir, err = os.MkdirTemp("", "rempart-run-"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(g.dir))
+		}
+	}()
+	machine, err := g.describe(m, s, in, arch)
+	if err != nil {
+		return nil, err
+	}
+	g.Guest, err = qemu.Start(ctx, qemu.Steady(machine), qemu.Options{Binary: in.Binary, Log: s.Log, Reports: g.note})
+	if err != nil {
+		return nil, err
+	}
+	go g.follow(s.Console)
+	return g, nil
+}
+
+// describe is the machine for a master and settings.
+func (g *Guest) describe(m *Master, s Settings, in qemu.Installation, arch string) (hypervisor.Machine, error) {
+	machine := hypervisor.Machine{Name: s.Name, Arch: arch, Memory: s.Memory, VCPUs: 1, Firmware: s.Firmware,
+		Accel: g.Accel, Sandbox: in.Sandbox, RebootEnds: s.RebootEnds}
+	if machine.Name == "" {
+		machine.Name = m.Profile.Name
+	}
+	if machine.Memory == 0 {
+		machine.Memory = m.Manifest.Memory
+	}
+	var err error
+	if machine.System, err = m.System(s.Format); err != nil {
+		return machine, err
+	}
+	if m.Manifest.State > 0 {
+		path := s.State
+		if path == "" {
+			path = filepath.Join(g.dir, "state.raw")
+		}
+		if _, err := EnsureState(path, m.Manifest.State); err != nil {
+			return machine, err
+		}
+		machine.State = &hypervisor.Disk{Path: path, Format: hypervisor.Raw}
+	}
+	if machine.NICs, err = Links(m.Profile.Name, m.Profile); err != nil {
+		return machine, err
+	}
+	for i := range machine.NICs {
+		b, ok := s.Backends[machine.NICs[i].Link]
+		if !ok {
+			b.Kind = hypervisor.Unplugged
+		}
+		machine.NICs[i].Backend = b
+	}
+	if s.Firmware.ReadsKernelFromHost() {
+		if machine.Kernel, err = m.Kernel(); err != nil {
+			return machine, err
+		}
+		if s.Append != "" {
+			machine.Kernel.Cmdline += " " + s.Append
+		}
+	} else if s.Append != "" {
+		return machine, fmt.Errorf("firmware %s reads the command line from the disk; only direct and microvm can add to it",
+			s.Firmware)
+	}
+	if s.Firmware == hypervisor.UEFI {
+		machine.Flash, err = g.flash(arch)
+	}
+	return machine, err
+}
+
+// share is where distributions keep firmware.
+const share = "/usr/share"
+
+// flash is UEFI firmware with this guest's own copy of its variables.
+func (g *Guest) flash(arch string) (*hypervisor.Flash, error) {
+	flash, err := qemu.FindFlash(os.DirFS(share), arch)
+	if err != nil {
+		return nil, err
+	}
+	template, err := os.ReadFile(filepath.Join(share, flash.Vars))
+	if err != nil {
+		return nil, fmt.Errorf("UEFI firmware: %w", err)
+	}
+	flash.Code, flash.Vars = filepath.Join(share, flash.Code), filepath.Join(g.dir, "uefi-vars")
+	if err := os.WriteFile(flash.Vars, template, 0o600); err != nil {
+		return nil, fmt.Errorf("UEFI firmware: %w", err)
+	}
+	return &flash, nil
+}
+
+// follow reads the console until it ends.
+func (g *Guest) follow(console io.Writer) {
+	defer close(g.ends)
+	buf := make([]byte, 4096)
+	for {
+		n, err := g.Console.Read(buf)
+		if console != nil {
+			// Whoever watches may have gone; the guest must be read all the same, or it stalls.
+			_, _ = console.Write(buf[:n])
+		}
+		_, _ = g.said.Write(buf[:n]) // never fails
+		if err != nil {
+			return // QEMU has ended; how, Wait tells
+		}
+	}
+}
+
+// Wait waits for the guest's end, and cleans up what it left.
+func (g *Guest) Wait() qemu.End {
+	end := g.Guest.Wait()
+	select {
+	case <-g.ends:
+	case <-time.After(time.Second): // a console writer that is stuck must not keep us
+	}
+	g.Console.Close()
+	os.RemoveAll(g.dir)
+	return end
+}
+
+// note keeps a report.
+func (g *Guest) note(r contract.Report) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.report = r
+}
+
+// Report is the last report of the guest, which is a claim: it may be compromised.
+func (g *Guest) Report() contract.Report {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.report
+}
+
+// Errors of AwaitReady.
+var (
+	// ErrFailed is returned when the guest says that it is closed or degraded.
+	ErrFailed = errors.New("the guest failed")
+	// ErrEnded is returned when the guest ended before it was ready.
+	ErrEnded = errors.New("the guest ended before it was ready")
+)
+
+// AwaitReady waits until the guest says that it is ready. A guest may say FAILED and become ready after all, when a
+// child succeeds at its next start: it is given a little time for that.
+func (g *Guest) AwaitReady(ctx context.Context) error {
+	select {
+	case <-g.ready:
+		return nil
+	case <-g.Done():
+		return fmt.Errorf("%w: %s", ErrEnded, g.lastWords())
+	case <-ctx.Done():
+		return fmt.Errorf("the guest is not ready: %w: %s", ctx.Err(), g.lastWords())
+	case <-g.failed:
+	}
+	const patience = 5 * time.Second
+	select {
+	case <-g.ready:
+		return nil
+	case <-g.Done():
+	case <-ctx.Done():
+	case <-time.After(patience):
+	}
+	return fmt.Errorf("%w: %s", ErrFailed, g.said.failure())
+}
+
+// lastWords are the last line of the console.
+func (g *Guest) lastWords() string {
+	return fmt.Sprintf("its last words were %q", g.said.lastLine())
+}

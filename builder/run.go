@@ -1,0 +1,287 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"rempart/builder/guest"
+	"rempart/builder/hypervisor"
+	"rempart/builder/hypervisor/qemu"
+	"rempart/builder/image"
+	"rempart/profiles"
+)
+
+// stopTime is how long a guest may take to switch itself off after its power button.
+const stopTime = 20 * time.Second
+
+// runCommand is `rempart run`.
+func runCommand() *command {
+	return &command{
+		name:     "run",
+		synopsis: "PROFILE|DIR",
+		summary:  "boot a master in QEMU, with its console on this terminal",
+		help: `
+DIR is the folder of a master; a PROFILE is built first. No root is needed. The system disk is attached read-only; what
+the guest writes goes to its state disk, which is kept beside the master (--state).
+
+--net LINK=WHAT plugs a link in, and may be given for each:
+  none                nothing else is on it (what every link is by default but the first)
+  user                QEMU's user-mode network, and nothing behind it (what the first link is by default)
+  user,internet       the same with a way out to everything this machine can reach
+  tap:NAME            an existing tap interface of this user
+  socket:listen=ADDRESS:PORT, socket:connect=ADDRESS:PORT, socket:mcast=GROUP:PORT
+                      another QEMU
+
+Ctrl-] presses the guest's power button and ends it after 20 seconds at the latest; a second Ctrl-] ends it at once.
+Everything else typed goes to the guest, Ctrl-C too.
+
+Exit status: 0 when the guest was switched off, by itself or from here; 1 when its kernel panicked, when QEMU failed, or
+when it was not READY within --timeout.`,
+		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
+			o := guestFlags(flags)
+			name := flags.String("name", "", "name of the guest; default: the profile's")
+			state := flags.String("state", "", "file of the state disk; default: beside the master")
+			nets := flags.StringArray("net", nil, "plug a link in: LINK=WHAT")
+			timeout := flags.Duration("timeout", 0, "end the guest when it is not READY by then, such as 90s; 0: wait for ever")
+			untilReady := flags.Bool("until-ready", false, "switch the guest off once it is READY")
+			return func(ctx context.Context, c *console, args []string) error {
+				if len(args) != 1 {
+					return usageError{"want one profile or folder of a master"}
+				}
+				s, err := o.settings(c)
+				if err != nil {
+					return err
+				}
+				m, done, err := o.master(ctx, c, args[0], keepDir)
+				if err != nil {
+					return err
+				}
+				defer done()
+				s.Name = *name
+				if s.Name == "" {
+					s.Name = m.Profile.Name
+				}
+				if s.Backends, err = plug(m.Profile, *nets); err != nil {
+					return err
+				}
+				if s.State = *state; s.State == "" {
+					s.State = m.StatePath(s.Name)
+				}
+				return runGuest(ctx, c, m, s, *timeout, *untilReady)
+			}
+		},
+	}
+}
+
+// guestOptions are what `run` and `test` have in common.
+type guestOptions struct {
+	firmware, format, memory, accel *string
+	verbose                         *bool
+	packages                        packageOptions
+}
+
+func guestFlags(flags *pflag.FlagSet) guestOptions {
+	return guestOptions{
+		firmware: flags.StringP("firmware", "f", string(hypervisor.BIOS), "how it boots: bios, uefi, direct or microvm"),
+		format:   flags.String("format", "", "system disk to attach: raw or qcow2; default: what is there"),
+		memory:   flags.StringP("memory", "m", "", "RAM, such as 128M; default: the profile's"),
+		accel:    flags.String("accel", string(hypervisor.Auto), "kvm, tcg (works everywhere, slower), or auto"),
+		verbose:  flags.BoolP("verbose", "v", false, "log what is done, with QEMU's command line"),
+		packages: packageFlags(flags),
+	}
+}
+
+// settings reads the options.
+func (o guestOptions) settings(c *console) (guest.Settings, error) {
+	s := guest.Settings{RebootEnds: true}
+	var err error
+	if s.Firmware, err = hypervisor.ParseFirmware(*o.firmware); err != nil {
+		return s, usageError{"--" + err.Error()}
+	}
+	if *o.format != "" {
+		if s.Format, err = hypervisor.ParseFormat(*o.format); err != nil {
+			return s, usageError{"--" + err.Error()}
+		}
+	}
+	if *o.memory != "" {
+		if s.Memory, err = profiles.ParseSize(*o.memory); err != nil {
+			return s, usageError{"--memory: " + err.Error()}
+		}
+	}
+	if s.Accel, err = hypervisor.ParseAccel(*o.accel); err != nil {
+		return s, usageError{"--accel: " + err.Error()}
+	}
+	level := slog.LevelWarn
+	if *o.verbose {
+		level = slog.LevelDebug
+	}
+	s.Log = slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: level}))
+	return s, nil
+}
+
+// keepDir is where a master built for `run` lives: the guest's state lies beside it.
+func keepDir(name string) (dir string, done func(), err error) {
+	base := "/var/lib"
+	if os.Geteuid() != 0 {
+		if base = os.Getenv("XDG_STATE_HOME"); !filepath.IsAbs(base) {
+			home, err := os.UserHomeDir()
+			if err != nil {
+				return "", nil, err
+			}
+			base = filepath.Join(home, ".local", "state")
+		}
+	}
+	dir = filepath.Join(base, "rempart", "run", name)
+	return dir, func() {}, os.MkdirAll(filepath.Dir(dir), 0o700)
+}
+
+// scratchDir is where a master built for `test` lives while the test runs.
+func scratchDir(name string) (dir string, done func(), err error) {
+	base, err := os.MkdirTemp("", "rempart-test-")
+	return filepath.Join(base, name), func() { os.RemoveAll(base) }, err
+}
+
+// master opens the master in a folder, or builds a profile's into the folder that place names.
+func (o guestOptions) master(ctx context.Context, c *console, arg string,
+	place func(name string) (string, func(), error)) (*guest.Master, func(), error) {
+	nothing := func() {}
+	if guest.IsMaster(arg) {
+		m, err := guest.OpenMaster(arg)
+		return m, nothing, err
+	}
+	if info, err := os.Stat(arg); err == nil && info.IsDir() {
+		return nil, nothing, fmt.Errorf("%s is a folder without a master in it; build one with `rempart build PROFILE -o %s`",
+			arg, arg)
+	}
+	p, err := profiles.Load(arg)
+	if err != nil {
+		return nil, nothing, err
+	}
+	warn(c, p)
+	dir, done, err := place(p.Name)
+	if err != nil {
+		return nil, nothing, err
+	}
+	start := time.Now()
+	plan, err := planMaster(ctx, c, p, o.packages, 0)
+	if err == nil {
+		err = plan.Write(ctx, dir, image.Formats())
+	}
+	if err != nil {
+		done()
+		return nil, nothing, err
+	}
+	fmt.Fprintf(c.err, "rempart: built %s in %.1f s\n", p.Name, time.Since(start).Seconds())
+	m, err := guest.OpenMaster(dir)
+	if err != nil {
+		done()
+	}
+	return m, done, err
+}
+
+// plug reads the --net options. The first link is on the user-mode network unless told otherwise.
+func plug(p *profiles.Profile, nets []string) (map[string]hypervisor.Backend, error) {
+	out := map[string]hypervisor.Backend{}
+	if len(p.Links) > 0 {
+		out[p.Links[0].Name] = hypervisor.Backend{Kind: hypervisor.User}
+	}
+	known := map[string]profiles.Link{}
+	var names []string
+	for _, l := range p.Links {
+		known[l.Name] = l
+		names = append(names, l.Name)
+	}
+	for _, n := range nets {
+		link, what, ok := strings.Cut(n, "=")
+		if !ok {
+			return nil, usageError{fmt.Sprintf("--net %s: want LINK=WHAT", n)}
+		}
+		if _, ok := known[link]; !ok {
+			return nil, usageError{fmt.Sprintf("--net %s: %s has no link %q; it has %s", n, p.Name, link, strings.Join(names, ", "))}
+		}
+		b, err := hypervisor.ParseBackend(what)
+		if err != nil {
+			return nil, usageError{"--net: " + err.Error()}
+		}
+		out[link] = b
+	}
+	for name, b := range out {
+		if b.Kind == hypervisor.User {
+			b.Subnet, b.Gateway = userNetwork(known[name])
+			out[name] = b
+		}
+	}
+	return out, nil
+}
+
+// runGuest starts the guest and stays with it to the end.
+func runGuest(ctx context.Context, c *console, m *guest.Master, s guest.Settings, timeout time.Duration,
+	untilReady bool) error {
+	tty, err := openTerminal(c)
+	if err != nil {
+		return err
+	}
+	defer tty.restore()
+	s.Console = c.out
+	// The guest outlives the signal that asks for its end by as long as it takes to switch off in order.
+	g, err := guest.Start(context.WithoutCancel(ctx), m, s)
+	if err != nil {
+		return err
+	}
+	tty.say("%s boots by %s on %s (%s); Ctrl-] ends it", s.Name, s.Firmware, g.Accel, g.AccelReason)
+	keys, stopKeys := context.WithCancel(ctx)
+	defer stopKeys()
+	escapes := tty.forward(keys, g.Console)
+	ready := make(chan error, 1)
+	go func() {
+		wait, cancel := context.WithCancel(keys)
+		if timeout > 0 {
+			wait, cancel = context.WithTimeout(keys, timeout)
+		}
+		defer cancel()
+		ready <- g.AwaitReady(wait)
+	}()
+	var failed error
+	stop := func(patience time.Duration) {
+		go g.Stop(context.WithoutCancel(ctx), patience)
+	}
+	interrupted := ctx.Done()
+	for pressed := 0; ; {
+		select {
+		case <-g.Done():
+			end := g.Wait()
+			tty.restore()
+			fmt.Fprintf(c.err, "rempart: %s has ended: %s\n", s.Name, end.Cause)
+			if end.Cause == qemu.Reset {
+				return failed // a guest that wants to start again is not a failure
+			}
+			return errors.Join(failed, end.Err())
+		case err := <-ready:
+			switch {
+			case err == nil && untilReady:
+				stop(stopTime)
+			case err != nil && keys.Err() == nil && (timeout > 0 || untilReady) && !errors.Is(err, guest.ErrEnded):
+				failed = err
+				stop(stopTime)
+			}
+		case <-escapes:
+			if pressed++; pressed == 1 {
+				tty.say("pressing the power button; Ctrl-] again ends %s at once", s.Name)
+				stop(stopTime)
+			} else {
+				stop(0)
+			}
+		case <-interrupted:
+			interrupted = nil
+			stop(stopTime)
+		}
+	}
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"rempart/builder/guest"
+	"rempart/builder/hypervisor"
+	"rempart/builder/packettest"
+)
+
+// testCommand is `rempart test`.
+func testCommand() *command {
+	return &command{
+		name:     "test",
+		synopsis: "PROFILE|DIR",
+		summary:  "boot a master and try every flow its policy allows or forbids, with real packets",
+		help: `
+The guest is booted in QEMU with every link plugged into a network inside this process, where the hosts of every zone,
+the gateways and a piece of the internet have TCP/IP stacks of their own. They try what the policy allows and forbids,
+over IPv4 and IPv6, and the table shows for each flow what was expected and what was seen on the wire. A flow counts as
+blocked when its packets were delivered to the guest, none came out of it by any link, and none was answered, while
+allowed flows passed over the same links before and after. From power-on until the guest is READY everything forbidden
+is tried all the time, too. Nothing leaves this process; no root is needed.
+
+Exit status: 0 when everything is as the profile says, 3 when a flow is not, 1 when the guest did not become READY.`,
+		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
+			o := guestFlags(flags)
+			asJSON := flags.Bool("json", false, "print the result as JSON")
+			captures := flags.String("pcap", "", "folder for a capture of each link; default: kept only when a flow is wrong")
+			timeout := flags.Duration("timeout", 3*time.Minute, "how long the guest may take to be READY")
+			return func(ctx context.Context, c *console, args []string) error {
+				if len(args) != 1 {
+					return usageError{"want one profile or folder of a master"}
+				}
+				s, err := o.settings(c)
+				if err != nil {
+					return err
+				}
+				m, done, err := o.master(ctx, c, args[0], scratchDir)
+				if err != nil {
+					return err
+				}
+				defer done()
+				t := packetTest{c: c, master: m, settings: s, timeout: *timeout, captures: *captures, json: *asJSON}
+				return t.run(ctx)
+			}
+		},
+	}
+}
+
+// packetTest is one `rempart test`.
+type packetTest struct {
+	c        *console
+	master   *guest.Master
+	settings guest.Settings
+	timeout  time.Duration
+	captures string
+	json     bool
+}
+
+func (t packetTest) run(ctx context.Context) (err error) {
+	s := t.settings
+	keep := t.captures != ""
+	if !keep {
+		if t.captures, err = os.MkdirTemp("", "rempart-pcap-"); err != nil {
+			return err
+		}
+	}
+	defer func() {
+		if err == nil && !keep {
+			os.RemoveAll(t.captures)
+		} else if !t.json {
+			fmt.Fprintf(t.c.err, "rempart: captures and console: %s\n", t.captures)
+		}
+	}()
+	if err := os.MkdirAll(t.captures, 0o777); err != nil {
+		return err
+	}
+	transcript, err := os.Create(filepath.Join(t.captures, "console.log"))
+	if err != nil {
+		return err
+	}
+	defer transcript.Close()
+	s.Console = transcript
+	nics, err := guest.Links(t.master.Profile.Name, t.master.Profile)
+	if err != nil {
+		return err
+	}
+	macs := make([]net.HardwareAddr, len(nics))
+	s.Backends = map[string]hypervisor.Backend{}
+	for i, n := range nics {
+		macs[i] = n.MAC
+		s.Backends[n.Link] = hypervisor.Backend{Kind: hypervisor.Wire}
+	}
+	bench, err := packettest.New(t.master.Profile, macs, packettest.Options{Log: s.Log, Captures: t.captures})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, bench.Close()) }()
+
+	started := time.Now()
+	g, err := guest.Start(ctx, t.master, s)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		g.Stop(context.WithoutCancel(ctx), 0) // its state disk goes with it: nothing to put in order
+		g.Wait()
+	}()
+	for i, wire := range g.Wires {
+		bench.Plug(i, wire)
+	}
+	booting, ready := context.WithCancel(ctx)
+	defer ready()
+	knocks := make(chan packettest.Knocks, 1)
+	go func() { knocks <- bench.Knock(booting) }()
+	t.say("booting %s by %s on %s (%s) ...", t.master.Profile.Name, s.Firmware, g.Accel, g.AccelReason)
+	wait, cancel := context.WithTimeout(ctx, t.timeout)
+	err = g.AwaitReady(wait)
+	cancel()
+	ready()
+	if err != nil {
+		return err
+	}
+	t.say("READY after %.1f s; trying %d flows ...", time.Since(started).Seconds(), len(bench.Probes()))
+	early := <-knocks
+	report, err := bench.Run(ctx)
+	if err != nil {
+		return err
+	}
+	report.Knocks = &early
+	if err := t.print(t.c.out, report); err != nil {
+		return err
+	}
+	if !report.OK() {
+		return errDifferent
+	}
+	return nil
+}
+
+func (t packetTest) say(format string, args ...any) {
+	fmt.Fprintf(t.c.err, "rempart: "+format+"\n", args...)
+}
+
+func (t packetTest) print(w io.Writer, r packettest.Report) error {
+	if !t.json {
+		return r.Table(w, t.c.terminal && os.Getenv("NO_COLOR") == "")
+	}
+	e := json.NewEncoder(w)
+	e.SetIndent("", " ")
+	return e.Encode(r)
+}
