@@ -168,7 +168,10 @@ func TestWriteRefuses(t *testing.T) {
 func sound(t testing.TB) []byte {
 	t.Helper()
 	in := new(tree.Tree)
-	for _, e := range []tree.Entry{tree.Bytes("init", 0o755, []byte("program"), "test"), tree.Symlink("a", "init", "test")} {
+	for _, e := range []tree.Entry{
+		tree.Bytes("init", 0o755, []byte("program"), "test"),
+		tree.Symlink("a", "init", "test"),
+	} {
 		if err := in.Add(e); err != nil {
 			t.Fatal(err)
 		}

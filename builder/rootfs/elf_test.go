@@ -84,11 +84,11 @@ func smallProgram() []byte {
 		dyn      = strs + len(names)
 		sections = dyn + 3*16
 	)
-	h := elf.Header64{Type: uint16(elf.ET_DYN), Machine: uint16(elf.EM_X86_64), Version: 1, Phoff: programs, Shoff: uint64(sections),
-		Ehsize: 64, Phentsize: 56, Phnum: 1, Shentsize: 64, Shnum: 3, Shstrndx: 1}
+	h := elf.Header64{Type: uint16(elf.ET_DYN), Machine: uint16(elf.EM_X86_64), Version: 1, Phoff: programs,
+		Shoff: uint64(sections), Ehsize: 64, Phentsize: 56, Phnum: 1, Shentsize: 64, Shnum: 3, Shstrndx: 1}
 	copy(h.Ident[:], "\x7fELF\x02\x01\x01")
 	put(h)
-	put(elf.Prog64{Type: uint32(elf.PT_INTERP), Off: interp, Filesz: uint64(len(interpreter)), Memsz: uint64(len(interpreter))})
+	put(elf.Prog64{Type: uint32(elf.PT_INTERP), Off: interp, Filesz: uint64(len(interpreter))})
 	b.WriteString(interpreter)
 	b.WriteString(names)
 	put([]elf.Dyn64{{Tag: int64(elf.DT_NEEDED), Val: 1}, {Tag: int64(elf.DT_RUNPATH), Val: 11}, {}})

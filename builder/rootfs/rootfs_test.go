@@ -14,6 +14,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -235,7 +236,8 @@ func TestContent(t *testing.T) {
 	if err := json.Unmarshal([]byte(text("etc/rempart/master.json")), &m); err != nil || m != in.Master {
 		t.Errorf("master.json = %+v, %v; want %+v", m, err, in.Master)
 	}
-	if got := text("etc/hosts"); !strings.Contains(got, "192.168.0.101\tfw-1\n") || !strings.Contains(got, "192.168.0.102\tproxy\n") {
+	if got := text("etc/hosts"); !strings.Contains(got, "192.168.0.101\tfw-1\n") ||
+		!strings.Contains(got, "192.168.0.102\tproxy\n") {
 		t.Errorf("/etc/hosts = %q; want fw-1 and proxy at their addresses", got)
 	}
 	if got := text("etc/passwd"); !strings.Contains(got, "\nrempart-policy:*:900:900::/:/sbin/nologin\n") {
@@ -258,7 +260,8 @@ func TestContent(t *testing.T) {
 		if f.UID != 0 || f.GID != 0 || f.Mode.Perm()&0o022 != 0 && f.Path != "/tmp" && f.Link == "" {
 			t.Errorf("%s: mode %v owner %d:%d; want nothing that others than root may write", f.Path, f.Mode, f.UID, f.GID)
 		}
-		if strings.HasPrefix(f.Path, "/usr/share") || strings.Contains(f.Path, "locale") || strings.Contains(f.Path, "gconv") {
+		if strings.HasPrefix(f.Path, "/usr/share") || strings.Contains(f.Path, "locale") ||
+			strings.Contains(f.Path, "gconv") {
 			t.Errorf("%s has no place in a root", f.Path)
 		}
 	}
@@ -286,13 +289,19 @@ func TestLinksLead(t *testing.T) {
 	}
 }
 
-// TestReproducible builds twice from packages in another order and compares every byte.
+// TestReproducible builds again under another umask and time zone, without a directory for temporary files and from
+// packages in another order, and compares every byte.
 func TestReproducible(t *testing.T) {
 	in := inputs(t)
 	first, err := Build(t.Context(), in)
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer syscall.Umask(syscall.Umask(0o077))
+	local := time.Local
+	time.Local = time.FixedZone("elsewhere", 5*3600)
+	defer func() { time.Local = local }()
+	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "not there")) // a build needs no temporary files
 	again := inputs(t)
 	slices.Reverse(again.Packages)
 	second, err := Build(t.Context(), again)

@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -73,9 +72,7 @@ func TestKernelMounts(t *testing.T) {
 	}
 	s := sample(t)
 	dir := t.TempDir()
-	if msg, err := exec.Command(debtest.Tool(t, "mount", "mount"), "-t", "erofs", "-o", "loop,ro", write(t, s), dir).CombinedOutput(); err != nil {
-		t.Fatalf("mount -t erofs: %v\n%s", err, msg)
-	}
+	debtest.Run(t, "mount", "mount", "-t", "erofs", "-o", "loop,ro", write(t, s), dir)
 	defer debtest.Run(t, "mount", "umount", dir)
 	compareFiles(t, s, dir)
 	for _, e := range s.Entries() {

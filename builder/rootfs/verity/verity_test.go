@@ -64,7 +64,8 @@ func TestAgainstVeritysetup(t *testing.T) {
 
 // TestRefuses gives Tree too little data and none.
 func TestRefuses(t *testing.T) {
-	if _, _, err := Tree(t.Context(), bytes.NewReader(make([]byte, 2*blockSize-1)), 2); !errors.Is(err, io.ErrUnexpectedEOF) {
+	short := bytes.NewReader(make([]byte, 2*blockSize-1))
+	if _, _, err := Tree(t.Context(), short, 2); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("Tree of 2 blocks less a byte = %v; want ErrUnexpectedEOF", err)
 	}
 	if _, _, err := Tree(t.Context(), bytes.NewReader(nil), 0); err == nil {
