@@ -43,7 +43,11 @@ func Judge(r *contract.Report, p *profiles.Profile, told Told) {
 		case c.State == "ready" || c.State == "done":
 		case told.AfterReady[c.Name] && c.State != "failed":
 		case c.Last != "":
-			fail("child %s: %s: %s", c.Name, c.State, c.Last)
+			state := c.State
+			if state == "starting" {
+				state = "restarting" // the same to whoever reads it, and no news
+			}
+			fail("child %s: %s: %s", c.Name, state, c.Last)
 		default:
 			fail("child %s: %s", c.Name, c.State)
 		}

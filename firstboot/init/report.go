@@ -39,7 +39,12 @@ func (g *guest) keepReport(ctx context.Context) {
 		case <-g.changed:
 		default:
 		}
-		g.publish(g.compose())
+		g.mu.Lock()
+		stopping := g.facts.stopping
+		g.mu.Unlock()
+		if !stopping {
+			g.publish(g.compose())
+		}
 	}
 }
 

@@ -99,6 +99,7 @@ func (g *guest) serve(r child.Request) *ending {
 // stop ends everything in order and the machine with it. The policy stays in the kernel to the end.
 func (g *guest) stop(end ending) {
 	g.log.Info("stopping: " + end.word)
+	g.fact(func(f *facts) { f.stopping = true })
 	ctx, cancel := context.WithTimeout(context.Background(), stopChildren)
 	defer cancel()
 	if g.sup != nil {

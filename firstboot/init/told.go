@@ -41,6 +41,7 @@ type facts struct {
 	failures map[string]string // by who and what
 	warnings map[string]string
 	times    contract.Times
+	stopping bool // children end because they are told to: no news
 	settled  bool // the start is over; what changes later is news at once
 }
 
