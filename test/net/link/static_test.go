@@ -1,6 +1,7 @@
 package link_test
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -82,6 +83,11 @@ func TestStatic(t *testing.T) {
 	t.Logf("ready after %s, of which one second is duplicate address detection",
 		time.Since(g.begun).Round(time.Millisecond))
 	checkHome(t, l)
+	if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", g.cmd.Process.Pid)); err == nil {
+		_, peak, _ := strings.Cut(string(b), "VmHWM:")
+		peak, _, _ = strings.Cut(peak, "\n")
+		t.Logf("the child's memory at most: %s", strings.TrimSpace(peak))
+	}
 	for path, want := range map[string]string{
 		"ipv4/ip_forward":                    "1",
 		"ipv6/conf/all/forwarding":           "1",
@@ -113,6 +119,46 @@ func TestStatic(t *testing.T) {
 			"fe00:b") {
 			t.Errorf("on a link without IPv6 the guest said: %s", line)
 		}
+	}
+}
+
+// TestOneArmed sends from one host of a LAN to another host of it by way of the guest, which must forward, and must
+// not tell the sender that there is a shorter way.
+func TestOneArmed(t *testing.T) {
+	p := &profiles.Profile{Name: "fw-1", Zones: []profiles.Zone{{Name: "home"}, {Name: "internet"}},
+		Links: []profiles.Link{{Name: "lan0", MAC: macA, Addresses: pfx("192.168.0.101/24"),
+			Gateways: []profiles.Gateway{{Addr: netip.MustParseAddr("192.168.0.1")}}}}}
+	l := newLab(t, "switch", "host", "box")
+	l.in("switch", "ip", "link", "add", "br0", "type", "bridge")
+	l.in("switch", "ip", "link", "set", "br0", "up")
+	l.wire("eth0", macA, "switch", "p0")
+	for name, address := range map[string]string{"host": "192.168.0.50/24", "box": "192.168.0.1/24"} {
+		l.must("ip", "link", "add", "e0", "netns", l.space(name), "type", "veth", "peer", "name", name, "netns",
+			l.space("switch"))
+		l.in("switch", "ip", "link", "set", name, "up")
+		l.in("switch", "ip", "link", "set", name, "master", "br0")
+		l.in(name, "ip", "address", "add", address, "dev", "e0")
+		l.in(name, "ip", "link", "set", "e0", "up")
+	}
+	l.in("switch", "ip", "link", "set", "p0", "master", "br0")
+	l.in("box", "ip", "address", "add", "8.8.8.8/32", "dev", "lo")
+	l.in("host", "ip", "route", "add", "default", "via", "192.168.0.101")
+	g := l.start(p)
+	g.waitReady()
+	redirects := func() int {
+		tap := l.background("host", need(t, "tcpdump", "tcpdump"), "-lnni", "e0", "icmp[0] == 5")
+		l.eventually("tcpdump listens", patience, func() bool { return strings.Contains(tap.out.String(), "listening on") })
+		l.in("host", "ping", "-c3", "-i0.2", "-W2", "8.8.8.8")
+		time.Sleep(500 * time.Millisecond)
+		tap.stop()
+		return strings.Count(tap.out.String(), "ICMP redirect")
+	}
+	if got := redirects(); got != 0 {
+		t.Errorf("%d redirects around the firewall; want none", got)
+	}
+	l.in("fw", "sysctl", "-qw", "net.ipv4.conf.all.send_redirects=1") // so would it be without the switch
+	if got := redirects(); got == 0 {
+		t.Error("no redirect although they were switched on: this test sees nothing")
 	}
 }
 
