@@ -119,6 +119,7 @@ func Preload(p *profiles.Profile) []string {
 		"virtio_console", // the control channel
 		"virtio_rng",
 		"nf_tables",
+		"nft_objref",               // named counters
 		"nft_ct",                   // answers to what was accepted
 		"nft_limit",                // ICMP and log rates
 		"nft_log", "nf_log_syslog", // drops on the console

@@ -325,6 +325,7 @@ func TestReproducible(t *testing.T) {
 
 // TestBuildRefuses takes away what a root cannot do without.
 func TestBuildRefuses(t *testing.T) {
+	whole := inputs(t)
 	for _, c := range []struct {
 		name  string
 		spoil func(*Inputs)
@@ -350,13 +351,14 @@ func TestBuildRefuses(t *testing.T) {
 			in.Overlays = [][]tree.Entry{{tree.Bytes("home/x", 0o644, nil, "a test")}}
 		}, "lies below"},
 	} {
-		in := inputs(t)
+		in := whole
+		in.Packages = slices.Clone(whole.Packages)
 		c.spoil(&in)
 		if _, err := Build(t.Context(), in); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("Build with %s = %v; want an error with %q", c.name, err, c.want)
 		}
 	}
-	in := inputs(t)
+	in := whole
 	in.Packages = nil
 	if _, err := Build(t.Context(), in); !errors.Is(err, errNoFile) {
 		t.Errorf("Build without packages = %v; want errNoFile", err)
