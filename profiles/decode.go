@@ -19,7 +19,9 @@ var ErrNotCanonical = errors.New("not the JSON rempart writes")
 // missing or repeated key, nothing after the value, and nothing that breaks a rule of the language, for which the error
 // is Invalid with the places in the YAML the profile came from. Warnings are left out.
 //
-// A program that calls Decode and not Parse or Load carries none of the YAML reading.
+// A program that calls Decode and not Parse or Load carries none of the YAML reading; built with the tag "guest", for
+// which Parse, Load and Schema are not there, it carries nothing of the YAML library either: its initialisation alone is
+// 250 KB, with the regular expressions it needs.
 func Decode(src []byte) (*Profile, error) {
 	if len(src) > maxJSON {
 		return nil, fmt.Errorf("profile JSON: more than %d bytes", maxJSON)

@@ -147,7 +147,7 @@ func TestDecodeTakesIndentedJSON(t *testing.T) {
 
 // TestDecodeLinksNoYAML builds a program that only decodes and looks for the YAML parser and our reader in it.
 func TestDecodeLinksNoYAML(t *testing.T) {
-	symbols := func(call string) string {
+	symbols := func(call string, flags ...string) string {
 		dir := t.TempDir()
 		src := `package main
 
@@ -174,7 +174,8 @@ func main() {
 				t.Fatal(err)
 			}
 		}
-		build := exec.Command("go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", binary, "./linktest")
+		args := append([]string{"build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", binary}, flags...)
+		build := exec.Command("go", append(args, "./linktest")...)
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("go build: %v\n%s", err, out)
 		}
@@ -194,5 +195,8 @@ func main() {
 		if !strings.Contains(parses, name) {
 			t.Errorf("a program that calls Parse lacks %s; want the name this test looks for mended", name)
 		}
+	}
+	if strings.Contains(symbols("profiles.Decode(nil)", "-tags", "guest"), "yaml") {
+		t.Error("a program that calls Decode, built with the tag guest, holds something of yaml; want nothing")
 	}
 }

@@ -1,3 +1,5 @@
+//go:build !guest
+
 package profiles
 
 import (
@@ -7,7 +9,6 @@ import (
 	"io"
 	"strconv"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
@@ -235,25 +236,3 @@ func syntaxMessage(err error) string {
 	}
 	return message
 }
-
-// maxQuoted is how many bytes of somebody's text a finding repeats.
-const maxQuoted = 60
-
-// clip makes somebody's text fit to repeat in a finding: short, on one line, and without what a terminal would obey.
-func clip(s string) string { return clipTo(s, maxQuoted) }
-
-func clipTo(s string, cut int) string {
-	if len(s) > cut {
-		for cut > 0 && !utf8.RuneStart(s[cut]) {
-			cut--
-		}
-		s = s[:cut] + "..."
-	}
-	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		escaped := strconv.Quote(s)
-		return escaped[1 : len(escaped)-1]
-	}
-	return s
-}
-
-func quote(s string) string { return `"` + clip(s) + `"` }

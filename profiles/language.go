@@ -1,23 +1,10 @@
+//go:build !guest
+
 package profiles
 
 import (
 	"net/netip"
 	"strconv"
-)
-
-// Bounds of lists, so that a small file cannot ask for endless work. Each is several times what the largest known
-// deployment has.
-const (
-	maxLinks     = 64 // a deployment with 20 NICs exists
-	maxZones     = 64
-	maxAddresses = 64 // of one link or host
-	maxPrefixes  = 1024
-	maxRules     = 1024
-	maxServices  = 64 // of one policy line
-	maxPorts     = 256
-	maxPairs     = 1024
-	maxForwards  = 1024
-	maxHosts     = 4096
 )
 
 // Patterns of the words in a profile, for editors. The checks themselves are in check_*.go.

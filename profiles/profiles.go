@@ -39,47 +39,31 @@
 // or know how anything is built or booted.
 package profiles
 
-import "slices"
-
 // MaxSource is how large a profile may be, in bytes. The largest honest one, a thousand forwards and hosts, has about
 // a tenth of that; the limit keeps hostile files from costing time.
 const MaxSource = 1 << 20
 
-// maxFindings is how many findings one profile is told: past that the file is something else.
-const maxFindings = 100
+// Bounds of lists, so that a small file cannot ask for endless work. Each is several times what the largest known
+// deployment has.
+const (
+	maxLinks     = 64 // a deployment with 20 NICs exists
+	maxZones     = 64
+	maxAddresses = 64 // of one link or host
+	maxPrefixes  = 1024
+	maxRules     = 1024
+	maxServices  = 64 // of one policy line
+	maxPorts     = 256
+	maxPairs     = 1024
+	maxForwards  = 1024
+	maxHosts     = 4096
+)
 
-// Parse reads a profile in YAML. The name of the file is used in findings only. The error, if any, is Invalid.
-func Parse(file string, src []byte) (*Profile, error) {
-	root, findings := readDocument(file, src)
-	if root == nil {
-		return nil, inOrder(file, findings)
-	}
-	r := &reader{file: file, p: &Profile{}, places: newPlaces(), findings: findings}
-	if !r.profile(root) {
-		return nil, inOrder(file, r.findings)
-	}
-	v := &validator{file: file, p: r.p, places: r.places, findings: r.findings}
-	v.profile()
-	if len(v.findings) > 0 {
-		return nil, inOrder(file, v.findings)
-	}
-	r.p.Warnings = inOrder(file, v.warnings)
-	return r.p, nil
-}
+// What a profile gets where it does not say.
+const (
+	defaultMemory = 128 * mebibyte // what the smallest deployment gives a firewall
+	defaultState  = 256 * mebibyte // leases, keys and logs of a year, and room
+	KernelCloud   = "cloud"        // Debian's linux-image-cloud-ARCH
+)
 
-// inOrder sorts findings by their place, drops repetitions, and cuts a list nobody would read.
-func inOrder(file string, findings []Finding) Invalid {
-	slices.SortStableFunc(findings, func(a, b Finding) int {
-		if a.Line != b.Line {
-			return a.Line - b.Line
-		}
-		return a.Column - b.Column
-	})
-	findings = slices.Compact(findings) // a service that is two matches tells the same twice
-	if n := len(findings); n > maxFindings {
-		last := findings[maxFindings-1]
-		findings = append(findings[:maxFindings:maxFindings], Finding{File: file, Pos: last.Pos,
-			What: "more findings follow", Hint: "mend these first"})
-	}
-	return findings
-}
+// macBytes is the length of an EUI-48 hardware address (IEEE 802).
+const macBytes = 6

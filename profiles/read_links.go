@@ -1,3 +1,5 @@
+//go:build !guest
+
 package profiles
 
 import (
@@ -6,13 +8,6 @@ import (
 	"strings"
 
 	"gopkg.in/yaml.v3"
-)
-
-// What a profile gets that does not say.
-const (
-	defaultMemory = 128 * mebibyte // what the smallest deployment gives a firewall
-	defaultState  = 256 * mebibyte // leases, keys and logs of a year, and room
-	KernelCloud   = "cloud"        // Debian's linux-image-cloud-ARCH
 )
 
 // profile reads the whole. It is false when nothing more can be said than what was found already.
@@ -119,9 +114,6 @@ func readMAC(r *reader, v value, l *Link) {
 	l.MAC = mac.String()
 	r.places.put(v.pos(), "links.%s.mac", l.Name)
 }
-
-// macBytes is the length of an EUI-48 hardware address (IEEE 802).
-const macBytes = 6
 
 func readAddresses(r *reader, v value, l *Link) {
 	const what = "an address with prefix length such as 192.168.0.1/24, or dhcp, or a list"

@@ -1,3 +1,5 @@
+//go:build !guest
+
 package profiles
 
 import "gopkg.in/yaml.v3"
