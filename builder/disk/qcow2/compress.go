@@ -9,20 +9,17 @@ import (
 	"runtime"
 	"sync"
 
-	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/zstd"
 
 	"rempart/builder/disk"
+	"rempart/builder/disk/qcow2/deflate"
 )
 
 const (
-	// deflateWindow is what QEMU inflates with (qcow2-threads.c: inflateInit2 with -12 bits). A larger one makes
-	// clusters QEMU cannot read.
-	deflateWindow = 4096
 	// worthwhile is the most bytes a cluster is stored compressed with. One that saves less than a page is stored
 	// plain: it costs the guest no time to read.
 	worthwhile = clusterSize - 4096
-	// zstdLevel packs a master within 1 % of what `qemu-img convert` makes of it.
+	// zstdLevel comes within 1 % of what qemu-img makes. The next level saves 3 % more and takes twice as long.
 	zstdLevel = zstd.SpeedBetterCompression
 )
 
@@ -110,9 +107,9 @@ func touched(content *disk.Sparse) iter.Seq[int64] {
 
 // packer is the state of one worker.
 type packer struct {
-	out   bytes.Buffer
-	flate *flate.Writer
-	zstd  *zstd.Encoder
+	out     []byte
+	deflate *deflate.Encoder
+	zstd    *zstd.Encoder
 }
 
 func (p *packer) pack(j *job, content *disk.Sparse, buf []byte, c Compression) {
@@ -135,30 +132,22 @@ func (p *packer) pack(j *job, content *disk.Sparse, buf []byte, c Compression) {
 }
 
 func (p *packer) compress(b []byte, c Compression) ([]byte, error) {
-	var err error
 	if c == Zstd {
 		if p.zstd == nil {
+			var err error
 			if p.zstd, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false),
 				zstd.WithEncoderLevel(zstdLevel)); err != nil {
 				return nil, err
 			}
 		}
-		return p.zstd.EncodeAll(b, p.out.AvailableBuffer()), nil
+		p.out = p.zstd.EncodeAll(b, p.out[:0])
+		return p.out, nil
 	}
-	p.out.Reset()
-	if p.flate == nil {
-		if p.flate, err = flate.NewWriterWindow(&p.out, deflateWindow); err != nil {
-			return nil, err
-		}
+	if p.deflate == nil {
+		p.deflate = new(deflate.Encoder)
 	}
-	p.flate.Reset(&p.out)
-	if _, err := p.flate.Write(b); err != nil {
-		return nil, err
-	}
-	if err := p.flate.Close(); err != nil {
-		return nil, err
-	}
-	return p.out.Bytes(), nil
+	p.out = p.deflate.Encode(p.out[:0], b)
+	return p.out, nil
 }
 
 // readCluster fills b with a cluster; beyond the end of the content it is zero.
