@@ -73,3 +73,13 @@ func BenchmarkRead(b *testing.B) {
 		})
 	}
 }
+
+// repeated is the same bytes again and again.
+type repeated []byte
+
+func (r repeated) ReadAt(b []byte, off int64) (int, error) {
+	for n := 0; n < len(b); {
+		n += copy(b[n:], r[(off+int64(n))%int64(len(r)):])
+	}
+	return len(b), nil
+}
