@@ -301,9 +301,9 @@ func TestReproducible(t *testing.T) {
 	local := time.Local
 	time.Local = time.FixedZone("elsewhere", 5*3600)
 	defer func() { time.Local = local }()
-	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "not there")) // a build needs no temporary files
 	again := inputs(t)
 	slices.Reverse(again.Packages)
+	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "not there")) // a build needs no temporary files
 	second, err := Build(t.Context(), again)
 	if err != nil {
 		t.Fatal(err)
