@@ -187,7 +187,7 @@ func ParseBackend(s string) (Backend, error) {
 		return Backend{}, fmt.Errorf("network %q: want socket:listen=HOST:PORT, socket:connect=HOST:PORT or "+
 			"socket:mcast=GROUP:PORT", s)
 	}
-	return Backend{}, fmt.Errorf("network %q: want none, user, user,internet, tap:NAME or socket:...", s)
+	return Backend{}, fmt.Errorf("network %q: want none, user, user,internet, tap:NAME or socket:KEY=ADDRESS:PORT", s)
 }
 
 // maxInterface is IFNAMSIZ-1 of the kernel's <linux/if.h>.

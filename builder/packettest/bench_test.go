@@ -209,3 +209,14 @@ func TestPolicyIsRight(t *testing.T) {
 		t.Errorf("report of a right policy is\n%s\nwant all right and knocks delivered", out.String())
 	}
 }
+
+// tcpdump reads a capture as a foreign judge.
+func tcpdump(t *testing.T, path string) {
+	t.Helper()
+	if _, err := exec.LookPath("tcpdump"); err != nil {
+		t.Fatal("tcpdump is missing; install it with `apt install tcpdump`")
+	}
+	if out, err := exec.Command("tcpdump", "-nnr", path).CombinedOutput(); err != nil || !strings.Contains(string(out), "IP") {
+		t.Errorf("tcpdump -r %s = %v, %.300s; want IP packets", path, err, out)
+	}
+}

@@ -55,12 +55,9 @@ func (b *Bench) judge(first, blocked, last []*attempt) Report {
 			row.Right, row.Seen = false, "at first as expected, at the end: "+again.Seen
 		}
 		verdicts[i] = row
-		if row.Right {
-			for _, link := range []string{p.Link, p.OutLink} {
-				key := aliveKey(link, p.Src)
-				if _, known := alive[key]; link != "" && !known {
-					alive[key] = fmt.Sprintf("%s %s", row.Flow, knockName(p))
-				}
+		for _, link := range livingLinks(p, first[i], last[i]) {
+			if key := aliveKey(link, p.Src); alive[key] == "" {
+				alive[key] = fmt.Sprintf("%s %s", row.Flow, knockName(p))
 			}
 		}
 	}
@@ -77,6 +74,21 @@ func (b *Bench) judge(first, blocked, last []*attempt) Report {
 		r.Rows = append(r.Rows, row)
 	}
 	return r
+}
+
+// livingLinks are the links that a flow has shown to carry packets both before and after those that must not pass,
+// rightly translated or not: the one it came in by when it was answered at all, the one it left by when the answer
+// came from beyond.
+func livingLinks(p filter.Probe, tries ...*attempt) []string {
+	for _, a := range tries {
+		if _, _, said := a.snapshot(); !a.whole && (p.OutLink != "" || said == silent) {
+			return nil
+		}
+	}
+	if p.OutLink == "" {
+		return []string{p.Link}
+	}
+	return []string{p.Link, p.OutLink}
 }
 
 // aliveKey is a link in one family: a link may speak one and not the other.
