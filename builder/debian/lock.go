@@ -285,8 +285,9 @@ func itemLine(root *yaml.Node, key string, i int) int {
 }
 
 // lockHeader tells a reader of the file what it is.
-const lockHeader = "# The exact Debian packages masters are made of. Written by `rempart lock`, which renews it and shows\n" +
-	"# what changes. size and sha256 are those of the .deb, unpacked is the SHA-256 of the .deb with its members unpacked.\n"
+const lockHeader = "# The exact Debian packages masters are made of. Written by `rempart lock`, which renews it and\n" +
+	"# shows what changes. size and sha256 are those of the .deb, unpacked is the SHA-256 of the same .deb with\n" +
+	"# its members unpacked.\n"
 
 // Text is the lock as its file has it.
 func (l *Lock) Text() []byte {
