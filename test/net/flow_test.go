@@ -278,8 +278,25 @@ func (o outcome) String() string {
 	return fmt.Sprintf("%s -> %s, %v -> %v %s %d, want %s (%s)", p.From, p.To, p.Src, p.Dst, p.Protocol, p.Port, want, p.Proves)
 }
 
+// nodes are the hosts and routers, each once.
+func (l *lab) nodes() []*node {
+	var out []*node
+	for _, n := range l.hosts {
+		if !slices.Contains(out, n) {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
 // run sends probes, many at a time, and returns what became of each.
 func (l *lab) run(t *testing.T, probes []filter.Probe) []outcome {
+	t.Helper()
+	return l.runWithin(t, probes, patience)
+}
+
+// runWithin is run with another patience for the answers that must come.
+func (l *lab) runWithin(t *testing.T, probes []filter.Probe, patience time.Duration) []outcome {
 	t.Helper()
 	const atOnce = 48
 	out := make([]outcome, len(probes))
@@ -306,12 +323,7 @@ func (l *lab) run(t *testing.T, probes []filter.Probe) []outcome {
 	}
 	wg.Wait()
 	time.Sleep(silence / 3)
-	var hosts []*node
-	for _, n := range l.hosts {
-		if !slices.Contains(hosts, n) {
-			hosts = append(hosts, n)
-		}
-	}
+	hosts := l.nodes()
 	for i := range out {
 		if errs[i] != nil {
 			t.Fatalf("%s: %v", out[i], errs[i])

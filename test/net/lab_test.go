@@ -48,6 +48,7 @@ func TestMain(m *testing.M) {
 	cmd.Env = append(os.Environ(), insideVar+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
 		Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread() // Pdeathsig speaks of the thread that started the child, not of the process
 	err := cmd.Run()
 	var exit *exec.ExitError
 	switch {
@@ -148,9 +149,7 @@ func (n *node) in(t *testing.T, f func() error) {
 // command is a foreign program in the namespace.
 func (n *node) command(name string, args ...string) *exec.Cmd {
 	path := fmt.Sprintf("--net=/proc/%d/fd/%d", os.Getpid(), n.fd)
-	cmd := exec.Command("nsenter", append([]string{path, name}, args...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	return cmd
+	return exec.Command("nsenter", append([]string{path, name}, args...)...)
 }
 
 // lab is a firewall with everything around it.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -144,10 +145,10 @@ func TestHostileServer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := uplinkLab(t)
-			rounds := 0
+			var rounds atomic.Int64
 			l.evil(func(q *dhcpv4.DHCPv4) [][]byte {
 				m := proper(q)
-				if rounds++; rounds <= evilRounds {
+				if rounds.Add(1) <= evilRounds {
 					spoil(m)
 				}
 				return [][]byte{m.ToBytes()}
@@ -155,8 +156,8 @@ func TestHostileServer(t *testing.T) {
 			g := l.start(uplink())
 			l.eventually("a lease or two rounds", patience, func() bool { return l.same("wan", "198.51.100.50/24") })
 			g.waitReady()
-			if rounds <= evilRounds {
-				t.Errorf("the lease came after %d requests; want the first %d refused", rounds, evilRounds)
+			if got := rounds.Load(); got <= evilRounds {
+				t.Errorf("the lease came after %d requests; want the first %d refused", got, evilRounds)
 			}
 			if strings.Contains(g.log.String(), "panic") {
 				t.Error("panic")

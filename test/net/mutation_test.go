@@ -1,0 +1,297 @@
+package net
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	stdnet "net"
+	"net/netip"
+	"reflect"
+	"regexp"
+	"sort"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/filter"
+	"rempart/firstboot/filter/filtertest"
+	"rempart/firstboot/filter/kernel"
+	"rempart/profiles"
+)
+
+// unseen are the rules that no packet of this test can show to be missing, each with the reason.
+var unseen = map[string]string{
+	"input: IPv6 multicast listener discovery": "only a querier on the wire would miss the reports; the bridge here asks nobody",
+	"input: default: in no zone":               "what reaches it was dropped as spoofed before; the policy of the chain is drop too",
+	"forward: default: in no zone":             "the same",
+}
+
+// Every rule has a purpose: with any one of them missing, a probe goes wrong or a counter that counted stays still.
+// The ranges that together are one zone's share of a link count as one rule.
+func TestEveryRuleMatters(t *testing.T) {
+	p := filtertest.OneArmed()
+	full := compile(t, p)
+	units := mutants(full.Tables[0])
+	const labs = 3
+	for n := range labs {
+		t.Run(fmt.Sprintf("lab %d", n), func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, p)
+			probes := append(filter.Probes(p), sameZone()...)
+			l.listen(t, probes)
+			want := l.signature(t, full, probes)
+			if len(want.wrong) > 0 {
+				t.Fatalf("with all rules: %q", want.wrong)
+			}
+			for i := n; i < len(units); i += labs {
+				u := units[i]
+				got := l.signature(t, u.without(full), probes)
+				same := reflect.DeepEqual(got, want)
+				switch why := unseen[u.name]; {
+				case same && why == "":
+					t.Errorf("nothing shows that this rule is missing: %s", u.name)
+				case !same && why != "":
+					t.Errorf("listed as unseen, but it is seen: %s: %v; take it off the list", u.name, got.difference(want))
+				}
+			}
+		})
+	}
+}
+
+// sameZone are flows inside a zone by the firewall, which Probes leaves out because hosts of a wire need no firewall.
+func sameZone() []filter.Probe {
+	var out []filter.Probe
+	for _, x := range [][4]string{{"home", "lan0", "192.168.0.7", "192.168.0.9"},
+		{"dmz", "dmz0", "10.9.0.7", "10.9.0.9"}, {"home", "lan0", "fd00:192:168::7", "fd00:192:168::9"},
+		{"dmz", "dmz0", "fd00:10:9::7", "fd00:10:9::9"}} {
+		src, dst := netip.MustParseAddr(x[2]), netip.MustParseAddr(x[3])
+		out = append(out, filter.Probe{Proves: "default: " + x[0] + " -> " + x[0], From: x[0], To: x[0], Link: x[1], OutLink: x[1],
+			Src: src, Dst: dst, SeenDst: dst, SeenSrc: src, Protocol: profiles.UDP, Port: 4444, SeenPort: 4444})
+	}
+	return out
+}
+
+// knockAbroad sends a datagram from one host behind the router to another, by the firewall; there is no such host, so
+// that the router cannot answer by itself, and only the counter of the pair shows it.
+func (l *lab) knockAbroad(t *testing.T) {
+	t.Helper()
+	for _, x := range [][2]string{{"198.51.100.7", "198.51.100.99"}, {"2001:db8::7", "2001:db8::99"}} {
+		src := netip.MustParseAddr(x[0])
+		l.host(t, "lan0", src).in(t, func() error {
+			conn, err := stdnet.DialUDP("udp", stdnet.UDPAddrFromAddrPort(netip.AddrPortFrom(src, flowIDs.take())),
+				stdnet.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(x[1]), 4444)))
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			_, err = conn.Write([]byte("knock"))
+			return err
+		})
+	}
+}
+
+// unit is rules that are taken out together.
+type unit struct {
+	name  string
+	chain int
+	rules []int
+}
+
+func mutants(t filter.Table) []unit {
+	var out []unit
+	for c, chain := range t.Chains {
+		last := ""
+		for r, rule := range chain.Rules {
+			name := chain.Name + ": " + rule.Comment
+			if rule.Comment == "" {
+				name = chain.Name + ": " + rule.Text()
+			}
+			v6 := strings.Contains(rule.Text(), "ip6 ") || strings.Contains(rule.Text(), "icmpv6")
+			key := fmt.Sprint(name, v6, rule.Do[len(rule.Do)-1])
+			if key == last {
+				u := &out[len(out)-1]
+				u.rules = append(u.rules, r)
+				continue
+			}
+			last = key
+			out = append(out, unit{name, c, []int{r}})
+		}
+	}
+	return out
+}
+
+// without is the Ruleset with a unit missing.
+func (u unit) without(rs filter.Ruleset) filter.Ruleset {
+	table := rs.Tables[0]
+	table.Chains = append([]filter.Chain{}, table.Chains...)
+	chain := table.Chains[u.chain]
+	var rest []filter.Rule
+	for i, r := range chain.Rules {
+		if i < u.rules[0] || i > u.rules[len(u.rules)-1] {
+			rest = append(rest, r)
+		}
+	}
+	chain.Rules = rest
+	table.Chains[u.chain] = chain
+	return filter.Ruleset{Tables: []filter.Table{table}}
+}
+
+// signature is all that packets and counters show of a Ruleset.
+type signature struct {
+	wrong    []string
+	counting []string // counters that are not zero
+}
+
+func (s signature) difference(from signature) string {
+	return fmt.Sprintf("wrong %q, counting %q instead of %q", s.wrong, s.counting, from.counting)
+}
+
+func (l *lab) signature(t *testing.T, rs filter.Ruleset, probes []filter.Probe) signature {
+	t.Helper()
+	for _, n := range append([]*node{l.fw}, l.nodes()...) {
+		if out, err := n.command("ip", "neigh", "flush", "all").CombinedOutput(); err != nil {
+			t.Fatalf("flush neighbours of %s: %v\n%s", n.name, err, out)
+		}
+	}
+	if err := kernel.Apply(context.Background(), rs, kernel.Options{NetNS: l.fw.fd}); err != nil {
+		t.Fatalf("Apply: %v", err)
+	}
+	var s signature
+	for _, o := range l.runWithin(t, probes, 3*silence) {
+		if why := o.wrong(); why != "" {
+			s.wrong = append(s.wrong, o.String())
+		}
+	}
+	for what, good := range map[string]func(*testing.T) bool{"the firewall talks to itself": l.selfTalk,
+		"the firewall calls out": l.callOut, "a forged packet of a known flow is dropped": l.forged,
+		"a packet that fits no connection is dropped": l.invalid, "the MSS is lowered": l.clamped} {
+		if !good(t) {
+			s.wrong = append(s.wrong, what)
+		}
+	}
+	sort.Strings(s.wrong)
+	l.knockAbroad(t)
+	time.Sleep(silence / 3)
+	out, err := l.fw.command("nft", "list", "counters", "table", "inet", filter.TableName).Output()
+	if err != nil {
+		t.Fatalf("list counters: %v", err)
+	}
+	for _, m := range regexp.MustCompile(`counter (\S+) \{\s+packets (\d+)`).FindAllStringSubmatch(string(out), -1) {
+		if m[2] != "0" {
+			s.counting = append(s.counting, m[1])
+		}
+	}
+	sort.Strings(s.counting)
+	return s
+}
+
+// selfTalk tells whether the firewall reaches its own services by loopback.
+func (l *lab) selfTalk(t *testing.T) bool {
+	local := netip.MustParseAddr("192.168.0.101")
+	ctx, cancel := context.WithTimeout(context.Background(), silence)
+	defer cancel()
+	ok, err := l.fw.tryTCP(ctx, netip.AddrPortFrom(local, flowIDs.take()), netip.AddrPortFrom(local, filter.PortSSH))
+	return ok && err == nil
+}
+
+// callOut tells whether the firewall's own connections get their answers.
+func (l *lab) callOut(t *testing.T) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), silence)
+	defer cancel()
+	ok, err := l.fw.tryTCP(ctx, netip.AddrPortFrom(netip.MustParseAddr("192.168.0.101"), flowIDs.take()),
+		netip.MustParseAddrPort("198.51.100.7:4444"))
+	return ok && err == nil
+}
+
+// raw sends an IPv4 packet from a node with any source address.
+func (n *node) raw(t *testing.T, src, dst netip.Addr, protocol byte, body []byte) {
+	t.Helper()
+	header := []byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0} // the kernel fills in lengths and the checksum
+	packet := append(append(append(header, src.AsSlice()...), dst.AsSlice()...), body...)
+	n.in(t, func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.Sendto(fd, packet, 0, &unix.SockaddrInet4{Addr: dst.As4()})
+	})
+}
+
+// forged tells whether a packet of a flow of the dmz that enters by the other link is dropped: connection tracking
+// knows its addresses and ports, only the link is wrong.
+func (l *lab) forged(t *testing.T) bool {
+	id := flowIDs.take()
+	src, dst := netip.MustParseAddr("10.9.0.7"), netip.MustParseAddr("198.51.100.7")
+	ctx, cancel := context.WithTimeout(context.Background(), silence)
+	defer cancel()
+	_, _ = l.host(t, "dmz0", src).tryUDP(ctx, netip.AddrPortFrom(src, id), netip.AddrPortFrom(dst, 4444))
+	receiver := l.host(t, "lan0", dst)
+	before := len(receiver.seen.of(id))
+	body := binary.BigEndian.AppendUint16(nil, id)
+	body = append(binary.BigEndian.AppendUint16(body, 4444), 0, 12, 0, 0, 'f', 'a', 'k', 'e')
+	l.host(t, "lan0", netip.MustParseAddr("192.168.0.7")).raw(t, src, dst, unix.IPPROTO_UDP, body)
+	time.Sleep(silence / 6)
+	return len(receiver.seen.of(id)) == before
+}
+
+// invalid tells whether a TCP packet with flags that no connection has is dropped where connections are allowed.
+func (l *lab) invalid(t *testing.T) bool {
+	id := flowIDs.take()
+	src, dst := netip.MustParseAddr("10.9.0.7"), netip.MustParseAddr("198.51.100.7")
+	self := netip.MustParseAddr("192.168.0.101")
+	segment := func(port uint16, dst netip.Addr, src netip.Addr) []byte {
+		const synAndReset = 0x06
+		b := binary.BigEndian.AppendUint16(nil, id)
+		b = append(binary.BigEndian.AppendUint16(b, port), 0, 0, 0, 1, 0, 0, 0, 0, 5<<4, synAndReset, 0xff, 0xff, 0, 0, 0, 0)
+		binary.BigEndian.PutUint16(b[16:], checksum(src, dst, b))
+		return b
+	}
+	l.host(t, "dmz0", src).raw(t, src, dst, unix.IPPROTO_TCP, segment(4444, dst, src))
+	home := netip.MustParseAddr("192.168.0.7")
+	l.host(t, "lan0", home).raw(t, home, self, unix.IPPROTO_TCP, segment(filter.PortSSH, self, home))
+	time.Sleep(silence / 6)
+	return len(l.host(t, "lan0", dst).seen.of(id)) == 0
+}
+
+// checksum is TCP's, RFC 9293, section 3.1, over a segment of even length.
+func checksum(src, dst netip.Addr, segment []byte) uint16 {
+	sum := uint32(unix.IPPROTO_TCP) + uint32(len(segment))
+	for _, b := range [][]byte{src.AsSlice(), dst.AsSlice(), segment} {
+		for i := 0; i+1 < len(b); i += 2 {
+			sum += uint32(b[i])<<8 | uint32(b[i+1])
+		}
+	}
+	for sum > 0xffff {
+		sum = sum&0xffff + sum>>16
+	}
+	return ^uint16(sum)
+}
+
+// clamped tells whether a connection through a link with a small MTU announces segments that fit it. The MTU is only
+// small on the firewall, so neither end could know.
+func (l *lab) clamped(t *testing.T) bool {
+	const mtu, small = 1500, 1300
+	link := byName(t, l.fw, "lan0")
+	must(t, l.fw.link.LinkSetMTU(link, small))
+	defer func() { must(t, l.fw.link.LinkSetMTU(link, mtu)) }()
+	src, dst := netip.MustParseAddr("10.9.0.7"), netip.MustParseAddrPort("198.51.100.7:4444")
+	var conn stdnet.Conn
+	err := l.host(t, "dmz0", src).enter(func() (err error) {
+		d := stdnet.Dialer{Timeout: silence}
+		conn, err = d.Dial("tcp", dst.String())
+		return err
+	})
+	if err != nil {
+		return true // that nothing passes is another probe's finding
+	}
+	defer conn.Close()
+	rawConn, err := conn.(*stdnet.TCPConn).SyscallConn()
+	must(t, err)
+	size := 0
+	must(t, rawConn.Control(func(fd uintptr) { size, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG) }))
+	must(t, err)
+	return size <= small-40 // IPv4 and TCP headers without options
+}
