@@ -125,7 +125,8 @@ func Find(disks []Disk, serial, xenName string) (Disk, error) {
 	}
 	switch len(found) {
 	case 0:
-		return Disk{}, fmt.Errorf("%w: none with serial %q and no Xen device %s among %s", ErrAbsent, serial, xenName, Describe(disks))
+		return Disk{}, fmt.Errorf("%w: none with serial %q and no Xen device %s among %s", ErrAbsent, serial, xenName,
+			Describe(disks))
 	case 1:
 		return found[0], nil
 	}

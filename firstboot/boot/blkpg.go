@@ -15,8 +15,8 @@ import (
 type blkpgPartition struct {
 	start, length int64 // bytes
 	number        int32
-	devname       [64]byte
-	volname       [64]byte
+	_             [64]byte // devname, volname: the kernel has long stopped reading them
+	_             [64]byte
 	_             [4]byte
 }
 

@@ -128,7 +128,8 @@ func partitionNode(f *os.File, node string, d block.Disk, part gpt.Partition) (s
 		}
 	}
 	if len(d.Partitions) > 0 {
-		return "", fmt.Errorf("partition %d at byte %d is in the table, but the kernel sees other partitions", part.Number, part.Start)
+		return "", fmt.Errorf("partition %d at byte %d is in the table, but the kernel sees other partitions",
+			part.Number, part.Start)
 	}
 	if err := addPartition(f, part); err != nil {
 		return "", fmt.Errorf("adding partition %d of the backup table: %w", part.Number, err)

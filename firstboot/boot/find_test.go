@@ -86,7 +86,8 @@ func volume(t *testing.T) ([]byte, contract.Verity) {
 		data[i] = byte(i * 7 >> 8)
 	}
 	lay(t, file, string(data))
-	out := run(t, "cryptsetup-bin", "veritysetup", "format", "--salt=-", "--hash-offset="+strconv.Itoa(len(data)), file, file)
+	out := run(t, "cryptsetup-bin", "veritysetup", "format", "--salt=-", "--hash-offset="+strconv.Itoa(len(data)),
+		file, file)
 	v := contract.Verity{DataBlocks: blocks}
 	for line := range strings.Lines(out) {
 		if hash, ok := strings.CutPrefix(line, "Root hash:"); ok {
@@ -213,7 +214,8 @@ func TestFindState(t *testing.T) {
 }
 
 func TestEncodeIsJSON(t *testing.T) {
-	want := contract.Boot{SystemDisk: "vda", RootDevice: "dm-0", ReadOnly: true, RootHash: "ab", Started: 1.5, Seconds: 2.25}
+	want := contract.Boot{SystemDisk: "vda", RootDevice: "dm-0", ReadOnly: true, RootHash: "ab", Started: 1.5,
+		Seconds: 2.25}
 	var got contract.Boot
 	if err := json.Unmarshal(encode(want), &got); err != nil || got != want {
 		t.Errorf("encode(%+v) reads back as %+v, %v", want, got, err)

@@ -68,7 +68,8 @@ func (p *plug) coldplug() {
 
 // listen opens the kernel's device event socket (group 1 of NETLINK_KOBJECT_UEVENT, lib/kobject_uevent.c).
 func listen() int {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK,
+		unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
 		return -1
 	}

@@ -25,7 +25,8 @@ func TestOne(t *testing.T) {
 	} {
 		got, ok, err := Parse(c.line).One(c.key)
 		if got != c.want || ok != c.ok || (err != nil) != c.fails {
-			t.Errorf("Parse(%.40q).One(%q) = %q, %v, %v; want %q, %v, fails %v", c.line, c.key, got, ok, err, c.want, c.ok, c.fails)
+			t.Errorf("Parse(%.40q).One(%q) = %q, %v, %v; want %q, %v, fails %v", c.line, c.key, got, ok, err, c.want, c.ok,
+				c.fails)
 		}
 	}
 }

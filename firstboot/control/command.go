@@ -50,7 +50,8 @@ func ParseCommand(line string) (child.Request, error) {
 		}
 		r.Signal = int(sig)
 	default:
-		return child.Request{}, fmt.Errorf("unknown command %.32q; want status, poweroff, reboot or kill CHILD [SIGNAL]", r.Verb)
+		return child.Request{}, fmt.Errorf("unknown command %.32q; want status, poweroff, reboot or kill CHILD [SIGNAL]",
+			r.Verb)
 	}
 	if len(words) > most {
 		return child.Request{}, fmt.Errorf("%s: unexpected %.32q", r.Verb, words[most])

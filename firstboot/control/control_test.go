@@ -34,7 +34,8 @@ func TestParseCommand(t *testing.T) {
 			t.Errorf("ParseCommand(%q) = %+v, %v; want %+v", line, got, err, want)
 		}
 	}
-	for _, line := range []string{"", " ", "halt", "status now", "kill", "kill link KILL now", "kill link 9", "kill link NOSUCH",
+	for _, line := range []string{"", " ", "halt", "status now", "kill", "kill link KILL now", "kill link 9",
+		"kill link NOSUCH",
 		"kill ../x", "kill Link", "POWEROFF", strings.Repeat("x", MaxCommand+1), "kill " + strings.Repeat("x", 33)} {
 		if got, err := ParseCommand(line); err == nil {
 			t.Errorf("ParseCommand(%.40q) = %+v; want an error", line, got)
@@ -147,7 +148,8 @@ func TestReportsReachTheHost(t *testing.T) {
 func TestCommandsReachPID1(t *testing.T) {
 	w := newWire(t)
 	// In pieces, several at once, with junk and an endless line in between.
-	for _, part := range []string{"kill li", "nk KILL\nreb", "oot\n\x00\xff junk\n", strings.Repeat("x", 100_000), "\npoweroff\n"} {
+	for _, part := range []string{"kill li", "nk KILL\nreb", "oot\n\x00\xff junk\n", strings.Repeat("x", 100_000),
+		"\npoweroff\n"} {
 		if _, err := io.WriteString(w.host, part); err != nil {
 			t.Fatal(err)
 		}

@@ -45,7 +45,8 @@ func TestReadAsSgdiskWrote(t *testing.T) {
 	if table.Backup || table.DiskGUID != "11111111-2222-3333-4444-555555555555" || len(table.Partitions) != 3 {
 		t.Errorf("Read = %+v; want the primary table of 3 partitions", table)
 	}
-	want := Partition{Number: 5, Type: "0fc63daf-8483-4772-8e79-3d69d8477de4", GUID: rootGUID, Start: 6144 * 512, Size: 1 << 20}
+	want := Partition{Number: 5, Type: "0fc63daf-8483-4772-8e79-3d69d8477de4", GUID: rootGUID, Start: 6144 * 512,
+		Size: 1 << 20}
 	if got, ok, err := table.Find(rootGUID); got != want || !ok || err != nil {
 		t.Errorf("Find = %+v, %v, %v; want %+v", got, ok, err, want)
 	}

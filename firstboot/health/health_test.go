@@ -22,7 +22,8 @@ func good() contract.Report {
 		State: contract.StateReport{Device: "vdb", Action: "mounted", Bytes: 1 << 28, Free: 1 << 27},
 		Links: []contract.LinkReport{{Name: "wan", Up: true, Addresses: []string{"192.0.2.7/24"}},
 			{Name: "lan", Up: true, Addresses: []string{"10.0.0.1/24", "fd00::1/64"}}},
-		Children: []contract.ChildState{{Name: "policy", State: "ready"}, {Name: "state", State: "done"}, {Name: "scrub", State: "waiting"}}}
+		Children: []contract.ChildState{{Name: "policy", State: "ready"}, {Name: "state", State: "done"}, {Name: "scrub",
+			State: "waiting"}}}
 }
 
 var told = Told{AfterReady: map[string]bool{"scrub": true}, After: map[string][]string{"link": {"policy"}}}
@@ -38,21 +39,26 @@ func TestJudge(t *testing.T) {
 		spoil func(r *contract.Report, told *Told)
 		want  string
 	}{
-		"not verified":    {func(r *contract.Report, _ *Told) { r.Root.Verified = false }, "root: not verified"},
-		"no policy":       {func(r *contract.Report, _ *Told) { r.Policy = "closed" }, "policy: closed"},
-		"link missing":    {func(r *contract.Report, _ *Told) { r.Links = r.Links[:1] }, "link lan: no such interface"},
-		"link down":       {func(r *contract.Report, _ *Told) { r.Links[1].Up = false }, "link lan: down"},
-		"link error":      {func(r *contract.Report, _ *Told) { r.Links[1].Error = "no NIC" }, "link lan: no NIC"},
-		"address missing": {func(r *contract.Report, _ *Told) { r.Links[1].Addresses = []string{"10.0.0.1/24"} }, "link lan: address fd00::1/64 is missing"},
-		"other prefix":    {func(r *contract.Report, _ *Told) { r.Links[1].Addresses[0] = "10.0.0.1/16" }, "link lan: address 10.0.0.1/24"},
-		"no lease":        {func(r *contract.Report, _ *Told) { r.Links[0].Addresses = []string{"fd00::2/64"} }, "link wan: no address by DHCP"},
-		"state foreign":   {func(r *contract.Report, told *Told) { r.State.Action, told.StateError = "foreign", "LVM" }, "state: /var is in memory and will be lost: LVM"},
-		"state absent":    {func(r *contract.Report, _ *Told) { r.State.Action = "absent" }, "state: /var is in memory"},
-		"state not yet":   {func(r *contract.Report, _ *Told) { r.State.Action = "" }, "state: not there yet"},
+		"not verified": {func(r *contract.Report, _ *Told) { r.Root.Verified = false }, "root: not verified"},
+		"no policy":    {func(r *contract.Report, _ *Told) { r.Policy = "closed" }, "policy: closed"},
+		"link missing": {func(r *contract.Report, _ *Told) { r.Links = r.Links[:1] }, "link lan: no such interface"},
+		"link down":    {func(r *contract.Report, _ *Told) { r.Links[1].Up = false }, "link lan: down"},
+		"link error":   {func(r *contract.Report, _ *Told) { r.Links[1].Error = "no NIC" }, "link lan: no NIC"},
+		"address missing": {func(r *contract.Report, _ *Told) { r.Links[1].Addresses = []string{"10.0.0.1/24"} },
+			"link lan: address fd00::1/64 is missing"},
+		"other prefix": {func(r *contract.Report, _ *Told) { r.Links[1].Addresses[0] = "10.0.0.1/16" },
+			"link lan: address 10.0.0.1/24"},
+		"no lease": {func(r *contract.Report, _ *Told) { r.Links[0].Addresses = []string{"fd00::2/64"} },
+			"link wan: no address by DHCP"},
+		"state foreign": {func(r *contract.Report, told *Told) { r.State.Action, told.StateError = "foreign", "LVM" },
+			"state: /var is in memory and will be lost: LVM"},
+		"state absent":  {func(r *contract.Report, _ *Told) { r.State.Action = "absent" }, "state: /var is in memory"},
+		"state not yet": {func(r *contract.Report, _ *Told) { r.State.Action = "" }, "state: not there yet"},
 		"child dead": {func(r *contract.Report, _ *Told) {
 			r.Children[0] = contract.ChildState{Name: "policy", State: "restarting", Last: "why"}
 		}, "child policy: restarting: why"},
-		"child starting":   {func(r *contract.Report, _ *Told) { r.Children[0].State = "starting" }, "child policy: starting"},
+		"child starting": {func(r *contract.Report, _ *Told) { r.Children[0].State = "starting" },
+			"child policy: starting"},
 		"scrub failed":     {func(r *contract.Report, _ *Told) { r.Children[2].State = "failed" }, "child scrub: failed"},
 		"no children":      {func(r *contract.Report, _ *Told) { r.Children = nil }, "no child runs"},
 		"somebody said so": {func(_ *contract.Report, told *Told) { told.Failures = []string{"dns: dead"} }, "dns: dead"},
@@ -107,7 +113,8 @@ func TestSettled(t *testing.T) {
 	} {
 		r := good()
 		r.Policy = "none"
-		r.Children = []contract.ChildState{{Name: "policy", State: c.policy}, {Name: "link", State: c.link}, {Name: "scrub", State: "waiting"}}
+		r.Children = []contract.ChildState{{Name: "policy", State: c.policy}, {Name: "link", State: c.link},
+			{Name: "scrub", State: "waiting"}}
 		with := told
 		with.Overdue = c.overdue
 		if Judge(&r, profile(), with); r.Settled != c.want {

@@ -33,7 +33,8 @@ func specs() []child.Spec {
 			env.Tell(child.KeyPolicy, "loaded")
 			return daemon(ctx, env)
 		}},
-		{Name: "link", After: []string{"policy"}, Own: []string{contract.LinkDir}, Run: func(ctx context.Context, env *child.Env) error {
+		{Name: "link", After: []string{"policy"}, Own: []string{contract.LinkDir}, Run: func(ctx context.Context,
+			env *child.Env) error {
 			env.Tell(child.KeyLinks, []contract.LinkReport{{Name: "lan0", Up: true, Addresses: []string{"10.0.0.1/24"}}})
 			env.Tell(child.KeyWarning, "two NICs more\x1b[2J than links")
 			return daemon(ctx, env)
@@ -146,7 +147,8 @@ func startGuest(t *testing.T, cmdline string, profile *profiles.Profile) *testGu
 	}
 	g := &testGuest{root: root, signals: make(chan os.Signal, 1), ended: make(chan int, 1)}
 	g.guest = newGuest(Options{Root: root, Program: "/proc/self/exe", Specs: specs(), Console: g,
-		Timing:   supervise.Timing{First: 10 * time.Millisecond, Longest: 50 * time.Millisecond, Healthy: time.Minute, Grace: time.Second},
+		Timing: supervise.Timing{First: 10 * time.Millisecond, Longest: 50 * time.Millisecond, Healthy: time.Minute,
+			Grace: time.Second},
 		Settling: 20 * time.Second,
 		System: System{
 			Mount: func(source, target, fstype string, _ uintptr, _ string) error {
@@ -207,7 +209,8 @@ func oneLink() *profiles.Profile {
 func TestGuestBecomesReady(t *testing.T) {
 	g := startGuest(t, "quiet", oneLink())
 	r := g.wait(t, "READY", func(r contract.Report) bool { return r.Ready && r.Root.Scrubbed })
-	if r.Policy != "loaded" || r.Name != "gw" || !r.Root.Verified || r.State.Action != "formatted" || r.Memory.Total != 100<<10 ||
+	if r.Policy != "loaded" || r.Name != "gw" || !r.Root.Verified || r.State.Action != "formatted" ||
+		r.Memory.Total != 100<<10 ||
 		r.Times.Ready == 0 || r.Times.Policy == 0 || r.Times.Links == 0 {
 		t.Errorf("report = %+v", r)
 	}
@@ -217,7 +220,8 @@ func TestGuestBecomesReady(t *testing.T) {
 	if strings.Contains(g.console(), "\x1b") || strings.Contains(g.console(), strings.Repeat("y", maxSaid)) {
 		t.Error("a child's raw words reached the console")
 	}
-	for _, want := range []string{"key policy from liar", "key request from liar", "unknown key", "liar: ?]0;title? a line"} {
+	for _, want := range []string{"key policy from liar", "key request from liar", "unknown key",
+		"liar: ?]0;title? a line"} {
 		if !strings.Contains(g.console(), want) {
 			t.Errorf("the console does not say %q", want)
 		}
@@ -343,7 +347,8 @@ func TestNothingThere(t *testing.T) {
 	// An empty root: every step fails, and PID 1 still reports and still stops when asked.
 	g := &testGuest{root: t.TempDir(), ended: make(chan int, 1)}
 	g.guest = newGuest(Options{Root: g.root, Program: "/nonexistent", Specs: specs(), Console: g,
-		Timing: supervise.Timing{First: time.Millisecond, Longest: time.Millisecond, Grace: 100 * time.Millisecond}, Settling: time.Second,
+		Timing:   supervise.Timing{First: time.Millisecond, Longest: time.Millisecond, Grace: 100 * time.Millisecond},
+		Settling: time.Second,
 		System: System{Mount: func(string, string, string, uintptr, string) error { return errors.New("no") },
 			Reboot: func(cmd int) error { g.ended <- cmd; return nil }}})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -362,7 +367,8 @@ func TestNothingThere(t *testing.T) {
 func FuzzTold(f *testing.F) {
 	for _, line := range []string{`{"key":"links","value":[{"name":"lan0","addresses":["10.0.0.1/24"]}]}`,
 		`{"key":"policy","value":"loaded"}`, `{"key":"state","value":{"action":"mounted","device":"vdb","bytes":1}}`,
-		`{"key":"request","value":{"verb":"kill","child":"link","signal":9}}`, `{"key":"warning","value":"x"}`, `{"key":"scrubbed","value":true}`} {
+		`{"key":"request","value":{"verb":"kill","child":"link","signal":9}}`, `{"key":"warning","value":"x"}`,
+		`{"key":"scrubbed","value":true}`} {
 		f.Add([]byte(line))
 	}
 	g := newGuest(Options{Root: "/nonexistent", Console: &strings.Builder{}, Settling: time.Second})

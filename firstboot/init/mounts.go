@@ -35,7 +35,8 @@ var mounts = []mount{
 	{source: "tmpfs", target: "tmp", fstype: "tmpfs", data: "mode=1777," + tmpSize, flags: confined},
 	{source: "devpts", target: "dev/pts", fstype: "devpts", data: "mode=0620,ptmxmode=0666",
 		flags: unix.MS_NOSUID | unix.MS_NOEXEC, make: true, optional: true},
-	{source: "tmpfs", target: "dev/shm", fstype: "tmpfs", data: "mode=1777,size=4m", flags: confined, make: true, optional: true},
+	{source: "tmpfs", target: "dev/shm", fstype: "tmpfs", data: "mode=1777,size=4m", flags: confined, make: true,
+		optional: true},
 	{source: "securityfs", target: "sys/kernel/security", fstype: "securityfs", flags: confined, optional: true},
 	{source: "cgroup2", target: "sys/fs/cgroup", fstype: "cgroup2", flags: confined, optional: true},
 }

@@ -102,7 +102,7 @@ func (x *Index) parseDep(r io.Reader) error {
 	return lines(r, func(line string) error {
 		file, rest, ok := strings.Cut(line, ":")
 		if !ok || !local(file) {
-			return fmt.Errorf("%.80q: want PATH: PATH...", line)
+			return fmt.Errorf("%.80q: want a path, a colon and the paths it needs", line)
 		}
 		name := Name(file)
 		x.files[name] = file
@@ -129,7 +129,7 @@ func (x *Index) parseSoftdep(r io.Reader) error {
 	return lines(r, func(line string) error {
 		f := strings.Fields(line)
 		if len(f) < 2 || f[0] != "softdep" {
-			return fmt.Errorf("%.80q: want softdep MODULE pre: ... post: ...", line)
+			return fmt.Errorf("%.80q: want softdep, a module, pre: and post: with modules", line)
 		}
 		into := x.pre
 		for _, word := range f[2:] {

@@ -60,8 +60,10 @@ func write(t *testing.T, files map[string]string) string {
 var sample = map[string]string{
 	"modules.dep": "kernel/d/dm-verity.ko: kernel/d/dm-bufio.ko kernel/d/dm-mod.ko kernel/l/reed_solomon.ko\n" +
 		"kernel/d/dm-bufio.ko: kernel/d/dm-mod.ko\nkernel/d/dm-mod.ko:\nkernel/l/reed_solomon.ko:\n" +
-		"kernel/f/erofs.ko: kernel/l/libcrc32c.ko\nkernel/l/libcrc32c.ko:\nkernel/c/crc32c-intel.ko:\nkernel/v/virtio_net.ko:\n",
-	"modules.softdep": "# comment\nsoftdep erofs pre: crc32c post: erofs_extra\nsoftdep libcrc32c pre: crc32c-intel erofs\n",
+		"kernel/f/erofs.ko: kernel/l/libcrc32c.ko\nkernel/l/libcrc32c.ko:\n" +
+		"kernel/c/crc32c-intel.ko:\nkernel/v/virtio_net.ko:\n",
+	"modules.softdep": "# comment\nsoftdep erofs pre: crc32c post: erofs_extra\n" +
+		"softdep libcrc32c pre: crc32c-intel erofs\n",
 	"modules.alias":   "alias virtio:d00000001v* virtio_net\nalias fs-erofs erofs\nalias crc32c crc32c_intel\n",
 	"modules.builtin": "kernel/fs/ext4/ext4.ko\n",
 }
@@ -163,7 +165,8 @@ func TestReadsWhatDepmodWrites(t *testing.T) {
 	modprobe, err := exec.LookPath("modprobe")
 	dirs, _ := filepath.Glob("/lib/modules/*/modules.dep")
 	if err != nil || len(dirs) == 0 {
-		t.Skip("NOT TESTED against kmod: this machine has no kernel modules or no kmod (packages linux-image-cloud-amd64, kmod)")
+		t.Skip("NOT TESTED against kmod: this machine has no kernel modules or no kmod " +
+			"(packages linux-image-cloud-amd64, kmod)")
 	}
 	dir := filepath.Dir(dirs[0])
 	index, err := ReadIndex(dir)

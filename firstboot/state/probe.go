@@ -40,8 +40,8 @@ const window = 1 << 20
 const MinSize = 16 << 20
 
 // The marker stands at both ends of a disk while it is being formatted. mke2fs clears the one at the beginning half
-// way through and writes its superblock last, so a power cut leaves neither a blank disk nor an ext4; the one at the end
-// lies outside the filesystem and is taken away when mke2fs is done and all it wrote is on the disk.
+// way through and writes its superblock last, so a power cut leaves neither a blank disk nor an ext4; the one at the
+// end lies outside the filesystem and is taken away when mke2fs is done and all it wrote is on the disk.
 const (
 	marker     = "RMPFORMATTING\x00v1"
 	tail       = window // bytes kept free of the filesystem at the end of the disk

@@ -213,7 +213,8 @@ const (
 func (t Tools) check(ctx context.Context, node string) error {
 	out, code, err := t.tool(ctx, t.E2fsck, "-p", node)
 	if err != nil || code&^(fsckCorrected|fsckReboot) != 0 {
-		return fmt.Errorf("checking %s: e2fsck -p ended with status %d: %s: %w; stop the guest and run e2fsck on the disk from the host",
+		return fmt.Errorf("checking %s: e2fsck -p ended with status %d: %s: %w; "+
+			"stop the guest and run e2fsck on the disk from the host",
 			node, code, out, orFailed(err))
 	}
 	t.Log.Warn("state disk had errors, which e2fsck corrected", "disk", node, "said", out)

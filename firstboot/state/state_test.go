@@ -98,7 +98,8 @@ func TestFormatsBlank(t *testing.T) {
 func TestTooSmall(t *testing.T) {
 	for _, size := range []int64{512, 4096, 1 << 20, MinSize - 512} {
 		file := image(t, size)
-		if r := tools(t).Prepare(context.Background(), file, size); r.Action != FailedDisk || !strings.Contains(r.Error, "at least") {
+		if r := tools(t).Prepare(context.Background(), file, size); r.Action != FailedDisk || !strings.Contains(r.Error,
+			"at least") {
 			t.Errorf("Prepare of %d bytes = %+v; want it refused as too small", size, r)
 		}
 		if b, _ := os.ReadFile(file); !zero(b) {
@@ -113,11 +114,12 @@ func TestTooSmall(t *testing.T) {
 func TestInterruptedFormat(t *testing.T) {
 	strace, err := exec.LookPath("strace")
 	const size = 32 << 20
-	stages := map[string][]byte{}
+	var stages map[string][]byte
 	if err == nil {
 		stages = stagesByStrace(t, strace, size)
 	} else {
-		t.Log("NOT TESTED after every single write: strace is missing; install the package strace. Testing by killing instead")
+		t.Log("NOT TESTED after every single write: strace is missing; install the package strace. " +
+			"Testing by killing instead")
 		stages = stagesByKilling(t, size)
 	}
 	kinds := map[Kind]int{}
@@ -248,7 +250,8 @@ func TestLargerAndSmallerDisk(t *testing.T) {
 	if err := os.Truncate(file, size/2); err != nil {
 		t.Fatal(err)
 	}
-	if r := tools(t).Prepare(context.Background(), file, size/2); r.Action != ForeignDisk || !strings.Contains(r.Error, "smaller") {
+	if r := tools(t).Prepare(context.Background(), file, size/2); r.Action != ForeignDisk || !strings.Contains(r.Error,
+		"smaller") {
 		t.Errorf("Prepare of a smaller disk = %+v; want it left alone", r)
 	}
 }
@@ -274,7 +277,8 @@ func TestErrorsAreChecked(t *testing.T) {
 	// What -p refuses to decide is left to a person: the root directory is gone.
 	run1(t, debugfs, "-w", "-R", "ssv state 2", file)
 	run1(t, debugfs, "-w", "-R", "clri <2>", file)
-	if r := tools(t).Prepare(context.Background(), file, size); r.Action != FailedDisk || !strings.Contains(r.Error, "from the host") {
+	if r := tools(t).Prepare(context.Background(), file, size); r.Action != FailedDisk || !strings.Contains(r.Error,
+		"from the host") {
 		t.Errorf("Prepare of a filesystem beyond -p = %+v; want failed", r)
 	}
 }
@@ -284,7 +288,8 @@ func TestToolsMissing(t *testing.T) {
 	file := image(t, size)
 	broken := tools(t)
 	broken.Mke2fs = "/nonexistent/mke2fs"
-	if r := broken.Prepare(context.Background(), file, size); r.Action != FailedDisk || !strings.Contains(r.Error, "mke2fs") {
+	if r := broken.Prepare(context.Background(), file, size); r.Action != FailedDisk || !strings.Contains(r.Error,
+		"mke2fs") {
 		t.Errorf("Prepare without mke2fs = %+v; want failed", r)
 	}
 	if k := probe(t, file).Kind; k != Interrupted {

@@ -32,7 +32,8 @@ func sayWhatIsAllowed(dir string) {
 		fmt.Println("status", err)
 	}
 	for line := range strings.Lines(string(b)) {
-		for _, key := range []string{"Uid:", "Gid:", "Groups:", "CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:", "NoNewPrivs:"} {
+		for _, key := range []string{"Uid:", "Gid:", "Groups:", "CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:",
+			"NoNewPrivs:"} {
 			if strings.HasPrefix(line, key) {
 				fmt.Println(strings.Join(strings.Fields(line), " "))
 			}
@@ -152,7 +153,8 @@ func TestConfined(t *testing.T) {
 		{0, []uintptr{unix.CAP_NET_ADMIN}, "0000000000001000"}, // root without a root's rights
 	} {
 		out := ask(t, place(t), c.uid, c.caps...)
-		want := []string{fmt.Sprintf("Uid: %d %[1]d %[1]d %[1]d", c.uid), fmt.Sprintf("Gid: %d %[1]d %[1]d %[1]d", c.uid), "Groups:\n",
+		want := []string{fmt.Sprintf("Uid: %d %[1]d %[1]d %[1]d", c.uid), fmt.Sprintf("Gid: %d %[1]d %[1]d %[1]d", c.uid),
+			"Groups:\n",
 			"CapInh: " + c.mask, "CapPrm: " + c.mask, "CapEff: " + c.mask, "CapBnd: " + c.mask, "CapAmb: " + c.mask,
 			"NoNewPrivs: 1", "read of the readable allowed", "write to the writable allowed", "device node "}
 		if c.uid != 0 {
@@ -162,7 +164,8 @@ func TestConfined(t *testing.T) {
 			want = append(want, "write to the readable denied", "read of another denied")
 		}
 		for _, w := range want {
-			if !strings.Contains(out, w) && !strings.Contains(strings.ReplaceAll(out, "setuid denied", "setuid operation not permitted"), w) {
+			if !strings.Contains(out, w) && !strings.Contains(strings.ReplaceAll(out, "setuid denied",
+				"setuid operation not permitted"), w) {
 				t.Errorf("uid %d, caps %v: lacks %q:\n%s", c.uid, c.caps, w, out)
 			}
 		}

@@ -96,7 +96,8 @@ func New(specs []child.Spec, timing Timing, log *slog.Logger, start func(spec ch
 	}
 	s.specs = ordered
 	for _, spec := range ordered {
-		s.kids[spec.Name] = &kid{ChildState: contract.ChildState{Name: spec.Name, State: Waiting}, stopped: make(chan struct{})}
+		s.kids[spec.Name] = &kid{ChildState: contract.ChildState{Name: spec.Name, State: Waiting},
+			stopped: make(chan struct{})}
 	}
 	return s, nil
 }

@@ -42,7 +42,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-var quick = Timing{First: 10 * time.Millisecond, Longest: 80 * time.Millisecond, Healthy: time.Hour, Grace: 200 * time.Millisecond}
+var quick = Timing{First: 10 * time.Millisecond, Longest: 80 * time.Millisecond, Healthy: time.Hour,
+	Grace: 200 * time.Millisecond}
 
 // bench supervises processes of the test binary; ready says when each is.
 type bench struct {
@@ -127,7 +128,8 @@ func is(state string) func(contract.ChildState) bool {
 
 func TestOrderOfStartAndStop(t *testing.T) {
 	b := newBench(t, quick, map[string]string{"a": "daemon", "b": "task", "c": "daemon"},
-		child.Spec{Name: "c", After: []string{"b"}}, child.Spec{Name: "b", Task: true, After: []string{"a"}}, child.Spec{Name: "a"})
+		child.Spec{Name: "c", After: []string{"b"}}, child.Spec{Name: "b", Task: true, After: []string{"a"}},
+		child.Spec{Name: "a"})
 	b.Start()
 	b.wait(t, "c", is(Ready))
 	b.wait(t, "b", is(Done))
@@ -236,7 +238,8 @@ func TestStopIsBounded(t *testing.T) {
 }
 
 func TestStopBeforeStart(t *testing.T) {
-	b := newBench(t, quick, map[string]string{"a": "daemon"}, child.Spec{Name: "a", After: []string{"b"}}, child.Spec{Name: "b"})
+	b := newBench(t, quick, map[string]string{"a": "daemon"}, child.Spec{Name: "a", After: []string{"b"}},
+		child.Spec{Name: "b"})
 	b.Stop(context.Background())
 	if len(b.order) != 0 {
 		t.Errorf("Stop started %v", b.order)
@@ -276,7 +279,8 @@ func TestReapsOrphans(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer null.Close()
-	p, err := reaper.Start(launch.Command{Path: "/bin/sh", Args: []string{"sh", "-c", "sleep 0.2 & echo $!"}, Files: []*os.File{null, w, w}})
+	p, err := reaper.Start(launch.Command{Path: "/bin/sh", Args: []string{"sh", "-c", "sleep 0.2 & echo $!"},
+		Files: []*os.File{null, w, w}})
 	w.Close()
 	if err != nil {
 		t.Fatal(err)
