@@ -28,7 +28,7 @@ var mistakes = []mistake{
 	}},
 	{"everything is dropped", func(*testing.T, string) string {
 		return "table inet t { chain f { type filter hook prerouting priority -300; policy drop; " +
-			"icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept\n } }"
+			"icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept\n }\n}\n"
 	}, func(filter.Probe) bool { return true }}, // blocked flows too: nothing shows that the path is alive
 	{"no masquerade", func(t *testing.T, right string) string {
 		return replaceLine(t, right, "masquerade")
