@@ -29,7 +29,8 @@ import (
 var testKey = sync.OnceValue(newTestKey)
 
 func newTestKey() *openpgp.Entity {
-	key, err := openpgp.NewEntity("test archive", "", "archive@example.org", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA})
+	key, err := openpgp.NewEntity("test archive", "", "archive@example.org",
+		&packet.Config{Algorithm: packet.PubKeyAlgoEdDSA})
 	if err != nil {
 		panic(err)
 	}
@@ -71,7 +72,8 @@ func (p testPackage) deb(t testing.TB) []byte {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		must(t, w.WriteHeader(&tar.Header{Name: "./" + name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(p.files[name]))}))
+		must(t, w.WriteHeader(&tar.Header{Name: "./" + name, Typeflag: tar.TypeReg, Mode: 0o644,
+			Size: int64(len(p.files[name]))}))
 		_, err := io.WriteString(w, p.files[name])
 		must(t, err)
 	}
@@ -143,7 +145,8 @@ type testArchive struct {
 }
 
 func newTestArchive(packages ...testPackage) *testArchive {
-	return &testArchive{key: testKey(), release: map[string]func(string) string{}, date: time.Now().Add(-time.Hour), packages: packages}
+	return &testArchive{key: testKey(), release: map[string]func(string) string{}, date: time.Now().Add(-time.Hour),
+		packages: packages}
 }
 
 // files are all files of the archive by path.
@@ -160,7 +163,8 @@ func (a *testArchive) files(t testing.TB) map[string][]byte {
 		if suite == "" {
 			suite = trusty
 		}
-		fmt.Fprintf(index[suite], "%sFilename: %s\nSize: %d\nSHA256: %x\n\n", p.paragraph(), p.pool(), len(content), sha256.Sum256(content))
+		fmt.Fprintf(index[suite], "%sFilename: %s\nSize: %d\nSHA256: %x\n\n", p.paragraph(), p.pool(), len(content),
+			sha256.Sum256(content))
 	}
 	for suite, text := range index {
 		packed := pack(t, "xz", []byte(text.String()))
@@ -173,7 +177,8 @@ func (a *testArchive) files(t testing.TB) map[string][]byte {
 			label = "Debian-Security"
 		}
 		release := fmt.Sprintf("Origin: Debian\nLabel: %s\nSuite: stable\nCodename: %s\nDate: %s\nAcquire-By-Hash: yes\n"+
-			"Architectures: all amd64\nNo-Support-for-Architecture-all: Packages\nComponents: main\nSHA256:\n %s %d main/binary-amd64/Packages.xz\n",
+			"Architectures: all amd64\nNo-Support-for-Architecture-all: Packages\nComponents: main\nSHA256:\n"+
+			" %s %d main/binary-amd64/Packages.xz\n",
 			label, suite, a.date.UTC().Format(time.RFC1123), sum, len(packed))
 		if change := a.release[suite]; change != nil {
 			release = change(release)
@@ -260,8 +265,10 @@ func newTestStoreAt(t testing.TB, cache, mirror string) *Store {
 // twoPackages are enough for most tests: tool depends on lib.
 func twoPackages() []testPackage {
 	return []testPackage{
-		{name: "tool", version: "1.2-3", arch: "amd64", fields: "Depends: lib (>= 1:1)\n", files: map[string]string{"usr/bin/tool": strings.Repeat("tool ", 40_000)}},
-		{name: "lib", version: "1:2~rc1-1", arch: "all", packing: "xz", files: map[string]string{"usr/share/lib/a": "aaa", "usr/share/lib/b": ""}},
+		{name: "tool", version: "1.2-3", arch: "amd64", fields: "Depends: lib (>= 1:1)\n",
+			files: map[string]string{"usr/bin/tool": strings.Repeat("tool ", 40_000)}},
+		{name: "lib", version: "1:2~rc1-1", arch: "all", packing: "xz", files: map[string]string{"usr/share/lib/a": "aaa",
+			"usr/share/lib/b": ""}},
 	}
 }
 

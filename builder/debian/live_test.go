@@ -32,7 +32,8 @@ func TestLiveMirror(t *testing.T) {
 	must(t, err)
 	release, err := parseRelease(text, lock.Suite, "amd64")
 	must(t, err)
-	if indices, err := release.indices("amd64"); err != nil || !strings.HasSuffix(indices[0][0], "/binary-amd64/Packages.xz") {
+	if indices, err := release.indices("amd64"); err != nil || !strings.HasSuffix(indices[0][0],
+		"/binary-amd64/Packages.xz") {
 		t.Errorf("indices = %v, %v", indices, err)
 	}
 	packages, err := s.Fetch(ctx, lock, "logsave")

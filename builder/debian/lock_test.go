@@ -41,7 +41,8 @@ func TestDefaultLock(t *testing.T) {
 			t.Errorf("package %s is there for %v, of which none is a root", p.Name, p.For)
 		}
 	}
-	if _, err := DefaultLock("riscv64"); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "rempart lock") {
+	if _, err := DefaultLock("riscv64"); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(),
+		"rempart lock") {
 		t.Errorf("DefaultLock(riscv64): error %v; want fs.ErrNotExist and a hint", err)
 	}
 	for _, arch := range architectures {
@@ -71,28 +72,29 @@ func TestReadLockErrors(t *testing.T) {
 		{"comment", "# nothing\n", "f.lock:1: it is empty"},
 		{"binary", "\x00\x01\x02", "f.lock: "},
 		{"other yaml", "- a\n", "f.lock:1: "},
-		{"unknown key", strings.Replace(good, "arch:", "arhc:", 1), "f.lock:5: field arhc not found"},
+		{"unknown key", strings.Replace(good, "arch:", "arhc:", 1), "f.lock:6: field arhc not found"},
 		{"unknown key of a package", strings.Replace(good, "    sha256:", "    sha265:", 1), "field sha265 not found"},
 		{"key twice", good + "suite: bookworm\n", "already"},
 		{"two documents", good + "---\n", "one document"},
-		{"anchor", strings.Replace(good, "suite: ", "suite: &a ", 1), "f.lock:4: anchors"},
-		{"tag", strings.Replace(good, "suite: ", "suite: !!str ", 1), "f.lock:4: anchors"},
+		{"anchor", strings.Replace(good, "suite: ", "suite: &a ", 1), "f.lock:5: anchors"},
+		{"tag", strings.Replace(good, "suite: ", "suite: !!str ", 1), "f.lock:5: anchors"},
 		{"other format", strings.Replace(good, "rempart-lock: 1", "rempart-lock: 2", 1), "reads 1"},
 		{"moving suite", strings.Replace(good, "suite: bookworm\n", "suite: stable\n", 1), "code name"},
 		{"other arch", strings.Replace(good, "arch: amd64", "arch: ppc", 1), "ppc"},
 		{"no packages", first[0][:strings.Index(first[0], "packages:")], "0 packages"},
-		{"package twice", good + "  - name: " + first[1][strings.Index(first[1], "  - name: ")+len("  - name: "):], "there twice"},
-		{"date", strings.Replace(good, `date: "`, `date: "x`, 1), "f.lock:7: archive"},
-		{"archive", strings.Replace(good, "- suite: bookworm\n", "- suite: bookwor\n", 1), "f.lock:7: archive"},
-		{"name", strings.Replace(good, "name: e2fsprogs", "name: E2", 1), "f.lock:14: package \"E2\": not a package name"},
-		{"version", strings.Replace(good, "version: 1.47", "version: x1.47", 1), "f.lock:14: package"},
+		{"package twice", good + "  - name: " + first[1][strings.Index(first[1], "  - name: ")+len("  - name: "):],
+			"there twice"},
+		{"date", strings.Replace(good, `date: "`, `date: "x`, 1), "f.lock:8: archive"},
+		{"archive", strings.Replace(good, "- suite: bookworm\n", "- suite: bookwor\n", 1), "f.lock:8: archive"},
+		{"name", strings.Replace(good, "name: e2fsprogs", "name: E2", 1), "f.lock:15: package \"E2\": not a package name"},
+		{"version", strings.Replace(good, "version: 1.47", "version: x1.47", 1), "f.lock:15: package"},
 		{"package arch", strings.Replace(good, "    arch: amd64", "    arch: arm64", 1), "arch \"arm64\""},
 		{"package archive", strings.Replace(good, "    archive: bookworm", "    archive: sid", 1), "not listed"},
-		{"absolute path", strings.Replace(good, "path: pool", "path: /pool", 1), "f.lock:14: package \"e2fsprogs\": path"},
+		{"absolute path", strings.Replace(good, "path: pool", "path: /pool", 1), "f.lock:15: package \"e2fsprogs\": path"},
 		{"path up", strings.Replace(good, "path: pool/", "path: pool/../../", 1), "path"},
 		{"path with a query", strings.Replace(good, "path: pool/", "path: pool/?", 1), "path"},
 		{"size", strings.Replace(good, "size: ", "size: -", 1), "size"},
-		{"size of another type", strings.Replace(good, "size: ", "size: x", 1), "f.lock:20: cannot"},
+		{"size of another type", strings.Replace(good, "size: ", "size: x", 1), "f.lock:21: cannot"},
 		{"sha256", strings.Replace(good, "sha256: ", "sha256: g", 1), "sha256"},
 		{"upper case", strings.Replace(good, "sha256: f", "sha256: F", 1), "lower-case"},
 		{"unpacked missing", strings.Replace(good, "    unpacked: ", "    # ", 1), "unpacked"},

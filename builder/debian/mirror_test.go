@@ -12,7 +12,8 @@ import (
 
 // Configurations as machines have them, and the mirrors found in them for a suite.
 func TestAptMirrors(t *testing.T) {
-	const deb822 = "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: bookworm bookworm-updates\nComponents: main\n" +
+	const deb822 = "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: bookworm bookworm-updates\n" +
+		"Components: main\n" +
 		"Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n" +
 		"Types: deb\nURIs: http://deb.debian.org/debian-security\nSuites: bookworm-security\nComponents: main\n" +
 		"Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
@@ -25,14 +26,17 @@ func TestAptMirrors(t *testing.T) {
 			"http://deb.debian.org/debian-security"},
 		{"Debian 12, one-line",
 			"deb http://ftp.fr.debian.org/debian/ bookworm main contrib\ndeb-src http://src/debian bookworm main\n" +
-				"deb http://security.debian.org/debian-security bookworm-security main\ndeb http://ftp.fr.debian.org/debian/ bookworm-updates main\n",
+				"deb http://security.debian.org/debian-security bookworm-security main\n" +
+				"deb http://ftp.fr.debian.org/debian/ bookworm-updates main\n",
 			"", "http://ftp.fr.debian.org/debian/", "http://ftp.fr.debian.org/debian/",
 			"http://security.debian.org/debian-security http://ftp.fr.debian.org/debian-security/"},
-		{"Debian 13", "", strings.ReplaceAll(deb822, "bookworm", "trixie"), "http://deb.debian.org/debian", "http://deb.debian.org/debian",
+		{"Debian 13", "", strings.ReplaceAll(deb822, "bookworm", "trixie"), "http://deb.debian.org/debian",
+			"http://deb.debian.org/debian",
 			"http://deb.debian.org/debian-security"},
 		{"Debian sid", "deb http://deb.debian.org/debian unstable main\n", "", "http://deb.debian.org/debian",
 			"http://deb.debian.org/debian", "http://deb.debian.org/debian-security"},
-		{"Debian 10", "deb http://a/debian buster main\ndeb http://s/debian-security buster/updates main\n", "", "http://a/debian",
+		{"Debian 10", "deb http://a/debian buster main\ndeb http://s/debian-security buster/updates main\n", "",
+			"http://a/debian",
 			"http://a/debian", "http://s/debian-security http://a/debian-security"},
 		{"vendors beside Debian", "deb [signed-by=/k/docker.gpg] https://download.docker.com/linux/debian bookworm stable\n" +
 			"deb [arch=amd64 signed-by=/k/ms.gpg] https://packages.microsoft.com/debian/12/prod bookworm main\n" +
@@ -40,14 +44,19 @@ func TestAptMirrors(t *testing.T) {
 			"http://deb.debian.org/debian https://packages.microsoft.com/debian/12/prod",
 			"http://deb.debian.org/debian https://packages.microsoft.com/debian/12/prod",
 			"http://deb.debian.org/debian-security"},
-		{"Ubuntu", "deb http://archive.ubuntu.com/ubuntu noble main universe\ndeb http://security.ubuntu.com/ubuntu noble-security main\n", "", "", "", ""},
+		{"Ubuntu",
+			"deb http://archive.ubuntu.com/ubuntu noble main universe\n" +
+				"deb http://security.ubuntu.com/ubuntu noble-security main\n", "", "", "", ""},
 		{"no apt", "", "", "", "", ""},
 		{"installation medium alone", "deb cdrom:[Debian GNU/Linux 12]/ bookworm main\n", "", "", "", ""},
 		{"snapshot", "deb http://snapshot.debian.org/archive/debian/20250520T000000Z/ bookworm main\n", "",
-			"http://snapshot.debian.org/archive/debian/20250520T000000Z/", "http://snapshot.debian.org/archive/debian/20250520T000000Z/",
+			"http://snapshot.debian.org/archive/debian/20250520T000000Z/",
+			"http://snapshot.debian.org/archive/debian/20250520T000000Z/",
 			"http://snapshot.debian.org/archive/debian-security/20250520T000000Z/"},
-		{"disabled", "#deb http://a/debian bookworm main\n", "Enabled: no\n" + deb822[:strings.Index(deb822, "\n\n")+1], "", "", ""},
-		{"password", "deb http://user:secret@a/debian bookworm main\n", "", "http://user:xxxxx@a/debian", "http://user:xxxxx@a/debian",
+		{"disabled", "#deb http://a/debian bookworm main\n", "Enabled: no\n" + deb822[:strings.Index(deb822, "\n\n")+1], "",
+			"", ""},
+		{"password", "deb http://user:secret@a/debian bookworm main\n", "", "http://user:xxxxx@a/debian",
+			"http://user:xxxxx@a/debian",
 			"http://user:xxxxx@a/debian-security"},
 		{"only contrib", "deb http://a/debian bookworm contrib\n", "", "", "", ""},
 	} {
@@ -57,7 +66,8 @@ func TestAptMirrors(t *testing.T) {
 		must(t, os.WriteFile(filepath.Join(dir, "sources.list.d", "debian.sources"), []byte(c.sources), 0o644))
 		s := newTestStore(t, "")
 		s.options.AptDir = dir
-		for suite, want := range map[string]string{"bookworm": c.main, "bookworm-updates": c.updates, "bookworm-security": c.security} {
+		for suite, want := range map[string]string{"bookworm": c.main, "bookworm-updates": c.updates,
+			"bookworm-security": c.security} {
 			mirrors, err := s.mirrorsFor(context.Background(), suite)
 			var got []string
 			for _, m := range mirrors {
@@ -94,7 +104,8 @@ func TestParseMirror(t *testing.T) {
 			t.Errorf("parseMirror(%q) = %v, %v; want %s", c.given, m, err, c.want)
 		}
 	}
-	for _, given := range []string{"ftp://a/debian", "http:///debian", "file://host/debian", "file:relative", "http://a b/", "/dev/null",
+	for _, given := range []string{"ftp://a/debian", "http:///debian", "file://host/debian", "file:relative",
+		"http://a b/", "/dev/null",
 		filepath.Join(dir, "none"), "deb.debian.org:80", "\x00"} {
 		if m, err := parseMirror(given); err == nil {
 			t.Errorf("parseMirror(%q) = %v; want an error", given, m)
@@ -114,7 +125,8 @@ func TestMirrorFile(t *testing.T) {
 
 func TestDefaultCacheDir(t *testing.T) {
 	for _, c := range []struct{ xdg, home, want string }{
-		{"/x", "/h", "/x/rempart"}, {"relative", "/h", "/h/.cache/rempart"}, {"", "/h", "/h/.cache/rempart"}, {"", "", "/var/cache/rempart"},
+		{"/x", "/h", "/x/rempart"}, {"relative", "/h", "/h/.cache/rempart"}, {"", "/h", "/h/.cache/rempart"}, {"", "",
+			"/var/cache/rempart"},
 	} {
 		t.Setenv("XDG_CACHE_HOME", c.xdg)
 		t.Setenv("HOME", c.home)

@@ -25,7 +25,8 @@ func TestRenew(t *testing.T) {
 	ctx := context.Background()
 	first, err := s.renew(ctx, trusty, "amd64", toolRoot, nil)
 	must(t, err)
-	if lib, _ := first.Package("lib"); lib.Version != "1:2~rc1-1" || lib.Archive != trusty || !slices.Equal(lib.For, []string{"tool"}) {
+	if lib, _ := first.Package("lib"); lib.Version != "1:2~rc1-1" || lib.Archive != trusty || !slices.Equal(lib.For,
+		[]string{"tool"}) {
 		t.Errorf("lib = %+v; want 1:2~rc1-1 of %s for tool", lib, trusty)
 	}
 
@@ -45,7 +46,8 @@ func TestRenew(t *testing.T) {
 	if got := fmt.Sprint(first.Changes(nil)); got != "[+ lib 1:2~rc1-1 + tool 1.2-3]" {
 		t.Errorf("Changes from nothing = %s", got)
 	}
-	if fetched, err := newTestStore(t, server.URL).Fetch(ctx, second); err != nil || contents(t, fetched)["usr/share/lib/a"] != "fixed" {
+	if fetched, err := newTestStore(t, server.URL).Fetch(ctx, second); err != nil || contents(t,
+		fetched)["usr/share/lib/a"] != "fixed" {
 		t.Errorf("Fetch of the renewed lock: %v", err)
 	}
 
@@ -54,7 +56,8 @@ func TestRenew(t *testing.T) {
 	server.mu.Lock()
 	server.files = archive.files(t)
 	server.mu.Unlock()
-	if _, err := s.renew(ctx, trusty, "amd64", toolRoot, second); !errors.Is(err, ErrStale) || !strings.Contains(err.Error(), "withholds") {
+	if _, err := s.renew(ctx, trusty, "amd64", toolRoot, second); !errors.Is(err, ErrStale) ||
+		!strings.Contains(err.Error(), "withholds") {
 		t.Errorf("renew from an older state: error %v; want ErrStale", err)
 	}
 	// An unchanged package is neither brought nor unpacked again.
@@ -96,13 +99,16 @@ func TestRenewErrors(t *testing.T) {
 		want    error
 		text    string
 	}{
-		{"other suite", replace("Codename: trusty", "Codename: bookworm"), nil, ErrSuite, `Codename "bookworm"; expected "trusty"`},
+		{"other suite", replace("Codename: trusty", "Codename: bookworm"), nil, ErrSuite,
+			`Codename "bookworm"; expected "trusty"`},
 		{"other distribution", replace("Origin: Debian", "Origin: Raspbian"), nil, ErrSuite, "Raspbian"},
 		{"security as main", replace("Label: Debian", "Label: Debian-Security"), nil, ErrSuite, "Label"},
 		{"other architectures", replace("all amd64", "all arm64"), nil, ErrSuite, "expected amd64"},
 		{"no index", replace("main/binary-amd64", "main/binary-armel"), nil, ErrSuite, "no index"},
-		{"expired", replace("Acquire", "Valid-Until: "+now.Add(-time.Minute).Format(time.RFC1123)+"\nAcquire"), nil, ErrStale, "clock"},
-		{"from the future", replace("Date: ", "Date: "+now.AddDate(1, 0, 0).Format(time.RFC1123)+"\nX-Date: "), nil, ErrStale, "clock is wrong"},
+		{"expired", replace("Acquire", "Valid-Until: "+now.Add(-time.Minute).Format(time.RFC1123)+"\nAcquire"), nil,
+			ErrStale, "clock"},
+		{"from the future", replace("Date: ", "Date: "+now.AddDate(1, 0, 0).Format(time.RFC1123)+"\nX-Date: "), nil,
+			ErrStale, "clock is wrong"},
 		{"path that leads out", replace(" main/", " ../main/"), nil, nil, "cannot use the line"},
 		{"two paragraphs", replace("Origin", "A: b\n\nOrigin"), nil, ErrSignature, "one paragraph"},
 		{"unsigned", nil, func(files map[string][]byte) {
@@ -119,7 +125,8 @@ func TestRenewErrors(t *testing.T) {
 			}
 		}, ErrDigest, "Packages.xz"},
 		{"suite missing", nil, func(files map[string][]byte) { delete(files, "dists/trusty/InRelease") }, ErrGone, "404"},
-		{"no security archive", nil, func(files map[string][]byte) { delete(files, "dists/trusty-security/InRelease") }, ErrGone, "--security-mirror"},
+		{"no security archive", nil, func(files map[string][]byte) { delete(files, "dists/trusty-security/InRelease") },
+			ErrGone, "--security-mirror"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			archive := newTestArchive(twoPackages()...)
@@ -138,7 +145,8 @@ func TestRenewErrors(t *testing.T) {
 			for _, file := range cacheFiles(t, s) {
 				t.Errorf("the cache keeps %s", file)
 			}
-			if found, _ := filepath.Glob(filepath.Join(s.CacheDir(), "indices", "trusty-main*")); c.name == "index changed" && len(found) > 0 {
+			if found, _ := filepath.Glob(filepath.Join(s.CacheDir(), "indices", "trusty-main*")); c.name == "index changed" &&
+				len(found) > 0 {
 				t.Errorf("the cache keeps %q", found)
 			}
 		})
@@ -164,7 +172,8 @@ func TestRenewOtherLayouts(t *testing.T) {
 			}
 			return name
 		}},
-		{"no by-hash", func(s string) string { return strings.Replace(s, "Acquire-By-Hash: yes\n", "", 1) }, func(name string) string { return name }},
+		{"no by-hash", func(s string) string { return strings.Replace(s, "Acquire-By-Hash: yes\n", "", 1) },
+			func(name string) string { return name }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			archive := newTestArchive(twoPackages()...)
@@ -193,7 +202,8 @@ func TestRenewFromApt(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(apt, "sources.list"),
 		fmt.Appendf(nil, "deb %s trusty main\ndeb cdrom:[Debian]/ trusty main\n", vendor.URL), 0o644))
 	must(t, os.WriteFile(filepath.Join(apt, "sources.list.d", "debian.sources"),
-		fmt.Appendf(nil, "Types: deb\nURIs: %s/debian\nSuites: trusty trusty-updates\nComponents: main\n", debians.URL), 0o644))
+		fmt.Appendf(nil, "Types: deb\nURIs: %s/debian\nSuites: trusty trusty-updates\nComponents: main\n", debians.URL),
+		0o644))
 	s := newTestStore(t, "")
 	s.options.AptDir = apt
 	// No entry for the security archive: it is looked for beside the main one.
@@ -202,7 +212,10 @@ func TestRenewFromApt(t *testing.T) {
 	if tool, _ := lock.Package("tool"); tool.Version != "1.2-3" {
 		t.Errorf("tool = %s; want that of the signed archive", tool.Version)
 	}
-	if !slices.ContainsFunc(debians.seen(), func(r string) bool { return strings.HasPrefix(r, "debian-security/dists/trusty-security") }) {
+	if !slices.ContainsFunc(debians.seen(), func(r string) bool {
+		return strings.HasPrefix(r,
+			"debian-security/dists/trusty-security")
+	}) {
 		t.Errorf("requests %q; want some to debian-security", debians.seen())
 	}
 	if !slices.Contains(vendor.seen(), "dists/trusty/InRelease") {
@@ -231,7 +244,8 @@ func prefixed(files map[string][]byte) map[string][]byte {
 func TestRenewMirrorList(t *testing.T) {
 	server := serve(t, newTestArchive(twoPackages()...).files(t))
 	list := filepath.Join(t.TempDir(), "mirrors")
-	must(t, os.WriteFile(list, []byte("# ours\nhttp://127.0.0.1:1/closed\tpriority:2\n"+server.URL+"\tpriority:1\n"), 0o644))
+	must(t, os.WriteFile(list, []byte("# ours\nhttp://127.0.0.1:1/closed\tpriority:2\n"+server.URL+"\tpriority:1\n"),
+		0o644))
 	apt := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(apt, "sources.list"),
 		fmt.Appendf(nil, "deb mirror+file:%[1]s trusty main\ndeb mirror+file:%[1]s trusty-security main\n", list), 0o644))
@@ -269,11 +283,13 @@ func TestRenewSecurityMirror(t *testing.T) {
 func TestRenewRefusesSuites(t *testing.T) {
 	s := newTestStore(t, "http://127.0.0.1:1")
 	for _, suite := range []string{"stable", "bookworm-security", "", "../x", "Bookworm"} {
-		if _, err := s.Renew(context.Background(), suite, "amd64", nil); err == nil || !strings.Contains(err.Error(), "code name") {
+		if _, err := s.Renew(context.Background(), suite, "amd64", nil); err == nil || !strings.Contains(err.Error(),
+			"code name") {
 			t.Errorf("Renew of suite %q: error %v; want one about code names", suite, err)
 		}
 	}
-	if _, err := s.Renew(context.Background(), "bookworm", "riscv64", nil); err == nil || !strings.Contains(err.Error(), "riscv64") {
+	if _, err := s.Renew(context.Background(), "bookworm", "riscv64", nil); err == nil || !strings.Contains(err.Error(),
+		"riscv64") {
 		t.Errorf("Renew for riscv64: error %v; want one that names it", err)
 	}
 }

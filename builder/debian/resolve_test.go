@@ -53,39 +53,53 @@ func TestResolve(t *testing.T) {
 		want  string // packages with versions, or part of the error
 	}{
 		{"alone", []string{"aa 1"}, []Root{{"aa", FollowAll, ""}}, "aa=1"},
-		{"chain", []string{"aa 1; Depends: bb", "bb 1; Pre-Depends: cc", "cc 1"}, []Root{{"aa", FollowAll, ""}}, "aa=1 bb=1 cc=1"},
+		{"chain", []string{"aa 1; Depends: bb", "bb 1; Pre-Depends: cc", "cc 1"}, []Root{{"aa", FollowAll, ""}},
+			"aa=1 bb=1 cc=1"},
 		{"circle", []string{"aa 1; Depends: bb", "bb 1; Depends: aa"}, []Root{{"aa", FollowAll, ""}}, "aa=1 bb=1"},
 		{"not followed", []string{"aa 1; Depends: bb"}, []Root{{"aa", FollowNone, ""}}, "aa=1"},
 		{"meta", []string{"aa 1; Depends: bb (= 1)", "bb 1; Depends: cc", "cc 1"}, []Root{{"aa", FollowMeta, ""}}, "bb=1"},
 		{"no meta", []string{"aa 1"}, []Root{{"aa", FollowMeta, ""}}, "aa is no metapackage"},
 		{"newest", []string{"aa 1", "aa 1.10", "aa 1.9"}, []Root{{"aa", FollowAll, ""}}, "aa=1.10"},
-		{"older where asked", []string{"aa 1; Depends: bb (<< 2)", "bb 2", "bb 1"}, []Root{{"aa", FollowAll, ""}}, "aa=1 bb=1"},
+		{"older where asked", []string{"aa 1; Depends: bb (<< 2)", "bb 2", "bb 1"}, []Root{{"aa", FollowAll, ""}},
+			"aa=1 bb=1"},
 		{"first alternative", []string{"aa 1; Depends: bb | cc", "bb 1", "cc 1"}, []Root{{"aa", FollowAll, ""}}, "aa=1 bb=1"},
-		{"second alternative", []string{"aa 1; Depends: bb (>= 2) | cc", "bb 1", "cc 1"}, []Root{{"aa", FollowAll, ""}}, "aa=1 cc=1"},
-		{"alternative that is there", []string{"aa 1; Depends: cc, bb | cc", "bb 1", "cc 1"}, []Root{{"aa", FollowAll, ""}}, "aa=1 cc=1"},
+		{"second alternative", []string{"aa 1; Depends: bb (>= 2) | cc", "bb 1", "cc 1"}, []Root{{"aa", FollowAll, ""}},
+			"aa=1 cc=1"},
+		{"alternative that is there", []string{"aa 1; Depends: cc, bb | cc", "bb 1", "cc 1"}, []Root{{"aa", FollowAll, ""}},
+			"aa=1 cc=1"},
 		{"provided", []string{"aa 1; Depends: virtual", "zz 1; Provides: virtual", "bb 1; Provides: other, virtual"},
 			[]Root{{"aa", FollowAll, ""}}, "aa=1 bb=1"},
-		{"real before provided", []string{"aa 1; Depends: vv", "bb 1; Provides: vv", "vv 1"}, []Root{{"aa", FollowAll, ""}}, "aa=1 vv=1"},
+		{"real before provided", []string{"aa 1; Depends: vv", "bb 1; Provides: vv", "vv 1"}, []Root{{"aa", FollowAll, ""}},
+			"aa=1 vv=1"},
 		{"provided that is there", []string{"aa 1; Depends: zz, vv", "bb 1; Provides: vv", "zz 1; Provides: vv"},
 			[]Root{{"aa", FollowAll, ""}}, "aa=1 zz=1"},
-		{"provided at a version", []string{"aa 1; Depends: vv (>= 2)", "bb 9; Provides: vv", "cc 1; Provides: vv (= 1)", "dd 1; Provides: vv (= 2)"},
+		{"provided at a version", []string{"aa 1; Depends: vv (>= 2)", "bb 9; Provides: vv", "cc 1; Provides: vv (= 1)",
+			"dd 1; Provides: vv (= 2)"},
 			[]Root{{"aa", FollowAll, ""}}, "aa=1 dd=1"},
 		{"qualified", []string{"aa 1; Depends: bb:any, cc:amd64, dd:native", "bb 1; Multi-Arch: allowed", "cc 1", "dd 1"},
 			[]Root{{"aa", FollowAll, ""}}, "aa=1 bb=1 cc=1 dd=1"},
-		{"wrongly qualified", []string{"aa 1; Depends: bb:any", "bb 1; Multi-Arch: same"}, []Root{{"aa", FollowAll, ""}}, "aa 1 needs bb:any; there is bb 1"},
-		{"other architecture", []string{"aa 1; Depends: bb:arm64", "bb:arm64 1", "bb 1"}, []Root{{"aa", FollowAll, ""}}, "needs bb:arm64"},
+		{"wrongly qualified", []string{"aa 1; Depends: bb:any", "bb 1; Multi-Arch: same"}, []Root{{"aa", FollowAll, ""}},
+			"aa 1 needs bb:any; there is bb 1"},
+		{"other architecture", []string{"aa 1; Depends: bb:arm64", "bb:arm64 1", "bb 1"}, []Root{{"aa", FollowAll, ""}},
+			"needs bb:arm64"},
 		{"for all", []string{"aa 1; Depends: bb", "bb:all 1"}, []Root{{"aa", FollowAll, ""}}, "aa=1 bb=1"},
-		{"missing root", []string{"bb 1"}, []Root{{"aa", FollowAll, "the reason"}}, "no suite has the package aa (the reason)"},
+		{"missing root", []string{"bb 1"}, []Root{{"aa", FollowAll, "the reason"}},
+			"no suite has the package aa (the reason)"},
 		{"missing", []string{"aa 1; Depends: bb", "bb 1; Depends: cc (>= 2) | dd"}, []Root{{"aa", FollowAll, ""}},
 			"aa 1 -> bb needs cc (>= 2) | dd; nothing of that name"},
-		{"too old", []string{"aa 1; Depends: bb (>= 2)", "bb 1"}, []Root{{"aa", FollowAll, ""}}, "aa 1 needs bb (>= 2); there is bb 1 (amd64, trusty)"},
-		{"two versions", []string{"aa 1; Depends: bb, cc", "cc 1; Depends: bb (<< 2)", "bb 2", "bb 1"}, []Root{{"aa", FollowAll, ""}},
+		{"too old", []string{"aa 1; Depends: bb (>= 2)", "bb 1"}, []Root{{"aa", FollowAll, ""}},
+			"aa 1 needs bb (>= 2); there is bb 1 (amd64, trusty)"},
+		{"two versions", []string{"aa 1; Depends: bb, cc", "cc 1; Depends: bb (<< 2)", "bb 2", "bb 1"}, []Root{{"aa",
+			FollowAll, ""}},
 			"aa 1 -> cc -> bb (<< 2) needs version 1, but aa 1 -> bb has brought 2"},
 		{"conflict", []string{"aa 1; Depends: bb, cc", "bb 1; Conflicts: cc (<< 2)", "cc 1"}, []Root{{"aa", FollowAll, ""}},
 			"bb (from aa 1 -> bb) and cc (from aa 1 -> cc) cannot be together: the first has Conflicts: cc (<< 2)"},
-		{"no conflict", []string{"aa 1; Depends: bb, cc", "bb 1; Conflicts: cc (<< 2)", "cc 2"}, []Root{{"aa", FollowAll, ""}}, "aa=1 bb=1 cc=2"},
-		{"breaks", []string{"aa 1; Depends: bb; Breaks: bb", "bb 1"}, []Root{{"aa", FollowAll, ""}}, "the first has Breaks: bb"},
-		{"conflict with what is provided", []string{"aa 1; Depends: bb, cc", "bb 1; Conflicts: vv", "cc 1; Provides: vv"}, []Root{{"aa", FollowAll, ""}}, "cannot be together"},
+		{"no conflict", []string{"aa 1; Depends: bb, cc", "bb 1; Conflicts: cc (<< 2)", "cc 2"}, []Root{{"aa", FollowAll,
+			""}}, "aa=1 bb=1 cc=2"},
+		{"breaks", []string{"aa 1; Depends: bb; Breaks: bb", "bb 1"}, []Root{{"aa", FollowAll, ""}},
+			"the first has Breaks: bb"},
+		{"conflict with what is provided", []string{"aa 1; Depends: bb, cc", "bb 1; Conflicts: vv", "cc 1; Provides: vv"},
+			[]Root{{"aa", FollowAll, ""}}, "cannot be together"},
 		{"not with itself", []string{"aa 1; Conflicts: vv; Provides: vv"}, []Root{{"aa", FollowAll, ""}}, "aa=1"},
 		{"not between what is only taken apart", []string{"aa 1; Conflicts: bb", "bb 1; Conflicts: aa"},
 			[]Root{{"aa", FollowNone, ""}, {"bb", FollowNone, ""}}, "aa=1 bb=1"},
@@ -111,11 +125,13 @@ func TestResolve(t *testing.T) {
 
 // The result depends neither on the order of the index nor on that of maps.
 func TestResolveIsDeterministic(t *testing.T) {
-	lines := []string{"aa 1; Depends: vv, ww, dd | ee", "bb 1; Provides: vv, ww", "cc 1; Provides: vv", "dd 1; Depends: ww", "ee 1", "zz 1; Provides: ww"}
+	lines := []string{"aa 1; Depends: vv, ww, dd | ee", "bb 1; Provides: vv, ww", "cc 1; Provides: vv",
+		"dd 1; Depends: ww", "ee 1", "zz 1; Provides: ww"}
 	var want []Locked
 	for i := range 20 {
 		slices.Reverse(lines[i%len(lines):])
-		got, err := universeOf(t, map[string]string{trusty: index(lines...)}).resolve("amd64", []Root{{"aa", FollowAll, ""}, {"zz", FollowNone, ""}})
+		got, err := universeOf(t, map[string]string{trusty: index(lines...)}).resolve("amd64", []Root{{"aa", FollowAll, ""},
+			{"zz", FollowNone, ""}})
 		must(t, err)
 		if want == nil {
 			want = got
@@ -144,7 +160,8 @@ func TestDefaultLockAsApt(t *testing.T) {
 	}
 	lock, err := DefaultLock("amd64")
 	must(t, err)
-	out, err := exec.Command("apt-cache", "depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks",
+	out, err := exec.Command("apt-cache", "depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts",
+		"--no-breaks",
 		"--no-replaces", "--no-enhances", RootE2fsprogs).Output()
 	policy, _ := exec.Command("apt-cache", "policy").Output()
 	if err != nil || !regexp.MustCompile(`n=`+lock.Suite+`,.*c=main,b=amd64`).Match(policy) {
@@ -152,7 +169,8 @@ func TestDefaultLockAsApt(t *testing.T) {
 	}
 	var want []string
 	for scan := bufio.NewScanner(strings.NewReader(string(out))); scan.Scan(); {
-		if line := scan.Text(); !strings.HasPrefix(line, " ") && !strings.HasPrefix(line, "<") && !strings.Contains(line, ":i386") {
+		if line := scan.Text(); !strings.HasPrefix(line, " ") && !strings.HasPrefix(line, "<") && !strings.Contains(line,
+			":i386") {
 			want = append(want, line)
 		}
 	}
@@ -191,7 +209,8 @@ func FuzzIndex(f *testing.F) {
 
 // FuzzRelease: a Release that is read names files below its directory only.
 func FuzzRelease(f *testing.F) {
-	f.Add("Origin: Debian\nLabel: Debian\nCodename: trusty\nDate: Fri, 20 Nov 2026 00:12:41 UTC\nArchitectures: amd64\nSHA256:\n " +
+	f.Add("Origin: Debian\nLabel: Debian\nCodename: trusty\nDate: Fri, 20 Nov 2026 00:12:41 UTC\n" +
+		"Architectures: amd64\nSHA256:\n " +
 		strings.Repeat("0", 64) + " 12 main/binary-amd64/Packages.xz\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		r, err := parseRelease([]byte(text), trusty, "amd64")

@@ -66,7 +66,8 @@ func TestFetch(t *testing.T) {
 	packages, err := s.Fetch(context.Background(), lock)
 	must(t, err)
 	got := contents(t, packages)
-	for name, want := range map[string]string{"usr/bin/tool": strings.Repeat("tool ", 40_000), "usr/share/lib/a": "aaa", "usr/share/lib/b": ""} {
+	for name, want := range map[string]string{"usr/bin/tool": strings.Repeat("tool ", 40_000), "usr/share/lib/a": "aaa",
+		"usr/share/lib/b": ""} {
 		if got[name] != want {
 			t.Errorf("/%s has %d bytes; want %d", name, len(got[name]), len(want))
 		}
@@ -96,7 +97,8 @@ func TestFetch(t *testing.T) {
 	if only, err := offline.Fetch(context.Background(), lock, "lib"); err != nil || len(only) != 1 {
 		t.Errorf("Fetch of lib = %d packages, %v; want 1", len(only), err)
 	}
-	if _, err := offline.Fetch(context.Background(), lock, "nothing"); err == nil || !strings.Contains(err.Error(), "rempart lock") {
+	if _, err := offline.Fetch(context.Background(), lock, "nothing"); err == nil || !strings.Contains(err.Error(),
+		"rempart lock") {
 		t.Errorf("Fetch of a package that is not locked: error %v; want one that names `rempart lock`", err)
 	}
 }
@@ -142,7 +144,8 @@ func TestFetchErrors(t *testing.T) {
 	files := archive.files(t)
 	lock := renewed(t, serve(t, files).URL)
 	tool := lock.Packages[1]
-	answer := func(change func(w http.ResponseWriter, content []byte)) func(http.ResponseWriter, *http.Request, []byte) bool {
+	answer := func(change func(w http.ResponseWriter, content []byte)) func(http.ResponseWriter, *http.Request,
+		[]byte) bool {
 		return func(w http.ResponseWriter, r *http.Request, content []byte) bool {
 			if !strings.HasSuffix(r.URL.Path, tool.Path) {
 				return false
@@ -174,7 +177,8 @@ func TestFetchErrors(t *testing.T) {
 			w.(http.Flusher).Flush()
 			w.Write(content[:len(content)/2])
 		}), ErrTruncated, "bytes arrived", true},
-		{"empty", answer(func(w http.ResponseWriter, content []byte) { w.(http.Flusher).Flush() }), ErrTruncated, "0 of", false},
+		{"empty", answer(func(w http.ResponseWriter, content []byte) { w.(http.Flusher).Flush() }), ErrTruncated, "0 of",
+			false},
 		{"stalled", func(w http.ResponseWriter, r *http.Request, content []byte) bool {
 			if !strings.HasSuffix(r.URL.Path, tool.Path) {
 				return false
@@ -185,8 +189,10 @@ func TestFetchErrors(t *testing.T) {
 			<-r.Context().Done()
 			return true
 		}, ErrTruncated, "no data arrived for", true},
-		{"gone", answer(func(w http.ResponseWriter, _ []byte) { w.WriteHeader(http.StatusNotFound) }), ErrGone, "`rempart lock`", false},
-		{"forbidden", answer(func(w http.ResponseWriter, _ []byte) { w.WriteHeader(http.StatusForbidden) }), nil, "403", false},
+		{"gone", answer(func(w http.ResponseWriter, _ []byte) { w.WriteHeader(http.StatusNotFound) }), ErrGone,
+			"`rempart lock`", false},
+		{"forbidden", answer(func(w http.ResponseWriter, _ []byte) { w.WriteHeader(http.StatusForbidden) }), nil, "403",
+			false},
 		{"broken", answer(func(w http.ResponseWriter, _ []byte) { w.WriteHeader(http.StatusBadGateway) }), nil, "502", false},
 		{"redirected to a file", answer(func(w http.ResponseWriter, _ []byte) {
 			w.Header().Set("Location", "file:///etc/passwd")
@@ -362,7 +368,8 @@ func TestFetchReadOnlyCache(t *testing.T) {
 	if _, err := s.Fetch(context.Background(), lock, "lib"); err != nil {
 		t.Errorf("Fetch from a read-only cache that has it: %v", err)
 	}
-	if _, err := s.Fetch(context.Background(), lock); !errors.Is(err, ErrReadOnly) || !strings.Contains(err.Error(), "XDG_CACHE_HOME") {
+	if _, err := s.Fetch(context.Background(), lock); !errors.Is(err, ErrReadOnly) || !strings.Contains(err.Error(),
+		"XDG_CACHE_HOME") {
 		t.Errorf("Fetch to a read-only cache: error %v; want ErrReadOnly", err)
 	}
 }
@@ -446,7 +453,8 @@ func TestFetchFromFiles(t *testing.T) {
 	if _, err := newTestStore(t, flat).Fetch(context.Background(), lock); !errors.Is(err, ErrDigest) {
 		t.Errorf("Fetch from a directory with another .deb of that name: error %v; want ErrDigest", err)
 	}
-	if _, err := newTestStore(t, flat).renew(context.Background(), trusty, "amd64", toolRoot, nil); !errors.Is(err, ErrSignature) {
+	if _, err := newTestStore(t, flat).renew(context.Background(), trusty, "amd64", toolRoot, nil); !errors.Is(err,
+		ErrSignature) {
 		t.Errorf("renew from a directory of .debs: error %v; want ErrSignature", err)
 	}
 }

@@ -81,11 +81,14 @@ func manyFields() string {
 	return b.String()
 }
 
-// versions are in ascending order; those on one line are equal. From deb-version(7), dpkg's t-version.c and the archive.
+// versions are in ascending order; those on one line are equal. From deb-version(7), dpkg's t-version.c and the
+// archive.
 var versions = [][]Version{
 	{"0~~"}, {"0~~a"}, {"0~"}, {"0", "0-0", "0-", "0:0", "00"}, {"0a"}, {"0b"}, {"0+"},
-	{"1~rc1"}, {"1~rc1-1"}, {"1", "1-0"}, {"1-1~deb12u1"}, {"1-1"}, {"1-1+b1"}, {"1-1+b2"}, {"1-1+b10"}, {"1a"}, {"1+dfsg"},
-	{"1.0~beta"}, {"1.0", "1.00"}, {"1.0-1"}, {"1.0.1"}, {"1.2"}, {"1.10"}, {"1.10a-b-c"}, {"2.36-9+deb12u14"}, {"6.1.0-56"}, {"6.1.192-2"},
+	{"1~rc1"}, {"1~rc1-1"}, {"1", "1-0"}, {"1-1~deb12u1"}, {"1-1"}, {"1-1+b1"}, {"1-1+b2"}, {"1-1+b10"}, {"1a"},
+	{"1+dfsg"},
+	{"1.0~beta"}, {"1.0", "1.00"}, {"1.0-1"}, {"1.0.1"}, {"1.2"}, {"1.10"}, {"1.10a-b-c"}, {"2.36-9+deb12u14"},
+	{"6.1.0-56"}, {"6.1.192-2"},
 	{"99999999999999999999999"}, {"1:0"}, {"1:1~"}, {"1:1"}, {"2:0.1"}, {"10:0"},
 }
 
@@ -129,7 +132,8 @@ func TestCheckVersion(t *testing.T) {
 			t.Errorf("CheckVersion(%q) = %v; want nil", v, err)
 		}
 	}
-	for _, v := range []Version{"", "a", ":1", "x:1", "-1:1", "1-", "1 2", "1/2", "1_2", "1\u0141", "1\n", "1234567890:1", "-1",
+	for _, v := range []Version{"", "a", ":1", "x:1", "-1:1", "1-", "1 2", "1/2", "1_2", "1\u0141", "1\n",
+		"1234567890:1", "-1",
 		Version("1" + strings.Repeat("1", 255))} {
 		if CheckVersion(v) == nil {
 			t.Errorf("CheckVersion(%q) = nil; want an error", v)
@@ -142,7 +146,8 @@ func TestParseRelations(t *testing.T) {
 		{"", "[]"},
 		{" , ", "[]"},
 		{"libc6", "[[libc6]]"},
-		{"libc6 (>= 2.34), a1 | b1:any(<<1:2) ,c1:amd64 ( = 1-1 )", "[[libc6 (>= 2.34)] [a1 b1:any (<< 1:2)] [c1:amd64 (= 1-1)]]"},
+		{"libc6 (>= 2.34), a1 | b1:any(<<1:2) ,c1:amd64 ( = 1-1 )",
+			"[[libc6 (>= 2.34)] [a1 b1:any (<< 1:2)] [c1:amd64 (= 1-1)]]"},
 		{"a1 (> 1), b1 (< 2)", "[[a1 (>= 1)] [b1 (<= 2)]]"},
 		{"a1,\n b1", "[[a1] [b1]]"},
 		{"python3:native", "[[python3:native]]"},
@@ -152,7 +157,8 @@ func TestParseRelations(t *testing.T) {
 			t.Errorf("ParseRelations(%q) = %v, %v; want %s", c.field, got, err, c.want)
 		}
 	}
-	for _, field := range []string{"A", "a", "a b", "ab |", "ab (1)", "ab (>= 1", "ab (>= 1) x", "ab (>= x)", "ab:ANY", "ab [amd64]",
+	for _, field := range []string{"A", "a", "a b", "ab |", "ab (1)", "ab (>= 1", "ab (>= 1) x", "ab (>= x)", "ab:ANY",
+		"ab [amd64]",
 		"ab <!nocheck>", "ab (!= 1)", strings.Repeat("ab,", maxRelations+1)} {
 		if got, err := ParseRelations(field); err == nil {
 			t.Errorf("ParseRelations(%.20q) = %v; want an error", field, got)

@@ -65,7 +65,8 @@ func file(name, content string) tar.Header {
 	return tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Uname: content}
 }
 
-const controlText = "Package: test\nVersion: 1-1\nArchitecture: amd64\nMaintainer: T <t@example.org>\nDescription: a test\n"
+const controlText = "Package: test\nVersion: 1-1\nArchitecture: amd64\nMaintainer: T <t@example.org>\n" +
+	"Description: a test\n"
 
 // debOf is a package with the given data.tar, plain.
 func debOf(t testing.TB, data []byte) []byte {
@@ -213,7 +214,8 @@ func judge(t *testing.T, name string, data []byte) {
 
 func TestOpenErrors(t *testing.T) {
 	good := debOf(t, tarOf(t))
-	format, control, data := arMember{"debian-binary", []byte("2.0\n")}, arMember{"control.tar", nil}, arMember{"data.tar", nil}
+	format, control, data := arMember{"debian-binary", []byte("2.0\n")}, arMember{"control.tar", nil},
+		arMember{"data.tar", nil}
 	many := []arMember{format}
 	for range maxMembers {
 		many = append(many, arMember{"_x", nil})
@@ -262,13 +264,17 @@ func TestEntriesErrors(t *testing.T) {
 		{"not UTF-8", tarOf(t, file("./a\xff", "")), "inside the root"},
 		{"too long", tarOf(t, file("./"+strings.Repeat("a/", maxPath)+"b", "")), "inside the root"},
 		{"root as file", tarOf(t, file(".", "")), "root is not a directory"},
-		{"hard link out", tarOf(t, tar.Header{Name: "./a", Typeflag: tar.TypeLink, Linkname: "/etc/shadow"}), "inside the root"},
-		{"hard link to nothing", tarOf(t, tar.Header{Name: "./a", Typeflag: tar.TypeLink, Linkname: "./b"}), "no earlier file"},
-		{"hard link to itself", tarOf(t, tar.Header{Name: "./a", Typeflag: tar.TypeLink, Linkname: "./a"}), "no earlier file"},
+		{"hard link out", tarOf(t, tar.Header{Name: "./a", Typeflag: tar.TypeLink, Linkname: "/etc/shadow"}),
+			"inside the root"},
+		{"hard link to nothing", tarOf(t, tar.Header{Name: "./a", Typeflag: tar.TypeLink, Linkname: "./b"}),
+			"no earlier file"},
+		{"hard link to itself", tarOf(t, tar.Header{Name: "./a", Typeflag: tar.TypeLink, Linkname: "./a"}),
+			"no earlier file"},
 		{"hard link to a link", tarOf(t, tar.Header{Name: "./b", Typeflag: tar.TypeSymlink, Linkname: "/x"},
 			tar.Header{Name: "./a", Typeflag: tar.TypeLink, Linkname: "./b"}), "no earlier file"},
 		{"twice", tarOf(t, file("./a", "1"), file("./a", "2")), "twice"},
-		{"below a link", tarOf(t, tar.Header{Name: "./a", Typeflag: tar.TypeSymlink, Linkname: "/etc"}, file("./a/b", "")), "not a directory"},
+		{"below a link", tarOf(t, tar.Header{Name: "./a", Typeflag: tar.TypeSymlink, Linkname: "/etc"}, file("./a/b", "")),
+			"not a directory"},
 		{"below a file", tarOf(t, file("./a", ""), file("./a/b", "")), "not a directory"},
 		{"link to nowhere", tarOf(t, tar.Header{Name: "./a", Typeflag: tar.TypeSymlink}), "target"},
 		{"fifo", tarOf(t, tar.Header{Name: "./a", Typeflag: tar.TypeFifo}), "not supported"},
@@ -286,7 +292,8 @@ func TestEntriesErrors(t *testing.T) {
 // A package that unpacks to more than its bound is refused while it is unpacked, not after.
 func TestBounds(t *testing.T) {
 	bomb := pack(t, "gz", make([]byte, maxControl+1))
-	d := open(t, ar(arMember{"debian-binary", []byte("2.0\n")}, arMember{"control.tar.gz", bomb}, arMember{"data.tar", nil}))
+	d := open(t, ar(arMember{"debian-binary", []byte("2.0\n")}, arMember{"control.tar.gz", bomb}, arMember{"data.tar",
+		nil}))
 	if err := d.Repack(discard{}); !errors.Is(err, ErrMalformed) || !strings.Contains(err.Error(), "more than") {
 		t.Errorf("Repack of a control.tar that is too large: error %v; want ErrMalformed", err)
 	}
@@ -326,7 +333,8 @@ func FuzzDeb(f *testing.F) {
 			return
 		}
 		for _, e := range entries {
-			if !fs.ValidPath(e.Path) || e.Path == "." || e.Size < 0 || e.Size > int64(len(b)) || e.Mode.IsRegular() != (e.Open != nil) {
+			if !fs.ValidPath(e.Path) || e.Path == "." || e.Size < 0 || e.Size > int64(len(b)) ||
+				e.Mode.IsRegular() != (e.Open != nil) {
 				t.Fatalf("entry %+v", e)
 			}
 			if e.Open == nil {

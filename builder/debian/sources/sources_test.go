@@ -22,8 +22,10 @@ func show(entries []Entry) string {
 
 func TestParseList(t *testing.T) {
 	for _, c := range []struct{ text, want, problem string }{
-		{"deb http://deb.debian.org/debian bookworm main contrib", "1 http://deb.debian.org/debian bookworm [main contrib] [] ", ""},
-		{"\n  deb\thttp://a/debian  bookworm\tmain # why\n#deb http://b bookworm main\n", "2 http://a/debian bookworm [main] [] ", ""},
+		{"deb http://deb.debian.org/debian bookworm main contrib",
+			"1 http://deb.debian.org/debian bookworm [main contrib] [] ", ""},
+		{"\n  deb\thttp://a/debian  bookworm\tmain # why\n#deb http://b bookworm main\n",
+			"2 http://a/debian bookworm [main] [] ", ""},
 		{"deb-src http://a bookworm main", "", ""},
 		{"deb [ arch=amd64,i386 signed-by=/usr/share/keyrings/d.gpg ] https://a bookworm main",
 			"1 https://a bookworm [main] [amd64 i386] /usr/share/keyrings/d.gpg", ""},
@@ -53,14 +55,16 @@ func TestParseDeb822(t *testing.T) {
 	for _, c := range []struct{ text, want, problem string }{
 		{"Types: deb\nURIs: http://a/debian\nSuites: bookworm bookworm-updates\nComponents: main\nSigned-By: /k.gpg\n",
 			"1 http://a/debian bookworm [main] [] /k.gpg\n1 http://a/debian bookworm-updates [main] [] /k.gpg", ""},
-		{"Types: deb deb-src\n# http://snapshot\nURIs: http://a http://b\nSuites: sid\nComponents:\n main\n contrib\nArchitectures: amd64 arm64\n",
+		{"Types: deb deb-src\n# http://snapshot\nURIs: http://a http://b\nSuites: sid\nComponents:\n main\n contrib\n" +
+			"Architectures: amd64 arm64\n",
 			"1 http://a sid [main contrib] [amd64 arm64] \n1 http://b sid [main contrib] [amd64 arm64] ", ""},
 		{"Enabled: no\nTypes: deb\nURIs: http://a\nSuites: sid\nComponents: main\n", "", ""},
 		{"Enabled: False\nTypes: deb\nURIs: http://a\nSuites: sid\nComponents: main\n", "", ""},
 		{"Enabled: yes\nTypes: deb\nURIs: http://a\nSuites: sid\nComponents: main\n", "1 http://a sid [main] [] ", ""},
 		{"Types: deb-src\nURIs: http://a\nSuites: sid\nComponents: main\n", "", ""},
 		{"types: deb\nuris: http://a\nsuites: ./\n", "1 http://a ./ [] [] ", ""},
-		{"Types: deb\nURIs: http://a\nSuites: sid\nComponents: main\nSigned-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mQ==\n -----END PGP PUBLIC KEY BLOCK-----\n",
+		{"Types: deb\nURIs: http://a\nSuites: sid\nComponents: main\nSigned-By:\n" +
+			" -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mQ==\n -----END PGP PUBLIC KEY BLOCK-----\n",
 			"1 http://a sid [main] [] inline", ""},
 		{"Types: deb\nSuites: sid\nComponents: main\n", "", "f:1: the field URIs is missing"},
 		{"Types: deb\nURIs: http://a\nSuites: sid\n", "", "Components"},
