@@ -1,159 +1,102 @@
-// Package debtest gives tests the files of real Debian packages, fetched with apt-get and opened with dpkg-deb: the
-// tests of what is built from packages then do not rest on our own reader of packages. Packages are kept between
-// runs below the temporary directory.
+// Package debtest gives tests the files of real Debian packages: those of the embedded lock, through the same cache
+// that rempart itself uses, so that tests run offline once anything was built. REMPART_MIRROR names a Debian mirror
+// where apt's configuration has none.
 //
 // What it deliberately does not do: anything outside of tests.
 package debtest
 
 import (
-	"archive/tar"
 	"bytes"
-	"fmt"
-	"io"
+	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
+	"rempart/builder/debian"
 	"rempart/builder/rootfs/tree"
 )
+
+// arch is the architecture whose lock is used.
+const arch = "amd64"
+
+// packages are those of the lock that a root and an initramfs are made of. They stay open as long as the test binary
+// runs.
+type packages struct {
+	byName  map[string]*debian.Package
+	kernel  string
+	renewed error // why the lock could not be used as it is; nil if it was
+}
+
+// locked fetches once: checking the kernel's digest takes a moment.
+var locked = sync.OnceValues(func() (*packages, error) {
+	ctx := context.Background()
+	lock, err := debian.DefaultLock(arch)
+	if err != nil {
+		return nil, err
+	}
+	store, err := debian.OpenStore(debian.Options{Mirror: os.Getenv("REMPART_MIRROR")})
+	if err != nil {
+		return nil, err
+	}
+	p := &packages{byName: make(map[string]*debian.Package)}
+	roots := []string{debian.RootE2fsprogs, debian.RootKernel(arch)}
+	fetched, err := store.Fetch(ctx, lock, roots...)
+	if errors.Is(err, debian.ErrGone) {
+		p.renewed = err
+		if lock, err = store.Renew(ctx, lock.Suite, lock.Arch, lock); err != nil {
+			return nil, err
+		}
+		fetched, err = store.Fetch(ctx, lock, roots...)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, pkg := range fetched {
+		p.byName[pkg.Name] = pkg
+		if strings.HasPrefix(pkg.Name, "linux-image-") {
+			p.kernel = pkg.Name
+		}
+	}
+	if p.kernel == "" {
+		return nil, errors.New("the lock names no package linux-image-*")
+	}
+	return p, nil
+})
+
+func get(t testing.TB) *packages {
+	t.Helper()
+	p, err := locked()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.renewed != nil {
+		t.Logf("WARNING: this test uses a renewed scratch copy of the lock: %v", p.renewed)
+	}
+	return p
+}
 
 // KernelPackage returns the name of the package that linux-image-cloud-amd64 stands for.
 func KernelPackage(t testing.TB) string {
 	t.Helper()
-	Tool(t, "apt", "apt-cache")
-	name, err := kernelPackage()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return name
+	return get(t).kernel
 }
 
-// kernelPackage asks once: apt-cache takes most of a second.
-var kernelPackage = sync.OnceValues(func() (string, error) {
-	cmd := exec.Command("apt-cache", "depends", "--no-recommends", "linux-image-cloud-amd64")
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%s: %w\n%s(this test needs a Debian mirror in apt's sources)", cmd, err, out)
-	}
-	for _, word := range strings.Fields(string(out)) {
-		if strings.HasPrefix(word, "linux-image-") && word != "linux-image-cloud-amd64" {
-			return word, nil
-		}
-	}
-	return "", fmt.Errorf("%s names no kernel:\n%s", cmd, out)
-})
-
-// Entries returns the files of a package.
+// Entries returns the files of a package of the lock: a kernel, e2fsprogs or one that it depends on.
 func Entries(t testing.TB, name string) []tree.Entry {
 	t.Helper()
-	archive := fetch(t, name)
-	f, err := os.Open(archive)
+	pkg, ok := get(t).byName[name]
+	if !ok {
+		t.Fatalf("the lock names no package %s for a root", name)
+	}
+	entries, err := pkg.Entries()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() })
-	var entries []tree.Entry
-	byPath := make(map[string]tree.Entry)
-	for r := tar.NewReader(f); ; {
-		h, err := r.Next()
-		if err == io.EOF {
-			return entries
-		}
-		if err != nil {
-			t.Fatalf("%s: %v", archive, err)
-		}
-		offset, err := f.Seek(0, io.SeekCurrent)
-		if err != nil {
-			t.Fatal(err)
-		}
-		e := tree.Entry{
-			Path:   filepath.Clean(strings.TrimPrefix(h.Name, "./")),
-			Mode:   h.FileInfo().Mode(),
-			UID:    h.Uid,
-			GID:    h.Gid,
-			Origin: "package " + name,
-		}
-		switch h.Typeflag {
-		case tar.TypeSymlink:
-			e.Link = h.Linkname
-		case tar.TypeLink:
-			target, ok := byPath[filepath.Clean(strings.TrimPrefix(h.Linkname, "./"))]
-			if !ok {
-				t.Fatalf("%s: %s is a hard link to %s, which is not there", archive, h.Name, h.Linkname)
-			}
-			target.Path = e.Path
-			e = target
-		case tar.TypeReg:
-			e.Size = h.Size
-			e.Open = func() (io.ReadCloser, error) {
-				return io.NopCloser(io.NewSectionReader(f, offset, h.Size)), nil
-			}
-		}
-		byPath[e.Path] = e
-		entries = append(entries, e)
-	}
-}
-
-// fetch returns the path of the package's file archive, a tar file.
-func fetch(t testing.TB, name string) string {
-	t.Helper()
-	dir := filepath.Join(os.TempDir(), fmt.Sprintf("rempart-debtest-%d", os.Getuid()))
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	unlock := lock(t, dir)
-	defer unlock()
-	archive := filepath.Join(dir, name+".tar")
-	if _, err := os.Stat(archive); err == nil {
-		return archive
-	}
-	work, err := os.MkdirTemp(dir, "fetch-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(work)
-	cmd := command(t, "apt", "apt-get", "download", "-q", name)
-	cmd.Dir = work
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("apt-get download %s: %v\n%s\n(this test needs a Debian mirror in apt's sources)", name, err, out)
-	}
-	debs, err := filepath.Glob(filepath.Join(work, "*.deb"))
-	if err != nil || len(debs) != 1 {
-		t.Fatalf("apt-get download %s left %q (%v); want one .deb", name, debs, err)
-	}
-	part := filepath.Join(work, "archive")
-	f, err := os.Create(part)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	cmd = command(t, "dpkg", "dpkg-deb", "--fsys-tarfile", debs[0])
-	cmd.Stdout = f
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("dpkg-deb --fsys-tarfile %s: %v", debs[0], err)
-	}
-	if err := os.Rename(part, archive); err != nil {
-		t.Fatal(err)
-	}
-	return archive
-}
-
-// lock keeps test binaries that run at the same time from fetching the same package.
-func lock(t testing.TB, dir string) (unlock func()) {
-	t.Helper()
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
-	return func() { f.Close() }
+	return entries
 }
 
 // Tool returns the path of a program that judges a result. A test without its judge fails: it would prove nothing.
@@ -172,27 +115,16 @@ func Tool(t testing.TB, debianPackage, name string) string {
 	return p
 }
 
-func command(t testing.TB, debianPackage, name string, args ...string) *exec.Cmd {
+// Run runs a program that judges a result and fails the test when the program does. It returns what it printed.
+func Run(t testing.TB, debianPackage, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(Tool(t, debianPackage, name), args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	return cmd
-}
-
-func run(t testing.TB, debianPackage, name string, args ...string) []byte {
-	t.Helper()
-	cmd := command(t, debianPackage, name, args...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, out, &stderr)
 	}
-	return out
-}
-
-// Run runs a program that judges a result and fails the test when the program does. It returns what it printed.
-func Run(t testing.TB, debianPackage, name string, args ...string) string {
-	t.Helper()
-	return string(run(t, debianPackage, name, args...))
+	return string(out)
 }
