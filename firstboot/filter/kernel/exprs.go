@@ -204,21 +204,15 @@ func prefixMask(r filter.Range) []byte {
 		return nil
 	}
 	mask := make([]byte, len(r.First))
-	hosts := false
+	hosts := false // past the network part
 	for i := range mask {
-		for bit := byte(0x80); bit != 0; bit >>= 1 {
-			same := r.First[i]&bit == r.Last[i]&bit
-			if same && hosts || !same && r.First[i]&bit != 0 {
-				if !same || r.First[i]&bit != 0 || r.Last[i]&bit == 0 {
-					return nil
-				}
-			}
-			if same {
-				mask[i] |= bit
-			} else {
-				hosts = true
-			}
+		differ := r.First[i] ^ r.Last[i]
+		mask[i] = ^differ
+		// The bits that differ are the lowest, zero in the first and one in the last address, and all that follow.
+		if hosts && differ != 0xff || differ&(differ+1) != 0 || r.First[i]&differ != 0 {
+			return nil
 		}
+		hosts = hosts || differ != 0
 	}
 	return mask
 }

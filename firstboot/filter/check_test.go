@@ -1,0 +1,96 @@
+package filter_test
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"rempart/firstboot/filter"
+	"rempart/firstboot/filter/filtertest"
+	"rempart/profiles"
+)
+
+// Compile relies on nobody: each thing it cannot compile is refused with what and where.
+func TestCompileRefuses(t *testing.T) {
+	pos := profiles.Pos{Line: 9, Column: 3}
+	for _, test := range []struct {
+		name string
+		harm func(*profiles.Profile)
+		want string
+	}{
+		{"link name too long", func(p *profiles.Profile) { p.Links[0].Name = "sixteen-bytes-xx" }, `link "sixteen-bytes-xx"`},
+		{"link name with a quote", func(p *profiles.Profile) { p.Links[0].Name = `a";drop` }, `link "a\";drop"`},
+		{"link named lo", func(p *profiles.Profile) { p.Links[0].Name = "lo" }, "is not lo"},
+		{"link twice", func(p *profiles.Profile) { p.Links[1].Name = p.Links[0].Name }, "declared twice"},
+		{"zone name with a slash", func(p *profiles.Profile) { p.Zones[2].Name = "a/b" }, `zone "a/b"`},
+		{"zone named any", func(p *profiles.Profile) { p.Zones[2].Name = "any" }, "not self or any"},
+		{"zone on no link", func(p *profiles.Profile) { p.Zones[2].Members[0].Link = "gone" }, `there is no link "gone"`},
+		{"zones overlap", func(p *profiles.Profile) { p.Zones[1].Members = []profiles.Member{{Link: "lan0"}} },
+			"192.168.0.0/24 on link lan0 is in zone \"home\" too"},
+		{"admin from an external zone", func(p *profiles.Profile) { p.Admin.Zones = []string{"internet"} }, "must not be given the admin path"},
+		{"admin from nowhere", func(p *profiles.Profile) { p.Admin.Zones = []string{"gone"} }, `admin: there is no zone "gone"`},
+		{"rule from nowhere", func(p *profiles.Profile) { p.Policy[0].From = "gone"; p.Policy[0].At = pos }, `no zone "gone" (9:3)`},
+		{"rule without action", func(p *profiles.Profile) { p.Policy[0].Action = ""; p.Policy[0].At = pos }, "want accept, drop or reject (9:3)"},
+		{"self to self", func(p *profiles.Profile) { p.Policy[0].From = "self" }, "self -> self"},
+		{"ports of ping", func(p *profiles.Profile) { p.Policy[0].Matches[0].Ports = []profiles.PortRange{{First: 1, Last: 1}} },
+			"ports can be given for tcp and udp only"},
+		{"unknown protocol", func(p *profiles.Profile) { p.Policy[0].Matches[0].Protocol = "sctp" }, `protocol "sctp"`},
+		{"ports upside down", func(p *profiles.Profile) { p.Forwards[0].Ports[0] = profiles.PortRange{First: 9, Last: 8} }, "ports 9-8"},
+		{"forward of port 0", func(p *profiles.Profile) { p.Forwards[0].Ports[0] = profiles.PortRange{} }, "want 1 to 65535"},
+		{"forward above the last port", func(p *profiles.Profile) {
+			p.Forwards[0].Ports[0], p.Forwards[0].ToPort = profiles.PortRange{First: 1, Last: 100}, 65500
+		}, "would end above 65535"},
+		{"forward to itself", func(p *profiles.Profile) { p.Forwards[0].To = netip.MustParseAddr("10.9.0.1") }, "this machine's own address"},
+		{"forward to loopback", func(p *profiles.Profile) { p.Forwards[0].To = netip.MustParseAddr("127.0.0.1") }, "no address a connection"},
+		{"forward of ping", func(p *profiles.Profile) { p.Forwards[0].Protocol = profiles.Ping }, `protocol "ping"`},
+		{"forward with and without snat", func(p *profiles.Profile) {
+			f := p.Forwards[0]
+			f.SNAT = false
+			p.Forwards = append(p.Forwards, f)
+		}, "with and without snat"},
+		{"too many rules", func(p *profiles.Profile) { p.Policy = make([]profiles.Rule, 20_001) }, "too large"},
+		{"too many moved ports", func(p *profiles.Profile) {
+			p.Forwards[0].Ports, p.Forwards[0].ToPort = []profiles.PortRange{{First: 1, Last: 60000}}, 2
+			p.Forwards = append(p.Forwards, p.Forwards[0])
+		}, "at most 65536"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := filtertest.OneArmed()
+			test.harm(p)
+			_, err := filter.Compile(p)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("Compile = %v; want an error with %q", err, test.want)
+			}
+		})
+	}
+	if _, err := filter.Compile(nil); err == nil {
+		t.Error("Compile(nil) = no error; want one")
+	}
+}
+
+// With no admin at all, or an admin by address only, the closed rules open no more than that.
+func TestClosedOpensTheAdminPathOnly(t *testing.T) {
+	for _, test := range []struct {
+		admin profiles.Admin
+		want  int
+	}{
+		{profiles.Admin{None: true, Zones: []string{"home"}}, 0},
+		{profiles.Admin{}, 0},
+		{profiles.Admin{Prefixes: []netip.Prefix{netip.MustParsePrefix("203.0.113.7/32")}}, 1},
+		{profiles.Admin{Zones: []string{"home"}}, 2}, // IPv4 and IPv6
+	} {
+		p := filtertest.OneArmed()
+		p.Admin = test.admin
+		rs, err := filter.Closed(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := rs.Text()
+		if got := strings.Count(text, "tcp dport 22 accept"); got != test.want {
+			t.Errorf("Closed with admin %+v opens port 22 %d times; want %d\n%s", test.admin, got, test.want, text)
+		}
+		if test.want == 0 && strings.Count(text, " accept ") != 1 {
+			t.Errorf("Closed without admin accepts more than loopback:\n%s", text)
+		}
+	}
+}
