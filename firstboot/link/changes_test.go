@@ -146,10 +146,12 @@ func TestRenames(t *testing.T) {
 func TestWantLease(t *testing.T) {
 	plan := Plan{Links: []Link{{Name: "wan", DHCP: true}, {Name: "lan", MTU: 1500, DHCP: true}, {Name: "six",
 		DHCP: true, Addresses: []netip.Prefix{pfx("fd00::1/64")}}}}
-	lease := dhcp4.Lease{Address: pfx("198.51.100.50/24"), MTU: 1000, Expires: 100 * time.Second, Routes: []dhcp4.Route{
-		{Dst: pfx("0.0.0.0/0"), Gateway: ip("203.0.113.1")}, {Dst: pfx("192.0.2.0/24"), Gateway: ip("198.51.100.1")},
-		{Dst: pfx("192.0.2.9/32")}}}
-	assigned := []Assignment{{Link: 0, NIC: NIC{Index: 1}}, {Link: 1, NIC: NIC{Index: 2}}, {Link: 2, NIC: NIC{Index: 3}}}
+	lease := dhcp4.Lease{Address: pfx("198.51.100.50/24"), MAC: "m", MTU: 1000, Expires: 100 * time.Second,
+		Routes: []dhcp4.Route{
+			{Dst: pfx("0.0.0.0/0"), Gateway: ip("203.0.113.1")}, {Dst: pfx("192.0.2.0/24"), Gateway: ip("198.51.100.1")},
+			{Dst: pfx("192.0.2.9/32")}}}
+	assigned := []Assignment{{Link: 0, NIC: NIC{Index: 1, MAC: "m"}}, {Link: 1, NIC: NIC{Index: 2, MAC: "m"}}, {Link: 2,
+		NIC: NIC{Index: 3, MAC: "m"}}}
 	leases := map[string]dhcp4.Lease{"wan": lease, "lan": lease, "six": lease}
 	got := Want(plan, assigned, nil, leases, 40*time.Second)
 	if want := []Address{{Prefix: pfx("198.51.100.50/24"), Valid: time.Minute}}; !slices.Equal(got[0].Addresses, want) {
@@ -171,6 +173,11 @@ func TestWantLease(t *testing.T) {
 			t.Errorf("MTU of %s = %d; want %d", got[i].Name, got[i].MTU, want)
 		}
 	}
+	assigned[0].NIC.MAC = "n"
+	if got := Want(plan, assigned, nil, leases, 40*time.Second); len(got[0].Addresses) != 0 {
+		t.Errorf("another NIC was given the lease: %v", got[0].Addresses)
+	}
+	assigned[0].NIC.MAC = "m"
 	if got := Want(plan, assigned, nil, leases, 100*time.Second); len(got[0].Addresses) != 0 {
 		t.Errorf("at its end a lease still gives %v", got[0].Addresses)
 	}

@@ -85,7 +85,7 @@ func Want(plan Plan, assigned []Assignment, spare []NIC, leases map[string]dhcp4
 		for _, p := range l.Addresses {
 			w.Addresses = append(w.Addresses, Address{Prefix: p})
 		}
-		if lease, ok := leases[l.Name]; ok && lease.Expires > now {
+		if lease, ok := leases[l.Name]; ok && lease.MAC == a.NIC.MAC && lease.Expires > now {
 			w.lease(lease, l, uint32(a.Link), now)
 		}
 		want = append(want, w)

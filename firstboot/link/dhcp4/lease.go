@@ -17,6 +17,7 @@ import (
 type Lease struct {
 	Address  netip.Prefix  `json:"address"`
 	Server   netip.Addr    `json:"server"`
+	MAC      string        `json:"mac"` // whose it is, lower case with colons: another NIC must not use it
 	Routes   []Route       `json:"routes,omitempty"`
 	DNS      []netip.Addr  `json:"dns,omitempty"`
 	Domain   string        `json:"domain,omitempty"` // option 15; empty unless a clean DNS name

@@ -84,8 +84,11 @@ func (m *machine) take() []action {
 	return out
 }
 
-// restore starts with a lease from an earlier run of this program.
+// restore starts with a lease from an earlier run of this program. One of another NIC counts nothing.
 func (m *machine) restore(now time.Duration, l Lease) {
+	if l.MAC != m.cfg.MAC.String() {
+		return
+	}
 	if l.Expires <= now {
 		m.last = l.Address.Addr()
 		return
@@ -269,6 +272,7 @@ func (m *machine) answer(now time.Duration, msg *dhcpv4.DHCPv4) {
 // read parses an answer and says why it is not taken.
 func (m *machine) read(msg *dhcpv4.DHCPv4) (Lease, bool) {
 	l, err := parseLease(msg, m.cfg.inside(), m.cfg.minLease(), m.began)
+	l.MAC = m.cfg.MAC.String()
 	if err != nil {
 		m.do(action{log: fmt.Sprintf("answer from %s %v", server(msg), err)})
 	}

@@ -282,7 +282,7 @@ func TestRebindByAnotherServer(t *testing.T) {
 }
 
 func TestConfirmation(t *testing.T) {
-	kept := Lease{Address: netip.PrefixFrom(leased, 24), Server: serverA, Obtained: 500 * time.Second,
+	kept := Lease{Address: netip.PrefixFrom(leased, 24), Server: serverA, MAC: ourMAC.String(), Obtained: 500 * time.Second,
 		Renew: 2000 * time.Second, Rebind: 3000 * time.Second, Expires: 4000 * time.Second}
 	r := newRig(t)
 	r.m.restore(r.now, kept)
@@ -324,6 +324,11 @@ func TestConfirmation(t *testing.T) {
 	if m, _ := r.sent(); m.MessageType() != dhcpv4.MessageTypeDiscover {
 		t.Errorf("with an ended lease sends %s; want DISCOVER", m.MessageType())
 	}
+
+	r = newRig(t)
+	kept.MAC = otherMAC.String()
+	r.m.restore(r.now, kept)
+	r.want("restored another NIC's lease")
 }
 
 func TestWithoutCarrierALeaseEnds(t *testing.T) {

@@ -9,19 +9,14 @@ import (
 	"net/netip"
 	"os"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
-// Ethernet and ARP numbers (RFC 826).
 const (
-	macLen       = 6
-	hardwareEth  = 1
-	arpRequest   = 1
-	arpLen       = 28
+	macLen       = 6        // bytes of an Ethernet address
 	receiveQueue = 64 << 10 // bytes; a flood of answers must not take the guest's memory
 )
 
@@ -105,9 +100,6 @@ var answersOnly = []bpf.Instruction{
 	bpf.RetConstant{Val: 0},
 	bpf.RetConstant{Val: maxPacket},
 }
-
-// everything is for ARP, which the protocol of the socket already selects.
-var everything = []bpf.Instruction{bpf.RetConstant{Val: maxPacket}}
 
 // receive waits for a packet that came for us. summed says whether its UDP checksum can be checked.
 func (s *socket) receive(buf []byte) (packet []byte, summed bool, err error) {
@@ -232,87 +224,4 @@ func openSink(name string) *os.File {
 		return nil
 	}
 	return file
-}
-
-// Probing by ARP, as RFC 5227 section 2.1.1 does but faster: three probes within 0.6 s instead of up to 7 s, because
-// the whole guest waits for its uplink.
-const (
-	probes        = 3
-	probeInterval = 200 * time.Millisecond
-	announcements = 2
-)
-
-// probe asks whether another host on the link has addr, or is just about to take it. It takes 0.6 s.
-func probe(ctx context.Context, index int, mac net.HardwareAddr, addr netip.Addr) (conflict bool, err error) {
-	file, err := packetSocket(index, unix.ETH_P_ARP, everything)
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = file.Close() }()
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return false, err
-	}
-	buf := make([]byte, maxPacket)
-	for range probes {
-		if err := sendTo(file, arp(mac, netip.IPv4Unspecified(), addr), index, unix.ETH_P_ARP); err != nil {
-			return false, fmt.Errorf("sending ARP probe: %w", err)
-		}
-		if err := file.SetReadDeadline(time.Now().Add(probeInterval)); err != nil {
-			return false, err
-		}
-		for ctx.Err() == nil {
-			n, aux, from, err := recvmsg(raw, buf)
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				break
-			}
-			if err != nil {
-				return false, fmt.Errorf("receiving ARP: %w", err)
-			}
-			if ours(from, aux) && claims(buf[:n], mac, addr) {
-				return true, nil
-			}
-		}
-	}
-	return false, nil
-}
-
-// claims reports whether an ARP packet says that another host than mac has or probes for addr.
-func claims(p []byte, mac net.HardwareAddr, addr netip.Addr) bool {
-	if len(p) < arpLen || binary.BigEndian.Uint16(p) != hardwareEth || binary.BigEndian.Uint16(p[2:]) != unix.ETH_P_IP ||
-		p[4] != macLen || p[5] != 4 {
-		return false
-	}
-	if sender := net.HardwareAddr(p[8:14]); sender.String() == mac.String() {
-		return false
-	}
-	from, target := netip.AddrFrom4([4]byte(p[14:18])), netip.AddrFrom4([4]byte(p[24:28]))
-	probing := from.IsUnspecified() && binary.BigEndian.Uint16(p[6:]) == arpRequest
-	return from == addr || probing && target == addr
-}
-
-// announce tells the neighbours that addr is at mac now (RFC 5227 section 2.3).
-func announce(index int, mac net.HardwareAddr, addr netip.Addr) error {
-	file, err := packetSocket(index, unix.ETH_P_ARP, []bpf.Instruction{bpf.RetConstant{Val: 0}})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = file.Close() }()
-	for range announcements {
-		if err := sendTo(file, arp(mac, addr, addr), index, unix.ETH_P_ARP); err != nil {
-			return fmt.Errorf("sending ARP announcement: %w", err)
-		}
-	}
-	return nil
-}
-
-// arp is an ARP request (RFC 826).
-func arp(mac net.HardwareAddr, sender, target netip.Addr) []byte {
-	b := make([]byte, 0, arpLen)
-	b = binary.BigEndian.AppendUint16(b, hardwareEth)
-	b = binary.BigEndian.AppendUint16(b, unix.ETH_P_IP)
-	b = append(b, macLen, 4)
-	b = binary.BigEndian.AppendUint16(b, arpRequest)
-	b = append(append(b, mac...), sender.AsSlice()...)
-	return append(append(b, make([]byte, macLen)...), target.AsSlice()...)
 }
