@@ -1,0 +1,101 @@
+package link
+
+import (
+	"bytes"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"rempart/firstboot/child"
+	"rempart/firstboot/contract"
+	"rempart/firstboot/link/dhcp4"
+	"rempart/profiles"
+)
+
+// uplinkEnv is a guest with two uplinks and an inside, on an empty root.
+func uplinkEnv(t *testing.T) (*child.Env, *bytes.Buffer) {
+	var log bytes.Buffer
+	return &child.Env{
+		Root: t.TempDir(),
+		Log:  slog.New(slog.NewTextHandler(&log, nil)),
+		Profile: &profiles.Profile{Links: []profiles.Link{{Name: "wan", DHCP: true}, {Name: "wan2", DHCP: true},
+			{Name: "lan", Addresses: []netip.Prefix{pfx("10.10.10.1/24"), pfx("fd00::1/64")}}}},
+	}, &log
+}
+
+func aLease() dhcp4.Lease {
+	now := dhcp4.Now()
+	return dhcp4.Lease{Address: pfx("198.51.100.50/24"), Server: ip("198.51.100.1"), MAC: "02:00:00:00:00:0a",
+		DNS: []netip.Addr{ip("9.9.9.9")}, Routes: []dhcp4.Route{{Dst: pfx("192.0.2.0/24")}},
+		Obtained: now, Renew: now + time.Hour, Rebind: now + 2*time.Hour, Expires: now + 3*time.Hour}
+}
+
+func TestLeaseOutlivesTheProcess(t *testing.T) {
+	env, _ := uplinkEnv(t)
+	l := aLease()
+	u := newUplinks(env)
+	u.take(leaseChange{"wan", &l})
+	resolvFile := filepath.Join(env.Root, contract.ResolvPath)
+	if b, err := os.ReadFile(resolvFile); err != nil || !strings.HasSuffix(string(b), "nameserver 9.9.9.9\n") {
+		t.Errorf("resolv.conf = %q, %v", b, err)
+	}
+	again := newUplinks(env)
+	if got := again.current()["wan"]; !reflect.DeepEqual(got, l) {
+		t.Errorf("the next run knows %+v; want %+v", got, l)
+	}
+	if got := again.inside("wan2"); !slices.Contains(got, pfx("198.51.100.0/24")) || !slices.Contains(got,
+		pfx("10.10.10.0/24")) ||
+		len(got) != 2 {
+		t.Errorf("inside for wan2 = %v; want the IPv4 subnets of wan and lan", got)
+	}
+	if got := again.inside("wan"); !slices.Equal(got, []netip.Prefix{pfx("10.10.10.0/24")}) {
+		t.Errorf("inside for wan = %v; want that of lan", got)
+	}
+	again.take(leaseChange{"wan", nil})
+	if got := newUplinks(env).current(); len(got) != 0 {
+		t.Errorf("after its end the next run still knows %v", got)
+	}
+	if b, err := os.ReadFile(resolvFile); err != nil || strings.Contains(string(b), "9.9.9.9") {
+		t.Errorf("after the end resolv.conf = %q, %v", b, err)
+	}
+	if files, err := filepath.Glob(filepath.Join(env.Root, contract.LinkDir, ".*-*")); err != nil || len(files) != 0 {
+		t.Errorf("left behind: %v, %v", files, err)
+	}
+}
+
+func TestSpoiltLeaseFiles(t *testing.T) {
+	for name, edit := range map[string]func([]byte) []byte{
+		"empty":       func([]byte) []byte { return nil },
+		"cut short":   func(b []byte) []byte { return b[:len(b)/2] },
+		"not JSON":    func([]byte) []byte { return []byte("\x00\xff") },
+		"too large":   func(b []byte) []byte { return append(b, bytes.Repeat([]byte(" "), maxKept)...) },
+		"other link":  func(b []byte) []byte { return bytes.Replace(b, []byte(`"wan"`), []byte(`"wan2"`), 1) },
+		"no address":  func(b []byte) []byte { return bytes.Replace(b, []byte("198.51.100.50/24"), nil, 1) },
+		"bad address": func(b []byte) []byte { return bytes.Replace(b, []byte("198.51.100.50"), []byte("224.0.0.1"), 1) },
+		"IPv6 address": func(b []byte) []byte {
+			return bytes.Replace(b, []byte("198.51.100.50/24"), []byte("fd00::1/64"),
+				1)
+		},
+	} {
+		env, log := uplinkEnv(t)
+		u := newUplinks(env)
+		l := aLease()
+		u.take(leaseChange{"wan", &l})
+		b, err := os.ReadFile(u.leaseFile("wan"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(u.leaseFile("wan"), edit(b), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got := newUplinks(env).current(); len(got) != 0 || !strings.Contains(log.String(), "ignored a kept lease") {
+			t.Errorf("%s: the next run knows %v and said %q; want nothing and a warning", name, got, log)
+		}
+	}
+}
