@@ -27,21 +27,29 @@ func TestCompileRefuses(t *testing.T) {
 		{"zone on no link", func(p *profiles.Profile) { p.Zones[2].Members[0].Link = "gone" }, `there is no link "gone"`},
 		{"zones overlap", func(p *profiles.Profile) { p.Zones[1].Members = []profiles.Member{{Link: "lan0"}} },
 			"192.168.0.0/24 on link lan0 is in zone \"home\" too"},
-		{"admin from an external zone", func(p *profiles.Profile) { p.Admin.Zones = []string{"internet"} }, "must not be given the admin path"},
-		{"admin from nowhere", func(p *profiles.Profile) { p.Admin.Zones = []string{"gone"} }, `admin: there is no zone "gone"`},
-		{"rule from nowhere", func(p *profiles.Profile) { p.Policy[0].From = "gone"; p.Policy[0].At = pos }, `no zone "gone" (9:3)`},
-		{"rule without action", func(p *profiles.Profile) { p.Policy[0].Action = ""; p.Policy[0].At = pos }, "want accept, drop or reject (9:3)"},
+		{"admin from an external zone", func(p *profiles.Profile) { p.Admin.Zones = []string{"internet"} },
+			"must not be given the admin path"},
+		{"admin from nowhere", func(p *profiles.Profile) { p.Admin.Zones = []string{"gone"} },
+			`admin: there is no zone "gone"`},
+		{"rule from nowhere", func(p *profiles.Profile) { p.Policy[0].From = "gone"; p.Policy[0].At = pos },
+			`no zone "gone" (9:3)`},
+		{"rule without action", func(p *profiles.Profile) { p.Policy[0].Action = ""; p.Policy[0].At = pos },
+			"want accept, drop or reject (9:3)"},
 		{"self to self", func(p *profiles.Profile) { p.Policy[0].From = "self" }, "self -> self"},
-		{"ports of ping", func(p *profiles.Profile) { p.Policy[0].Matches[0].Ports = []profiles.PortRange{{First: 1, Last: 1}} },
-			"ports can be given for tcp and udp only"},
+		{"ports of ping", func(p *profiles.Profile) {
+			p.Policy[0].Matches[0].Ports = []profiles.PortRange{{First: 1, Last: 1}}
+		}, "ports can be given for tcp and udp only"},
 		{"unknown protocol", func(p *profiles.Profile) { p.Policy[0].Matches[0].Protocol = "sctp" }, `protocol "sctp"`},
-		{"ports upside down", func(p *profiles.Profile) { p.Forwards[0].Ports[0] = profiles.PortRange{First: 9, Last: 8} }, "ports 9-8"},
+		{"ports upside down", func(p *profiles.Profile) { p.Forwards[0].Ports[0] = profiles.PortRange{First: 9, Last: 8} },
+			"ports 9-8"},
 		{"forward of port 0", func(p *profiles.Profile) { p.Forwards[0].Ports[0] = profiles.PortRange{} }, "want 1 to 65535"},
 		{"forward above the last port", func(p *profiles.Profile) {
 			p.Forwards[0].Ports[0], p.Forwards[0].ToPort = profiles.PortRange{First: 1, Last: 100}, 65500
 		}, "would end above 65535"},
-		{"forward to itself", func(p *profiles.Profile) { p.Forwards[0].To = netip.MustParseAddr("10.9.0.1") }, "this machine's own address"},
-		{"forward to loopback", func(p *profiles.Profile) { p.Forwards[0].To = netip.MustParseAddr("127.0.0.1") }, "no address a connection"},
+		{"forward to itself", func(p *profiles.Profile) { p.Forwards[0].To = netip.MustParseAddr("10.9.0.1") },
+			"this machine's own address"},
+		{"forward to loopback", func(p *profiles.Profile) { p.Forwards[0].To = netip.MustParseAddr("127.0.0.1") },
+			"no address a connection"},
 		{"forward of ping", func(p *profiles.Profile) { p.Forwards[0].Protocol = profiles.Ping }, `protocol "ping"`},
 		{"forward with and without snat", func(p *profiles.Profile) {
 			f := p.Forwards[0]

@@ -159,7 +159,7 @@ func checkForward(p *profiles.Profile, f *profiles.Forward, bad func(profiles.Po
 	if f.Protocol != profiles.TCP && f.Protocol != profiles.UDP {
 		bad(f.At, "forward: protocol %q: want tcp or udp", f.Protocol)
 	}
-	if !f.To.IsValid() || f.To.IsUnspecified() || f.To.IsLoopback() || f.To.IsMulticast() || f.To.Is4In6() || f.To.Zone() != "" {
+	if a := f.To; !a.IsValid() || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.Is4In6() || a.Zone() != "" {
 		bad(f.At, "forward: %v is no address a connection can be sent to", f.To)
 	}
 	if len(f.Ports) == 0 {
@@ -236,21 +236,6 @@ func (c *compiler) finish() (Ruleset, error) {
 
 // families are the two halves of an inet table.
 var families = []bool{false, true}
-
-// version is 4 or 6, for names.
-func version(v6 bool) string {
-	if v6 {
-		return "6"
-	}
-	return "4"
-}
-
-func addrType(v6 bool) Type {
-	if v6 {
-		return TypeIPv6
-	}
-	return TypeIPv4
-}
 
 func srcField(v6 bool) Field {
 	if v6 {

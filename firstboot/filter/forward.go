@@ -32,7 +32,8 @@ func (c *compiler) output() {
 	if !slices.ContainsFunc(c.profile.Policy, func(r profiles.Rule) bool { return r.From == profiles.Self }) {
 		return
 	}
-	rules := Chain{Name: "output", Base: &Base{Type: "filter", Hook: Output, Priority: priorityFilter, Policy: VerdictAccept}}
+	rules := Chain{Name: "output",
+		Base: &Base{Type: "filter", Hook: Output, Priority: priorityFilter, Policy: VerdictAccept}}
 	rules.add("answers, and errors about known connections", Bits{CTState, ctEstablished | ctRelated}, accept)
 	rules.add("this machine talks to itself", Match{OIfName, []Range{ifName("lo")}}, accept)
 	c.neighbours(&rules)

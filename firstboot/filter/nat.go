@@ -11,7 +11,8 @@ import (
 // only an address of the very link it arrives by counts, so that no private address of this machine can be used
 // from outside; from the other zones any own address does, so that hosts inside can use the public one.
 func (c *compiler) destinationNAT() {
-	rules := Chain{Name: "dstnat", Base: &Base{Type: "nat", Hook: Prerouting, Priority: priorityDstNAT, Policy: VerdictAccept}}
+	rules := Chain{Name: "dstnat",
+		Base: &Base{Type: "nat", Hook: Prerouting, Priority: priorityDstNAT, Policy: VerdictAccept}}
 	for i := range c.profile.Zones {
 		z := &c.profile.Zones[i]
 		ch := Chain{Name: "dstnat/" + z.Name}
@@ -98,7 +99,8 @@ func (c *compiler) portMap(name string, p profiles.PortRange, to uint16) string 
 // sourceNAT gives connections this machine's own address as their source: forwards that ask for it, forwards whose
 // client sits in the same subnet as the server and would get its answers directly, and the masqueraded pairs.
 func (c *compiler) sourceNAT() {
-	rules := Chain{Name: "srcnat", Base: &Base{Type: "nat", Hook: Postrouting, Priority: prioritySrcNAT, Policy: VerdictAccept}}
+	rules := Chain{Name: "srcnat",
+		Base: &Base{Type: "nat", Hook: Postrouting, Priority: prioritySrcNAT, Policy: VerdictAccept}}
 	for _, z := range c.profile.Zones {
 		ch := Chain{Name: "srcnat/" + z.Name}
 		for i := range c.profile.Forwards {

@@ -74,7 +74,8 @@ func TestEverywhere(t *testing.T) {
 				t.Errorf("a default route leads to %v; want not", x)
 			}
 		}
-		for _, a := range []string{"1.1.1.1", "10.0.0.1", "192.168.0.1", "198.51.100.7", "2001:db8::7", "fd00::1", "64:ff9b::1"} {
+		for _, a := range []string{"1.1.1.1", "10.0.0.1", "192.168.0.1", "198.51.100.7",
+			"2001:db8::7", "fd00::1", "64:ff9b::1"} {
 			if x := netip.MustParseAddr(a); isV6(x) == v6 && !all.contains(x) {
 				t.Errorf("a default route does not lead to %v; want it to", x)
 			}

@@ -275,7 +275,8 @@ func (o outcome) String() string {
 	if p.Pass {
 		want = "pass"
 	}
-	return fmt.Sprintf("%s -> %s, %v -> %v %s %d, want %s (%s)", p.From, p.To, p.Src, p.Dst, p.Protocol, p.Port, want, p.Proves)
+	return fmt.Sprintf("%s -> %s, %v -> %v %s %d, want %s (%s)",
+		p.From, p.To, p.Src, p.Dst, p.Protocol, p.Port, want, p.Proves)
 }
 
 // nodes are the hosts and routers, each once.

@@ -23,8 +23,8 @@ import (
 
 // unseen are the rules that no packet of this test can show to be missing, each with the reason.
 var unseen = map[string]string{
-	"input: IPv6 multicast listener discovery": "only a querier on the wire would miss the reports; the bridge here asks nobody",
-	"input: default: in no zone":               "what reaches it was dropped as spoofed before; the policy of the chain is drop too",
+	"input: IPv6 multicast listener discovery": "only a querier would miss the reports; none is here",
+	"input: default: in no zone":               "such packets are spoofed; the chain's policy is drop too",
 	"forward: default: in no zone":             "the same",
 }
 
@@ -67,8 +67,9 @@ func sameZone() []filter.Probe {
 		{"dmz", "dmz0", "10.9.0.7", "10.9.0.9"}, {"home", "lan0", "fd00:192:168::7", "fd00:192:168::9"},
 		{"dmz", "dmz0", "fd00:10:9::7", "fd00:10:9::9"}} {
 		src, dst := netip.MustParseAddr(x[2]), netip.MustParseAddr(x[3])
-		out = append(out, filter.Probe{Proves: "default: " + x[0] + " -> " + x[0], From: x[0], To: x[0], Link: x[1], OutLink: x[1],
-			Src: src, Dst: dst, SeenDst: dst, SeenSrc: src, Protocol: profiles.UDP, Port: 4444, SeenPort: 4444})
+		out = append(out, filter.Probe{Proves: "default: " + x[0] + " -> " + x[0], From: x[0], To: x[0], Link: x[1],
+			OutLink: x[1],
+			Src:     src, Dst: dst, SeenDst: dst, SeenSrc: src, Protocol: profiles.UDP, Port: 4444, SeenPort: 4444})
 	}
 	return out
 }
@@ -291,7 +292,9 @@ func (l *lab) clamped(t *testing.T) bool {
 	rawConn, err := conn.(*stdnet.TCPConn).SyscallConn()
 	must(t, err)
 	size := 0
-	must(t, rawConn.Control(func(fd uintptr) { size, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG) }))
+	must(t, rawConn.Control(func(fd uintptr) {
+		size, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG)
+	}))
 	must(t, err)
 	return size <= small-40 // IPv4 and TCP headers without options
 }

@@ -69,6 +69,11 @@ func TestReload(t *testing.T) {
 	go func() {
 		defer close(loading)
 		for i := range reloads {
+			if i%5 == 4 { // a policy that the kernel refuses must not be noticed either
+				if err := kernel.Apply(ctx, refused(rules[0]), kernel.Options{NetNS: l.fw.fd}); err == nil {
+					t.Error("a jump to nowhere was applied")
+				}
+			}
 			if err := kernel.Apply(ctx, rules[(i+1)%2], kernel.Options{NetNS: l.fw.fd}); err != nil {
 				t.Errorf("reload %d: %v", i, err)
 			}
@@ -112,7 +117,15 @@ func TestReload(t *testing.T) {
 	if n := leaks(); n != 0 {
 		t.Errorf("%d forbidden datagrams passed during %d reloads; want 0", n, reloads)
 	}
-	t.Logf("%d reloads, %d connections, %d datagrams: nothing lost, nothing leaked", reloads, connections, sent())
+	t.Logf("%d reloads, %d connections, %d datagrams", reloads, connections, sent())
+}
+
+// refused is the rules with a last one that the kernel does not take.
+func refused(rs filter.Ruleset) filter.Ruleset {
+	table := rs.Tables[0]
+	table.Chains = append(append([]filter.Chain{}, table.Chains...), filter.Chain{Name: "refused", Rules: []filter.Rule{
+		{Do: []filter.Expr{filter.Verdict{Kind: filter.VerdictJump, Chain: "nowhere"}}}}})
+	return filter.Ruleset{Tables: []filter.Table{table}}
 }
 
 // withMoreRules is the profile with one harmless line more, so that reloading changes something.

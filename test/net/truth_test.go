@@ -80,8 +80,8 @@ func (r row) check(t *testing.T, cmd *exec.Cmd) {
 // openPorts is what nmap finds open, of all it is told to try.
 func (n *node) openPorts(t *testing.T, args ...string) []string {
 	t.Helper()
-	out, err := n.command("nmap", append([]string{"-n", "-Pn", "-T5", "--max-retries", "1", "--min-rate", "2000", "-oG", "-"},
-		args...)...).Output()
+	out, err := n.command("nmap", append([]string{"-n", "-Pn", "-T5", "--max-retries", "1", "--min-rate", "2000",
+		"-oG", "-"}, args...)...).Output()
 	if err != nil {
 		t.Fatalf("nmap %v: %v", args, err)
 	}
@@ -156,7 +156,8 @@ func TestTruthHomeFirewall(t *testing.T) {
 		{dmz6, "nc -6 -z -w 1 fd00:192:168::7 80", ""},
 		{dmz6, "ping -6 -c 1 -W 1 fd00:10:9::1", ""},
 	})
-	if got := l.at(t, internet).openPorts(t, "-S", "198.51.100.7", "-e", "eth0", "-sS", "-p", "1-1024", "192.168.0.101"); strings.Join(got, " ") != "80 443" {
+	got := l.at(t, internet).openPorts(t, "-S", "198.51.100.7", "-e", "eth0", "-sS", "-p", "1-1024", "192.168.0.101")
+	if strings.Join(got, " ") != "80 443" {
 		t.Errorf("nmap from the Internet finds %v open; want 80 443", got)
 	}
 	if got := l.at(t, dmz).openPorts(t, "-p", "1-1024", "10.9.0.1"); len(got) != 0 {

@@ -55,7 +55,8 @@ func OneArmed() *profiles.Profile {
 			{Name: "dmz0", Addresses: prefixes("10.9.0.1/24", "fd00:10:9::1/64"), At: line(6)},
 		},
 		Zones: []profiles.Zone{
-			{Name: "home", Members: []profiles.Member{{Link: "lan0", Prefixes: prefixes("192.168.0.0/24", "fd00:192:168::/64")}}},
+			{Name: "home", Members: []profiles.Member{{Link: "lan0",
+				Prefixes: prefixes("192.168.0.0/24", "fd00:192:168::/64")}}},
 			{Name: "internet", Members: []profiles.Member{{Link: "lan0", Rest: true}}, External: true},
 			{Name: "dmz", Members: on("dmz0")},
 		},
@@ -110,8 +111,8 @@ func Wide() *profiles.Profile {
 		},
 		Zones: []profiles.Zone{
 			{Name: "net", Members: on("up0"), External: true},
-			{Name: "staff", Members: []profiles.Member{{Link: "in.1", Prefixes: prefixes("10.1.1.0/24", "10.1.3.0/24", "fd00:1::1:0/112")},
-				{Link: "lab"}}},
+			{Name: "staff", Members: []profiles.Member{{Link: "in.1",
+				Prefixes: prefixes("10.1.1.0/24", "10.1.3.0/24", "fd00:1::1:0/112")}, {Link: "lab"}}},
 			{Name: "guests", Members: []profiles.Member{{Link: "in.1", Rest: true}}},
 			{Name: "servers", Members: on("srv-0")},
 		},

@@ -149,7 +149,8 @@ func culprit(ctx context.Context, steps []step, opts Options, cause error) error
 			bad = middle
 		}
 	}
-	return fmt.Errorf("apply policy: the kernel refuses %s: %w; the previous rules stay in force", steps[bad-1].what, cause)
+	return fmt.Errorf("apply policy: the kernel refuses %s: %w; the previous rules stay in force",
+		steps[bad-1].what, cause)
 }
 
 // onlyPoison tells whether a trial failed by its last message alone: ENOENT, once.

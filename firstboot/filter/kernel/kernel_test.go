@@ -164,7 +164,8 @@ func TestWholeFormEqualsText(t *testing.T) {
 		return filter.Range{First: b, Last: b}
 	}
 	jump := filter.Verdict{Kind: filter.VerdictJump, Chain: "sub"}
-	large := filter.Set{Name: "large", Key: []filter.Type{filter.TypeIfName, filter.TypeIPv4}, Map: filter.MapVerdict, Interval: true}
+	large := filter.Set{Name: "large", Key: []filter.Type{filter.TypeIfName, filter.TypeIPv4},
+		Map: filter.MapVerdict, Interval: true}
 	trees := filter.Set{Name: "trees", Key: []filter.Type{filter.TypeIPv4}, Interval: true}
 	for i := range 2000 {
 		hi, lo := byte(i>>8), byte(i)
@@ -181,14 +182,15 @@ func TestWholeFormEqualsText(t *testing.T) {
 				{Key: []filter.Range{name("lo")}, Verdict: filter.Verdict{Kind: filter.VerdictGoto, Chain: "sub"}}}},
 			{Name: "empty", Key: []filter.Type{filter.TypeIPv6}}},
 		Chains: []filter.Chain{
-			{Name: "base", Base: &filter.Base{Type: "filter", Hook: filter.Input, Policy: filter.VerdictDrop}, Rules: []filter.Rule{
-				{Do: []filter.Expr{filter.Lookup{Fields: []filter.Field{filter.IIfName}, Set: "links", Map: filter.MapVerdict}}},
-				{Do: []filter.Expr{filter.Lookup{Fields: []filter.Field{filter.IIfName, filter.IPSAddr}, Set: "large",
-					Map: filter.MapVerdict}}, Comment: "a \"quote\" and ü"},
-				{Do: []filter.Expr{filter.Lookup{Fields: []filter.Field{filter.IPDAddr}, Set: "trees"}, filter.Count{Name: "c"}}},
-				{Do: []filter.Expr{filter.Match{Field: filter.TCPDPort, Ranges: []filter.Range{
-					{First: []byte{0, 1}, Last: []byte{0, 9}}, {First: []byte{255, 0}, Last: []byte{255, 255}}}}, jump}},
-			}},
+			{Name: "base", Base: &filter.Base{Type: "filter", Hook: filter.Input, Policy: filter.VerdictDrop},
+				Rules: []filter.Rule{
+					{Do: []filter.Expr{filter.Lookup{Fields: []filter.Field{filter.IIfName}, Set: "links", Map: filter.MapVerdict}}},
+					{Do: []filter.Expr{filter.Lookup{Fields: []filter.Field{filter.IIfName, filter.IPSAddr}, Set: "large",
+						Map: filter.MapVerdict}}, Comment: "a \"quote\" and ü"},
+					{Do: []filter.Expr{filter.Lookup{Fields: []filter.Field{filter.IPDAddr}, Set: "trees"}, filter.Count{Name: "c"}}},
+					{Do: []filter.Expr{filter.Match{Field: filter.TCPDPort, Ranges: []filter.Range{
+						{First: []byte{0, 1}, Last: []byte{0, 9}}, {First: []byte{255, 0}, Last: []byte{255, 255}}}}, jump}},
+				}},
 			{Name: "sub", Rules: []filter.Rule{{Do: []filter.Expr{filter.Reject{}}, Comment: strings.Repeat("long ", 60)}}},
 		},
 	}}}
@@ -245,7 +247,8 @@ func TestApplyFails(t *testing.T) {
 		}, "the culprit (7:7)"},
 		{"masquerade outside nat", func(t *filter.Table) {
 			last := &t.Chains[len(t.Chains)-2]
-			*last = filter.Chain{Name: "late", Base: &filter.Base{Type: "filter", Hook: filter.Forward, Policy: filter.VerdictDrop},
+			*last = filter.Chain{Name: "late",
+				Base:  &filter.Base{Type: "filter", Hook: filter.Forward, Policy: filter.VerdictDrop},
 				Rules: []filter.Rule{{Do: []filter.Expr{filter.Masquerade{}}, Comment: "late culprit"}}}
 		}, "late culprit"},
 		{"elements twice in a map", func(t *filter.Table) {
@@ -273,7 +276,8 @@ func TestApplyRefused(t *testing.T) {
 	ns := namespace(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := kernel.Apply(ctx, compile(t, filtertest.Uplink()), kernel.Options{NetNS: ns}); !errors.Is(err, context.Canceled) {
+	err := kernel.Apply(ctx, compile(t, filtertest.Uplink()), kernel.Options{NetNS: ns})
+	if !errors.Is(err, context.Canceled) {
 		t.Errorf("Apply with a cancelled context = %v; want context.Canceled", err)
 	}
 	if got := nft(t, ns, "", "list", "ruleset"); got != "" {

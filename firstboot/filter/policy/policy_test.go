@@ -135,7 +135,8 @@ func TestFailureStaysClosed(t *testing.T) {
 			p := filtertest.OneArmed()
 			alone(t, func() {
 				said, err := told(t, p, test.compile)
-				if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "traffic stays blocked") {
+				if err == nil || !strings.Contains(err.Error(), test.want) ||
+					!strings.Contains(err.Error(), "traffic stays blocked") {
 					t.Errorf("error = %v; want one that names %q and says that traffic stays blocked", err, test.want)
 				}
 				if len(said) != 2 || said[0] != "policy closed" || !strings.HasPrefix(said[1], "failure ") {
