@@ -231,6 +231,25 @@ func TestGuestBecomesReady(t *testing.T) {
 	}
 }
 
+// TestQuietWhenNothingHappens: a report is written for a change, not for its own sake.
+func TestQuietWhenNothingHappens(t *testing.T) {
+	g := startGuest(t, "", oneLink())
+	g.wait(t, "READY", func(r contract.Report) bool { return r.Ready && r.Root.Scrubbed })
+	time.Sleep(500 * time.Millisecond) // the end of the scrub's process is a change
+	file := filepath.Join(g.root, contract.ReportPath)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	// A change of memory alone would be written if anything asked for a report.
+	if err := os.WriteFile(filepath.Join(g.root, "proc/meminfo"), []byte("MemTotal: 7 kB\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(500 * time.Millisecond)
+	if b, err := os.ReadFile(file); err == nil {
+		t.Errorf("a report without a change: %s", b)
+	}
+}
+
 func TestKilledChildIsBack(t *testing.T) {
 	g := startGuest(t, "", oneLink())
 	g.wait(t, "READY", func(r contract.Report) bool { return r.Ready })
@@ -281,51 +300,7 @@ func TestInjections(t *testing.T) {
 	})
 }
 
-func TestRequests(t *testing.T) {
-	for request, want := range map[string]int{
-		`{"verb":"poweroff"}`: syscall.LINUX_REBOOT_CMD_POWER_OFF,
-		`{"verb":"reboot"}`:   syscall.LINUX_REBOOT_CMD_RESTART,
-	} {
-		t.Run(request, func(t *testing.T) {
-			g := startGuest(t, "", oneLink())
-			if err := os.WriteFile(filepath.Join(g.root, "host"), []byte(request), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			select {
-			case got := <-g.ended:
-				if got != want {
-					t.Errorf("reboot(%#x); want %#x", got, want)
-				}
-			case <-time.After(30 * time.Second):
-				t.Fatal("the guest does not end")
-			}
-			for _, s := range g.sup.States() {
-				if s.PID != 0 {
-					t.Errorf("%s still runs as %d", s.Name, s.PID)
-				}
-			}
-		})
-	}
-}
-
-func TestSignals(t *testing.T) {
-	for command, want := range map[string]ending{"poweroff": powerOff, "reboot": restart, "halt": halt} {
-		sig, ok := SignalFor(command)
-		if !ok {
-			t.Fatalf("SignalFor(%s) is unknown", command)
-		}
-		signals := make(chan os.Signal, 1)
-		signals <- sig
-		if got := (&guest{}).waitForStop(signals); got != want {
-			t.Errorf("%s ends in %+v; want %+v", command, got, want)
-		}
-	}
-	if _, ok := SignalFor("init"); ok {
-		t.Error("SignalFor(init) is known")
-	}
-}
-
-func TestBadProfileDoesNotStopPID1(t *testing.T) {
+func TestPanicDoesNotStopPID1(t *testing.T) {
 	g := startGuest(t, "", oneLink())
 	g.wait(t, "READY", func(r contract.Report) bool { return r.Ready })
 	err := g.guarded("test", func() error { panic("a fault") })

@@ -65,7 +65,11 @@ func (g *guest) startChild(spec child.Spec, starts int) (*supervise.Process, err
 	}
 	ready := make(chan struct{}, 1)
 	go g.guardedReader(spec, "log", func() { g.readLog(spec, pipes.logR) })
-	go g.guardedReader(spec, "messages", func() { g.readTold(spec, pipes.tellR, ready) })
+	heard := make(chan struct{})
+	go func() {
+		defer close(heard)
+		g.guardedReader(spec, "messages", func() { g.readTold(spec, pipes.tellR, ready) })
+	}()
 	var fd *feed
 	if spec.Feed {
 		fd = g.addFeed(spec.Name, pipes.feedW)
@@ -74,6 +78,11 @@ func (g *guest) startChild(spec child.Spec, starts int) (*supervise.Process, err
 		Signal: func(sig syscall.Signal, group bool) error { return g.reaper.Signal(p.PID, sig, group) },
 		Ended: func() {
 			_ = syscall.Kill(-p.PID, syscall.SIGKILL) // whatever it started ends with it
+			// Its last words may still be in the pipe; nobody else can hold that open for long.
+			select {
+			case <-heard:
+			case <-time.After(lastWords):
+			}
 			if fd != nil {
 				g.removeFeed(spec.Name, fd)
 			}

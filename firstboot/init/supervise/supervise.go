@@ -161,7 +161,14 @@ func (s *Supervisor) Start() {
 }
 
 // Open lets the children with AfterReady start. More than once is harmless.
-func (s *Supervisor) Open() { s.update(func() { s.open = true }) }
+func (s *Supervisor) Open() {
+	s.mu.Lock()
+	open := s.open
+	s.mu.Unlock()
+	if !open { // a second time is no change, and must not look like one
+		s.update(func() { s.open = true })
+	}
+}
 
 // States returns what each child is doing, in start order.
 func (s *Supervisor) States() []contract.ChildState {

@@ -1,0 +1,53 @@
+package pid1
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestRequests(t *testing.T) {
+	for request, want := range map[string]int{
+		`{"verb":"poweroff"}`: syscall.LINUX_REBOOT_CMD_POWER_OFF,
+		`{"verb":"reboot"}`:   syscall.LINUX_REBOOT_CMD_RESTART,
+	} {
+		t.Run(request, func(t *testing.T) {
+			g := startGuest(t, "", oneLink())
+			if err := os.WriteFile(filepath.Join(g.root, "host"), []byte(request), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case got := <-g.ended:
+				if got != want {
+					t.Errorf("reboot(%#x); want %#x", got, want)
+				}
+			case <-time.After(30 * time.Second):
+				t.Fatal("the guest does not end")
+			}
+			for _, s := range g.sup.States() {
+				if s.PID != 0 {
+					t.Errorf("%s still runs as %d", s.Name, s.PID)
+				}
+			}
+		})
+	}
+}
+
+func TestSignals(t *testing.T) {
+	for command, want := range map[string]ending{"poweroff": powerOff, "reboot": restart, "halt": halt} {
+		sig, ok := SignalFor(command)
+		if !ok {
+			t.Fatalf("SignalFor(%s) is unknown", command)
+		}
+		signals := make(chan os.Signal, 1)
+		signals <- sig
+		if got := (&guest{}).waitForStop(signals); got != want {
+			t.Errorf("%s ends in %+v; want %+v", command, got, want)
+		}
+	}
+	if _, ok := SignalFor("init"); ok {
+		t.Error("SignalFor(init) is known")
+	}
+}
