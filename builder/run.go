@@ -205,7 +205,8 @@ func plug(p *profiles.Profile, nets []string) (map[string]hypervisor.Backend, er
 			return nil, usageError{fmt.Sprintf("--net %s: want LINK=WHAT", n)}
 		}
 		if _, ok := known[link]; !ok {
-			return nil, usageError{fmt.Sprintf("--net %s: %s has no link %q; it has %s", n, p.Name, link, strings.Join(names, ", "))}
+			return nil, usageError{fmt.Sprintf("--net %s: %s has no link %q; it has %s", n, p.Name, link,
+				strings.Join(names, ", "))}
 		}
 		b, err := hypervisor.ParseBackend(what)
 		if err != nil {

@@ -216,7 +216,32 @@ func tcpdump(t *testing.T, path string) {
 	if _, err := exec.LookPath("tcpdump"); err != nil {
 		t.Fatal("tcpdump is missing; install it with `apt install tcpdump`")
 	}
-	if out, err := exec.Command("tcpdump", "-nnr", path).CombinedOutput(); err != nil || !strings.Contains(string(out), "IP") {
+	out, err := exec.Command("tcpdump", "-nnr", path).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "IP") {
 		t.Errorf("tcpdump -r %s = %v, %.300s; want IP packets", path, err, out)
+	}
+}
+
+// A guest that is given its address by the bench's provider is judged by that address.
+func TestUplinkByDHCP(t *testing.T) {
+	b, g, p := rig(t, "dhcp-uplink")
+	rules, err := filter.Compile(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.pipe(t, rules.Text(), "nft", "-f", "-")
+	wan := b.links["wan"]
+	g.sh(t, "ip", "address", "add", wan.own[0].String(), "dev", "wan") // what a client makes of the lease
+	g.start(t, p)
+	g.sh(t, "ip", "route", "add", "default", "via", wan.gateways[false].String(), "dev", "wan")
+	for _, probe := range b.Probes() {
+		if !probe.Dst.IsValid() || !probe.SeenSrc.IsValid() || !probe.SeenDst.IsValid() {
+			t.Errorf("probe %+v; want every address filled in", probe)
+		}
+	}
+	if r := run(t, b); !r.OK() {
+		var out strings.Builder
+		r.Table(&out, false)
+		t.Errorf("report of a right policy is\n%s\nwant all right", out.String())
 	}
 }

@@ -158,7 +158,8 @@ func (b *Bench) Run(ctx context.Context) (Report, error) {
 			block = append(block, i)
 		}
 	}
-	first, last, blocked := make([]*attempt, len(b.probes)), make([]*attempt, len(b.probes)), make([]*attempt, len(b.probes))
+	n := len(b.probes)
+	first, blocked, last := make([]*attempt, n), make([]*attempt, n), make([]*attempt, n)
 	b.each(ctx, pass, first)
 	b.each(ctx, block, blocked)
 	b.each(ctx, pass, last)

@@ -14,7 +14,8 @@ import (
 // leases are the subnets a provider's DHCP may give an address from: carrier-grade NAT's (RFC 6598), which no profile
 // should use itself; the first that this one does not.
 var leases = []netip.Prefix{
-	netip.MustParsePrefix("100.64.7.0/24"), netip.MustParsePrefix("100.100.7.0/24"), netip.MustParsePrefix("100.127.7.0/24"),
+	netip.MustParsePrefix("100.64.7.0/24"), netip.MustParsePrefix("100.100.7.0/24"),
+	netip.MustParsePrefix("100.127.7.0/24"),
 }
 
 const (

@@ -52,8 +52,10 @@ func (s *Segment) NewHost(name string, mac net.HardwareAddr, addresses []netip.P
 	st := stack.New(stack.Options{
 		NetworkProtocols: []stack.NetworkProtocolFactory{arp.NewProtocol, ipv4.NewProtocol,
 			ipv6.NewProtocolWithOptions(ipv6.Options{
-				AutoGenLinkLocal: true,                                               // neighbour discovery of some systems insists on it
-				DADConfigs:       stack.DADConfigurations{DupAddrDetectTransmits: 0}, // addresses work at once
+				// Neighbour discovery of some systems insists on a link-local address; without duplicate
+				// address detection all addresses work at once.
+				AutoGenLinkLocal: true,
+				DADConfigs:       stack.DADConfigurations{DupAddrDetectTransmits: 0},
 			})},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol,
 			icmp.NewProtocol4, icmp.NewProtocol6},

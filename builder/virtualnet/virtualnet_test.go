@@ -101,7 +101,8 @@ func (r *fakeRouter) serve(side int) {
 			return
 		}
 		const arpRequest = 42 // bytes: Ethernet and RFC 826
-		if len(f) >= arpRequest && f[12] == 8 && f[13] == 6 && f[21] == 1 && netip.AddrFrom4([4]byte(f[38:42])) == r.addrs[side] {
+		if len(f) >= arpRequest && f[12] == 8 && f[13] == 6 && f[21] == 1 &&
+			netip.AddrFrom4([4]byte(f[38:42])) == r.addrs[side] {
 			reply := append([]byte(nil), f[:arpRequest]...)
 			copy(reply[0:6], f[6:12])
 			copy(reply[6:12], r.macs[side])
@@ -222,13 +223,15 @@ func FuzzDissect(f *testing.F) {
 		if err == nil && (!d.Src.IsValid() || !d.Dst.IsValid() || len(d.Payload) > len(frame)) {
 			t.Errorf("Dissect(%x) = %+v; want addresses and a payload inside the frame", frame, d)
 		}
-		(Lease{Address: netip.MustParsePrefix("192.0.2.2/24"), Server: netip.MustParseAddr("192.0.2.1")}).answer(frame, mac(1))
+		lease := Lease{Address: netip.MustParsePrefix("192.0.2.2/24"), Server: netip.MustParseAddr("192.0.2.1")}
+		lease.answer(frame, mac(1))
 	})
 }
 
 // Frames made by hand say what they were told to, and a host's stack, which checks every checksum, takes them.
 func TestDatagram(t *testing.T) {
-	for _, family := range []struct{ host, peer string }{{"192.0.2.1/24", "192.0.2.9"}, {"2001:db8::1/64", "2001:db8::9"}} {
+	for _, family := range []struct{ host, peer string }{{"192.0.2.1/24", "192.0.2.9"},
+		{"2001:db8::1/64", "2001:db8::9"}} {
 		s := NewSegment("lan", quiet())
 		newHost(t, s, 1, nil, family.host)
 		answers := make(chan Dissection, 16)
@@ -270,7 +273,8 @@ func TestDatagram(t *testing.T) {
 func TestServeDHCP(t *testing.T) {
 	s := NewSegment("wan", quiet())
 	defer s.Close()
-	lease := Lease{Address: netip.MustParsePrefix("192.0.2.101/24"), Server: netip.MustParseAddr("192.0.2.1"), Time: time.Hour}
+	lease := Lease{Address: netip.MustParsePrefix("192.0.2.101/24"), Server: netip.MustParseAddr("192.0.2.1"),
+		Time: time.Hour}
 	s.ServeDHCP(lease, mac(1))
 	got := make(chan *dhcpv4.DHCPv4, 4)
 	s.attach(&port{deliver: func(frame []byte) {

@@ -47,7 +47,8 @@ const (
 
 // Choose turns what a person asked for into an accelerator that works, and a sentence that says why. With KVM asked
 // for by name it fails when a guest does not run on it.
-func Choose(ctx context.Context, in Installation, arch string, want hypervisor.Accel) (hypervisor.Accel, string, error) {
+func Choose(ctx context.Context, in Installation, arch string, want hypervisor.Accel) (
+	hypervisor.Accel, string, error) {
 	if want == hypervisor.TCG {
 		return hypervisor.TCG, "asked for", nil
 	}

@@ -29,14 +29,14 @@ var flashPairs = map[string][]flashPair{
 		{"edk2-ovmf/x64/OVMF_CODE.fd", "edk2-ovmf/x64/OVMF_VARS.fd", hypervisor.Raw},       // Arch, older
 		{"qemu/ovmf-x86_64-code.bin", "qemu/ovmf-x86_64-vars.bin", hypervisor.Raw},         // openSUSE
 		{"edk2-ovmf/OVMF_CODE.fd", "edk2-ovmf/OVMF_VARS.fd", hypervisor.Raw},               // Gentoo, Alpine
-		{"qemu/edk2-x86_64-code.fd", "qemu/edk2-i386-vars.fd", hypervisor.Raw},             // QEMU's own build
+		{"qemu/edk2-x86_64-code.fd", "qemu/edk2-i386-vars.fd", hypervisor.Raw},             // QEMU's
 	},
 	"arm64": {
 		{"AAVMF/AAVMF_CODE.no-secboot.fd", "AAVMF/AAVMF_VARS.fd", hypervisor.Raw},                            // Debian 13
-		{"AAVMF/AAVMF_CODE.fd", "AAVMF/AAVMF_VARS.fd", hypervisor.Raw},                                       // Debian, Ubuntu
+		{"AAVMF/AAVMF_CODE.fd", "AAVMF/AAVMF_VARS.fd", hypervisor.Raw},                                       // Debian
 		{"edk2/aarch64/QEMU_EFI-silent-pflash.raw", "edk2/aarch64/vars-template-pflash.raw", hypervisor.Raw}, // Fedora
 		{"edk2/aarch64/QEMU_CODE.fd", "edk2/aarch64/QEMU_VARS.fd", hypervisor.Raw},                           // Arch
-		{"qemu/edk2-aarch64-code.fd", "qemu/edk2-arm-vars.fd", hypervisor.Raw},                               // QEMU's own build
+		{"qemu/edk2-aarch64-code.fd", "qemu/edk2-arm-vars.fd", hypervisor.Raw},                               // QEMU's
 	},
 }
 

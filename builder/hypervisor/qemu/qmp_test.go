@@ -116,7 +116,8 @@ func TestReadReports(t *testing.T) {
 	if err := ReadReports(strings.NewReader(in), func(r contract.Report) { got = append(got, r) }); err != nil {
 		t.Fatal(err)
 	}
-	if len(got) != 2 || got[0].Name != "fw\ufffd[2J" || got[0].Failures[0] != "a\ufffdb" || got[0].Links[0].Addresses[0] != "1\ufffd" {
+	if len(got) != 2 || got[0].Name != "fw\ufffd[2J" || got[0].Failures[0] != "a\ufffdb" ||
+		got[0].Links[0].Addresses[0] != "1\ufffd" {
 		t.Errorf("ReadReports = %+v; want two reports with their control characters replaced", got)
 	}
 	many := `{"warnings":["` + strings.Repeat(`","`, maxEntries) + `"]}`

@@ -168,7 +168,8 @@ func TestFindFlash(t *testing.T) {
 		"OVMF/OVMF_CODE.fd": {}, // without its variables it is of no use
 	}
 	got, err := FindFlash(fsys, "amd64")
-	if want := (hypervisor.Flash{Code: "OVMF/OVMF_CODE_4M.fd", Vars: "OVMF/OVMF_VARS_4M.fd", Format: hypervisor.Raw}); err != nil || got != want {
+	want := hypervisor.Flash{Code: "OVMF/OVMF_CODE_4M.fd", Vars: "OVMF/OVMF_VARS_4M.fd", Format: hypervisor.Raw}
+	if err != nil || got != want {
 		t.Errorf("FindFlash = %+v, %v; want %+v", got, err, want)
 	}
 	if _, err := FindFlash(fstest.MapFS{}, "amd64"); err == nil || !strings.Contains(err.Error(), "apt install ovmf") {
