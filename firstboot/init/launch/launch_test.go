@@ -20,6 +20,13 @@ const probeVariable = "LAUNCH_TEST_PROBE"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(probeVariable); dir != "" {
+		if sysctl, ok := strings.CutPrefix(dir, "later:"); ok {
+			fmt.Println("up")
+			_, _ = os.Stdin.Read(make([]byte, 1))
+			_, err := os.ReadFile(sysctl)
+			fmt.Println("read", err)
+			os.Exit(0)
+		}
 		sayWhatIsAllowed(dir)
 		os.Exit(0)
 	}
@@ -217,5 +224,54 @@ func line(text, key string) string {
 func TestStartOfNothing(t *testing.T) {
 	if _, err := NewReaper().Start(Command{Path: "/nonexistent", Args: []string{"x"}}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Start of a program that is not there = %v; want ErrNotExist", err)
+	}
+}
+
+// TestSysctlOutlivesItsName: when memory is short the kernel forgets names of procfs, and with a name the inode that a
+// rule of Landlock holds. A child must keep what it was given.
+func TestSysctlOutlivesItsName(t *testing.T) {
+	needRoot(t)
+	const forget = "/proc/sys/vm/drop_caches" // 2: dentries and inodes nobody uses
+	if LandlockABI() == 0 {
+		t.Skip("NOT TESTED: this kernel has no Landlock")
+	}
+	inR, inW, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inW.Close()
+	outR, outW, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer outR.Close()
+	reaper := NewReaper()
+	ctx, stop := context.WithCancel(context.Background())
+	reaping := make(chan struct{})
+	go func() { reaper.Run(ctx); close(reaping) }()
+	defer func() { stop(); <-reaping }()
+	p, err := reaper.Start(Command{Path: copyOfSelf(t, place(t)), Args: []string{"probe"},
+		Env:   []string{probeVariable + "=later:/proc/sys/net/ipv4/ip_forward"},
+		Files: []*os.File{inR, outW, outW}, Confine: true, UID: 977,
+		Read: []string{"/proc/sys/net"}, Exec: []string{"/lib", "/lib64", "/usr/lib"}})
+	inR.Close()
+	outW.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := outR.Read(make([]byte, 3)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(forget, []byte("2"), 0); err != nil {
+		t.Skipf("NOT TESTED: caches cannot be dropped here: %v", err)
+	}
+	inW.Close()
+	out, err := io.ReadAll(outR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-p.Done
+	if !strings.Contains(string(out), "read <nil>") {
+		t.Errorf("after its name was forgotten: %s", out)
 	}
 }

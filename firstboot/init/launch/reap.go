@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -16,6 +18,7 @@ import (
 type Reaper struct {
 	mu      sync.Mutex // held from before a fork until its process is known, so that no end is missed
 	running map[int]chan<- unix.WaitStatus
+	pinned  map[string]int // see pin
 }
 
 // Process is a started process.
@@ -25,12 +28,17 @@ type Process struct {
 }
 
 // NewReaper returns a reaper that knows no process; Run makes it work.
-func NewReaper() *Reaper { return &Reaper{running: map[int]chan<- unix.WaitStatus{}} }
+func NewReaper() *Reaper {
+	return &Reaper{running: map[int]chan<- unix.WaitStatus{}, pinned: map[string]int{}}
+}
 
 // Start starts a command.
 func (r *Reaper) Start(c Command) (*Process, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if c.Confine {
+		r.pin(c)
+	}
 	result, err := forkExec(c)
 	if err != nil {
 		return nil, err
@@ -38,6 +46,21 @@ func (r *Reaper) Start(c Command) (*Process, error) {
 	done := make(chan unix.WaitStatus, 1)
 	r.running[result.PID] = done
 	return &Process{Result: result, Done: done}, nil
+}
+
+// pin keeps a reference to every path of procfs that a rule of Landlock names. A rule holds an inode, and procfs makes
+// a new inode for the same path once memory was short and the old name was dropped from the dentry cache
+// (fs/proc/proc_sysctl.c proc_sys_lookup): a confined child would lose its sysctls in the very moment memory is short.
+// An open descriptor keeps the name, and so the inode. Paths come from the children's specs, so there are few.
+func (r *Reaper) pin(c Command) {
+	for _, path := range slices.Concat(c.Read, c.Write) {
+		if _, ok := r.pinned[path]; ok || !strings.HasPrefix(path, "/proc/") {
+			continue
+		}
+		if fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0); err == nil {
+			r.pinned[path] = fd
+		}
+	}
 }
 
 // Run reaps until ctx is done.
