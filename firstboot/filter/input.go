@@ -8,10 +8,10 @@ import (
 
 // Counters that belong to no pair of zones.
 const (
-	counterSpoofed = "spoofed" // entered by a link its source address does not belong to
-	counterInvalid = "invalid" // fits no connection
-	counterClosed  = "closed"  // stopped by the closed rules
-	counterNoZone  = "nozone"  // from or to an address that is in no zone
+	counterSpoofed = "spoofed"  // entered by a link its source address does not belong to
+	counterInvalid = ".invalid" // fits no connection; after the name of the chain
+	counterClosed  = "closed"   // stopped by the closed rules
+	counterNoZone  = "nozone"   // from or to an address that is in no zone
 )
 
 // antispoof drops what enters by a link its source does not belong to. It stands before connection tracking:
@@ -83,7 +83,7 @@ func (c *compiler) clamp() {
 // known lets what belongs to a connection pass and drops what fits none.
 func (c *compiler) known(ch *Chain) {
 	ch.add("answers, and errors about known connections", Bits{CTState, ctEstablished | ctRelated}, accept)
-	ch.add("fits no connection", Bits{CTState, ctInvalid}, c.counter(counterInvalid), drop)
+	ch.add("fits no connection", Bits{CTState, ctInvalid}, c.counter(ch.Name+counterInvalid), drop)
 }
 
 // input is what may reach this machine.
