@@ -19,13 +19,13 @@
 //
 // # Why addresses and links are compared one by one
 //
-// A policy is replaced in one transaction, and no packet may be lost over it. Between the moment the kernel makes the
-// new rules visible and the moment it takes the old base chains down, both run, and both must come to the right
-// answer. Rules do, but the elements of old maps are gone from the first moment on (nft_map_deactivate), and new sets
-// with ranges are filled only after the rules that use them are visible. With verdict maps, concatenated ranges
-// (pipapo) or ranges (rbtree) on the way, one datagram in a stream of 10,000 a second was lost at each reload; with
-// comparisons none. They are few: one for each link and one for each range of that link, and only new connections
-// meet them. Lists in a line of the policy are sets all the same: there a lost first packet is sent again.
+// A policy is replaced in one transaction, and no packet may be lost over it. Measured on Linux 6.18 with a stream of
+// 2,000 to 5,000 datagrams a second and twenty reloads: with verdict maps, concatenated ranges (pipapo) or sets of
+// ranges (rbtree) on the way, between 2 and 19 datagrams and up to 6 of 1,000 first packets of connections were lost;
+// with plain comparisons none. While old and new rules change places lookups in the sets of either can miss, it
+// seems; rules do not. Comparisons are few: one for each link and one for each range of that link, and but for those
+// of the source only new connections meet them. Lists in a line of the policy are sets all the same: a lost first
+// packet is sent again.
 //
 // # What it deliberately does not do
 //
