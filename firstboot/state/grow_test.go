@@ -37,7 +37,7 @@ func TestGrow(t *testing.T) {
 		grown, err := Grow(dir, r.Bytes)
 		if errors.Is(err, unix.EPERM) {
 			run1(t, "umount", dir)
-			t.Skip("NOT TESTED: this root lacks CAP_SYS_RESOURCE, which growing a filesystem needs; the boot tests grow one")
+			t.Skip("NOT TESTED: this root lacks CAP_SYS_RESOURCE, which growing a mounted filesystem needs")
 		}
 		if !grown || err != nil {
 			t.Errorf("Grow(%d) = %v, %v; want it grown", r.Bytes, grown, err)
