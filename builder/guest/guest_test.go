@@ -24,7 +24,8 @@ func TestReadProfile(t *testing.T) {
 	if err != nil || got.Name != p.Name || len(got.Links) != len(p.Links) {
 		t.Errorf("readProfile = %+v, %v; want %s", got, err, p.Name)
 	}
-	for name, root := range map[string]fstest.MapFS{"no file": {}, "junk": {"etc/rempart/profile.json": {Data: []byte("{")}},
+	for name, root := range map[string]fstest.MapFS{"no file": {},
+		"junk":      {"etc/rempart/profile.json": {Data: []byte("{")}},
 		"too large": {"etc/rempart/profile.json": {Data: make([]byte, maxProfile+1)}}} {
 		if p, err := readProfile(root); err == nil {
 			t.Errorf("readProfile of %s = %+v; want an error", name, p)
@@ -73,7 +74,8 @@ func TestStatePath(t *testing.T) {
 func TestLinks(t *testing.T) {
 	p := &profiles.Profile{Links: []profiles.Link{{Name: "wan", MAC: "02:00:00:aa:bb:cc"}, {Name: "lan"}}}
 	nics, err := Links("fw", p)
-	if err != nil || nics[0].MAC.String() != "02:00:00:aa:bb:cc" || !strings.HasPrefix(nics[1].MAC.String(), "00:16:3e:") {
+	if err != nil || nics[0].MAC.String() != "02:00:00:aa:bb:cc" ||
+		!strings.HasPrefix(nics[1].MAC.String(), "00:16:3e:") {
 		t.Errorf("Links = %v, %v; want the profile's address first and a derived one second", nics, err)
 	}
 }

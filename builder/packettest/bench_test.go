@@ -154,6 +154,7 @@ func (g *kernelGuest) tap(t *testing.T, name string) net.Conn {
 // rig is a bench with a namespace in it, for a profile.
 func rig(t *testing.T, name string) (*Bench, *kernelGuest, *profiles.Profile) {
 	t.Helper()
+	t.Parallel() // each has a namespace of its own, and mostly waits
 	p, err := profiles.Load(name)
 	if err != nil {
 		t.Fatal(err)

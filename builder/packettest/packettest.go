@@ -143,8 +143,8 @@ const (
 	silence = 1200 * time.Millisecond
 	// settle is how long stragglers are watched for after the last control.
 	settle = 200 * time.Millisecond
-	// crowd is how many flows are tried at once: a NIC's queue holds 256 packets, a guest of 128 MB more than this.
-	crowd = 24
+	// crowd is how many flows are tried at once: a fourth of what a NIC's queue holds, 256 packets.
+	crowd = 64
 )
 
 // Run tries every flow and judges. The guest must be ready.

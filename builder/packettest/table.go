@@ -3,6 +3,7 @@ package packettest
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -14,6 +15,19 @@ const (
 	faint  = "\x1b[2m"
 	normal = "\x1b[0m"
 )
+
+// grouped are the rows with those of one pair of zones together, pairs in the order of their first row.
+func (r Report) grouped() []Row {
+	order := map[string]int{}
+	for _, row := range r.Rows {
+		if _, known := order[row.Flow]; !known {
+			order[row.Flow] = len(order)
+		}
+	}
+	rows := slices.Clone(r.Rows)
+	slices.SortStableFunc(rows, func(a, b Row) int { return order[a.Flow] - order[b.Flow] })
+	return rows
+}
 
 // Table prints the report for people: flow, expected, seen, one line each, under a heading for each pair of zones.
 // With colour it uses the terminal's; without, it is plain text for a log.
@@ -35,7 +49,7 @@ func (r Report) Table(w io.Writer, colour bool) error {
 	line("FLOW", "EXPECTED", "SEEN")
 	out.WriteByte('\n')
 	heading := ""
-	for _, row := range r.Rows {
+	for _, row := range r.grouped() {
 		if row.Flow != heading {
 			heading = row.Flow
 			fmt.Fprintf(&out, "%s\n", paint(bold, heading))
