@@ -28,8 +28,8 @@ help:
 # The guest's programs first: they are embedded in rempart.
 guest:
 	@for arch in $(ARCHES); do \
-	  GOOS=linux GOARCH=$$arch go build -ldflags '$(LDFLAGS)' -o $(EMBEDDED)/bootstage-$$arch ./firstboot/boot && \
-	  GOOS=linux GOARCH=$$arch go build -ldflags '$(LDFLAGS)' -o $(EMBEDDED)/firstboot-$$arch ./firstboot || exit 1; \
+	  GOOS=linux GOARCH=$$arch go build -tags guest -ldflags '$(LDFLAGS)' -o $(EMBEDDED)/bootstage-$$arch ./firstboot/boot && \
+	  GOOS=linux GOARCH=$$arch go build -tags guest -ldflags '$(LDFLAGS)' -o $(EMBEDDED)/firstboot-$$arch ./firstboot || exit 1; \
 	done
 
 build: guest

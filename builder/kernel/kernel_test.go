@@ -202,7 +202,7 @@ func TestPreloadIsThere(t *testing.T) {
 // TestWantsHaveReasons keeps the lists readable and free of doubles.
 func TestWantsHaveReasons(t *testing.T) {
 	seen := make(map[string]bool)
-	for _, w := range append(BootWants(), RootWants()...) {
+	for _, w := range slices.Concat(BootWants(), RootWants()) {
 		if w.Why == "" {
 			t.Errorf("%s is wanted for no reason", w.Name)
 		}

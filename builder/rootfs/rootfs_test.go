@@ -215,7 +215,7 @@ func TestContent(t *testing.T) {
 	}
 	for p, want := range map[string]string{"home": "var/home", "root": "var/root", "sbin": "usr/sbin", "lib": "usr/lib",
 		"usr/sbin/poweroff": "init", "usr/sbin/modprobe": "init", "usr/sbin/mkfs.ext4": "mke2fs",
-		"etc/resolv.conf": "../run/rempart/resolv.conf"} {
+		"etc/resolv.conf": "../run/rempart/link/resolv.conf"} {
 		if e := tr.Lookup(p); e == nil || e.Link != want {
 			t.Errorf("/%s = %+v; want a link to %s", p, e, want)
 		}

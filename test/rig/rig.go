@@ -30,7 +30,7 @@ import (
 
 // Patience is how long a guest may take for anything on two slow cores without hardware virtualisation. It bounds
 // waiting for failures; nothing is asserted about time.
-const Patience = 4 * time.Minute
+const Patience = 2 * time.Minute
 
 // Top is the folder of the source tree.
 func Top() string {
