@@ -167,11 +167,12 @@ const (
 	RegionSlack         = "slack" // between the last partition and the backup entries
 	RegionBackupEntries = "backup entries"
 	RegionBackupHeader  = "backup header"
+	RegionPartition     = "partition " // before a partition's name
 )
 
 // Region is a named part of a disk.
 type Region struct {
-	Name   string `json:"name"` // "partition NAME" for partitions
+	Name   string `json:"name"` // RegionPartition and the name for partitions
 	Offset int64  `json:"offset"`
 	Length int64  `json:"length"`
 }
@@ -189,7 +190,7 @@ func (l *Layout) Regions() []Region {
 			gaps++
 			regions = append(regions, Region{fmt.Sprintf("%s %d", RegionGap, gaps), end, s.Offset - end})
 		}
-		regions = append(regions, Region{"partition " + s.Name, s.Offset, s.Length})
+		regions = append(regions, Region{RegionPartition + s.Name, s.Offset, s.Length})
 		end = s.Offset + s.Length
 	}
 	if backup := l.Size - backupLength; backup > end {

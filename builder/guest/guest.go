@@ -33,9 +33,6 @@ type Master struct {
 // maxProfile bounds the profile a root may carry, in bytes: the largest file a profile is read from has 1 MiB.
 const maxProfile = 8 << 20
 
-// regionRoot is the name of the manifest's region that holds the root.
-const regionRoot = "partition root"
-
 // IsMaster tells whether dir looks like the folder of a master.
 func IsMaster(dir string) bool {
 	info, err := os.Stat(filepath.Join(dir, master.ManifestFile))
@@ -80,17 +77,15 @@ func (m *Master) readProfile() (*profiles.Profile, error) {
 			return nil, err
 		}
 	}
-	for _, r := range m.Manifest.Disk.Regions {
-		if r.Name != regionRoot {
-			continue
-		}
-		root, err := erofs.Open(io.NewSectionReader(content, r.Offset, r.Length))
-		if err != nil {
-			return nil, fmt.Errorf("root: %w", err)
-		}
-		return readProfile(root)
+	region, err := m.Manifest.RootRegion()
+	if err != nil {
+		return nil, err
 	}
-	return nil, fmt.Errorf("the manifest names no region %q", regionRoot)
+	root, err := erofs.Open(io.NewSectionReader(content, region.Offset, region.Length))
+	if err != nil {
+		return nil, fmt.Errorf("root: %w", err)
+	}
+	return readProfile(root)
 }
 
 func readProfile(root fs.FS) (*profiles.Profile, error) {

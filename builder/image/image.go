@@ -97,6 +97,7 @@ func NewPlan(ctx context.Context, in Inputs) (*Plan, error) {
 		{"root", p.makeRoot},
 		{"boot", p.makeBoot},
 		{"layout", p.layOut},
+		{"read back", p.readBack},
 	} {
 		start := time.Now()
 		if err := step.do(ctx); err != nil {

@@ -95,6 +95,19 @@ type Package struct {
 	SHA256  string `json:"sha256"` // of the .deb
 }
 
+// rootRegion is the name of the region that holds the root and its hash tree.
+const rootRegion = "partition root"
+
+// RootRegion is where on the disk the root lies.
+func (m *Manifest) RootRegion() (Region, error) {
+	for _, r := range m.Disk.Regions {
+		if r.Name == rootRegion {
+			return r, nil
+		}
+	}
+	return Region{}, fmt.Errorf("%s: no region is named %q", ManifestFile, rootRegion)
+}
+
 // maxManifest bounds what ReadManifest takes: a root of 100,000 files needs about a quarter of it.
 const maxManifest = 128 << 20
 
