@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"strings"
 
+	"rempart/builder/disk/gpt"
 	"rempart/firstboot/contract"
 )
 
@@ -26,12 +27,12 @@ const (
 
 // Arch is what differs between architectures before the kernel runs.
 type Arch struct {
-	Name     string // Debian architecture
-	Serial   string // console= argument of the first serial port
-	BIOS     bool   // has a BIOS that GRUB's core image starts from
-	EFIFile  string // the removable-media path of the boot loader (UEFI 2.10, section 3.5.1.1)
-	EFIStub  string // where Debian's systemd-boot-efi keeps the loader
-	RootType string // GPT type GUID of the root partition (Discoverable Partitions Specification)
+	Name     string   // Debian architecture
+	Serial   string   // console= argument of the first serial port
+	BIOS     bool     // has a BIOS that GRUB's core image starts from
+	EFIFile  string   // the removable-media path of the boot loader (UEFI 2.10, section 3.5.1.1)
+	EFIStub  string   // where Debian's systemd-boot-efi keeps the loader
+	RootType gpt.GUID // GPT type of the root partition
 }
 
 // ArchOf returns the boot facts of a Debian architecture.
@@ -42,14 +43,14 @@ func ArchOf(name string) (Arch, error) {
 			Name: name, Serial: "ttyS0,115200", BIOS: true,
 			EFIFile:  "EFI/BOOT/BOOTX64.EFI",
 			EFIStub:  "usr/lib/systemd/boot/efi/systemd-bootx64.efi",
-			RootType: "4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
+			RootType: gpt.TypeRootAMD64,
 		}, nil
 	case "arm64":
 		return Arch{
 			Name: name, Serial: "ttyAMA0,115200",
 			EFIFile:  "EFI/BOOT/BOOTAA64.EFI",
 			EFIStub:  "usr/lib/systemd/boot/efi/systemd-bootaa64.efi",
-			RootType: "b921b045-1df0-41c3-af44-4c6f280d3fae",
+			RootType: gpt.TypeRootARM64,
 		}, nil
 	}
 	return Arch{}, fmt.Errorf("architecture %q: rempart builds amd64 and arm64", name)

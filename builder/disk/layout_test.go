@@ -13,6 +13,7 @@ import (
 	"rempart/builder/disk/fat"
 	"rempart/builder/disk/gpt"
 	"rempart/builder/disk/internal/judge"
+	guestgpt "rempart/firstboot/gpt"
 )
 
 // random is n bytes that say where they came from.
@@ -155,12 +156,12 @@ func TestBootCodeLeavesTheProtectivePartition(t *testing.T) {
 
 func TestOwnReader(t *testing.T) {
 	layout, parts, image := system(t, 0)
-	found, err := gpt.Read(image, image.Size())
-	if err != nil || found.Primary != nil || found.Backup != nil || found.Differ {
-		t.Fatalf("gpt.Read = %+v, %v", found, err)
+	table, err := guestgpt.Read(image, image.Size(), gpt.SectorSize)
+	if err != nil || table.Backup || len(table.Partitions) != len(parts) {
+		t.Fatalf("the guest's reader = %+v, %v", table, err)
 	}
-	for i, p := range found.Partitions {
-		if p.Offset() != layout.Slots[i].Offset || p.Size() != layout.Slots[i].Length || p.GUID != parts[i].GUID {
+	for i, p := range table.Partitions {
+		if p.Start != layout.Slots[i].Offset || p.Size != layout.Slots[i].Length || p.GUID != parts[i].GUID.String() {
 			t.Errorf("partition %d = %+v; want %+v", i+1, p, layout.Slots[i])
 		}
 	}
@@ -240,7 +241,7 @@ func TestAssembleRefusals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := disk.Partition{Name: "a", Type: gpt.TypeLinux, GUID: gpt.GUID{1}}
+	good := disk.Partition{Name: "a", Type: gpt.TypeESP, GUID: gpt.GUID{1}}
 	for _, c := range []struct {
 		name   string
 		change func(*disk.Partition)

@@ -71,16 +71,12 @@ const (
 	partitionRoot = "root"
 )
 
-// GUIDs that are the same for every master. The types are those of the UEFI specification, table 5.7, and of GRUB; the
-// others were made once by a random number generator. The root's GUID comes from its root hash (contract.Verity).
+// GUIDs that are the same for every master, made once by a random number generator. The root's GUID comes from its
+// root hash (contract.Verity).
 const (
-	typeBIOS = "21686148-6449-6e6f-744e-656564454649"
-	typeESP  = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 	guidDisk = "5b7ea3c1-7f0a-4c5e-9d1e-5d2f6a8a3b01"
 	guidBIOS = "8f2b6c7a-13c4-4f0e-8a57-0c9d4be1a202"
 	guidESP  = "c4d1e9b8-52a7-4b63-b0f5-7e18d3c96f03"
-	// attributeReadOnly is bit 60 of a root partition's attributes (Discoverable Partitions Specification).
-	attributeReadOnly = 1 << 60
 	// volumeSerial is that of the boot partition: constant, since the GUIDs and the root hash tell masters apart.
 	volumeSerial = 0x524d5042 // "RMPB"
 )
@@ -248,7 +244,7 @@ func (p *planner) layOut(context.Context) error {
 	var parts []disk.Partition
 	if p.grub != nil {
 		parts = append(parts, disk.Partition{Name: partitionBIOS, MinSize: p.grub.CoreSize(),
-			Type: gpt.MustParseGUID(typeBIOS), GUID: gpt.MustParseGUID(guidBIOS)})
+			Type: gpt.TypeBIOSBoot, GUID: gpt.MustParseGUID(guidBIOS)})
 	}
 	rootGUID, err := gpt.ParseGUID(p.root.Verity.PartitionGUID())
 	if err != nil {
@@ -256,9 +252,9 @@ func (p *planner) layOut(context.Context) error {
 	}
 	parts = append(parts,
 		disk.Partition{Name: partitionESP, MinSize: espSize,
-			Type: gpt.MustParseGUID(typeESP), GUID: gpt.MustParseGUID(guidESP)},
-		disk.Partition{Name: partitionRoot, Content: p.root.Image, Attributes: attributeReadOnly,
-			Type: gpt.MustParseGUID(p.arch.RootType), GUID: rootGUID})
+			Type: gpt.TypeESP, GUID: gpt.MustParseGUID(guidESP)},
+		disk.Partition{Name: partitionRoot, Content: p.root.Image, Attributes: gpt.AttributeReadOnly,
+			Type: p.arch.RootType, GUID: rootGUID})
 	layout, err := disk.PlanLayout(parts, p.in.Size)
 	if err != nil {
 		return err

@@ -1,8 +1,9 @@
-// Package gpt encodes and decodes the GUID Partition Table of a disk with 512-byte sectors, as the UEFI
+// Package gpt encodes the GUID Partition Table of a disk with 512-byte sectors, as the UEFI
 // Specification 2.10 chapter 5 defines it: the protective MBR, the two headers and the two arrays of entries.
 //
-// What it deliberately does not do: place partitions (package disk does), touch a device, repair a table, or read
-// disks with 4096-byte sectors. Encode depends on its arguments alone: no GUID is ever made up.
+// What it deliberately does not do: place partitions (package disk does), touch a device, or write for disks with
+// 4096-byte sectors; and it reads nothing: the guest's own reader, which takes every disk for hostile, is
+// rempart/firstboot/gpt. Encode depends on its arguments alone: no GUID is ever made up.
 package gpt
 
 import (
@@ -81,16 +82,14 @@ const (
 var (
 	TypeBIOSBoot  = MustParseGUID("21686148-6449-6e6f-744e-656564454649") // GRUB's core image
 	TypeESP       = MustParseGUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b") // EFI system partition
-	TypeLinux     = MustParseGUID("0fc63daf-8483-4772-8e79-3d69d8477de4") // generic Linux data
 	TypeRootAMD64 = MustParseGUID("4f68bce3-e8cd-4db1-96e7-fbcaf984b709")
 	TypeRootARM64 = MustParseGUID("b921b045-1df0-41c3-af44-4c6f280d3fae")
 )
 
 // Attributes of a partition (UEFI 2.10 table 5-7; bit 60 from the Discoverable Partitions Specification).
 const (
-	AttributeRequired   = 1 << 0
-	AttributeLegacyBoot = 1 << 2
-	AttributeReadOnly   = 1 << 60
+	AttributeRequired = 1 << 0
+	AttributeReadOnly = 1 << 60
 )
 
 // GUID is a GUID in the order of its text: the first byte is the first two digits. On disk the first three fields
@@ -142,12 +141,6 @@ type Partition struct {
 	Name       string // at most NameUnits UTF-16 code units
 }
 
-// Offset is where the partition starts, in bytes.
-func (p Partition) Offset() int64 { return int64(p.First) * SectorSize }
-
-// Size is the size of the partition in bytes.
-func (p Partition) Size() int64 { return int64(p.Last-p.First+1) * SectorSize }
-
 // Table is the partition table of a disk. Partitions[i] is partition number i+1.
 type Table struct {
 	Disk       GUID
@@ -173,16 +166,16 @@ var (
 	ErrOutside = errors.New("partition outside the usable sectors")
 )
 
-// check says whether the table can be written, or trusted when it was read.
-func (t *Table) check(firstUsable, lastUsable uint64) error {
+// check says whether the partitions can be written.
+func (t *Table) check() error {
 	var used []int
 	for i, p := range t.Partitions {
 		if p.Type == (GUID{}) {
 			continue
 		}
-		if p.First < firstUsable || p.Last < p.First || p.Last > lastUsable {
+		if p.First < FirstUsableLBA || p.Last < p.First || p.Last > t.LastUsableLBA() {
 			return fmt.Errorf("partition %d: sectors %d to %d of usable %d to %d: %w",
-				i+1, p.First, p.Last, firstUsable, lastUsable, ErrOutside)
+				i+1, p.First, p.Last, FirstUsableLBA, t.LastUsableLBA(), ErrOutside)
 		}
 		for _, j := range used {
 			if q := t.Partitions[j]; p.First <= q.Last && q.First <= p.Last {
@@ -209,7 +202,7 @@ func (t *Table) Encode(bootCode []byte) (*Encoded, error) {
 	case t.Disk == GUID{}:
 		return nil, errors.New("gpt: the disk has no GUID")
 	}
-	if err := t.check(FirstUsableLBA, t.LastUsableLBA()); err != nil {
+	if err := t.check(); err != nil {
 		return nil, fmt.Errorf("gpt: %w", err)
 	}
 	entries := make([]byte, EntriesSize)
