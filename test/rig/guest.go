@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"testing"
 	"time"
 
 	"rempart/builder/hypervisor/qemu"
@@ -147,14 +148,24 @@ func (g *Guest) fail(err error) {
 	g.tb.Fatalf("%v\nthe console's last lines:\n%s", err, strings.Join(all[max(0, len(all)-lines):], "\n"))
 }
 
-// keep stores the console of a failed test where it outlives it: $REMPART_ARTIFACTS, else a folder in /tmp.
-func (g *Guest) keep(from string) {
+// Artifacts makes the folder where what a failed test leaves outlives it: below $REMPART_ARTIFACTS, else in /tmp.
+func Artifacts(tb testing.TB) (string, error) {
 	dir := os.Getenv("REMPART_ARTIFACTS")
 	if dir == "" {
 		dir = filepath.Join(os.TempDir(), "rempart-artifacts")
 	}
-	dir = filepath.Join(dir, strings.NewReplacer("/", "-", " ", "_").Replace(g.tb.Name()), filepath.Base(from))
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	dir = filepath.Join(dir, strings.NewReplacer("/", "-", " ", "_").Replace(tb.Name()))
+	return dir, os.MkdirAll(dir, 0o700)
+}
+
+// keep stores the console of a failed test.
+func (g *Guest) keep(from string) {
+	dir, err := Artifacts(g.tb)
+	if err == nil {
+		dir = filepath.Join(dir, filepath.Base(from))
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err != nil {
 		g.tb.Log(err)
 		return
 	}

@@ -41,12 +41,13 @@ func Top() string {
 // Rempart is the binary under test, as `make` built it: with the guest programs inside.
 func Rempart(tb testing.TB) string {
 	tb.Helper()
-	bin := filepath.Join(Top(), "bin", "rempart")
-	if _, err := os.Stat(bin); err != nil {
+	if _, err := os.Stat(binary); err != nil {
 		tb.Fatalf("these tests run bin/rempart: run `make` first: %v", err)
 	}
-	return bin
+	return binary
 }
+
+var binary = filepath.Join(Top(), "bin", "rempart")
 
 // Master is a built master.
 type Master struct {
@@ -69,33 +70,69 @@ func Build(tb testing.TB, profile string) *Master {
 	if m := built[profile]; m != nil {
 		return m
 	}
-	var err error
-	if buildDir == "" {
-		if buildDir, err = os.MkdirTemp("", "rempart-rig-"); err != nil {
-			tb.Fatal(err)
+	m, err := build(Rempart(tb), profile)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return m
+}
+
+// Prebuild is Build before any test runs, for a TestMain whose tests run where no mirror can be reached. Test binaries
+// started after it find the masters by the environment; who called it cleans.
+func Prebuild(all ...string) error {
+	buildMutex.Lock()
+	defer buildMutex.Unlock()
+	var found []string
+	for _, profile := range all {
+		m, err := build(binary, profile)
+		if err != nil {
+			return err
+		}
+		found = append(found, profile+"="+m.Dir)
+	}
+	return os.Setenv(prebuiltVar, strings.Join(found, "\n"))
+}
+
+// prebuiltVar holds lines of "PROFILE=FOLDER".
+const prebuiltVar = "REMPART_TEST_MASTERS"
+
+// build makes or finds a master; the mutex is held.
+func build(program, profile string) (*Master, error) {
+	m := &Master{}
+	for line := range strings.Lines(os.Getenv(prebuiltVar)) {
+		if name, dir, _ := strings.Cut(strings.TrimSpace(line), "="); name == profile {
+			m.Dir = dir
 		}
 	}
-	m := &Master{Dir: filepath.Join(buildDir, fmt.Sprint("master-", len(built)))}
-	out, err := exec.Command(Rempart(tb), "build", profile, "--renew-lock", "--output", m.Dir).CombinedOutput()
-	if err != nil {
-		tb.Fatalf("rempart build %s: %v\n%s", profile, err, out)
-	}
-	if bytes.Contains(out, []byte("WARNING")) {
-		fmt.Fprintf(os.Stderr, "NOTE, from building %s:\n%s", profile, out)
+	var err error
+	if m.Dir == "" {
+		if buildDir == "" {
+			if buildDir, err = os.MkdirTemp("", "rempart-rig-"); err != nil {
+				return nil, err
+			}
+		}
+		m.Dir = filepath.Join(buildDir, fmt.Sprint("master-", len(built)))
+		out, err := exec.Command(program, "build", profile, "--renew-lock", "--output", m.Dir).CombinedOutput()
+		if err != nil {
+			return nil, fmt.Errorf("rempart build %s: %w\n%s", profile, err, out)
+		}
+		if bytes.Contains(out, []byte("WARNING")) {
+			fmt.Fprintf(os.Stderr, "NOTE, from building %s:\n%s", profile, out)
+		}
 	}
 	if m.Profile, err = profiles.Load(profile); err != nil {
-		tb.Fatal(err)
+		return nil, err
 	}
 	f, err := os.Open(filepath.Join(m.Dir, master.ManifestFile))
 	if err != nil {
-		tb.Fatal(err)
+		return nil, err
 	}
 	defer f.Close()
 	if m.Manifest, err = master.ReadManifest(f); err != nil {
-		tb.Fatal(err)
+		return nil, err
 	}
 	built[profile] = m
-	return m
+	return m, nil
 }
 
 // Clean removes every master; a TestMain calls it last.
