@@ -235,7 +235,7 @@ func (g *Guest) AwaitReady(ctx context.Context) error {
 	case <-g.Done():
 		return fmt.Errorf("%w: %s", ErrEnded, g.lastWords())
 	case <-ctx.Done():
-		return fmt.Errorf("the guest is not ready: %w: %s", ctx.Err(), g.lastWords())
+		return fmt.Errorf("the guest is not ready: %w: %s", context.Cause(ctx), g.lastWords())
 	case <-g.failed:
 	}
 	const patience = 5 * time.Second
