@@ -29,9 +29,12 @@ PROFILE is a file, the name of a built-in profile, or - for standard input. DIR 
   sbom.cdx.json              bill of materials (CycloneDX)
 DIR appears whole or not at all; an older master in it stays until the new one is finished. Same profile, same lock
 and same rempart give the same bytes on any machine.`,
+		words: profiles.Builtin,
+		files: true,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			output := flags.StringP("output", "o", "", "folder for the master")
 			formats := flags.StringSlice("format", image.Formats(), "formats of the system disk")
+			oneOf(flags, "format", image.Formats())
 			size := flags.String("size", "", "size of the system disk, such as 256M; default: what the content needs")
 			timings := flags.Bool("timings", false, "print how long each phase took")
 			packages := packageFlags(flags)
@@ -92,7 +95,7 @@ type packageOptions struct {
 }
 
 func packageFlags(flags *pflag.FlagSet) packageOptions {
-	return packageOptions{
+	o := packageOptions{
 		lock:   flags.String("lock", "", "lock file that pins the packages; default: the one built in"),
 		mirror: flags.String("mirror", "", "URL or folder to take packages from; default: this machine's apt configuration"),
 		security: flags.String("security-mirror", "",
@@ -101,6 +104,8 @@ func packageFlags(flags *pflag.FlagSet) packageOptions {
 		renew: flags.Bool("renew-lock", false,
 			"when the mirror has forgotten a locked version, go on with a renewed lock, used this once"),
 	}
+	oneOf(flags, "arch", guestArches)
+	return o
 }
 
 // planMaster fetches what the profile needs and joins it into a master that is not written yet.

@@ -26,6 +26,8 @@ Of a good one it tells how many probes, flows that must pass or must not, prove 
 written. Warnings do not make a profile invalid.
 
 Exit status: 0 the profile is good, 1 it could not be read, 2 it is invalid.`,
+		words: profiles.Builtin,
+		files: true,
 		setup: func(flags *pflag.FlagSet) func(ctx context.Context, c *console, args []string) error {
 			asJSON := flags.Bool("json", false, "print the result as one JSON object")
 			return func(_ context.Context, c *console, args []string) error {

@@ -31,6 +31,7 @@ A build uses the lock it is given with --lock. Review the difference as you woul
 			before := flags.String("lock", "", "lock file to compare with and start from")
 			suite := flags.String("suite", "", "code name of the Debian release (default that of the lock before)")
 			arch := flags.String("arch", "", "architecture, amd64 or arm64 (default that of the lock before)")
+			oneOf(flags, "arch", guestArches)
 			flags.StringVar(&o.Mirror, "mirror", "", "Debian mirror: http(s) address, file: or directory (default from apt)")
 			flags.StringVar(&o.SecurityMirror, "security-mirror", "",
 				"mirror of the security archive (default beside --mirror, or from apt), or none")

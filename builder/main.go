@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/term"
 
 	"rempart/profiles"
 )
@@ -32,7 +33,8 @@ const (
 type console struct {
 	in       io.Reader
 	out, err io.Writer
-	terminal bool // err is a terminal: progress and colour may be shown
+	terminal bool // err is a terminal: progress may be shown
+	colour   bool // out is a terminal whose owner wants colours
 }
 
 // command is one subcommand.
@@ -41,13 +43,17 @@ type command struct {
 	synopsis string // arguments, after the name
 	summary  string // one line, lower case, no full stop
 	help     string // the rest of `rempart help NAME`
+	// What its arguments can be, for completion: words, files, or both.
+	words func() []string
+	files bool
 	// setup declares the options and returns what runs once they are parsed.
 	setup func(flags *pflag.FlagSet) func(ctx context.Context, c *console, args []string) error
 }
 
 // commands are all subcommands, in the order of the help.
 func commands() []*command {
-	return []*command{newCommand(), checkCommand(), schemaCommand(), buildCommand(), lockCommand(), runCommand(), testCommand(), policyCommand()}
+	return []*command{newCommand(), checkCommand(), schemaCommand(), policyCommand(), buildCommand(), lockCommand(),
+		runCommand(), testCommand(), versionCommand(), completionCommand()}
 }
 
 // usageError is a mistake in how rempart was called.
@@ -58,21 +64,53 @@ func (e usageError) Error() string { return e.what }
 // errDifferent is returned by a verification that ran well and found a difference.
 var errDifferent = errors.New("a difference was found")
 
+// errInterrupted is what the person who pressed Ctrl-C is told.
+var errInterrupted = errors.New("interrupted")
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	c := &console{in: os.Stdin, out: os.Stdout, err: os.Stderr, terminal: isTerminal(os.Stderr)}
+	c := &console{in: os.Stdin, out: os.Stdout, err: os.Stderr, terminal: isTerminal(os.Stderr),
+		// https://no-color.org: set to anything but the empty string, it forbids colours
+		colour: isTerminal(os.Stdout) && os.Getenv("NO_COLOR") == ""}
 	code := run(ctx, c, os.Args[1:])
 	stop()
 	os.Exit(code)
 }
 
 func isTerminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"
+	return term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 }
 
 // run carries out one call and returns its exit code.
 func run(ctx context.Context, c *console, args []string) int {
+	// What cannot be printed is a failure of every subcommand: a script must not take half a profile for a whole one.
+	out := &checkedWriter{w: c.out}
+	checked := *c
+	checked.out = out
+	code := dispatch(ctx, &checked, args)
+	if out.err != nil && code != exitFailed {
+		fmt.Fprintf(c.err, "rempart: standard output: %v\n", out.err)
+		return exitFailed
+	}
+	return code
+}
+
+// checkedWriter remembers the first error and writes nothing after it.
+type checkedWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (c *checkedWriter) Write(b []byte) (int, error) {
+	if c.err != nil {
+		return 0, c.err
+	}
+	var n int
+	n, c.err = c.w.Write(b)
+	return n, c.err
+}
+
+func dispatch(ctx context.Context, c *console, args []string) int {
 	if len(args) == 0 {
 		printHelp(c.err)
 		return exitUsage
@@ -80,21 +118,13 @@ func run(ctx context.Context, c *console, args []string) int {
 	name := args[0]
 	switch name {
 	case "help", "-h", "--help":
-		if len(args) > 1 {
-			if cmd := find(args[1]); cmd != nil {
-				printCommandHelp(c.out, cmd)
-				return exitDone
-			}
-			fmt.Fprintf(c.err, "rempart: there is no command %q; `rempart help` lists them\n", args[1])
-			return exitUsage
-		}
-		printHelp(c.out)
-		return exitDone
+		return help(c, args[1:])
+	case "--version":
+		name = "version"
 	}
 	cmd := find(name)
 	if cmd == nil {
-		fmt.Fprintf(c.err, "rempart: there is no command %q; `rempart help` lists them\n", name)
-		return exitUsage
+		return unknownCommand(c, name)
 	}
 	flags := pflag.NewFlagSet(name, pflag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -104,11 +134,61 @@ func run(ctx context.Context, c *console, args []string) int {
 			printCommandHelp(c.out, cmd)
 			return exitDone
 		}
-		fmt.Fprintf(c.err, "rempart %s: %v; see `rempart help %s`\n", name, err, name)
+		fmt.Fprintf(c.err, "rempart %s: %v%s; see `rempart help %s`\n", name, err, likeOption(flags, err), name)
 		return exitUsage
 	}
 	err := do(ctx, c, flags.Args())
+	if err != nil && errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		err = errInterrupted
+	}
 	return report(c, name, err)
+}
+
+func help(c *console, args []string) int {
+	switch len(args) {
+	case 0:
+		printHelp(c.out)
+		return exitDone
+	case 1:
+		if cmd := find(args[0]); cmd != nil {
+			printCommandHelp(c.out, cmd)
+			return exitDone
+		}
+		return unknownCommand(c, args[0])
+	}
+	fmt.Fprintln(c.err, "rempart help: expected one command; `rempart help` lists them")
+	return exitUsage
+}
+
+func unknownCommand(c *console, name string) int {
+	if strings.HasPrefix(name, "-") {
+		fmt.Fprintf(c.err, "rempart: expected a command before the option %q; `rempart help` lists them\n", name)
+		return exitUsage
+	}
+	list := []string{"help"}
+	for _, cmd := range commands() {
+		list = append(list, cmd.name)
+	}
+	hint := profiles.Suggest(name, list)
+	if !strings.HasPrefix(hint, "did") {
+		hint = "`rempart help` lists them"
+	}
+	fmt.Fprintf(c.err, "rempart: there is no command %q; %s\n", name, hint)
+	return exitUsage
+}
+
+// likeOption is a hint at the option that may have been meant.
+func likeOption(flags *pflag.FlagSet, err error) string {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return ""
+	}
+	var list []string
+	flags.VisitAll(func(f *pflag.Flag) { list = append(list, "--"+f.Name) })
+	if hint := profiles.Suggest("--"+unknown.GetSpecifiedName(), list); strings.HasPrefix(hint, "did") {
+		return "; " + hint
+	}
+	return ""
 }
 
 // report prints an error the way every subcommand does and returns the exit code it stands for.
@@ -141,11 +221,13 @@ func find(name string) *command {
 }
 
 func printHelp(w io.Writer) {
-	fmt.Fprint(w, "rempart turns a YAML profile into a read-only, byte-identical firewall image and runs it.\n\nUsage: rempart COMMAND [OPTIONS] [ARGUMENTS]\n\nCommands:\n")
+	fmt.Fprint(w, "rempart turns a YAML profile into a read-only, byte-identical firewall image and runs it.\n\n"+
+		"Usage: rempart COMMAND [OPTIONS] [ARGUMENTS]\n\nCommands:\n")
 	for _, cmd := range commands() {
-		fmt.Fprintf(w, "  %-9s %s\n", cmd.name, cmd.summary)
+		fmt.Fprintf(w, "  %-10s %s\n", cmd.name, cmd.summary)
 	}
-	fmt.Fprint(w, "\n`rempart help COMMAND` tells the rest.\n\nExit status: 0 done, 1 failed, 2 wrong usage or invalid profile, 3 a verification found a difference.\n")
+	fmt.Fprint(w, "\n`rempart help COMMAND` tells the rest, `rempart completion` teaches it to your shell.\n\n"+
+		"Exit status: 0 done, 1 failed, 2 wrong usage or invalid profile, 3 a verification found a difference.\n")
 }
 
 func printCommandHelp(w io.Writer, cmd *command) {

@@ -22,6 +22,7 @@ Prints the built-in profile NAME, with its comments, for you to change:
     rempart new home-firewall > fw.yaml
 
 Without NAME it lists the built-in profiles, each with its first line.`,
+		words: profiles.Builtin,
 		setup: func(*pflag.FlagSet) func(ctx context.Context, c *console, args []string) error {
 			return func(_ context.Context, c *console, args []string) error {
 				switch len(args) {

@@ -22,6 +22,8 @@ table inet rempart in one transaction and touches no other. Each rule's comment 
 profile it comes from.
 
 With --closed it prints the rules that hold until the policy is loaded, and when it cannot be.`,
+		words: func() []string { return append([]string{"show"}, profiles.Builtin()...) },
+		files: true,
 		setup: func(flags *pflag.FlagSet) func(ctx context.Context, c *console, args []string) error {
 			closed := flags.Bool("closed", false, "print the closed rules instead")
 			return func(_ context.Context, c *console, args []string) error {

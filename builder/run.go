@@ -45,6 +45,8 @@ Everything else typed goes to the guest, Ctrl-C too.
 
 Exit status: 0 when the guest was switched off, by itself or from here; 1 when its kernel panicked, when QEMU failed, or
 when it was not READY within --timeout.`,
+		words: profiles.Builtin,
+		files: true,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			o := guestFlags(flags)
 			name := flags.String("name", "", "name of the guest; default: the profile's")
@@ -89,7 +91,7 @@ type guestOptions struct {
 }
 
 func guestFlags(flags *pflag.FlagSet) guestOptions {
-	return guestOptions{
+	o := guestOptions{
 		firmware: flags.StringP("firmware", "f", string(hypervisor.BIOS), "how it boots: bios, uefi, direct or microvm"),
 		format:   flags.String("format", "", "system disk to attach: raw or qcow2; default: what is there"),
 		memory:   flags.StringP("memory", "m", "", "RAM, such as 128M; default: the profile's"),
@@ -97,6 +99,10 @@ func guestFlags(flags *pflag.FlagSet) guestOptions {
 		verbose:  flags.BoolP("verbose", "v", false, "log what is done, with QEMU's command line"),
 		packages: packageFlags(flags),
 	}
+	oneOf(flags, "firmware", hypervisor.Firmwares())
+	oneOf(flags, "format", hypervisor.Formats())
+	oneOf(flags, "accel", []hypervisor.Accel{hypervisor.Auto, hypervisor.KVM, hypervisor.TCG})
+	return o
 }
 
 // settings reads the options.
@@ -245,7 +251,7 @@ func runGuest(ctx context.Context, c *console, m *guest.Master, s guest.Settings
 	go func() {
 		wait, cancel := context.WithCancel(keys)
 		if timeout > 0 {
-			wait, cancel = context.WithTimeout(keys, timeout)
+			wait, cancel = context.WithTimeoutCause(keys, timeout, fmt.Errorf("%v have passed (--timeout)", timeout))
 		}
 		defer cancel()
 		ready <- g.AwaitReady(wait)

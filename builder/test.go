@@ -16,6 +16,7 @@ import (
 	"rempart/builder/guest"
 	"rempart/builder/hypervisor"
 	"rempart/builder/packettest"
+	"rempart/profiles"
 )
 
 // testCommand is `rempart test`.
@@ -33,6 +34,8 @@ allowed flows passed over the same links before and after. From power-on until t
 is tried all the time, too. Nothing leaves this process; no root is needed.
 
 Exit status: 0 when everything is as the profile says, 3 when a flow is not, 1 when the guest did not become READY.`,
+		words: profiles.Builtin,
+		files: true,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			o := guestFlags(flags)
 			asJSON := flags.Bool("json", false, "print the result as JSON")
@@ -154,7 +157,7 @@ func (t packetTest) say(format string, args ...any) {
 
 func (t packetTest) print(w io.Writer, r packettest.Report) error {
 	if !t.json {
-		return r.Table(w, t.c.terminal && os.Getenv("NO_COLOR") == "")
+		return r.Table(w, t.c.colour)
 	}
 	e := json.NewEncoder(w)
 	e.SetIndent("", " ")

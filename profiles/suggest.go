@@ -20,6 +20,9 @@ func suggest(word string, known []string) string {
 	return "known: " + strings.Join(list, ", ")
 }
 
+// Suggest gives other words, such as those of a command line, the hint that profiles get.
+func Suggest(word string, known []string) string { return suggest(word, known) }
+
 // maxKnown is how many words a hint lists.
 const maxKnown = 24
 
