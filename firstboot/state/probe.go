@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -39,25 +40,43 @@ const window = 1 << 20
 // MinSize is the smallest disk that is formatted, in bytes: below, ext4 has no room for a journal.
 const MinSize = 16 << 20
 
-// The marker stands at both ends of a disk while it is being formatted. mke2fs clears the one at the beginning half
-// way through and writes its superblock last, so a power cut leaves neither a blank disk nor an ext4; the one at the
-// end lies outside the filesystem and is taken away when mke2fs is done and all it wrote is on the disk.
+// The marker stands at both ends of a disk while it is being formatted. mke2fs writes its superblock last, so a power
+// cut before leaves neither a blank disk nor an ext4. It also clears the boot block (bytes 0 to 1023), unless that holds
+// a BSD disk label (misc/mke2fs.c zap_sector): so the marker carries the label's magic, stays where it is through the
+// whole format, and is found again when the disk has been made larger or smaller before the next boot. The one at the
+// end lies outside the filesystem and holds should another mke2fs clear the first.
 const (
-	marker     = "RMPFORMATTING\x00v1"
+	marker     = "RMPFORMATTING\x00v2"
+	markerID   = 32                 // offset of the UUID the filesystem will have: 16 bytes
+	bsdLabel   = 64                 // BSD_LABEL_OFFSET
+	bsdMagic   = "\x57\x45\x56\x82" // BSD_DISKMAGIC, little-endian
+	bootBlock  = 1024
 	tail       = window // bytes kept free of the filesystem at the end of the disk
-	markerSize = 4096   // one block, the rest zero
+	markerSize = 4096   // the block at the end, the rest zero
 )
+
+// newMarker makes the boot block of a disk that is being formatted.
+func newMarker(id [16]byte) []byte {
+	b := make([]byte, bootBlock)
+	copy(b, marker)
+	copy(b[markerID:], id[:])
+	copy(b[bsdLabel:], bsdMagic)
+	return b
+}
 
 // ext4 superblock; fs/ext4/ext4.h struct ext4_super_block, Documentation/filesystems/ext4/super.rst.
 const (
 	superOffset    = 1024
+	superSize      = 1024
 	superMagic     = 0xEF53
 	atBlocksLow    = 0x04
 	atLogBlockSize = 0x18
+	atMounted      = 0x2C // time of the last mount
 	atMagic        = 0x38
 	atState        = 0x3A
 	atCompat       = 0x5C
 	atIncompat     = 0x60
+	atUUID         = 0x68
 	atLabel        = 0x78
 	labelSize      = 16
 	atBlocksHigh   = 0x150
@@ -81,7 +100,7 @@ func Probe(r io.ReaderAt, size int64) (Found, error) {
 		return Found{}, err
 	}
 	// The end first: while a format is on its way whatever stands at the beginning is its work.
-	if size >= MinSize && isMarker(end) || isMarker(head) {
+	if size >= MinSize && isMarker(end) && zero(end[bootBlock:markerSize]) || isInterrupted(head) {
 		return Found{Kind: Interrupted}, nil
 	}
 	if zero(head) && zero(end) {
@@ -114,17 +133,30 @@ func zero(b []byte) bool {
 	return true
 }
 
-// isMarker tells whether a window begins with the marker and holds nothing else in its block.
+// isMarker tells whether b begins with a boot block as newMarker makes it.
 func isMarker(b []byte) bool {
-	return len(b) >= markerSize && string(b[:len(marker)]) == marker && zero(b[len(marker):markerSize])
+	return len(b) >= markerSize && bytes.Equal(b[:bootBlock], newMarker([16]byte(b[markerID:markerID+16])))
+}
+
+// isInterrupted tells whether the beginning of a disk is that of a format cut short: the marker, and behind it nothing
+// yet or the superblock of the very filesystem the marker announced, never mounted. Whatever else somebody has made of
+// such a disk since, without clearing the marker, is theirs.
+func isInterrupted(head []byte) bool {
+	if !isMarker(head) || signature(head, bootBlock) != "" {
+		return false
+	}
+	s := head[superOffset : superOffset+superSize]
+	return zero(head[superOffset+superSize:markerSize]) && (zero(s) ||
+		binary.LittleEndian.Uint16(s[atMagic:]) == superMagic && binary.LittleEndian.Uint32(s[atMounted:]) == 0 &&
+			bytes.Equal(s[atUUID:atUUID+16], head[markerID:markerID+16]))
 }
 
 // ext reads an ext2, 3 or 4 superblock. ok is false when there is none.
 func ext(head []byte, size int64) (f Found, ok bool) {
-	if len(head) < superOffset+1024 {
+	if len(head) < superOffset+superSize {
 		return f, false
 	}
-	s := head[superOffset : superOffset+1024]
+	s := head[superOffset : superOffset+superSize]
 	le := binary.LittleEndian
 	if le.Uint16(s[atMagic:]) != superMagic {
 		return f, false
@@ -183,11 +215,10 @@ var known = []struct {
 	{510, "\x55\xaa", "an MBR partition table or boot sector"},
 }
 
+// recognise names what a disk that is neither blank nor ours carries, by its beginning and its end.
 func recognise(head, end []byte) string {
-	for _, k := range known {
-		if len(head) >= k.offset+len(k.magic) && string(head[k.offset:k.offset+len(k.magic)]) == k.magic {
-			return k.what
-		}
+	if what := signature(head, 0); what != "" {
+		return what
 	}
 	if zero(head) {
 		return "data in its last MiB"
@@ -196,4 +227,14 @@ func recognise(head, end []byte) string {
 		return "data of an unknown kind in its first MiB"
 	}
 	return "data of an unknown kind"
+}
+
+// signature names the known signature that lies in the beginning of a disk, from the given offset on; empty: none.
+func signature(head []byte, from int) string {
+	for _, k := range known {
+		if k.offset >= from && len(head) >= k.offset+len(k.magic) && string(head[k.offset:k.offset+len(k.magic)]) == k.magic {
+			return k.what
+		}
+	}
+	return ""
 }

@@ -159,15 +159,25 @@ func target(size, block int64) int64 { return (size - tail) / block * block }
 
 // format makes the filesystem. Cut short at any point it leaves a disk that Probe calls Blank or Interrupted.
 func (t Tools) format(ctx context.Context, f *os.File, node string, size int64) error {
+	t.Log.Info("formatting the state disk", "disk", node, "bytes", size)
 	end := size - window
-	if err := mark(f, end, []byte(marker)); err != nil {
+	var id [16]byte
+	// Not for secrets: a start without randomness must not wait for it.
+	if _, err := unix.Getrandom(id[:], unix.GRND_INSECURE); err != nil {
+		return fmt.Errorf("formatting %s: a UUID: %w", node, err)
+	}
+	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80 // a random UUID, RFC 9562 section 5.4
+	mark := newMarker(id)
+	// The end first, with a whole block: it is read back so.
+	if err := put(f, end, append(mark, make([]byte, markerSize-len(mark))...)); err != nil {
 		return fmt.Errorf("formatting %s: marking its end: %w", node, err)
 	}
-	if err := mark(f, 0, []byte(marker)); err != nil {
+	if err := put(f, 0, mark); err != nil {
 		return fmt.Errorf("formatting %s: marking its beginning: %w", node, err)
 	}
 	began := time.Now()
 	out, code, err := t.tool(ctx, t.Mke2fs, "-q", "-F", "-t", "ext4", "-L", contract.StateLabel,
+		"-U", fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:]),
 		"-b", strconv.Itoa(blockSize), "-m", "1",
 		// All is written now: lazy initialisation would go on for minutes under the first minutes of work.
 		"-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard",
@@ -178,8 +188,11 @@ func (t Tools) format(ctx context.Context, f *os.File, node string, size int64) 
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("formatting %s: %w", node, err)
 	}
-	if err := mark(f, end, nil); err != nil {
+	if err := put(f, end, make([]byte, markerSize)); err != nil {
 		return fmt.Errorf("formatting %s: taking the mark from its end: %w", node, err)
+	}
+	if err := put(f, 0, make([]byte, bootBlock)); err != nil {
+		return fmt.Errorf("formatting %s: taking the mark from its beginning: %w", node, err)
 	}
 	// Only what can be read back as ours may be mounted: a mark that stayed would cost the next boot all data.
 	found, err := Probe(f, size)
@@ -193,10 +206,8 @@ func (t Tools) format(ctx context.Context, f *os.File, node string, size int64) 
 	return nil
 }
 
-// mark writes one block of content and zeros, and waits until it is on the disk.
-func mark(f *os.File, at int64, content []byte) error {
-	b := make([]byte, markerSize)
-	copy(b, content)
+// put writes and waits until it is on the disk.
+func put(f *os.File, at int64, b []byte) error {
 	if _, err := f.WriteAt(b, at); err != nil {
 		return err
 	}

@@ -139,11 +139,34 @@ func TestInterruptedFormat(t *testing.T) {
 			t.Errorf("%s: Prepare of a disk that is %s = %+v", name, kind, r)
 		}
 		run1(t, tool(t, "e2fsck", "e2fsprogs"), "-fn", file)
+		if kind == Interrupted { // and the disk was given another size before the next start
+			otherSize(t, name, disk, []int64{size + 512, 2 * size, size - 1<<20, size / 2}[kinds[kind]%4])
+		}
 	}
 	t.Logf("%d stages: %v", len(stages), kinds)
 	if kinds[Interrupted] < 3 {
 		t.Errorf("only %d interrupted stages of %d were seen: the test does not test", kinds[Interrupted], len(stages))
 	}
+}
+
+// otherSize starts with the disk of an interrupted format that was made larger, or smaller, meanwhile.
+func otherSize(t *testing.T, name string, disk []byte, size int64) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(file, disk, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(file, size); err != nil {
+		t.Fatal(err)
+	}
+	want := Reformatted
+	if zero(disk[:window]) {
+		want = Formatted // only the end was marked so far
+	}
+	if r := tools(t).Prepare(context.Background(), file, size); r.Action != want || r.Error != "" {
+		t.Errorf("%s, then %d bytes for %d: Prepare = %+v; want it %s", name, size, len(disk), r, want)
+	}
+	run1(t, tool(t, "e2fsck", "e2fsprogs"), "-fn", file)
 }
 
 // stagesByKilling runs the format with an mke2fs that dies, by a limit on the file's size, at growing offsets, and
@@ -177,15 +200,15 @@ func stagesByKilling(t *testing.T, size int64) map[string][]byte {
 func TestForeign(t *testing.T) {
 	const size = 32 << 20
 	makers := map[string]func(file string){
-		"xfs": func(f string) { put(t, f, 0, "XFSB") },
+		"xfs": func(f string) { lay(t, f, 0, "XFSB") },
 		"LUKS": func(f string) {
-			put(t, f, 0, "LUKS\xba\xbe\x00\x02")
+			lay(t, f, 0, "LUKS\xba\xbe\x00\x02")
 		},
-		"LVM":       func(f string) { put(t, f, 512, "LABELONE") },
-		"RAID 1.0":  func(f string) { put(t, f, size-8<<10, "\xfc\x4e\x2b\xa9") },
-		"btrfs":     func(f string) { put(t, f, 64<<10+64, "_BHRfS_M") },
-		"one byte":  func(f string) { put(t, f, window-1, "x") },
-		"last byte": func(f string) { put(t, f, size-1, "x") },
+		"LVM":       func(f string) { lay(t, f, 512, "LABELONE") },
+		"RAID 1.0":  func(f string) { lay(t, f, size-8<<10, "\xfc\x4e\x2b\xa9") },
+		"btrfs":     func(f string) { lay(t, f, 64<<10+64, "_BHRfS_M") },
+		"one byte":  func(f string) { lay(t, f, window-1, "x") },
+		"last byte": func(f string) { lay(t, f, size-1, "x") },
 		"swap":      func(f string) { run1(t, tool(t, "mkswap", "util-linux"), f) },
 		"FAT":       func(f string) { run1(t, tool(t, "mkfs.vfat", "dosfstools"), f) },
 		"GPT":       func(f string) { run1(t, tool(t, "sgdisk", "gdisk"), "-n", "1:2048:+1M", f) },
@@ -196,8 +219,28 @@ func TestForeign(t *testing.T) {
 			run1(t, tool(t, "mke2fs", "e2fsprogs"), "-q", "-F", "-t", "ext2", "-L", contract.StateLabel, f)
 		},
 		"marker with something behind": func(f string) {
-			put(t, f, 0, marker)
-			put(t, f, 2000, "data")
+			lay(t, f, 0, string(newMarker([16]byte{})))
+			lay(t, f, 3000, "data")
+		},
+		"marker with something in it": func(f string) {
+			lay(t, f, 0, string(newMarker([16]byte{})))
+			lay(t, f, 900, "data")
+		},
+		"RAID 1.2 over a marker": func(f string) {
+			lay(t, f, 0, string(newMarker([16]byte{})))
+			lay(t, f, 4096, "\xfc\x4e\x2b\xa9")
+		},
+		"swap over a marker": func(f string) { // mkswap leaves the boot block alone
+			lay(t, f, 0, string(newMarker([16]byte{})))
+			run1(t, tool(t, "mkswap", "util-linux"), f)
+		},
+		"somebody's ext4 over a marker": func(f string) { // mke2fs does too, where it sees a BSD label
+			lay(t, f, 0, string(newMarker([16]byte{})))
+			run1(t, tool(t, "mke2fs", "e2fsprogs"), "-q", "-F", "-t", "ext4", "-E", "nodiscard", "-L", "DATA",
+				f)
+			if !isMarker(head(t, f)) {
+				t.Fatal("mke2fs has cleared the marker: it would not outlast a format")
+			}
 		},
 	}
 	for name, makeIt := range makers {
@@ -222,7 +265,16 @@ func TestForeign(t *testing.T) {
 	}
 }
 
-func put(t testing.TB, file string, at int64, s string) {
+func head(t testing.TB, file string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b[:window]
+}
+
+func lay(t testing.TB, file string, at int64, s string) {
 	t.Helper()
 	f, err := os.OpenFile(file, os.O_WRONLY, 0)
 	if err != nil {
@@ -342,7 +394,7 @@ func FuzzProbe(f *testing.F) {
 	binary.LittleEndian.PutUint32(super[atBlocksLow:], 100)
 	binary.LittleEndian.PutUint32(super[atLogBlockSize:], 2)
 	f.Add(super, []byte(nil))
-	f.Add([]byte(marker), []byte(marker))
+	f.Add(newMarker([16]byte{1}), newMarker([16]byte{1}))
 	f.Fuzz(func(t *testing.T, head, end []byte) {
 		const size = 4 << 20
 		disk := make([]byte, size)

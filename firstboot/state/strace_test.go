@@ -49,12 +49,11 @@ func stagesByStrace(t *testing.T, strace string, size int64) map[string][]byte {
 		stages[fmt.Sprintf("%03d %s", n, what)] = bytes.Clone(disk)
 		n++
 	}
-	block := make([]byte, markerSize)
-	copy(block, marker)
+	mark := newMarker([16]byte(finished[superOffset+atUUID:]))
 	stage("nothing written")
-	copy(disk[size-window:], block)
+	copy(disk[size-window:], mark)
 	stage("marked at the end")
-	copy(disk, block)
+	copy(disk, mark)
 	stage("marked at the beginning")
 	trace, err := os.ReadFile(log)
 	if err != nil {
@@ -82,6 +81,8 @@ func stagesByStrace(t *testing.T, strace string, size int64) map[string][]byte {
 		}
 	}
 	clear(disk[size-window : size-window+markerSize])
+	stage("mark taken from the end")
+	clear(disk[:bootBlock])
 	stage("mark taken away")
 	if !bytes.Equal(disk, finished) {
 		t.Fatal("the writes traced do not add up to the disk that was made: the test does not see all of them")
