@@ -109,8 +109,8 @@ func ReadProfile(root string) (*profiles.Profile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("profile of the guest: %w", err)
 	}
-	p := &profiles.Profile{}
-	if err := Strict(b, p); err != nil {
+	p, err := profiles.Decode(b)
+	if err != nil {
 		return nil, fmt.Errorf("profile of the guest %s: %w", f.Name(), err)
 	}
 	return p, nil

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -202,8 +201,20 @@ func (g *testGuest) wait(t *testing.T, what string, want func(contract.Report) b
 }
 
 func oneLink() *profiles.Profile {
-	return &profiles.Profile{Name: "gw", State: profiles.State{Size: 1},
-		Links: []profiles.Link{{Name: "lan0", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}}}}
+	p, err := profiles.Parse("profile.yaml", []byte(`rempart: 1
+name: gw
+memory: 128M
+state: 16M
+admin: none
+links:
+  lan0: {address: 10.0.0.1/24}
+zones:
+  lan: lan0
+`))
+	if err != nil {
+		panic(err)
+	}
+	return p
 }
 
 func TestGuestBecomesReady(t *testing.T) {
