@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -138,6 +139,15 @@ func (g *Guest) PowerOff() {
 	if end := g.Guest.Stop(context.Background(), Patience); end.Cause != qemu.PoweredOff {
 		g.fail(fmt.Errorf("after the power button the guest ended by %+v; want %q", end, qemu.PoweredOff))
 	}
+}
+
+// Cut ends QEMU as a power failure ends a machine: at once, nothing in it gets another instruction.
+func (g *Guest) Cut() {
+	g.tb.Helper()
+	if err := syscall.Kill(g.PID(), syscall.SIGKILL); err != nil {
+		g.fail(fmt.Errorf("cutting the power: %w", err))
+	}
+	g.AwaitEnd()
 }
 
 // fail ends the test with the end of the console.

@@ -153,6 +153,8 @@ type Options struct {
 	Append   string // more of the kernel command line, for Direct and MicroVM
 	Backends []hypervisor.Backend
 	NICs     int // number of NICs; 0: one for each link
+	// Sed is a sed(1) script run over each of QEMU's arguments: the way to have a machine that rempart never makes.
+	Sed string
 }
 
 // Guest is a booted guest.
@@ -192,7 +194,14 @@ func (m *Master) Boot(tb testing.TB, o Options) *Guest {
 	}
 	machine.Sandbox = installation.Sandbox
 	log := slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	if g.Guest, err = qemu.Start(ctx, machine, qemu.Options{Binary: installation.Binary, Log: log}); err != nil {
+	program := installation.Binary
+	if o.Sed != "" {
+		if program, err = altered(dir, program, o.Sed); err != nil {
+			cancel()
+			tb.Fatal(err)
+		}
+	}
+	if g.Guest, err = qemu.Start(ctx, machine, qemu.Options{Binary: program, Log: log}); err != nil {
 		cancel()
 		tb.Fatal(err)
 	}
@@ -290,6 +299,14 @@ func (m *Master) machine(dir string, o Options) (hypervisor.Machine, error) {
 		machine.Flash = &flash
 	}
 	return machine, nil
+}
+
+// altered writes a program that starts QEMU with altered arguments, as the same process.
+func altered(dir, binary, script string) (string, error) {
+	name := filepath.Join(dir, "qemu")
+	text := fmt.Sprintf("#!/bin/sh\nfor a; do\n\tshift\n\tset -- \"$@\" \"$(printf %%s \"$a\" | sed '%s')\"\ndone\nexec %s \"$@\"\n",
+		script, binary)
+	return name, os.WriteFile(name, []byte(text), 0o700)
 }
 
 // Blank makes a sparse file of zeros.
