@@ -49,8 +49,8 @@ var (
 
 // Names that become part of messages and file names.
 const (
-	defaultMirror   = "http://deb.debian.org/debian"
-	defaultSecurity = "http://deb.debian.org/debian-security"
+	mirrorPattern   = "http://MIRROR/debian" // what the address of a mirror looks like
+	securityPattern = "http://MIRROR/debian-security"
 	component       = "main"
 )
 

@@ -97,7 +97,7 @@ func (s *loader) suite(ctx context.Context, suite string, locked time.Time) (tim
 	}
 	if strings.HasSuffix(suite, securitySuffix) && errors.Is(failed, ErrGone) {
 		return time.Time{}, fmt.Errorf("%w; give the security archive's address with --security-mirror, for example %s, or "+
-			"leave security updates out with --security-mirror %s", failed, defaultSecurity, NoSecurity)
+			"leave security updates out with --security-mirror %s", failed, securityPattern, NoSecurity)
 	}
 	return time.Time{}, failed
 }

@@ -135,7 +135,7 @@ func (s *Store) mirrorsFor(ctx context.Context, suite string) ([]mirror, error) 
 	return mirrors, nil
 }
 
-// securityBeside turns .../debian into .../debian-security, also inside the path as snapshot.debian.org has it.
+// securityBeside turns .../debian into .../debian-security, also inside the path, as archives of snapshots have it.
 func securityBeside(m mirror) (mirror, bool) {
 	if m.base == nil {
 		return mirror{}, false
@@ -202,12 +202,13 @@ func (s *Store) aptMirrors(ctx context.Context, suite string) ([]mirror, error) 
 		}
 	}
 	if len(mirrors) == 0 {
-		flags := "--mirror " + defaultMirror
+		flags := "--mirror " + mirrorPattern
 		if strings.HasSuffix(suite, securitySuffix) {
-			flags += " --security-mirror " + defaultSecurity
+			flags += " --security-mirror " + securityPattern
 		}
 		return nil, wrap(ErrNoMirror, "apt's configuration in %s names no Debian mirror for %s; add the options\n"+
-			"  %s\nor the address of a mirror near you, or a directory of .debs", s.options.AptDir, suite, flags)
+			"  %s\nwhere MIRROR is a Debian mirror near you (https://www.debian.org/mirror/list), or give a directory of .debs",
+			s.options.AptDir, suite, flags)
 	}
 	return mirrors, nil
 }

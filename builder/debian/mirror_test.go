@@ -12,47 +12,47 @@ import (
 
 // Configurations as machines have them, and the mirrors found in them for a suite.
 func TestAptMirrors(t *testing.T) {
-	const deb822 = "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: bookworm bookworm-updates\n" +
+	const deb822 = "Types: deb\nURIs: http://deb.example.org/debian\nSuites: bookworm bookworm-updates\n" +
 		"Components: main\n" +
 		"Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n" +
-		"Types: deb\nURIs: http://deb.debian.org/debian-security\nSuites: bookworm-security\nComponents: main\n" +
+		"Types: deb\nURIs: http://deb.example.org/debian-security\nSuites: bookworm-security\nComponents: main\n" +
 		"Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
 	for _, c := range []struct {
 		name                    string
 		list, sources           string
 		main, updates, security string // addresses, blank between them; none for ErrNoMirror
 	}{
-		{"Debian 12, deb822", "", deb822, "http://deb.debian.org/debian", "http://deb.debian.org/debian",
-			"http://deb.debian.org/debian-security"},
+		{"Debian 12, deb822", "", deb822, "http://deb.example.org/debian", "http://deb.example.org/debian",
+			"http://deb.example.org/debian-security"},
 		{"Debian 12, one-line",
-			"deb http://ftp.fr.debian.org/debian/ bookworm main contrib\ndeb-src http://src/debian bookworm main\n" +
-				"deb http://security.debian.org/debian-security bookworm-security main\n" +
-				"deb http://ftp.fr.debian.org/debian/ bookworm-updates main\n",
-			"", "http://ftp.fr.debian.org/debian/", "http://ftp.fr.debian.org/debian/",
-			"http://security.debian.org/debian-security http://ftp.fr.debian.org/debian-security/"},
-		{"Debian 13", "", strings.ReplaceAll(deb822, "bookworm", "trixie"), "http://deb.debian.org/debian",
-			"http://deb.debian.org/debian",
-			"http://deb.debian.org/debian-security"},
-		{"Debian sid", "deb http://deb.debian.org/debian unstable main\n", "", "http://deb.debian.org/debian",
-			"http://deb.debian.org/debian", "http://deb.debian.org/debian-security"},
+			"deb http://ftp.example.org/debian/ bookworm main contrib\ndeb-src http://src/debian bookworm main\n" +
+				"deb http://security.example.org/debian-security bookworm-security main\n" +
+				"deb http://ftp.example.org/debian/ bookworm-updates main\n",
+			"", "http://ftp.example.org/debian/", "http://ftp.example.org/debian/",
+			"http://security.example.org/debian-security http://ftp.example.org/debian-security/"},
+		{"Debian 13", "", strings.ReplaceAll(deb822, "bookworm", "trixie"), "http://deb.example.org/debian",
+			"http://deb.example.org/debian",
+			"http://deb.example.org/debian-security"},
+		{"Debian sid", "deb http://deb.example.org/debian unstable main\n", "", "http://deb.example.org/debian",
+			"http://deb.example.org/debian", "http://deb.example.org/debian-security"},
 		{"Debian 10", "deb http://a/debian buster main\ndeb http://s/debian-security buster/updates main\n", "",
 			"http://a/debian",
 			"http://a/debian", "http://s/debian-security http://a/debian-security"},
-		{"vendors beside Debian", "deb [signed-by=/k/docker.gpg] https://download.docker.com/linux/debian bookworm stable\n" +
-			"deb [arch=amd64 signed-by=/k/ms.gpg] https://packages.microsoft.com/debian/12/prod bookworm main\n" +
+		{"vendors beside Debian", "deb [signed-by=/k/docker.gpg] https://download.example.com/linux/debian bookworm stable\n" +
+			"deb [arch=amd64 signed-by=/k/ms.gpg] https://packages.example.com/debian/12/prod bookworm main\n" +
 			"deb http://apt.example.org/ bookworm-pgdg main\ndeb http://flat/ ./\n", deb822,
-			"http://deb.debian.org/debian https://packages.microsoft.com/debian/12/prod",
-			"http://deb.debian.org/debian https://packages.microsoft.com/debian/12/prod",
-			"http://deb.debian.org/debian-security"},
+			"http://deb.example.org/debian https://packages.example.com/debian/12/prod",
+			"http://deb.example.org/debian https://packages.example.com/debian/12/prod",
+			"http://deb.example.org/debian-security"},
 		{"Ubuntu",
-			"deb http://archive.ubuntu.com/ubuntu noble main universe\n" +
-				"deb http://security.ubuntu.com/ubuntu noble-security main\n", "", "", "", ""},
+			"deb http://archive.example.com/ubuntu noble main universe\n" +
+				"deb http://security.example.com/ubuntu noble-security main\n", "", "", "", ""},
 		{"no apt", "", "", "", "", ""},
 		{"installation medium alone", "deb cdrom:[Debian GNU/Linux 12]/ bookworm main\n", "", "", "", ""},
-		{"snapshot", "deb http://snapshot.debian.org/archive/debian/20250520T000000Z/ bookworm main\n", "",
-			"http://snapshot.debian.org/archive/debian/20250520T000000Z/",
-			"http://snapshot.debian.org/archive/debian/20250520T000000Z/",
-			"http://snapshot.debian.org/archive/debian-security/20250520T000000Z/"},
+		{"snapshot", "deb http://snapshot.example.org/archive/debian/20250520T000000Z/ bookworm main\n", "",
+			"http://snapshot.example.org/archive/debian/20250520T000000Z/",
+			"http://snapshot.example.org/archive/debian/20250520T000000Z/",
+			"http://snapshot.example.org/archive/debian-security/20250520T000000Z/"},
 		{"disabled", "#deb http://a/debian bookworm main\n", "Enabled: no\n" + deb822[:strings.Index(deb822, "\n\n")+1], "",
 			"", ""},
 		{"password", "deb http://user:secret@a/debian bookworm main\n", "", "http://user:xxxxx@a/debian",
@@ -79,7 +79,7 @@ func TestAptMirrors(t *testing.T) {
 			if want != "" {
 				continue
 			}
-			if !errors.Is(err, ErrNoMirror) || !strings.Contains(err.Error(), "--mirror http://deb.debian.org/debian") {
+			if !errors.Is(err, ErrNoMirror) || !strings.Contains(err.Error(), "--mirror http://MIRROR/debian") {
 				t.Errorf("%s: mirrors for %s: error %v; want ErrNoMirror with the flags to give", c.name, suite, err)
 			}
 		}
@@ -106,7 +106,7 @@ func TestParseMirror(t *testing.T) {
 	}
 	for _, given := range []string{"ftp://a/debian", "http:///debian", "file://host/debian", "file:relative",
 		"http://a b/", "/dev/null",
-		filepath.Join(dir, "none"), "deb.debian.org:80", "\x00"} {
+		filepath.Join(dir, "none"), "deb.example.org:80", "\x00"} {
 		if m, err := parseMirror(given); err == nil {
 			t.Errorf("parseMirror(%q) = %v; want an error", given, m)
 		}

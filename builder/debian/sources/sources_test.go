@@ -22,8 +22,8 @@ func show(entries []Entry) string {
 
 func TestParseList(t *testing.T) {
 	for _, c := range []struct{ text, want, problem string }{
-		{"deb http://deb.debian.org/debian bookworm main contrib",
-			"1 http://deb.debian.org/debian bookworm [main contrib] [] ", ""},
+		{"deb http://deb.example.org/debian bookworm main contrib",
+			"1 http://deb.example.org/debian bookworm [main contrib] [] ", ""},
 		{"\n  deb\thttp://a/debian  bookworm\tmain # why\n#deb http://b bookworm main\n",
 			"2 http://a/debian bookworm [main] [] ", ""},
 		{"deb-src http://a bookworm main", "", ""},
