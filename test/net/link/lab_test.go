@@ -151,12 +151,16 @@ func runChild(profile string) int {
 // need fails the test when a foreign program is missing.
 func need(t *testing.T, program, pkg string) string {
 	t.Helper()
-	for _, dir := range []string{"/usr/sbin", "/sbin", "/usr/bin", "/bin"} {
+	unpacked, err := filepath.Abs("../../../bin/tools/usr/sbin") // by test/setup: what would start a service if installed
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"/usr/sbin", "/sbin", "/usr/bin", "/bin", unpacked} {
 		if _, err := os.Stat(filepath.Join(dir, program)); err == nil {
 			return filepath.Join(dir, program)
 		}
 	}
-	t.Fatalf("%s is missing: apt install %s", program, pkg)
+	t.Fatalf("%s of the package %s is missing; `make setup` brings it", program, pkg)
 	return ""
 }
 
