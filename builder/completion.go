@@ -176,7 +176,8 @@ if [[ ${funcstack[1]} == _rempart ]]; then _rempart "$@"; else compdef _rempart 
 
 // printDecisions sets choices and files from command, before and current: what bash and zsh both understand.
 func printDecisions(w io.Writer, all []completion) {
-	fmt.Fprintf(w, "\tcase $command in\n\t\"\") choices=%q ;;\n", strings.Join(append(names(all), "--help", "--version"), " "))
+	fmt.Fprintf(w, "\tcase $command in\n\t\"\") choices=%q ;;\n",
+		strings.Join(append(names(all), "--help", "--version"), " "))
 	for _, c := range all {
 		fmt.Fprintf(w, "\t%s)\n\t\tcase $before in\n", c.name)
 		for _, o := range c.options {
@@ -209,7 +210,8 @@ func printFish(w io.Writer, all []completion) {
 		line := fmt.Sprintf("complete -c rempart -n '__fish_seen_subcommand_from %s'", c.name)
 		if c.name != "help" {
 			// An argument such as the name of another command must not bring that command's words.
-			line = fmt.Sprintf("complete -c rempart -n '__fish_seen_subcommand_from %s; and not __fish_seen_subcommand_from help'",
+			line = fmt.Sprintf("complete -c rempart "+
+				"-n '__fish_seen_subcommand_from %s; and not __fish_seen_subcommand_from help'",
 				c.name)
 		}
 		if c.files {

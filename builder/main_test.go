@@ -87,7 +87,8 @@ func TestHelpFits(t *testing.T) {
 func TestVersion(t *testing.T) {
 	for _, call := range []string{"version", "--version"} {
 		code, out, errs := rempart(call)
-		if code != exitDone || errs != "" || !strings.HasPrefix(out, "rempart "+contract.Version+", "+runtime.Version()+"\n") {
+		want := "rempart " + contract.Version + ", " + runtime.Version() + "\n"
+		if code != exitDone || errs != "" || !strings.HasPrefix(out, want) {
 			t.Errorf("rempart %s = %d, %q, %q; want 0 and both versions", call, code, out, errs)
 		}
 	}

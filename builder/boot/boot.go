@@ -60,8 +60,8 @@ func ArchOf(name string) (Arch, error) {
 //
 // The last console that exists becomes /dev/console: hvc0 under Xen, else the serial port. The screen (tty0) is left
 // out: where hvc0 is named but absent the kernel would take it for /dev/console, and the serial port would fall
-// silent. quiet because full logging makes a paravirtualised start three times slower. The kernel's panic timeout stays 0: a
-// panicked guest stops and the host's crash policy decides, it never restarts by itself.
+// silent. quiet because full logging makes a paravirtualised start three times slower. The kernel's panic timeout stays
+// 0: a panicked guest stops and the host's crash policy decides, it never restarts by itself.
 func Cmdline(a Arch, v contract.Verity) string {
 	return strings.Join([]string{
 		"console=" + a.Serial, "console=hvc0", "quiet",
@@ -85,6 +85,7 @@ menuentry "%s" {
 func LoaderFiles(title, cmdline string) map[string][]byte {
 	return map[string][]byte{
 		LoaderConfig: fmt.Appendf(nil, "default %s\ntimeout 0\neditor no\n", loaderEntryName),
-		LoaderEntry:  fmt.Appendf(nil, "title %s\nlinux /%s\ninitrd /%s\noptions %s\n", title, KernelPath, InitrdPath, cmdline),
+		LoaderEntry: fmt.Appendf(nil, "title %s\nlinux /%s\ninitrd /%s\noptions %s\n",
+			title, KernelPath, InitrdPath, cmdline),
 	}
 }

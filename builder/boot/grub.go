@@ -105,7 +105,8 @@ func linkGrub(files GrubFiles) (*Grub, error) {
 	}
 	rest := append(stub, packed...)
 	if kernelLink+len(rest) > coreLimit {
-		return nil, fmt.Errorf("the core image of %d bytes is larger than BIOS memory allows (%d)", len(rest), coreLimit-kernelLink)
+		return nil, fmt.Errorf("the core image of %d bytes is larger than BIOS memory allows (%d)",
+			len(rest), coreLimit-kernelLink)
 	}
 	core := append(first, rest...)
 	if tail := len(core) % sector; tail != 0 {
@@ -176,7 +177,8 @@ func grubKernel(files GrubFiles) ([]byte, error) {
 		return nil, fmt.Errorf("kernel.img: %w", err)
 	}
 	if f.Class != elf.ELFCLASS32 || f.Machine != elf.EM_386 || f.Entry != kernelLink {
-		return nil, fmt.Errorf("kernel.img: %v for %v starting at %#x; want a 32-bit 386 program at %#x", f.Class, f.Machine, f.Entry, kernelLink)
+		return nil, fmt.Errorf("kernel.img: %v for %v starting at %#x; want a 32-bit 386 program at %#x",
+			f.Class, f.Machine, f.Entry, kernelLink)
 	}
 	var out []byte
 	for _, s := range f.Sections {

@@ -20,12 +20,12 @@ func TestLiveMirror(t *testing.T) {
 	must(t, err)
 	mirrors, err := s.mirrorsFor(ctx, lock.Suite)
 	if errors.Is(err, ErrNoMirror) {
-		t.Skipf("NOT TESTED with a real mirror: %v", err)
+		t.Skipf("SKIPPED, NOT PASSED: not tested with a real mirror: %v", err)
 	}
 	must(t, err)
 	signed, err := s.get(ctx, mirrors[0].file("dists/"+lock.Suite+"/InRelease"), maxRelease)
 	if errors.Is(err, ErrOffline) {
-		t.Skipf("NOT TESTED with a real mirror: %v", err)
+		t.Skipf("SKIPPED, NOT PASSED: not tested with a real mirror: %v", err)
 	}
 	must(t, err)
 	text, err := openSigned(signed, s.keys, time.Now())
@@ -38,7 +38,8 @@ func TestLiveMirror(t *testing.T) {
 	}
 	packages, err := s.Fetch(ctx, lock, "logsave")
 	if errors.Is(err, ErrGone) {
-		t.Skipf("NOT TESTED with a real package: the mirror has moved on; renew the default lock: %v", err)
+		t.Skipf("SKIPPED, NOT PASSED: not tested with a real package: the mirror has moved on; "+
+			"renew the default lock: %v", err)
 	}
 	must(t, err)
 	defer packages[0].Close()
@@ -68,7 +69,7 @@ func BenchmarkFetchWarm(b *testing.B) {
 	for b.Loop() {
 		packages, err := s.Fetch(context.Background(), lock)
 		if err != nil {
-			b.Skipf("NOT MEASURED: %v", err)
+			b.Skipf("SKIPPED, NOT PASSED: %v", err)
 		}
 		for _, p := range packages {
 			if _, err := p.Entries(); err != nil {

@@ -156,7 +156,7 @@ func TestResolveSuites(t *testing.T) {
 // apt is the judge of the default lock's closure: it must find nothing missing and nothing idle.
 func TestDefaultLockAsApt(t *testing.T) {
 	if _, err := exec.LookPath("apt-cache"); err != nil {
-		t.Skip("NOT CHECKED against apt: apt-cache is missing (Debian package apt)")
+		t.Skip("SKIPPED, NOT PASSED: not checked against apt: apt-cache is missing (Debian package apt)")
 	}
 	lock, err := DefaultLock("amd64")
 	must(t, err)
@@ -165,7 +165,8 @@ func TestDefaultLockAsApt(t *testing.T) {
 		"--no-replaces", "--no-enhances", RootE2fsprogs).Output()
 	policy, _ := exec.Command("apt-cache", "policy").Output()
 	if err != nil || !regexp.MustCompile(`n=`+lock.Suite+`,.*c=main,b=amd64`).Match(policy) {
-		t.Skipf("NOT CHECKED against apt: its lists have no %s for amd64 (run apt-get update)", lock.Suite)
+		t.Skipf("SKIPPED, NOT PASSED: not checked against apt: its lists have no %s for amd64 "+
+			"(run apt-get update)", lock.Suite)
 	}
 	var want []string
 	for scan := bufio.NewScanner(strings.NewReader(string(out))); scan.Scan(); {

@@ -83,7 +83,8 @@ func TestLinks(t *testing.T) {
 func TestLines(t *testing.T) {
 	var got []string
 	l := &lines{each: func(s string) { got = append(got, s) }}
-	for _, piece := range []string{"REA", "DY fw\r\nFAILED a\n\x1b[31mred\n", strings.Repeat("x", 3*maxLine), "\n", "rest"} {
+	long := strings.Repeat("x", 3*maxLine)
+	for _, piece := range []string{"REA", "DY fw\r\nFAILED a\n\x1b[31mred\n", long, "\n", "rest"} {
 		if n, err := l.Write([]byte(piece)); n != len(piece) || err != nil {
 			t.Errorf("Write(%d bytes) = %d, %v", len(piece), n, err)
 		}

@@ -85,8 +85,12 @@ func TestReadBackFinds(t *testing.T) {
 		{"primary header", func(b []byte, _ *master.Manifest) { b[512+60] ^= 1 }, "primary partition table"},
 		{"backup header", func(b []byte, _ *master.Manifest) { b[len(b)-512+60] ^= 1 }, "backup partition table"},
 		{"no protective MBR", func(b []byte, _ *master.Manifest) { b[450] = 0x83 }, "not protected"},
-		{"a partition elsewhere", func(_ []byte, m *master.Manifest) { region(m, "partition esp").Offset += 512 }, `partition "esp"`},
-		{"a partition too many", func(_ []byte, m *master.Manifest) { region(m, "gap 1").Name = "partition x" }, "2 partitions"},
+		{"a partition elsewhere", func(_ []byte, m *master.Manifest) {
+			region(m, "partition esp").Offset += 512
+		}, `partition "esp"`},
+		{"a partition too many", func(_ []byte, m *master.Manifest) {
+			region(m, "gap 1").Name = "partition x"
+		}, "2 partitions"},
 		{"another root", func(_ []byte, m *master.Manifest) { m.Verity.Partition = guidDisk }, "the root's GUID"},
 		{"a root of another name", func(_ []byte, m *master.Manifest) {
 			region(m, "partition root").Name = "partition ROOT"
@@ -94,7 +98,9 @@ func TestReadBackFinds(t *testing.T) {
 		{"a byte of a file", func(b []byte, _ *master.Manifest) {
 			b[bytes.Index(b, []byte("title x\n"))] ^= 1
 		}, "has the SHA-256"},
-		{"the boot sector", func(b []byte, m *master.Manifest) { b[region(m, "partition esp").Offset+510] ^= 1 }, "boot partition"},
+		{"the boot sector", func(b []byte, m *master.Manifest) {
+			b[region(m, "partition esp").Offset+510] ^= 1
+		}, "boot partition"},
 		{"a file missing", func(_ []byte, m *master.Manifest) {
 			m.Boot = append(m.Boot, master.File{Path: "/loader/other"})
 		}, "/loader/other is missing"},

@@ -93,7 +93,8 @@ func TestSBOM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"pkg:deb/debian/libc6@2.36-9%2Bdeb12u1%7Ex?arch=amd64"`, `"pkg:golang/stdlib@`, `"name": "fw-1"`} {
+	for _, want := range []string{`"pkg:deb/debian/libc6@2.36-9%2Bdeb12u1%7Ex?arch=amd64"`, `"pkg:golang/stdlib@`,
+		`"name": "fw-1"`} {
 		if !bytes.Contains(first, []byte(want)) {
 			t.Errorf("the bill of materials lacks %s:\n%.2000s", want, first)
 		}

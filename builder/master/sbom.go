@@ -55,7 +55,8 @@ func SBOM(m *Manifest, programs map[string][]byte) ([]byte, error) {
 	}
 	bom.Components = &parts
 	var out bytes.Buffer
-	if err := cdx.NewBOMEncoder(&out, cdx.BOMFileFormatJSON).SetPretty(true).EncodeVersion(bom, cdx.SpecVersion1_5); err != nil {
+	encoder := cdx.NewBOMEncoder(&out, cdx.BOMFileFormatJSON).SetPretty(true)
+	if err := encoder.EncodeVersion(bom, cdx.SpecVersion1_5); err != nil {
 		return nil, fmt.Errorf("bill of materials: %w", err)
 	}
 	return out.Bytes(), nil

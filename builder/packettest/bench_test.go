@@ -31,7 +31,7 @@ type kernelGuest struct {
 func newKernelGuest(t *testing.T, p *profiles.Profile, macs []net.HardwareAddr, b *Bench) *kernelGuest {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("NOT TESTED: a network namespace in the place of a guest needs root; run the tests as root")
+		t.Skip("SKIPPED, NOT PASSED: a network namespace in the place of a guest needs root; run the tests as root")
 	}
 	for tool, pkg := range map[string]string{"ip": "iproute2", "nft": "nftables", "sysctl": "procps"} {
 		if _, err := exec.LookPath(tool); err != nil {

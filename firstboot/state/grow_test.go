@@ -14,7 +14,7 @@ import (
 // TestGrow grows a real filesystem while it is mounted, twice, with data on it.
 func TestGrow(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("NOT TESTED: mounting needs root")
+		t.Skip("SKIPPED, NOT PASSED: mounting needs root")
 	}
 	const size = 64 << 20
 	file := image(t, size)
@@ -32,12 +32,12 @@ func TestGrow(t *testing.T) {
 			t.Fatalf("Prepare of a disk of %d bytes = %+v; want it to be grown", now, r)
 		}
 		if out, err := exec.Command("mount", "-t", "ext4", "-o", "loop", file, dir).CombinedOutput(); err != nil {
-			t.Skipf("NOT TESTED: this machine cannot mount a file: %v: %s", err, out)
+			t.Skipf("SKIPPED, NOT PASSED: this machine cannot mount a file: %v: %s", err, out)
 		}
 		grown, err := Grow(dir, r.Bytes)
 		if errors.Is(err, unix.EPERM) {
 			run1(t, "umount", dir)
-			t.Skip("NOT TESTED: this root lacks CAP_SYS_RESOURCE, which growing a mounted filesystem needs")
+			t.Skip("SKIPPED, NOT PASSED: this root lacks CAP_SYS_RESOURCE, which growing a mounted filesystem needs")
 		}
 		if !grown || err != nil {
 			t.Errorf("Grow(%d) = %v, %v; want it grown", r.Bytes, grown, err)

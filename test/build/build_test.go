@@ -130,7 +130,8 @@ func TestReproducible(t *testing.T) {
 	if err := os.MkdirAll(deep, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("/bin/sh", "-c", `umask 0077; exec "$0" build "$1" --renew-lock --output anders`, rempart(t), profile)
+	cmd := exec.Command("/bin/sh", "-c", `umask 0077; exec "$0" build "$1" --renew-lock --output anders`,
+		rempart(t), profile)
 	cmd.Dir = deep
 	cmd.Env = append(os.Environ(), "TZ=Pacific/Kiritimati", "LC_ALL=tr_TR.UTF-8", "LANG=ja_JP.UTF-8", "GOMAXPROCS=1",
 		"SOURCE_DATE_EPOCH=1234567890", "HOSTNAME=elsewhere", "USER=nobody")
@@ -221,7 +222,8 @@ func TestKilledAnywhere(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	start := time.Now()
-	if b, err := exec.CommandContext(ctx, rempart(t), "build", profile, "--renew-lock", "-o", out).CombinedOutput(); err != nil {
+	build := exec.CommandContext(ctx, rempart(t), "build", profile, "--renew-lock", "-o", out)
+	if b, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("rempart build: %v\n%s", err, b)
 	}
 	whole := time.Since(start)
@@ -285,7 +287,8 @@ func TestRefusals(t *testing.T) {
 		{"foreign files", []string{"build", profile, "--renew-lock", "-o", foreign}, 1, "thesis.tex"},
 		{"no such profile", []string{"build", "nothing.yaml", "-o", filepath.Join(t.TempDir(), "x")}, 1, "nothing.yaml"},
 		{"wrong format", []string{"build", profile, "--format", "vhd", "-o", filepath.Join(t.TempDir(), "x")}, 2, "vhd"},
-		{"too small", []string{"build", profile, "--renew-lock", "--size", "8M", "-o", filepath.Join(t.TempDir(), "x")}, 1, "too small"},
+		{"too small", []string{"build", profile, "--renew-lock", "--size", "8M", "-o", filepath.Join(t.TempDir(), "x")},
+			1, "too small"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cmd := exec.Command(rempart(t), tt.args...)
@@ -319,7 +322,8 @@ func TestRefusals(t *testing.T) {
 		}
 		small := t.TempDir()
 		mountTmpfs(t, small, "size=20m")
-		out, err := exec.Command(rempart(t), "build", profile, "--renew-lock", "-o", filepath.Join(small, "x")).CombinedOutput()
+		build := exec.Command(rempart(t), "build", profile, "--renew-lock", "-o", filepath.Join(small, "x"))
+		out, err := build.CombinedOutput()
 		if err == nil || !bytes.Contains(out, []byte("no space left")) {
 			t.Errorf("building onto a full disk = %v, %q; want an error that says so", err, out)
 		}

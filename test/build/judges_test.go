@@ -69,7 +69,8 @@ func TestQemuImgAgrees(t *testing.T) {
 	if out := judge(t, "qemu-img", "check", qcow2); !strings.Contains(out, "No errors were found on the image.") {
 		t.Errorf("qemu-img check: %s", out)
 	}
-	if out := judge(t, "qemu-img", "compare", "-f", "raw", "-F", "qcow2", raw, qcow2); !strings.Contains(out, "Images are identical.") {
+	out := judge(t, "qemu-img", "compare", "-f", "raw", "-F", "qcow2", raw, qcow2)
+	if !strings.Contains(out, "Images are identical.") {
 		t.Errorf("qemu-img compare: %s", out)
 	}
 }
@@ -114,7 +115,8 @@ func TestRoot(t *testing.T) {
 	m := manifestOf(t, dir)
 	root := regionFile(t, dir, "partition root")
 	judge(t, "fsck.erofs", root)
-	judge(t, "veritysetup", "verify", "--hash-offset", fmt.Sprint(m.Verity.DataBlocks*uint64(m.Verity.BlockSize)), root, root, m.Verity.RootHash)
+	hashOffset := fmt.Sprint(m.Verity.DataBlocks * uint64(m.Verity.BlockSize))
+	judge(t, "veritysetup", "verify", "--hash-offset", hashOffset, root, root, m.Verity.RootHash)
 	if os.Geteuid() != 0 {
 		t.Log("NOT CHECKED: file by file against the kernel's own reading, which needs root to mount")
 		return
@@ -136,7 +138,8 @@ func TestRoot(t *testing.T) {
 		}
 		owner := info.Sys().(*syscall.Stat_t)
 		if info.Mode().String() != f.Mode || int(owner.Uid) != f.UID || int(owner.Gid) != f.GID {
-			t.Errorf("%s is %v %d:%d; the manifest says %s %d:%d", f.Path, info.Mode(), owner.Uid, owner.Gid, f.Mode, f.UID, f.GID)
+			t.Errorf("%s is %v %d:%d; the manifest says %s %d:%d",
+				f.Path, info.Mode(), owner.Uid, owner.Gid, f.Mode, f.UID, f.GID)
 		}
 		if f.SHA256 != "" && digest(t, filepath.Join(mount, f.Path)) != f.SHA256 {
 			t.Errorf("%s differs from the manifest's digest", f.Path)
@@ -168,7 +171,8 @@ func TestManifest(t *testing.T) {
 		}
 	}
 	if len(m.Packages) == 0 || len(m.Root) == 0 || len(m.Boot) == 0 {
-		t.Errorf("the manifest names %d packages, %d files of the root, %d of the boot partition", len(m.Packages), len(m.Root), len(m.Boot))
+		t.Errorf("the manifest names %d packages, %d files of the root, %d of the boot partition",
+			len(m.Packages), len(m.Root), len(m.Boot))
 	}
 	sbom, err := os.ReadFile(filepath.Join(dir, master.SBOMFile))
 	if err != nil {

@@ -242,11 +242,13 @@ func dmz(t *testing.T, listener net.Listener, answered chan struct{}) {
 	var once sync.Once
 	segment.Observe(func(_ time.Time, frame []byte, fromGuest bool) {
 		const arpReply = "\x08\x06\x00\x01\x08\x00\x06\x04\x00\x02" // RFC 826: type, hardware, protocol, sizes, operation
-		if fromGuest && len(frame) >= 32 && string(frame[12:22]) == arpReply && bytes.Equal(frame[28:32], []byte{10, 9, 0, 1}) {
+		if fromGuest && len(frame) >= 32 && string(frame[12:22]) == arpReply &&
+			bytes.Equal(frame[28:32], []byte{10, 9, 0, 1}) {
 			once.Do(func() { close(answered) })
 		}
 	})
-	host, err := segment.NewHost("dmz", net.HardwareAddr{2, 0, 0, 0, 0, 7}, []netip.Prefix{netip.MustParsePrefix("10.9.0.7/24")})
+	host, err := segment.NewHost("dmz", net.HardwareAddr{2, 0, 0, 0, 0, 7},
+		[]netip.Prefix{netip.MustParsePrefix("10.9.0.7/24")})
 	if err != nil {
 		t.Error(err)
 		return

@@ -16,7 +16,7 @@ import (
 func compress(t testing.TB, content []byte, args ...string) []byte {
 	path, err := exec.LookPath("xz")
 	if err != nil {
-		t.Skip("NOT TESTED: the tool xz is missing (Debian package xz-utils)")
+		t.Skip("SKIPPED, NOT PASSED: the tool xz is missing (Debian package xz-utils)")
 	}
 	cmd := exec.Command(path, append([]string{"--stdout"}, args...)...)
 	cmd.Stdin = bytes.NewReader(content)

@@ -23,7 +23,7 @@ import (
 func namespace(t *testing.T) int {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("SKIPPED: needs root to make a network namespace")
+		t.Skip("SKIPPED, NOT PASSED: needs root to make a network namespace")
 	}
 	type result struct {
 		fd  int

@@ -57,7 +57,7 @@ func told(t *testing.T, p *profiles.Profile, compile compiler) (said []string, e
 func alone(t *testing.T, f func()) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("SKIPPED: needs root to make a network namespace")
+		t.Skip("SKIPPED, NOT PASSED: needs root to make a network namespace")
 	}
 	failed := make(chan error)
 	go func() {
@@ -166,7 +166,7 @@ func TestNonsenseProfileIsClosed(t *testing.T) {
 // The child as Spec confines it: its own user id, CAP_NET_ADMIN and no other capability.
 func TestConfined(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("SKIPPED: needs root to make a network namespace and change the user id")
+		t.Skip("SKIPPED, NOT PASSED: needs root to make a network namespace and change the user id")
 	}
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {

@@ -144,7 +144,7 @@ func place(t *testing.T) string {
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("NOT TESTED: changing user and capabilities needs root")
+		t.Skip("SKIPPED, NOT PASSED: changing user and capabilities needs root")
 	}
 }
 
@@ -233,7 +233,7 @@ func TestSysctlOutlivesItsName(t *testing.T) {
 	needRoot(t)
 	const forget = "/proc/sys/vm/drop_caches" // 2: dentries and inodes nobody uses
 	if LandlockABI() == 0 {
-		t.Skip("NOT TESTED: this kernel has no Landlock")
+		t.Skip("SKIPPED, NOT PASSED: this kernel has no Landlock")
 	}
 	inR, inW, err := os.Pipe()
 	if err != nil {
@@ -263,7 +263,7 @@ func TestSysctlOutlivesItsName(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(forget, []byte("2"), 0); err != nil {
-		t.Skipf("NOT TESTED: caches cannot be dropped here: %v", err)
+		t.Skipf("SKIPPED, NOT PASSED: caches cannot be dropped here: %v", err)
 	}
 	inW.Close()
 	out, err := io.ReadAll(outR)

@@ -282,8 +282,9 @@ func TestRebindByAnotherServer(t *testing.T) {
 }
 
 func TestConfirmation(t *testing.T) {
-	kept := Lease{Address: netip.PrefixFrom(leased, 24), Server: serverA, MAC: ourMAC.String(), Obtained: 500 * time.Second,
-		Renew: 2000 * time.Second, Rebind: 3000 * time.Second, Expires: 4000 * time.Second}
+	kept := Lease{Address: netip.PrefixFrom(leased, 24), Server: serverA, MAC: ourMAC.String(),
+		Obtained: 500 * time.Second,
+		Renew:    2000 * time.Second, Rebind: 3000 * time.Second, Expires: 4000 * time.Second}
 	r := newRig(t)
 	r.m.restore(r.now, kept)
 	r.want("restored", "lease 198.51.100.50/24")

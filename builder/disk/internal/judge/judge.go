@@ -65,7 +65,7 @@ func Raw(t testing.TB, image *disk.Sparse) string {
 func TinyDisk(t testing.TB) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("SKIPPED: mounting a tmpfs of 1 MiB to fill it needs root")
+		t.Skip("SKIPPED, NOT PASSED: mounting a tmpfs of 1 MiB to fill it needs root")
 	}
 	dir := t.TempDir()
 	if err := syscall.Mount("rempart-test", dir, "tmpfs", 0, "size=1m"); err != nil {

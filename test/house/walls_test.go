@@ -1,0 +1,111 @@
+package house
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestTopLevel: the top level is the first thing a stranger sees.
+func TestTopLevel(t *testing.T) {
+	agreed := []string{"builder", "firstboot", "profiles", "overlays", "test",
+		"go.mod", "go.sum", "Makefile", "README.md", "LICENSE", "bin"} // bin is what make builds
+	entries, err := os.ReadDir(top)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".") && !slices.Contains(agreed, e.Name()) {
+			t.Errorf("the top level holds %s; want nothing but dot files and %s", e.Name(), strings.Join(agreed, ", "))
+		}
+	}
+}
+
+// contracts are the packages of firstboot that the builder may know, each with the reason. They are pure: values in,
+// values out, as TestContractsArePure shows.
+var contracts = map[string]string{
+	"rempart/firstboot/contract": "what the two sides must agree on: names, command line, reports",
+	"rempart/firstboot/filter":   "rules and probes a policy becomes: checked, printed and tried before a guest exists",
+}
+
+// testContracts are those that only tests of the builder may know.
+var testContracts = map[string]string{
+	"rempart/firstboot/gpt": "the guest's reader judges the partition table that is written",
+}
+
+// TestWalls: profiles and overlays are the ground floor, the two sides do not know each other but for contracts, and
+// nothing knows the tests.
+func TestWalls(t *testing.T) {
+	for _, p := range ownPackages(t) {
+		for i, imported := range p.allImports() {
+			isTest := i >= len(p.Imports)
+			if !below(imported, module) || imported == p.ImportPath {
+				continue
+			}
+			_, contract := contracts[imported]
+			if _, ok := testContracts[imported]; ok && isTest {
+				contract = true
+			}
+			side := strings.Split(p.path(), "/")[0]
+			wrong := false
+			switch side {
+			case "profiles", "overlays":
+				wrong = !below(imported, module+"/"+side)
+			case "firstboot":
+				wrong = below(imported, module+"/builder") || below(imported, module+"/overlays")
+			case "builder":
+				wrong = below(imported, module+"/firstboot") && !contract
+			}
+			if wrong || below(imported, module+"/test") && side != "test" {
+				t.Errorf("%s imports %s (in a test: %v): there is a wall between them", p.ImportPath, imported, isTest)
+			}
+		}
+	}
+}
+
+// impure are packages that reach outside the process.
+var impure = []string{"os/exec", "net/http", "golang.org/x/sys/unix", "github.com/vishvananda/netlink",
+	"github.com/mdlayher/netlink", "github.com/google/nftables", "log", "log/slog"}
+
+func TestContractsArePure(t *testing.T) {
+	var paths []string
+	for _, m := range []map[string]string{contracts, testContracts} {
+		for path := range m {
+			paths = append(paths, path)
+		}
+	}
+	for _, p := range golist(t, nil, paths...) {
+		for _, dep := range p.Deps {
+			if slices.ContainsFunc(impure, func(s string) bool { return below(dep, s) }) {
+				t.Errorf("%s depends on %s; want it pure, the builder imports it", p.ImportPath, dep)
+			}
+			if below(dep, module+"/firstboot") && contracts[dep] == "" {
+				t.Errorf("%s depends on %s, which is no contract; the builder would link it too", p.ImportPath, dep)
+			}
+		}
+	}
+}
+
+// TestGuestLinks: what is in a guest's programs costs its RAM and can be attacked.
+func TestGuestLinks(t *testing.T) {
+	unwanted := []string{module + "/builder", module + "/overlays", module + "/test", "gopkg.in/yaml.v3", "net/http",
+		"crypto/tls", "text/template", "html", "encoding/xml", "database", "go", "testing", "gvisor.dev",
+		"github.com/diskfs", "github.com/spf13", "github.com/erofs"}
+	// The boot stage has to be small and has nothing to do with any network.
+	bootStage := append([]string{"net", "encoding/json", "os/exec", "log", "github.com/google/nftables",
+		"github.com/vishvananda/netlink", "github.com/mdlayher/netlink", "github.com/insomniacslk/dhcp",
+		module + "/profiles"}, unwanted...)
+	for program, banned := range map[string][]string{"./firstboot": unwanted, "./firstboot/boot": bootStage} {
+		for _, arch := range []string{"amd64", "arm64"} {
+			env := []string{"GOOS=linux", "GOARCH=" + arch, "CGO_ENABLED=0"}
+			for _, p := range golist(t, env, "-tags", "guest", "-deps", program) {
+				// net/netip is arithmetic on addresses, without a single system call.
+				isBanned := slices.ContainsFunc(banned, func(s string) bool { return below(p.ImportPath, s) })
+				if isBanned && p.ImportPath != "net/netip" {
+					t.Errorf("%s for %s links %s", program, arch, p.ImportPath)
+				}
+			}
+		}
+	}
+}
