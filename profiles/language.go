@@ -51,6 +51,10 @@ func profileFields() table[Profile] {
 			kind: listOf(textLike(arrowPattern)), decode: readMasquerade},
 		{name: "forwards", doc: "Ports of the guest's own address that lead to hosts behind it. No policy line is needed.",
 			kind: listOf(forwardSchema()), decode: readForwards},
+		{name: "routes", doc: "Routes that lead nowhere: - {to: PREFIX, type: blackhole}. Others are written at their link.",
+			kind: oneOrMore(deadRouteFields().schema()), decode: readDeadRoutes},
+		{name: "rules", doc: "Which packets are routed by another table than the main one: - {from: PREFIX, table: NUMBER}.",
+			kind: oneOrMore(routingRuleFields().schema()), decode: readRoutingRules},
 
 		{name: "dhcp", doc: "Address leases on inside links: LINK: {pool: .100-.200, lease: 12h, options: {19: 1}}.",
 			later: "remove it, and give addresses by hand or from another DHCP server"},
@@ -66,8 +70,6 @@ func profileFields() table[Profile] {
 			later: "remove it, and list the addresses in the policy line's from or to"},
 		{name: "nat", doc: "Address translation beyond masquerade and forwards: one-to-one, prefix translation.",
 			later: "remove it; masquerade and forwards cover the common cases"},
-		{name: "routes", doc: "Static routes: - {to: PREFIX, via: ADDRESS}.",
-			later: "remove it; each link may have a gateway"},
 		{name: "sysctl", doc: "Kernel settings: KEY: VALUE.",
 			later: "remove it, the guest sets what a firewall needs"},
 		{name: "logging", doc: "What is logged and where to: {drops: ZONE, to: ADDRESS}.",
@@ -100,6 +102,8 @@ func linkFields() table[Link] {
 			" subnets, or a list of one per address family.",
 			kind:   oneOrMore(eitherOf(textLike(addressPattern), gatewayFields().schema())),
 			decode: readGateways},
+		{name: "routes", doc: "Static routes by this link: {to: PREFIX, via: ADDRESS}, or a list.",
+			kind: oneOrMore(routeFields().schema()), decode: readLinkRoutes},
 		{name: "mtu", doc: "Largest packet in bytes, " + strconv.Itoa(minMTU) + " to " + strconv.Itoa(maxMTU) +
 			". Default: what the NIC says.", kind: numberIn(minMTU, maxMTU), decode: readMTU},
 
@@ -112,8 +116,6 @@ func linkFields() table[Link] {
 		{name: "macvlan", doc: "A further hardware address on another link: {of: LINK}.",
 			later: "remove it, and give the guest another NIC"},
 		{name: "wireguard", doc: "A WireGuard tunnel: {port: NUMBER, peers: [...]}.", later: "remove it"},
-		{name: "routes", doc: "Static routes by this link: - {to: PREFIX, via: ADDRESS}.",
-			later: "remove it; the link may have a gateway"},
 		{name: "arp", doc: "false: neither ask nor answer ARP on this link.", later: "remove it"},
 		{name: "offload", doc: "false: no checksum and segmentation offloads.",
 			later: "remove it, and switch offloads off on the hypervisor"},

@@ -16,7 +16,10 @@ type Profile struct {
 	Masquerade []Pair    `json:"masquerade,omitempty"`
 	Forwards   []Forward `json:"forwards,omitempty"`
 	Hosts      []Host    `json:"hosts,omitempty"`
-	Warnings   []Finding `json:"-"` // what check says without refusing the profile
+	// Routes lead nowhere: their Type is set. Those that lead somewhere are their link's.
+	Routes       []Route       `json:"routes,omitempty"`
+	RoutingRules []RoutingRule `json:"rules,omitempty"`
+	Warnings     []Finding     `json:"-"` // what check says without refusing the profile
 }
 
 // Pos is a place in the profile file. Line and Column count from 1; zero means unknown.
@@ -45,6 +48,7 @@ type Link struct {
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
 	DHCP      bool           `json:"dhcp,omitempty"` // DHCPv4 client
 	Gateways  []Gateway      `json:"gateways,omitempty"`
+	Routes    []Route        `json:"routes,omitempty"`
 	MTU       int            `json:"mtu,omitempty"` // bytes; 0: leave the NIC's own
 	At        Pos            `json:"at"`
 }
@@ -53,6 +57,38 @@ type Link struct {
 type Gateway struct {
 	Addr   netip.Addr `json:"addr"`
 	OnLink bool       `json:"on_link,omitempty"` // reachable although in none of the link's subnets
+}
+
+// RouteType is what becomes of packets by a route that leads nowhere.
+type RouteType string
+
+// The types: silence, or one of the ICMP errors host unreachable and administratively prohibited.
+const (
+	Blackhole   RouteType = "blackhole"
+	Unreachable RouteType = "unreachable"
+	Prohibit    RouteType = "prohibit"
+)
+
+// Route is a static route.
+type Route struct {
+	To     netip.Prefix `json:"to"`
+	Via    netip.Addr   `json:"via,omitzero"` // zero: directly on the link, or nowhere
+	OnLink bool         `json:"on_link,omitempty"`
+	Source netip.Addr   `json:"source,omitzero"` // of the guest's own packets; zero: the kernel's choice
+	Metric uint32       `json:"metric"`          // 1 and more; the lowest wins
+	Table  uint32       `json:"table,omitempty"` // 1 to 252; 0: the main table
+	Type   RouteType    `json:"type,omitempty"`  // empty for the routes of a link
+	At     Pos          `json:"at"`
+}
+
+// RoutingRule sends packets to a routing table. Zero fields match everything.
+type RoutingRule struct {
+	From     netip.Prefix `json:"from,omitzero"`
+	To       netip.Prefix `json:"to,omitzero"`
+	Link     string       `json:"link,omitempty"` // they came in by it; Self: the guest's own
+	Table    uint32       `json:"table"`          // 1 to 252
+	Priority uint32       `json:"priority"`       // 1 to 32765, rising
+	At       Pos          `json:"at"`
 }
 
 // Names with a meaning in Rule.From and Rule.To.

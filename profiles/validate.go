@@ -14,6 +14,8 @@ type validator struct {
 	findings []Finding
 	warnings []Finding
 	adminsIn map[string]netip.Prefix // by zone: see adminWithin
+
+	firstRoutes map[routeSlot]Pos
 }
 
 func (v *validator) reject(at Pos, hint, format string, args ...any) {
@@ -30,6 +32,8 @@ func (v *validator) profile() {
 	v.links()
 	v.subnets()
 	v.gateways()
+	v.routes()
+	v.routingRules()
 	v.zones()
 	v.zoneOverlaps()
 	v.hosts()
@@ -99,7 +103,14 @@ func (l *Link) subnetOf(a netip.Addr) (netip.Prefix, bool) {
 }
 
 // leadsOut tells whether traffic from anywhere may arrive by the link: it has a gateway, for a family or any.
-func (l *Link) leadsOut() bool { return l.DHCP || len(l.Gateways) > 0 }
+func (l *Link) leadsOut() bool {
+	for _, route := range l.Routes {
+		if route.To.Bits() == 0 {
+			return true
+		}
+	}
+	return l.DHCP || len(l.Gateways) > 0
+}
 
 // reaches tells whether hosts in a prefix can be on the link or behind its gateway.
 func (l *Link) reaches(p netip.Prefix) bool {
@@ -110,6 +121,11 @@ func (l *Link) reaches(p netip.Prefix) bool {
 	}
 	if p.Addr().Is4() && l.DHCP {
 		return true
+	}
+	for _, route := range l.Routes {
+		if route.To.Overlaps(p) {
+			return true
+		}
 	}
 	for _, g := range l.Gateways {
 		if g.Addr.Is4() == p.Addr().Is4() {

@@ -68,10 +68,11 @@ func hasDefault(l *profiles.Link, v6 bool) bool {
 	if l.DHCP && !v6 {
 		return true
 	}
-	return slices.ContainsFunc(l.Gateways, func(g profiles.Gateway) bool { return isV6(g.Addr) == v6 })
+	return slices.ContainsFunc(l.Gateways, func(g profiles.Gateway) bool { return isV6(g.Addr) == v6 }) ||
+		slices.ContainsFunc(l.Routes, func(r profiles.Route) bool { return r.To.Bits() == 0 && isV6(r.To.Addr()) == v6 })
 }
 
-// claims are the prefixes that a link calls its own, by its addresses, its on-link gateways and its zones.
+// claims are the prefixes that a link calls its own, by its addresses, its on-link gateways, its routes and its zones.
 func claims(p *profiles.Profile, l *profiles.Link, v6 bool) []netip.Prefix {
 	var out []netip.Prefix
 	for _, a := range l.Addresses {
@@ -80,6 +81,14 @@ func claims(p *profiles.Profile, l *profiles.Link, v6 bool) []netip.Prefix {
 	for _, g := range l.Gateways {
 		if g.OnLink {
 			out = append(out, netip.PrefixFrom(g.Addr, g.Addr.BitLen()))
+		}
+	}
+	for _, r := range l.Routes {
+		if r.OnLink {
+			out = append(out, netip.PrefixFrom(r.Via, r.Via.BitLen()))
+		}
+		if r.To.Bits() > 0 { // a default route claims what nobody else does
+			out = append(out, r.To)
 		}
 	}
 	for _, z := range p.Zones {

@@ -3,6 +3,7 @@ package link
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -22,6 +23,8 @@ const (
 	SetUp
 	AddRoute // or replace the one of the same destination and metric
 	DeleteRoute
+	AddRule
+	DeleteRule
 )
 
 // Change is one difference between what is and what is wanted, in the terms of the kernel.
@@ -34,6 +37,7 @@ type Change struct {
 	Sysctl  Sysctl // SetSysctl
 	Address Address
 	Route   Route
+	Rule    Rule
 }
 
 // Closing reports whether a link on which this change failed must not be brought up: it would be up under a wrong
@@ -65,13 +69,20 @@ func (c Change) String() string {
 		return c.Link + ": up"
 	case AddRoute:
 		return fmt.Sprintf("%s: route %s", c.Link, c.Route)
-	default:
+	case DeleteRoute:
 		return fmt.Sprintf("%s: remove route %s", c.Link, c.Route)
+	case AddRule:
+		return fmt.Sprintf("%s: %s", c.Link, c.Rule)
+	default:
+		return fmt.Sprintf("%s: remove %s", c.Link, c.Rule)
 	}
 }
 
 func (r Route) String() string {
 	s := r.Dst.String()
+	if r.Dead != "" {
+		s = string(r.Dead) + " " + s
+	}
 	if r.Gateway.IsValid() {
 		s += " via " + r.Gateway.String()
 	}
@@ -80,6 +91,9 @@ func (r Route) String() string {
 	}
 	if r.Source.IsValid() {
 		s += " src " + r.Source.String()
+	}
+	if r.Table != 0 {
+		s += fmt.Sprintf(" table %d", r.Table)
 	}
 	return fmt.Sprintf("%s metric %d", s, r.Metric)
 }
@@ -256,7 +270,7 @@ func (d *differ) routes() {
 	}
 	set := map[slot]bool{}
 	for _, r := range d.want.Routes {
-		if !slices.Contains(have, r) {
+		if !slices.Contains(have, r) && d.usable(r.Source) {
 			d.add(Change{Kind: AddRoute, Route: r})
 			set[r.slot()] = true
 		}
@@ -267,4 +281,18 @@ func (d *differ) routes() {
 		}
 		d.add(Change{Kind: DeleteRoute, Route: h})
 	}
+}
+
+// usable tells whether the kernel takes an address of this link as the source of a route. An IPv6 address it still
+// checks for duplicates it does not (ip6_route_info_create); the end of the check is an event, which leads here again.
+func (d *differ) usable(source netip.Addr) bool {
+	if !source.IsValid() || source.Is4() {
+		return true
+	}
+	same := func(a Address) bool { return a.Prefix.Addr() == source }
+	if !slices.ContainsFunc(d.want.Addresses, same) {
+		return true // that of another link
+	}
+	i := slices.IndexFunc(d.have.Addresses, same)
+	return i >= 0 && !d.have.Addresses[i].Tentative
 }

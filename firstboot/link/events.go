@@ -21,7 +21,8 @@ func subscribe() (*events, error) {
 		return nil, fmt.Errorf("opening netlink for events: %w", err)
 	}
 	groups := uint32(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR |
-		unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE)
+		unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE |
+		1<<(unix.RTNLGRP_IPV4_RULE-1) | 1<<(unix.RTNLGRP_IPV6_RULE-1))
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("subscribing to netlink events: %w", err)

@@ -124,12 +124,15 @@ func (k *kernel) lookAddresses(all []Interface, place map[int]int) error {
 
 func (k *kernel) lookRoutes(all []Interface, place map[int]int) error {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		list, err := dump(func() ([]netlink.Route, error) { return k.handle.RouteList(nil, family) })
+		// RT_TABLE_UNSPEC: of every table.
+		list, err := dump(func() ([]netlink.Route, error) {
+			return k.handle.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		})
 		if err != nil {
 			return fmt.Errorf("listing routes: %w", err)
 		}
 		for _, r := range list {
-			if r.Type != unix.RTN_UNICAST {
+			if r.Type != unix.RTN_UNICAST || r.Table == unix.RT_TABLE_LOCAL {
 				continue
 			}
 			route := routeOf(r, family)
@@ -155,6 +158,9 @@ func routeOf(r netlink.Route, family int) Route {
 		OnLink:   r.Flags&unix.RTNH_F_ONLINK != 0,
 		Metric:   uint32(r.Priority),
 		Protocol: Protocol(r.Protocol),
+	}
+	if r.Table != unix.RT_TABLE_MAIN {
+		out.Table = uint32(r.Table)
 	}
 	if family == netlink.FAMILY_V6 {
 		out.Dst = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
@@ -284,6 +290,10 @@ func (k *kernel) do(c Change) error {
 		return k.handle.RouteReplace(netlinkRoute(c.Index, c.Route))
 	case DeleteRoute:
 		return unless(k.handle.RouteDel(netlinkRoute(c.Index, c.Route)), unix.ESRCH) // it went with its address
+	case AddRule:
+		return unless(k.handle.RuleAdd(newRule(c.Rule)), unix.EEXIST)
+	case DeleteRule:
+		return unless(k.handle.RuleDel(netlinkRule(c.Rule)), unix.ENOENT)
 	default:
 		return fmt.Errorf("unknown change %d", c.Kind)
 	}
@@ -304,11 +314,13 @@ func netlinkRoute(index int, r Route) *netlink.Route {
 		Src:       r.Source.AsSlice(),
 		Priority:  int(r.Metric),
 		Protocol:  netlink.RouteProtocol(r.Protocol),
+		Table:     int(r.Table),
+		Type:      routeTypes[r.Dead],
 	}
 	if r.OnLink {
 		out.Flags = unix.RTNH_F_ONLINK
 	}
-	if !r.Gateway.IsValid() && r.Dst.Addr().Is4() {
+	if !r.Gateway.IsValid() && r.Dst.Addr().Is4() && r.Dead == "" {
 		out.Scope = netlink.SCOPE_LINK
 	}
 	if r.Multipath {

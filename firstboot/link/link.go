@@ -25,6 +25,7 @@ type Plan struct {
 	HostName string   // what DHCP servers are told (option 12)
 	Links    []Link   // in the order of the profile, which is the bus order of NICs without a MAC
 	Sysctls  []Sysctl // of the whole machine, in the order to be written, before any link is up
+	Routing  Routing
 }
 
 // Link is one wanted interface.
@@ -48,8 +49,8 @@ const (
 
 // Compile is the plan of a checked profile. It is pure.
 func Compile(p *profiles.Profile) Plan {
-	plan := Plan{HostName: p.Name, Sysctls: machineSysctls(p)}
-	loose := ways(p) > 1
+	plan := Plan{HostName: p.Name, Sysctls: machineSysctls(p), Routing: routing(p)}
+	loose := ways(p) > 1 || policyRouted(p)
 	gateways := 0
 	for _, pl := range p.Links {
 		l := Link{
@@ -69,6 +70,9 @@ func Compile(p *profiles.Profile) Plan {
 				Protocol: ProtocolStatic,
 			})
 			gateways++
+		}
+		for _, r := range pl.Routes {
+			l.Routes = append(l.Routes, staticRoute(r))
 		}
 		l.Sysctls = linkSysctls(hasIPv6(pl), loose)
 		plan.Links = append(plan.Links, l)

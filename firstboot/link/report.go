@@ -35,7 +35,15 @@ func (r *runner) report(v view, have []Interface, failed map[int]error) {
 		r.warned = text
 		r.env.Tell("warning", text)
 	}
-	if ready {
+	text := ""
+	if err := failed[0]; err != nil { // of no link
+		text = strings.ReplaceAll(err.Error(), "\n", "; ")
+	}
+	if text != r.failure {
+		r.failure = text
+		r.env.Tell("failure", text)
+	}
+	if ready && text == "" {
 		r.env.Ready()
 	}
 }

@@ -97,6 +97,7 @@ type runner struct {
 	fight   *rate.Limiter
 	told    []contract.LinkReport
 	warned  string
+	failure string
 }
 
 // machine writes the switches of the whole machine.
@@ -187,7 +188,11 @@ func (r *runner) converge(ctx context.Context) (time.Duration, error) {
 			}
 		}
 		r.kernel.readSysctls(have, want)
-		changes := Changes(have, want)
+		routing, err := r.kernel.lookRouting()
+		if err != nil {
+			return 0, err
+		}
+		changes := append(Changes(have, want), RoutingChanges(routing, r.plan.Routing)...)
 		if again && pass == 1 {
 			changes = append(duplicates(have, want), changes...)
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"rempart/firstboot/link/dhcp4"
+	"rempart/profiles"
 )
 
 // Interface is one network interface, as the kernel has it or as it is wanted.
@@ -17,7 +18,7 @@ type Interface struct {
 	Up        bool   // administratively
 	Running   bool   // has carrier; only observed
 	Addresses []Address
-	Routes    []Route // of the main table
+	Routes    []Route // of every table but the kernel's local one
 	// Sysctls: wanted, in the order to be written. Observed: see Values.
 	Sysctls []Sysctl
 	// Values of the wanted sysctls by their Path; missing files are missing here. Only observed.
@@ -47,12 +48,14 @@ const (
 	ProtocolDHCP   Protocol = 16
 )
 
-// Route is a unicast route of the main table by one interface.
+// Route is a unicast route by one interface, or one that leads nowhere.
 type Route struct {
 	Dst      netip.Prefix
-	Gateway  netip.Addr // zero: directly on the link
-	OnLink   bool       // the gateway is on the link although in no subnet of it
-	Source   netip.Addr // preferred source; zero: the kernel's choice
+	Table    uint32             // 0: the main table
+	Dead     profiles.RouteType // set for a route that leads nowhere
+	Gateway  netip.Addr         // zero: directly on the link
+	OnLink   bool               // the gateway is on the link although in no subnet of it
+	Source   netip.Addr         // preferred source; zero: the kernel's choice
 	Metric   uint32
 	Protocol Protocol
 	// Multipath: one of several ways to Dst. Never wanted; only observed.
@@ -61,11 +64,11 @@ type Route struct {
 
 // slot is what the kernel allows only one route for.
 type slot struct {
-	dst    netip.Prefix
-	metric uint32
+	dst           netip.Prefix
+	table, metric uint32
 }
 
-func (r Route) slot() slot { return slot{r.Dst, r.Metric} }
+func (r Route) slot() slot { return slot{r.Dst, r.Table, r.Metric} }
 
 // Want is how the assigned interfaces shall be: the plan, and what DHCP gave to links by name. NICs of spare are
 // closed. It is pure; now is the clock of the leases.
