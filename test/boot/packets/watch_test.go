@@ -66,13 +66,12 @@ func (t *trace) which(answered bool) (out []sighting) {
 
 // watch sees every frame on every tap of one guest.
 type watch struct {
-	mu      sync.Mutex
-	prints  map[string]*trace // by what no translation touches: see fingerprint
-	flows   map[flow]*trace
-	guest   map[string]int // frames the guest sent, by link
-	first   time.Time      // when it sent the first
-	links   map[string]net.HardwareAddr
-	sockets []*os.File
+	mu     sync.Mutex
+	prints map[string]*trace // by what no translation touches: see fingerprint
+	flows  map[flow]*trace
+	guest  map[string]int // frames the guest sent, by link
+	first  time.Time      // when it sent the first
+	links  map[string]net.HardwareAddr
 }
 
 // fingerprint is what tells a flow from all others and no translation touches: the initial sequence number of a TCP
