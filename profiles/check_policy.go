@@ -48,6 +48,7 @@ func (v *validator) policy() {
 		for _, m := range rule.Matches {
 			v.match(rule, m, i)
 		}
+		v.extras(rule)
 		if good && rule.Action == Accept && len(rule.Matches) == 0 && rule.To != Any && rule.From != Self {
 			v.wideOpen(rule)
 		}
@@ -86,14 +87,19 @@ func (v *validator) wideOpen(rule Rule) {
 }
 
 func (v *validator) match(rule Rule, m Match, i int) {
-	switch m.Protocol {
-	case TCP, UDP:
-	case AnyProtocol, Ping:
-		if len(m.Ports) > 0 {
-			v.reject(rule.At, "", "policy: ports without tcp or udp")
+	if _, ok := m.Protocol.Number(); !ok && m.Protocol != AnyProtocol && m.Protocol != Ping {
+		v.reject(rule.At, "", "policy: unknown protocol %s", quote(string(m.Protocol)))
+	}
+	if len(m.Ports) > 0 && !m.Protocol.HasPorts() {
+		v.reject(rule.At, "", "policy: ports without tcp, udp or sctp")
+	}
+	if len(m.Types) > 0 && m.Protocol != ICMP && m.Protocol != ICMP6 {
+		v.reject(rule.At, "", "policy: ICMP types without icmp or icmpv6")
+	}
+	for _, n := range m.Types {
+		if n > maxICMPType {
+			v.reject(rule.At, "", "policy: %d is no ICMP type", n)
 		}
-	default:
-		v.reject(rule.At, "", "policy: expected tcp, udp or ping, found %s", quote(string(m.Protocol)))
 	}
 	for _, p := range m.Ports {
 		if p.First == 0 || p.First > p.Last {
@@ -188,9 +194,17 @@ func (v *validator) decidedBy(rules []Rule, later Rule, m Match) *Rule {
 
 func coversEnd(wide, narrow string) bool { return wide == narrow || wide == Any && narrow != Self }
 
-// covers tells whether whatever n matches, m matches.
+// covers tells whether whatever n matches, m matches. Ping is part of icmp and icmpv6 only together.
 func (m Match) covers(n Match) bool {
 	if m.Protocol != AnyProtocol && m.Protocol != n.Protocol {
+		return false
+	}
+	for _, t := range n.Types {
+		if len(m.Types) > 0 && !slices.Contains(m.Types, t) {
+			return false
+		}
+	}
+	if len(m.Types) > 0 && len(n.Types) == 0 {
 		return false
 	}
 	if len(m.Ports) > 0 {

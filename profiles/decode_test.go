@@ -95,8 +95,17 @@ func TestDecodeKeepsTheRules(t *testing.T) {
 		{"admin: both none and from", func(p *Profile) { p.Admin.None = true }},
 		{"admin: nobody may reach the guest", func(p *Profile) { p.Admin.Zones = nil }},
 		{"expected accept, drop or reject", func(p *Profile) { p.Policy[0].Action = "" }},
-		{"policy: ports without tcp or udp", func(p *Profile) { p.Policy[0].Matches[0].Ports = []PortRange{{1, 2}} }},
-		{"policy: expected tcp, udp or ping", func(p *Profile) { p.Policy[0].Matches[0].Protocol = "icmp" }},
+		{"policy: ports without tcp, udp or sctp", func(p *Profile) { p.Policy[0].Matches[0].Ports = []PortRange{{1, 2}} }},
+		{"policy: unknown protocol", func(p *Profile) { p.Policy[0].Matches[0].Protocol = "icmpv4" }},
+		{"policy: unknown protocol", func(p *Profile) { p.Policy[0].Matches[0].Protocol = "proto/6" }},
+		{"policy: ICMP types without", func(p *Profile) { p.Policy[0].Matches[0].Types = []uint16{8} }},
+		{"256 is no ICMP type", func(p *Profile) {
+			p.Policy[0].Matches = []Match{{Protocol: ICMP, Types: []uint16{256}}}
+		}},
+		{"is no rate", func(p *Profile) { p.Policy[0].Limit = &Limit{Count: 1, Per: "w", Burst: 1} }},
+		{"70000 connections", func(p *Profile) { p.Policy[0].Connections = 70000 }},
+		{"the log text", func(p *Profile) { p.Policy[0].Log = "a\nb" }},
+		{"reject with", func(p *Profile) { p.Policy[0].With = "laughter" }},
 		{"policy: 9-8 is no range", func(p *Profile) {
 			p.Policy[0].Matches[0] = Match{Protocol: TCP, Ports: []PortRange{{9, 8}}}
 		}},

@@ -18,6 +18,8 @@ const (
 	prefixPattern  = `^[0-9a-fA-F.:]+(/[0-9]{1,3})?$`
 	macPattern     = `^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$`
 	portsPattern   = `^[0-9]{1,5}(-[0-9]{1,5})?$`
+	limitPattern   = `^[0-9]{1,7}/[smhd]( burst [0-9]{1,7})?$`
+	logPattern     = `^[A-Za-z0-9 _.:>-]{1,48}$`
 	arrowPattern   = `^\s*[a-z][a-z0-9_-]{0,30}\s*->\s*[a-z][a-z0-9_-]{0,30}\s*$`
 )
 
@@ -168,6 +170,11 @@ type matchDraft struct {
 	from, to             []netip.Prefix
 	fromPlaces, toPlaces []Pos
 	action               Action
+	limit                *Limit
+	connections          int
+	log                  string
+	logged               bool
+	with                 RejectWith
 }
 
 // matchFields are the keys below a service in the long form of a policy line.
@@ -180,8 +187,15 @@ func matchFields() table[matchDraft] {
 			decode: func(r *reader, v value, into *matchDraft) { into.to, into.toPlaces = r.prefixes(v) }},
 		{name: "action", doc: "accept (the default), drop or reject.",
 			kind: oneWordOf(string(Accept), string(Drop), string(Reject)), decode: readAction},
-		{name: "limit", doc: "Rate above which the line does not match: 5/s.", later: "remove it"},
-		{name: "log", doc: "true: log what matches.", later: "remove it"},
+		{name: "limit", doc: "How fast one source may begin flows: 10/s, 10/m burst 20, also /h and /d. The default burst is" +
+			" 5. What comes faster is dropped.", kind: textLike(limitPattern), decode: readLimit},
+		{name: "connections", doc: "How many connections one source may have at a time. Further ones are dropped.",
+			kind: numberIn(1, maxConnections), decode: readConnections},
+		{name: "log", doc: "true, or a text: write what the line decides to the kernel log, 10 lines a minute at most," +
+			" beginning with the text.", kind: eitherOf(yesOrNo(), textLike(logPattern)), decode: readLog},
+		{name: "with", doc: "What reject answers with: port-unreachable, host-unreachable, no-route or admin-prohibited." +
+			" Default: a TCP reset, else admin-prohibited.",
+			kind: oneWordOf(rejectWords()...), decode: readWith},
 	}
 }
 

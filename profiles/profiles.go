@@ -29,7 +29,15 @@
 // and between two links of one zone, everything is dropped that no policy line accepts; the lines are read top-down and
 // the first that matches decides. "any" is every zone but not the guest, which is "self"; what the guest itself sends
 // passes unless a line from self forbids it. Answers to what was accepted always pass. A forward needs no policy line.
-// Masquerading is for IPv4. The zones "internet" and "wan" are external unless they say otherwise, and an external zone
+// Masquerading is for IPv4.
+//
+// A line names services: names such as ssh or ping, tcp/PORT, udp/PORT, sctp/PORT, icmp/TYPE, icmpv6/TYPE, protocols
+// such as gre, or proto/NUMBER. In the long form, FROM -> TO: {SERVICE: {...}}, each may be narrowed by from and to,
+// have another action, be logged, and be limited by source: "limit: 10/s burst 20" and "connections: 30". A line decides
+// all that it names: what is above its limit is dropped and no later line is asked. How fast sources were is forgotten
+// when a policy is loaded.
+//
+// The zones "internet" and "wan" are external unless they say otherwise, and an external zone
 // never gets the admin path.
 //
 // Keys that are planned and not carried out by this version, such as dhcp or vlan, are known and refused, never

@@ -61,11 +61,12 @@ type policyLine struct {
 	p        *Profile
 }
 
-func (l *policyLine) add(r *reader, at Pos, action Action, matches []Match) {
+func (l *policyLine) add(r *reader, at Pos, action Action, matches []Match) *Rule {
 	i := len(l.p.Policy)
 	r.places.put(l.from.at, "policy[%d].from", i)
 	r.places.put(l.to.at, "policy[%d].to", i)
 	l.p.Policy = append(l.p.Policy, Rule{From: l.from.text, To: l.to.text, Action: action, Matches: matches, At: at})
+	return &l.p.Policy[i]
 }
 
 const serviceForms = "a service such as ssh or tcp/8006, any, drop, reject, or a list of services"
@@ -153,7 +154,11 @@ func (r *reader) longServices(v value, line *policyLine) {
 				continue
 			}
 		}
-		line.add(r, entry.keyPos(), d.action, narrow(matches, d))
+		rule := line.add(r, entry.keyPos(), d.action, narrow(matches, d))
+		rule.Limit, rule.Connections, rule.Log, rule.With = d.limit, uint32(d.connections), d.log, d.with
+		if d.logged && d.log == "" {
+			rule.Log = line.from.text + " -> " + line.to.text
+		}
 		for j := range d.from {
 			r.places.put(d.fromPlaces[j], "policy[%d].sources[%d]", len(line.p.Policy)-1, j)
 		}

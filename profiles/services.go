@@ -64,30 +64,55 @@ const anyService = "any"
 
 // serviceWords are all words a policy line may hold.
 func serviceWords() []string {
-	words := []string{anyService, string(Accept), string(Drop), string(Reject)}
-	for _, s := range services() {
-		words = append(words, s.name)
-	}
-	return words
+	return append([]string{anyService, string(Accept), string(Drop), string(Reject)}, serviceNames()...)
 }
 
-// parseService reads "ssh", "tcp/8006" or "udp/4000-4010". What is wrong comes back as a problem and a hint.
-func parseService(text string) (matches []Match, problem, hint string) {
-	protocol, ports, slash := strings.Cut(text, "/")
-	if slash {
-		if protocol != string(TCP) && protocol != string(UDP) {
-			return nil, "unknown protocol " + quote(protocol), "expected tcp/PORT or udp/PORT"
+// serviceNames are the services, and the protocols that are no services: all of icmp, gre and so on.
+func serviceNames() []string {
+	var names []string
+	for _, s := range services() {
+		names = append(names, s.name)
+	}
+	for _, p := range protocolNumbers() {
+		if p.name != TCP && p.name != UDP { // these two are services
+			names = append(names, string(p.name))
 		}
-		ranged, problem := parsePorts(ports)
+	}
+	return names
+}
+
+// parseService reads "ssh", "tcp/8006", "udp/4000-4010", "icmp/echo-request", "gre" or "proto/47". What is wrong comes
+// back as a problem and a hint.
+func parseService(text string) (matches []Match, problem, hint string) {
+	name, what, slash := strings.Cut(text, "/")
+	protocol := Protocol(name)
+	switch {
+	case slash && protocol.HasPorts():
+		ranged, problem := parsePorts(what)
 		if problem != "" {
 			return nil, problem, fmt.Sprintf("for example %s/8006 or %s/4000-4010", protocol, protocol)
 		}
-		return []Match{{Protocol: Protocol(protocol), Ports: []PortRange{ranged}}}, "", ""
+		return []Match{{Protocol: protocol, Ports: []PortRange{ranged}}}, "", ""
+	case slash && (protocol == ICMP || protocol == ICMP6):
+		n, problem, hint := parseICMPType(protocol, what)
+		return []Match{{Protocol: protocol, Types: []uint16{n}}}, problem, hint
+	case slash && name+"/" == protoPrefix:
+		n, ok := parseProtocolNumber(what)
+		if !ok {
+			return nil, "expected a protocol number from 0 to 255, found " + quote(what), "for example proto/47"
+		}
+		return []Match{{Protocol: protocolOf(n)}}, "", ""
+	case slash:
+		return nil, "unknown protocol " + quote(name),
+			"expected tcp/PORT, udp/PORT, sctp/PORT, icmp/TYPE, icmpv6/TYPE or proto/NUMBER"
 	}
 	for _, s := range services() {
 		if s.name == text {
 			return s.matches, "", ""
 		}
+	}
+	if _, ok := protocol.Number(); ok {
+		return []Match{{Protocol: protocol}}, "", ""
 	}
 	hint = suggest(text, serviceWords())
 	if hint == "" {
@@ -98,11 +123,8 @@ func parseService(text string) (matches []Match, problem, hint string) {
 
 // serviceSchema is what may stand after the direction of a policy line.
 func serviceSchema() schema {
-	portPattern := `^(tcp|udp)/[0-9]{1,5}(-[0-9]{1,5})?$`
-	names := make([]string, 0, 32)
-	for _, s := range services() {
-		names = append(names, s.name)
-	}
+	const portPattern = `^(tcp|udp|sctp)/[0-9]{1,5}(-[0-9]{1,5})?$|^icmp(v6)?/[a-z0-9-]{1,32}$|^proto/[0-9]{1,3}$`
+	names := serviceNames()
 	one := eitherOf(oneWordOf(names...), textLike(portPattern))
 	actions := oneWordOf(string(Accept), string(Drop), string(Reject))
 	long := schema{

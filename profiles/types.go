@@ -130,13 +130,38 @@ type Rule struct {
 	Action Action `json:"action"`
 	// Matches are alternatives; empty: everything.
 	Matches []Match `json:"matches,omitempty"`
-	At      Pos     `json:"at"`
+	// Limit is how fast one source may begin flows, and Connections how many it may have at a time; with Accept only.
+	// A source is an IPv4 address or an IPv6 /64. What is above is dropped: no later rule is asked.
+	Limit       *Limit     `json:"limit,omitempty"`
+	Connections uint32     `json:"connections,omitempty"` // 0: any number
+	Log         string     `json:"log,omitempty"`         // what lines in the kernel log begin with; empty: none
+	With        RejectWith `json:"with,omitempty"`        // of Reject; empty: see there
+	At          Pos        `json:"at"`
 }
+
+// Limit is a rate: Count in each Per, and Burst at once before the rate holds.
+type Limit struct {
+	Count uint32 `json:"count"`
+	Per   string `json:"per"` // "s", "m", "h" or "d"
+	Burst uint32 `json:"burst"`
+}
+
+// RejectWith is the ICMP and ICMPv6 error a Reject answers with, also to TCP.
+type RejectWith string
+
+// The errors. PortUnreachable is what a host without the service says.
+const (
+	AdminProhibited RejectWith = "admin-prohibited"
+	PortUnreachable RejectWith = "port-unreachable"
+	HostUnreachable RejectWith = "host-unreachable"
+	NoRoute         RejectWith = "no-route"
+)
 
 // Match is a kind of flow. Zero fields match everything.
 type Match struct {
 	Protocol     Protocol       `json:"protocol,omitempty"`
-	Ports        []PortRange    `json:"ports,omitempty"` // destination ports; tcp and udp only
+	Ports        []PortRange    `json:"ports,omitempty"` // destination ports; tcp, udp and sctp only
+	Types        []uint16       `json:"types,omitempty"` // ICMP types, 0 to 255; icmp and icmpv6 only
 	Sources      []netip.Prefix `json:"sources,omitempty"`
 	Destinations []netip.Prefix `json:"destinations,omitempty"`
 }
@@ -144,12 +169,16 @@ type Match struct {
 // Protocol is what a Match or Forward speaks of.
 type Protocol string
 
-// The protocols. Ping is echo-request of ICMP and of ICMPv6.
+// The protocols that are more than a number. Ping is echo-request of ICMP and of ICMPv6. All others are in
+// protocols.go, or are "proto/" and the number.
 const (
 	AnyProtocol Protocol = ""
 	TCP         Protocol = "tcp"
 	UDP         Protocol = "udp"
+	SCTP        Protocol = "sctp"
 	Ping        Protocol = "ping"
+	ICMP        Protocol = "icmp"
+	ICMP6       Protocol = "icmpv6"
 )
 
 // PortRange is First to Last, both included; Last equals First for a single port.

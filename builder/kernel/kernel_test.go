@@ -194,6 +194,10 @@ func TestPreloadIsThere(t *testing.T) {
 			t.Errorf("Preload names %s, which is neither in the root set nor built in", name)
 		}
 	}
+	counting := &profiles.Profile{Policy: []profiles.Rule{{Connections: 1}}}
+	if got := Preload(counting); !slices.Contains(got, "nft_connlimit") {
+		t.Errorf("Preload(a profile that counts connections) = %q; want nft_connlimit among them", got)
+	}
 	if got := Preload(&profiles.Profile{}); slices.Contains(got, "nft_nat") {
 		t.Errorf("Preload of a profile without NAT = %q; want no nft_nat", got)
 	}

@@ -38,8 +38,17 @@ func TestCompileRefuses(t *testing.T) {
 		{"self to self", func(p *profiles.Profile) { p.Policy[0].From = "self" }, "self -> self"},
 		{"ports of ping", func(p *profiles.Profile) {
 			p.Policy[0].Matches[0].Ports = []profiles.PortRange{{First: 1, Last: 1}}
-		}, "ports can be given for tcp and udp only"},
-		{"unknown protocol", func(p *profiles.Profile) { p.Policy[0].Matches[0].Protocol = "sctp" }, `protocol "sctp"`},
+		}, "ports can be given for tcp, udp and sctp only"},
+		{"unknown protocol", func(p *profiles.Profile) { p.Policy[0].Matches[0].Protocol = "proto/47" }, `protocol "proto/47"`},
+		{"type of a protocol without types", func(p *profiles.Profile) { p.Policy[0].Matches[0].Types = []uint16{8} },
+			"8 is no ICMP type"},
+		{"limit of a drop", func(p *profiles.Profile) {
+			p.Policy[0].Action, p.Policy[0].Connections = profiles.Drop, 1
+		}, "can be limited"},
+		{"no rate", func(p *profiles.Profile) { p.Policy[0].Limit = &profiles.Limit{Count: 1, Per: "week", Burst: 1} },
+			"is no rate"},
+		{"accept with an error", func(p *profiles.Profile) { p.Policy[0].With = profiles.NoRoute }, "means nothing"},
+		{"log text with a quote", func(p *profiles.Profile) { p.Policy[0].Log = `a"b` }, "the log text"},
 		{"ports upside down", func(p *profiles.Profile) { p.Forwards[0].Ports[0] = profiles.PortRange{First: 9, Last: 8} },
 			"ports 9-8"},
 		{"forward of port 0", func(p *profiles.Profile) { p.Forwards[0].Ports[0] = profiles.PortRange{} }, "want 1 to 65535"},

@@ -132,15 +132,18 @@ func checkRule(r *profiles.Rule, bad func(profiles.Pos, string, ...any)) {
 	default:
 		bad(r.At, "policy: action %q: want accept, drop or reject", r.Action)
 	}
+	checkExtras(r, bad)
 	for _, m := range r.Matches {
-		switch m.Protocol {
-		case profiles.AnyProtocol, profiles.Ping:
-			if len(m.Ports) > 0 {
-				bad(r.At, "policy: ports can be given for tcp and udp only")
+		if _, ok := m.Protocol.Number(); !ok && m.Protocol != profiles.AnyProtocol && m.Protocol != profiles.Ping {
+			bad(r.At, "policy: protocol %q is not known", m.Protocol)
+		}
+		if len(m.Ports) > 0 && !m.Protocol.HasPorts() {
+			bad(r.At, "policy: ports can be given for tcp, udp and sctp only")
+		}
+		for _, n := range m.Types {
+			if m.Protocol != profiles.ICMP && m.Protocol != profiles.ICMP6 || n > 255 {
+				bad(r.At, "policy: %d is no ICMP type of protocol %q", n, m.Protocol)
 			}
-		case profiles.TCP, profiles.UDP:
-		default:
-			bad(r.At, "policy: protocol %q: want tcp, udp, ping or none", m.Protocol)
 		}
 		for _, ports := range m.Ports {
 			if ports.First > ports.Last {

@@ -54,9 +54,21 @@ func matches(m profiles.Match, f flow) bool {
 	within := func(list []netip.Prefix, a netip.Addr) bool {
 		return len(list) == 0 || slices.ContainsFunc(list, func(x netip.Prefix) bool { return x.Contains(a) })
 	}
-	return (m.Protocol == profiles.AnyProtocol || m.Protocol == f.protocol) &&
+	return speaksOf(m, f) &&
 		(len(m.Ports) == 0 || slices.ContainsFunc(m.Ports, func(r profiles.PortRange) bool { return inRange(r, f.port) })) &&
 		within(m.Sources, f.src) && within(m.Destinations, f.dst)
+}
+
+// speaksOf tells whether a match names the protocol of a flow. An echo request is ping and one of the ICMP types.
+func speaksOf(m profiles.Match, f flow) bool {
+	echo, icmp := uint16(icmpEchoRequest), profiles.ICMP
+	if isV6(f.src) {
+		echo, icmp = icmp6EchoRequest, profiles.ICMP6
+	}
+	if f.protocol == profiles.Ping && m.Protocol == icmp {
+		return len(m.Types) == 0 || slices.Contains(m.Types, echo)
+	}
+	return m.Protocol == profiles.AnyProtocol || m.Protocol == f.protocol
 }
 
 func inRange(r profiles.PortRange, port uint16) bool { return r.First <= port && port <= r.Last }

@@ -23,6 +23,7 @@ const (
 	TypeNumber                   // 1 byte
 	TypeAddrType                 // 4 bytes, host order
 	TypeBitmask                  // 4 bytes, host order; only with Bits
+	TypeVersion                  // 1 byte, the kernel's NFPROTO_*
 )
 
 // IfNameSize is IFNAMSIZ of the kernel: a name is shorter than this.
@@ -67,6 +68,8 @@ const (
 	CTStatus                         // what was done to its connection
 	DAddrType                        // what the destination is to this machine
 	DAddrTypeOnLink                  // the same, asked of the link it entered by only
+	SCTPDPort                        // SCTP destination port
+	Version                          // IPv4 or IPv6
 )
 
 // fieldInfo is what both printers know of a field.
@@ -83,6 +86,7 @@ const (
 	ProtoTCP   = 6
 	ProtoUDP   = 17
 	ProtoICMP6 = 58
+	ProtoSCTP  = 132
 )
 
 var fields = [...]fieldInfo{
@@ -105,6 +109,8 @@ var fields = [...]fieldInfo{
 	CTStatus:        {text: "ct status", typ: TypeBitmask},
 	DAddrType:       {text: "fib daddr type", typ: TypeAddrType},
 	DAddrTypeOnLink: {text: "fib daddr . iif type", typ: TypeAddrType},
+	SCTPDPort:       {text: "sctp dport", typ: TypePort, proto: ProtoSCTP},
+	Version:         {text: "meta nfproto", typ: TypeVersion},
 }
 
 // String is the field as nft writes it.
@@ -139,6 +145,19 @@ func ifName(name string) Range {
 	return one(b)
 }
 
+// NFPROTO_IPV4 and NFPROTO_IPV6 of the kernel's include/uapi/linux/netfilter.h.
+const (
+	VersionIPv4 = 2
+	VersionIPv6 = 10
+)
+
+func version(v6 bool) Match {
+	if v6 {
+		return Match{Version, []Range{number(VersionIPv6)}}
+	}
+	return Match{Version, []Range{number(VersionIPv4)}}
+}
+
 func number(n uint8) Range { return one([]byte{n}) }
 
 func portRange(first, last uint16) Range {
@@ -161,6 +180,11 @@ func (t Type) format(r Range) string {
 		return span{first, last}.String()
 	case TypeAddrType:
 		return "local"
+	case TypeVersion:
+		if r.First[0] == VersionIPv6 {
+			return "ipv6"
+		}
+		return "ipv4"
 	}
 	number := func(b []byte) string {
 		var n uint64

@@ -29,7 +29,7 @@
 //
 // # What it deliberately does not do
 //
-// It does not touch the kernel, know interface indices, or resolve names; it does not limit, log, ban or offload.
+// It does not touch the kernel, know interface indices, or resolve names; it does not ban or offload.
 // Connection tracking helpers are not used, so "related" means ICMP errors only.
 package filter
 

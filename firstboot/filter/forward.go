@@ -54,7 +54,7 @@ func (c *compiler) pairChain(name, from, to string) string {
 	for i := range c.profile.Policy {
 		r := &c.profile.Policy[i]
 		if covers(r.From, from) && covers(r.To, to) {
-			if final = c.policyLine(&ch, r, from, to); final {
+			if final = c.policyLine(&ch, i, from, to); final {
 				break // the lines below it decide nothing more
 			}
 		}
@@ -69,63 +69,6 @@ func (c *compiler) pairChain(name, from, to string) string {
 // speaks tells whether a packet of a family can go from one end to the other.
 func (c *compiler) speaks(from, to string, v6 bool) bool {
 	return (from == profiles.Self || c.space.has(from, v6)) && (to == profiles.Self || c.space.has(to, v6))
-}
-
-// policyLine adds the rules of one line and tells whether it decides every packet.
-func (c *compiler) policyLine(ch *Chain, r *profiles.Rule, from, to string) (final bool) {
-	comment := "policy: " + r.From + " -> " + r.To + at(r.At)
-	if len(r.Matches) == 0 {
-		c.act(ch, r, comment, nil, profiles.AnyProtocol)
-		return true
-	}
-	for _, m := range r.Matches {
-		if m.Protocol == profiles.AnyProtocol && len(m.Sources) == 0 && len(m.Destinations) == 0 {
-			c.act(ch, r, comment, nil, profiles.AnyProtocol)
-			return true
-		}
-		if m.Protocol != profiles.Ping && len(m.Sources) == 0 && len(m.Destinations) == 0 {
-			c.act(ch, r, comment, protocol(m), m.Protocol)
-			continue
-		}
-		for _, v6 := range families {
-			src, dst := prefixSpans(m.Sources, v6), prefixSpans(m.Destinations, v6)
-			if !c.speaks(from, to, v6) || len(m.Sources) > 0 && len(src) == 0 || len(m.Destinations) > 0 && len(dst) == 0 {
-				continue
-			}
-			var do []Expr
-			if len(src) > 0 {
-				do = append(do, Match{srcField(v6), ranges(src)})
-			}
-			if len(dst) > 0 {
-				do = append(do, Match{dstField(v6), ranges(dst)})
-			}
-			if m.Protocol == profiles.Ping && v6 {
-				do = append(do, Match{ICMP6Type, []Range{number(icmp6EchoRequest)}})
-			} else {
-				do = append(do, protocol(m)...)
-			}
-			c.act(ch, r, comment, do, m.Protocol)
-		}
-	}
-	return false
-}
-
-// protocol is the part of a match that speaks of protocol and ports; for ping, of IPv4.
-func protocol(m profiles.Match) []Expr {
-	switch m.Protocol {
-	case profiles.Ping:
-		return []Expr{Match{ICMPType, []Range{number(icmpEchoRequest)}}}
-	case profiles.TCP, profiles.UDP:
-		field, number := TCPDPort, uint8(ProtoTCP)
-		if m.Protocol == profiles.UDP {
-			field, number = UDPDPort, ProtoUDP
-		}
-		if len(m.Ports) == 0 {
-			return []Expr{Match{L4Proto, []Range{one([]byte{number})}}}
-		}
-		return []Expr{Match{field, portRanges(m.Ports)}}
-	}
-	return nil
 }
 
 // portRanges sorts and joins port ranges, as the kernel wants the elements of a set.
@@ -146,26 +89,6 @@ func portRanges(list []profiles.PortRange) []Range {
 		out = append(out, portRange(p.First, p.Last))
 	}
 	return out
-}
-
-// act adds what a line does to what it matches.
-func (c *compiler) act(ch *Chain, r *profiles.Rule, comment string, do []Expr, proto profiles.Protocol) {
-	with := func(more ...Expr) []Expr { return slices.Concat(do, more) }
-	switch r.Action {
-	case profiles.Accept:
-		ch.add(comment, with(accept)...)
-	case profiles.Drop:
-		ch.add(comment, with(c.counter(ch.Name), drop)...)
-	case profiles.Reject:
-		if proto == profiles.TCP {
-			ch.add(comment, with(Reject{TCPReset: true})...)
-			return
-		}
-		if proto == profiles.AnyProtocol {
-			ch.add(comment, with(Match{L4Proto, []Range{number(ProtoTCP)}}, Reject{TCPReset: true})...)
-		}
-		ch.add(comment, with(Reject{})...)
-	}
 }
 
 // forwardComment names a forward.

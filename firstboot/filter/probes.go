@@ -206,7 +206,9 @@ func (b *prober) knocks(from, to string) []knock {
 	for _, r := range b.p.Policy {
 		if covers(r.From, from) && covers(r.To, to) {
 			for _, m := range r.Matches {
-				both(m.Protocol, m.Ports)
+				if m.Protocol == profiles.TCP || m.Protocol == profiles.UDP { // what every prover can send
+					both(m.Protocol, m.Ports)
+				}
 			}
 		}
 	}

@@ -1,5 +1,7 @@
 package filter
 
+import "time"
+
 // Ruleset is what Compile returns: tables that are replaced as a whole. Its zero value is nothing at all.
 type Ruleset struct {
 	Tables []Table
@@ -30,6 +32,9 @@ type Set struct {
 	Key      []Type // one type, or several that are matched together
 	Map      MapKind
 	Interval bool // the ranges of elements may hold more than one value; never with MapPort
+	// Size is set for a set that rules fill, by LimitSource or CountSource: how many elements it takes at most.
+	Size     uint32
+	Timeout  time.Duration // of a set that rules fill: whole seconds after which an unused element goes; 0: never
 	Elements []Element
 }
 
@@ -89,7 +94,7 @@ type Rule struct {
 const MaxComment = 127
 
 // Expr is one step of a rule. The set of implementations is closed: Match, Bits, Lookup, Count, Verdict, Reject,
-// DestinationNAT, Masquerade, ClampMSS.
+// DestinationNAT, Masquerade, ClampMSS, Rate, LimitSource, CountSource, Log.
 type Expr interface{ text() string }
 
 // Match continues when the selected value is in one of the ranges.
@@ -132,8 +137,47 @@ type Verdict struct {
 	Chain string // of VerdictJump and VerdictGoto
 }
 
-// Reject drops and tells the sender: by a TCP reset, or by ICMP or ICMPv6 "administratively prohibited".
-type Reject struct{ TCPReset bool }
+// Reject drops and tells the sender: by a TCP reset, or by an ICMP or ICMPv6 error.
+type Reject struct {
+	TCPReset bool
+	With     Unreachable // unless TCPReset
+}
+
+// Unreachable is an error that ICMP and ICMPv6 both have, with the kernel's NFT_REJECT_ICMPX_* value.
+type Unreachable uint8
+
+// The errors.
+const (
+	NoRoute         Unreachable = 0
+	PortUnreachable Unreachable = 1
+	HostUnreachable Unreachable = 2
+	AdminProhibited Unreachable = 3
+)
+
+// Rate continues while no more than so many packets came in the time, and after a pause Burst at once.
+type Rate struct {
+	Packets uint64
+	Per     time.Duration // a second, a minute, an hour or a day
+	Burst   uint32
+}
+
+// LimitSource is Rate for each source address by itself: an IPv4 address, or the /64 of an IPv6 one. It does not
+// match when the set that remembers the sources is full.
+type LimitSource struct {
+	Set  string
+	IPv6 bool
+	Rate Rate
+}
+
+// CountSource continues while the source, as in LimitSource, has no more than Max connections.
+type CountSource struct {
+	Set  string
+	IPv6 bool
+	Max  uint32
+}
+
+// Log writes a line to the kernel log that begins with the prefix.
+type Log struct{ Prefix string }
 
 // DestinationNAT sends the connection to another address.
 type DestinationNAT struct {

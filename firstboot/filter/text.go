@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Text is the Ruleset as a script for `nft -f`. Loading it replaces each of its tables in one transaction and leaves
@@ -70,6 +71,16 @@ func (s *Set) write(b *strings.Builder) {
 	fmt.Fprintf(b, "\t%s %s {\n\t\ttype %s%s\n", kind, s.Name, strings.Join(types, " . "), to)
 	if s.Interval {
 		b.WriteString("\t\tflags interval\n")
+	}
+	if s.Size > 0 {
+		flags := "dynamic"
+		if s.Timeout > 0 {
+			flags += ",timeout"
+		}
+		fmt.Fprintf(b, "\t\tsize %d\n\t\tflags %s\n", s.Size, flags)
+	}
+	if s.Timeout > 0 {
+		fmt.Fprintf(b, "\t\ttimeout %ds\n", int64(s.Timeout/time.Second))
 	}
 	for i, e := range s.Elements {
 		var key []string
@@ -197,8 +208,43 @@ func (r Reject) text() string {
 	if r.TCPReset {
 		return "reject with tcp reset"
 	}
-	return "reject with icmpx admin-prohibited"
+	names := [...]string{"no-route", "port-unreachable", "host-unreachable", "admin-prohibited"}
+	if int(r.With) < len(names) {
+		return "reject with icmpx " + names[r.With]
+	}
+	return fmt.Sprintf("Unreachable(%d)", uint8(r.With))
 }
+
+func (r Rate) text() string {
+	unit := "day"
+	switch r.Per {
+	case time.Second:
+		unit = "second"
+	case time.Minute:
+		unit = "minute"
+	case time.Hour:
+		unit = "hour"
+	}
+	return fmt.Sprintf("limit rate %d/%s burst %d packets", r.Packets, unit, r.Burst)
+}
+
+// source is what stands for the sender of a packet in a set that rules fill.
+func source(v6 bool) string {
+	if v6 {
+		return IP6SAddr.String() + " & ffff:ffff:ffff:ffff::"
+	}
+	return IPSAddr.String()
+}
+
+func (l LimitSource) text() string {
+	return "update @" + l.Set + " { " + source(l.IPv6) + " " + l.Rate.text() + " }"
+}
+
+func (c CountSource) text() string {
+	return "add @" + c.Set + " { " + source(c.IPv6) + " ct count " + strconv.Itoa(int(c.Max)) + " }"
+}
+
+func (l Log) text() string { return `log prefix "` + l.Prefix + `" level info` }
 
 func (d DestinationNAT) text() string {
 	family, typ, open, shut := "ip", TypeIPv4, "", ""

@@ -9,7 +9,9 @@ import (
 )
 
 // Profiles are all of them, by name. Each call makes new values.
-func Profiles() []*profiles.Profile { return []*profiles.Profile{OneArmed(), Uplink(), Wide()} }
+func Profiles() []*profiles.Profile {
+	return []*profiles.Profile{OneArmed(), Uplink(), Wide(), Guarded()}
+}
 
 func prefixes(list ...string) []netip.Prefix {
 	var out []netip.Prefix

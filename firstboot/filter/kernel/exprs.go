@@ -89,6 +89,8 @@ func (t *translator) load(f filter.Field, register uint32) error {
 		e = &expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register}
 	case filter.OIfName:
 		e = &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: register}
+	case filter.Version:
+		e = &expr.Meta{Key: expr.MetaKeyNFPROTO, Register: register}
 	case filter.L4Proto:
 		e = &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register}
 	case filter.IPSAddr: // offsets: RFC 791, section 3.1
@@ -103,7 +105,7 @@ func (t *translator) load(f filter.Field, register uint32) error {
 		e = network(24, 16)
 	case filter.UDPSPort: // offsets: RFC 768, RFC 9293 section 3.1
 		e = transport(0, 2)
-	case filter.TCPDPort, filter.UDPDPort:
+	case filter.TCPDPort, filter.UDPDPort, filter.SCTPDPort: // RFC 9260, section 3.1
 		e = transport(2, 2)
 	case filter.TCPFlags:
 		e = transport(13, 1)
@@ -155,7 +157,7 @@ func (t *translator) one(e filter.Expr) error {
 		if e.TCPReset {
 			t.emit(&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
 		} else {
-			t.emit(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED})
+			t.emit(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: uint8(e.With)})
 		}
 	case filter.DestinationNAT:
 		return t.destinationNAT(e)
@@ -166,6 +168,15 @@ func (t *translator) one(e filter.Expr) error {
 			&expr.Byteorder{SourceRegister: reg1, DestRegister: reg1, Op: expr.ByteorderHton, Len: 2, Size: 2},
 			&expr.Exthdr{SourceRegister: reg1, Type: tcpOptionMSS, Offset: tcpOptionMSSOffset, Len: tcpOptionMSSLength,
 				Op: expr.ExthdrOpTcpopt})
+	case filter.Rate:
+		t.emit(rate(e))
+	case filter.LimitSource:
+		return t.perSource(e.Set, e.IPv6, unix.NFT_DYNSET_OP_UPDATE, rate(e.Rate))
+	case filter.CountSource:
+		return t.perSource(e.Set, e.IPv6, unix.NFT_DYNSET_OP_ADD, &expr.Connlimit{Count: e.Max})
+	case filter.Log:
+		t.emit(&expr.Log{Key: 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_LEVEL, Level: expr.LogLevelInfo,
+			Data: []byte(e.Prefix)})
 	default:
 		return fmt.Errorf("expression %T has no netlink form", e)
 	}
@@ -181,6 +192,12 @@ func (t *translator) match(m filter.Match) error {
 	}
 	if m.Field == filter.L4Proto && len(m.Ranges) == 1 && m.Ranges[0].Single() {
 		t.proto = m.Ranges[0].First[0]
+	}
+	if m.Field == filter.Version && len(m.Ranges) == 1 {
+		t.version = 4
+		if m.Ranges[0].First[0] == filter.VersionIPv6 {
+			t.version = 6
+		}
 	}
 	if len(m.Ranges) > 1 {
 		return t.anonymous(m)

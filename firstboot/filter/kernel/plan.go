@@ -132,6 +132,8 @@ func (p *planner) set(in *filter.Set) error {
 		types = append(types, kt)
 	}
 	set := nftables.Set{Table: p.table, Name: in.Name, Interval: in.Interval, KeyByteOrder: binaryutil.BigEndian}
+	set.Dynamic, set.Size = in.Size > 0, in.Size
+	set.HasTimeout, set.Timeout = in.Timeout > 0, in.Timeout
 	if len(types) == 1 {
 		set.KeyType = types[0]
 		if in.Key[0] == filter.TypeIfName {
