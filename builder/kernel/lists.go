@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"context"
-	"slices"
 
 	"rempart/profiles"
 )
@@ -18,6 +17,8 @@ func BootWants() []Want {
 		{Name: "xen_blkfront", Optional: true, Why: "disks of Xen; arm64 kernels may lack it"},
 		{Name: "nvme", Optional: true, Why: "disks of clouds; built in where it is there"},
 		{Name: "pvpanic*", Optional: true, Why: "a root that is corrupt panics the kernel before it could load this later"},
+		{Name: "button", Why: "a guest that cannot find its root can still be switched off in order"},
+		{Name: "evdev", Why: "the same: the events of the power button"},
 		{Name: "dm_verity", Why: "checks each block of the root; brings dm_mod, dm_bufio, reed_solomon"},
 		{Name: "erofs", Why: "the root's file system; brings libcrc32c"},
 		{Name: "sha256_ssse3", Optional: true, Why: "x86: verity hashes several times as fast with it"},
@@ -39,8 +40,6 @@ func RootWants() []Want {
 		{Name: "virtio_console", Why: "the control channel"},
 		{Name: "virtio_rng", Why: "entropy: without it the first boot waits seconds"},
 		{Name: "virtio_balloon", Optional: true, Why: "gives memory back to the host"},
-		{Name: "button", Why: "ACPI power button: an orderly stop"},
-		{Name: "evdev", Why: "the power button's events for firstboot"},
 		{Name: "softdog", Optional: true, Why: "watchdog where the hypervisor has none"},
 		{Name: "i6300esb", Optional: true, Why: "watchdog of QEMU"},
 		{Name: "xen_wdt", Optional: true, Why: "watchdog of Xen"},
@@ -127,9 +126,6 @@ func Preload(p *profiles.Profile) []string {
 		"nft_reject_inet",      // polite refusal
 		"nft_fib_inet",         // anti-spoofing, local addresses
 		"nf_conntrack_netlink", // forgetting flows of an older policy
-	}
-	if p != nil && slices.ContainsFunc(p.Policy, func(r profiles.Rule) bool { return r.Connections > 0 }) {
-		names = append(names, "nft_connlimit")
 	}
 	if p == nil || len(p.Masquerade) > 0 || len(p.Forwards) > 0 {
 		names = append(names, "nft_chain_nat", "nft_nat", "nft_masq", "nft_redir")

@@ -41,7 +41,9 @@ func (s *stage) findRoot(v contract.Verity) (rootPart, error) {
 		if now.After(told) {
 			told = give.Add(time.Second)
 			s.say("boot stage: still waiting for the system disk: " + err.Error())
+			s.watchButtons()
 		}
+		s.obeyButtons(0)
 		s.plug.wait()
 		s.plug.coldplug()
 	}

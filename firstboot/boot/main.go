@@ -39,6 +39,7 @@ type stage struct {
 	say     func(string)
 	args    cmdline.Args
 	plug    *plug
+	buttons []*os.File // nil: not watched
 }
 
 // guarded runs the stage and turns a panic into an error: an init that ends takes the kernel with it.
