@@ -77,7 +77,7 @@ type StateResult struct {
 
 // Request is what the control child tells under KeyRequest: what the host or the power button asks for.
 type Request struct {
-	Verb   string `json:"verb"` // "poweroff", "reboot", "kill"
+	Verb   string `json:"verb"` // "poweroff", "reboot", "confinement", "kill"
 	Child  string `json:"child,omitempty"`
 	Signal int    `json:"signal,omitempty"`
 }

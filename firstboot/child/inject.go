@@ -4,26 +4,33 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// Injection makes a child worse than it is, for tests: see contract.KeyInject. It can only delay, fail or panic, so
-// it can open nothing. The zero value changes nothing.
+// Injection makes a child worse than it is, for tests: see contract.KeyInject. It can only delay, fail, panic or
+// waste memory, so it can open nothing. The zero value changes nothing.
 type Injection struct {
 	Slow  time.Duration // before the child's work begins
 	Fail  bool          // the work returns an error instead of beginning
 	Panic bool          // the child panics soon after it became ready
+	Hog   bool          // the child takes memory soon after it became ready, until it is killed
 }
 
 // maxSlow bounds a delay.
 const maxSlow = 10 * time.Minute
 
+// grammar is what an injection may say.
+const grammar = "slow:CHILD:DURATION, fail:CHILD, panic:CHILD or hog:CHILD"
+
 // errInjected is what an injected failure returns.
 var errInjected = errors.New("made to fail by the kernel command line")
 
-// ParseInjections reads the value of contract.KeyInject: "slow:CHILD:DURATION", "fail:CHILD" and "panic:CHILD",
-// parted by commas. It returns what it understood even when it returns an error.
+// ParseInjections reads the value of contract.KeyInject: "slow:CHILD:DURATION", "fail:CHILD", "panic:CHILD" and
+// "hog:CHILD", parted by commas. It returns what it understood even when it returns an error.
 func ParseInjections(s string) (map[string]Injection, error) {
 	all := map[string]Injection{}
 	var errs []error
@@ -36,7 +43,7 @@ func ParseInjections(s string) (map[string]Injection, error) {
 		in := all[name]
 		switch {
 		case name == "":
-			errs = append(errs, fmt.Errorf("injection %.80q: want slow:CHILD:DURATION, fail:CHILD or panic:CHILD", spec))
+			errs = append(errs, fmt.Errorf("injection %.80q: want %s", spec, grammar))
 			continue
 		case what == "slow" && hasArg:
 			d, err := time.ParseDuration(arg)
@@ -49,8 +56,10 @@ func ParseInjections(s string) (map[string]Injection, error) {
 			in.Fail = true
 		case what == "panic" && !hasArg:
 			in.Panic = true
+		case what == "hog" && !hasArg:
+			in.Hog = true
 		default:
-			errs = append(errs, fmt.Errorf("injection %.80q: want slow:CHILD:DURATION, fail:CHILD or panic:CHILD", spec))
+			errs = append(errs, fmt.Errorf("injection %.80q: want %s", spec, grammar))
 			continue
 		}
 		all[name] = in
@@ -70,11 +79,15 @@ func (in Injection) String(name string) string {
 	if in.Panic {
 		words = append(words, "panic:"+name)
 	}
+	if in.Hog {
+		words = append(words, "hog:"+name)
+	}
 	return strings.Join(words, ",")
 }
 
-// panicDelay is how long after it became ready an injected child panics: long enough for READY to be seen first.
-const panicDelay = 2 * time.Second
+// badDelay is how long after it became ready an injected child panics or begins to take memory: long enough for READY
+// to be seen first.
+const badDelay = 2 * time.Second
 
 // run does a child's work with the injection in its way.
 func (in Injection) run(ctx context.Context, spec Spec, env *Env) error {
@@ -93,8 +106,32 @@ func (in Injection) run(ctx context.Context, spec Spec, env *Env) error {
 		ready := env.Ready
 		env.Ready = func() {
 			ready()
-			time.AfterFunc(panicDelay, func() { panic("made to panic by the kernel command line") })
+			time.AfterFunc(badDelay, func() { panic("made to panic by the kernel command line") })
+		}
+	}
+	if in.Hog {
+		ready := env.Ready
+		env.Ready = func() {
+			ready()
+			time.AfterFunc(badDelay, hog)
 		}
 	}
 	return spec.Run(ctx, env)
+}
+
+// maxHog bounds what a hog takes, in bytes: more than any guest of a test has.
+const maxHog = 4 << 30
+
+// hog takes memory piece by piece, past the Go heap and its limit, and touches every page, until the kernel ends it.
+func hog() {
+	const piece = 1 << 20
+	for range maxHog / piece {
+		b, err := unix.Mmap(-1, 0, piece, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+		if err != nil {
+			panic(fmt.Sprintf("made to take memory by the kernel command line: %v", err))
+		}
+		for i := 0; i < len(b); i += os.Getpagesize() {
+			b[i] = 1
+		}
+	}
 }

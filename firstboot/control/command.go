@@ -13,23 +13,27 @@ import (
 // MaxCommand bounds one line from the host, in bytes with its newline.
 const MaxCommand = 256
 
+// grammar is what a line may be, for messages.
+const grammar = "status, confinement, poweroff, reboot or kill CHILD [SIGNAL]"
+
 // Verbs of a Command that PID 1 does not see.
 const verbStatus = "status"
 
-// ParseCommand reads one line from the host: "status", "poweroff", "reboot" or "kill CHILD [SIGNAL]" with the signal
-// as a name, "SIGKILL" or "KILL"; without one it is SIGTERM. Whether a child of that name exists PID 1 knows.
+// ParseCommand reads one line from the host: "status", "confinement", "poweroff", "reboot" or "kill CHILD [SIGNAL]"
+// with the signal as a name, "SIGKILL" or "KILL"; without one it is SIGTERM. Whether a child of that name exists
+// PID 1 knows.
 func ParseCommand(line string) (child.Request, error) {
 	if len(line) > MaxCommand {
 		return child.Request{}, fmt.Errorf("command of %d bytes: at most %d", len(line), MaxCommand)
 	}
 	words := strings.Fields(line)
 	if len(words) == 0 {
-		return child.Request{}, fmt.Errorf("empty command; want status, poweroff, reboot or kill CHILD [SIGNAL]")
+		return child.Request{}, fmt.Errorf("empty command; want %s", grammar)
 	}
 	r := child.Request{Verb: words[0]}
 	most := 1
 	switch r.Verb {
-	case verbStatus, "poweroff", "reboot":
+	case verbStatus, "confinement", "poweroff", "reboot":
 	case "kill":
 		most = 3
 		if len(words) < 2 {
@@ -50,8 +54,7 @@ func ParseCommand(line string) (child.Request, error) {
 		}
 		r.Signal = int(sig)
 	default:
-		return child.Request{}, fmt.Errorf("unknown command %.32q; want status, poweroff, reboot or kill CHILD [SIGNAL]",
-			r.Verb)
+		return child.Request{}, fmt.Errorf("unknown command %.32q; want %s", r.Verb, grammar)
 	}
 	if len(words) > most {
 		return child.Request{}, fmt.Errorf("%s: unexpected %.32q", r.Verb, words[most])

@@ -72,10 +72,11 @@ type guest struct {
 	changed  chan struct{}      // something the report tells of has changed
 	requests chan child.Request // from the control child
 
-	mu     sync.Mutex
-	facts  facts
-	feeds  map[string]*feed // of children that want reports
-	report []byte           // the newest report, encoded
+	mu       sync.Mutex
+	facts    facts
+	landlock map[string]int   // version laid on each child when it was last started; 0: none
+	feeds    map[string]*feed // of children that want reports
+	report   []byte           // the newest report, encoded
 }
 
 // Run is PID 1. It returns only when the machine could not even be switched off.
@@ -97,7 +98,8 @@ func newGuest(o Options) *guest {
 	c := newConsole(o.Console)
 	return &guest{Options: o, console: c, log: slog.New(c.handler("init")), reaper: launch.NewReaper(), begun: time.Now(),
 		changed: make(chan struct{}, 1), requests: make(chan child.Request, 4), feeds: map[string]*feed{},
-		facts: newFacts()}
+		landlock: map[string]int{},
+		facts:    newFacts()}
 }
 
 // run makes the guest: every step is tried, whatever became of the ones before.

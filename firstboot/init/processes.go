@@ -57,6 +57,9 @@ func (g *guest) startChild(spec child.Spec, starts int) (*supervise.Process, err
 		if err := os.WriteFile(score, []byte(strconv.Itoa(spec.OOMScore)), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 			g.log.Warn("child keeps PID 1's protection from running out of memory", "child", spec.Name, "error", err)
 		}
+		g.mu.Lock()
+		g.landlock[spec.Name] = p.Landlock
+		g.mu.Unlock()
 		if p.Landlock == 0 {
 			g.fact(func(f *facts) {
 				f.warnings["init: landlock"] = "the kernel has no Landlock: children are confined by user id and capabilities only"
@@ -97,7 +100,7 @@ func (g *guest) environment(spec child.Spec, starts int) []string {
 		env = append(env, "GOMEMLIMIT="+strconv.FormatInt(spec.MemoryLimit, 10))
 	}
 	in := g.inject[spec.Name]
-	in.Panic = in.Panic && starts == 0
+	in.Panic, in.Hog = in.Panic && starts == 0, in.Hog && starts == 0
 	if word := in.String(spec.Name); word != "" {
 		env = append(env, child.EnvInject+"="+word)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -90,6 +91,8 @@ func (g *guest) serve(r child.Request) *ending {
 			return nil
 		}
 		g.log.Info("child was sent a signal, as the host asked", "child", r.Child, "signal", unix.SignalName(sig))
+	case "confinement":
+		g.sayConfinement()
 	default:
 		g.log.Warn("request refused", "verb", oneLine(r.Verb))
 	}
@@ -103,7 +106,10 @@ func (g *guest) stop(end ending) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopChildren)
 	defer cancel()
 	if g.sup != nil {
-		g.warn("stop", func() error { g.sup.Stop(ctx); return nil })
+		g.warn("stop", func() error {
+			g.log.Info("children stopped", "in_order", strings.Join(g.sup.Stop(ctx), " "))
+			return nil
+		})
 	}
 	if g.Root == "/" && os.Getpid() == 1 {
 		_ = unix.Kill(-1, syscall.SIGTERM)

@@ -41,10 +41,10 @@ const window = 1 << 20
 const MinSize = 16 << 20
 
 // The marker stands at both ends of a disk while it is being formatted. mke2fs writes its superblock last, so a power
-// cut before leaves neither a blank disk nor an ext4. It also clears the boot block (bytes 0 to 1023), unless that holds
+// cut before leaves neither a blank disk nor an ext4. It also clears the boot block, bytes 0 to 1023, unless that holds
 // a BSD disk label (misc/mke2fs.c zap_sector): so the marker carries the label's magic, stays where it is through the
 // whole format, and is found again when the disk has been made larger or smaller before the next boot. The one at the
-// end lies outside the filesystem and holds should another mke2fs clear the first.
+// end lies outside the filesystem, should another mke2fs clear the first.
 const (
 	marker     = "RMPFORMATTING\x00v2"
 	markerID   = 32                 // offset of the UUID the filesystem will have: 16 bytes
@@ -232,7 +232,8 @@ func recognise(head, end []byte) string {
 // signature names the known signature that lies in the beginning of a disk, from the given offset on; empty: none.
 func signature(head []byte, from int) string {
 	for _, k := range known {
-		if k.offset >= from && len(head) >= k.offset+len(k.magic) && string(head[k.offset:k.offset+len(k.magic)]) == k.magic {
+		end := k.offset + len(k.magic)
+		if k.offset >= from && len(head) >= end && string(head[k.offset:end]) == k.magic {
 			return k.what
 		}
 	}

@@ -200,15 +200,18 @@ func (s *Supervisor) Signal(name string, sig syscall.Signal) error {
 }
 
 // Stop ends all children, the last started first, each by SIGTERM and after the grace time by SIGKILL. When ctx ends
-// before, the rest are killed at once.
-func (s *Supervisor) Stop(ctx context.Context) {
+// before, the rest are killed at once. It returns the names of those that were running, in the order they ended.
+func (s *Supervisor) Stop(ctx context.Context) (order []string) {
 	for _, spec := range slices.Backward(s.specs) {
 		k := s.kids[spec.Name]
 		s.mu.Lock()
-		stop := k.stop
+		stop, running := k.stop, k.process != nil
 		s.mu.Unlock()
 		if stop == nil {
 			continue // never started
+		}
+		if running {
+			order = append(order, spec.Name)
 		}
 		stop()
 		select {
@@ -229,6 +232,7 @@ func (s *Supervisor) Stop(ctx context.Context) {
 		case <-time.After(s.timing.Grace): // a process the kernel cannot end: go on without it
 		}
 	}
+	return order
 }
 
 // update changes something under the lock and tells everybody.
