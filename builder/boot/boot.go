@@ -65,6 +65,15 @@ func ArchOf(name string) (Arch, error) {
 func Cmdline(a Arch, v contract.Verity) string {
 	return strings.Join([]string{
 		"console=" + a.Serial, "console=hvc0", "quiet",
+		// Security modules the guest uses, and none that waits for a policy nobody loads.
+		"lsm=landlock,lockdown,yama",
+		// Root in the guest is not the kernel: only modules that Debian signed, no kexec, no raw memory or ports.
+		"lockdown=integrity",
+		// From the first instruction on, where sysctl comes late: a kernel that stumbled must not go on filtering.
+		"oops=panic",
+		"debugfs=off",
+		// Left to Debian's configuration, which has them: init_on_alloc, vsyscall=none, freelist randomisation, KASLR.
+		// Left out: slab_nomerge, which costs 0.9 MB of a guest that lives in 96.
 		contract.KeyVerity + "=" + v.String(),
 	}, " ")
 }
