@@ -7,7 +7,11 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"strings"
 	"time"
+
+	"rempart/builder/debian/aptconf"
 )
 
 // How patient downloads are. Three attempts with pauses of 0.5 and 1 s bridge a dropped connection; what is down for
@@ -25,12 +29,13 @@ type transient struct{ error }
 
 func (t transient) Unwrap() error { return t.error }
 
-// newClient returns a client that also reads file: addresses. Proxies are taken from the environment, as net/http does.
-func newClient() *http.Client {
+// newClient returns a client that also reads file: addresses.
+func (s *Store) newClient() *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DisableCompression = true // digests are of the bytes as stored
 	transport.ResponseHeaderTimeout = headerTimeout
 	transport.RegisterProtocol("file", http.NewFileTransport(http.Dir("/")))
+	transport.Proxy = s.proxy
 	return &http.Client{
 		Transport: transport,
 		CheckRedirect: func(r *http.Request, via []*http.Request) error {
@@ -40,9 +45,72 @@ func newClient() *http.Client {
 			if r.URL.Scheme != "http" && r.URL.Scheme != "https" {
 				return fmt.Errorf("the mirror redirects to %s", r.URL.Redacted())
 			}
+			if first := via[0].URL; r.URL.Scheme != first.Scheme || r.URL.Host != first.Host {
+				r.Header.Del(authorization) // never to another host, nor in the clear to the same
+			}
+			s.authorize(r)
 			return nil
 		},
 	}
+}
+
+// authorization is the header that carries a user name and password (RFC 9110, section 11.6.2).
+const authorization = "Authorization"
+
+// proxy chooses as apt does: what its configuration says comes before the environment, no_proxy before both.
+func (s *Store) proxy(r *http.Request) (*url.URL, error) {
+	proxy, set, err := s.apt().Proxy(r.URL)
+	if err != nil {
+		return nil, err
+	}
+	fromEnvironment, err := http.ProxyFromEnvironment(r)
+	switch {
+	case !set:
+		return fromEnvironment, err
+	case proxy != nil && excepted(r.URL.Hostname()):
+		return nil, nil
+	}
+	return proxy, nil
+}
+
+// excepted says whether no_proxy excepts a host from proxies: it names the host or a domain above it, or is "*".
+func excepted(host string) bool {
+	list := os.Getenv("no_proxy")
+	if list == "" {
+		list = os.Getenv("NO_PROXY")
+	}
+	for name := range strings.SplitSeq(list, ",") {
+		name = strings.TrimPrefix(strings.ToLower(strings.TrimSpace(name)), ".")
+		host := strings.ToLower(host)
+		if name == "*" || name != "" && (host == name || strings.HasSuffix(host, "."+name)) {
+			return true
+		}
+	}
+	return false
+}
+
+// authorize adds the user name and password that apt's configuration has for an address without.
+func (s *Store) authorize(r *http.Request) {
+	if user := s.apt().Login(r.URL); user != nil && r.URL.User == nil {
+		password, _ := user.Password()
+		r.SetBasicAuth(user.Username(), password)
+	}
+}
+
+// readApt reads what apt's configuration says about the way to mirrors. What it cannot read or understand is no reason
+// not to try without.
+func (s *Store) readApt() *aptconf.Config {
+	c, problems, err := aptconf.Read(s.options.AptDir)
+	if err != nil {
+		c, problems = &aptconf.Config{}, []error{err}
+	}
+	for _, problem := range problems {
+		s.log.Debug("apt's configuration is not understood", "error", problem)
+	}
+	if program := c.AutoDetect(); program != "" {
+		s.log.Info("apt asks a program for its proxy, rempart does not: set http_proxy where one is needed", "program", program)
+	}
+	return c
 }
 
 // errStalled is the cause of a request that got no byte for stallTimeout.
@@ -57,6 +125,7 @@ func (s *Store) request(parent context.Context, u *url.URL, offset int64) (*http
 		return nil, nil, err
 	}
 	request.Header.Set("User-Agent", "rempart")
+	s.authorize(request)
 	if offset > 0 {
 		request.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 	}
@@ -105,6 +174,12 @@ func statusError(response *http.Response) error {
 	switch code := response.StatusCode; {
 	case code == http.StatusNotFound || code == http.StatusGone:
 		return fmt.Errorf("%s: %w", response.Status, ErrGone)
+	case code == http.StatusUnauthorized:
+		return fmt.Errorf("the mirror answers %s; give a name and password in a file of /etc/apt/auth.conf.d that you may "+
+			"read (apt_auth.conf(5))", response.Status)
+	case code == http.StatusProxyAuthRequired:
+		return fmt.Errorf("the proxy answers %s; give a name and password with its address, in http_proxy or apt's "+
+			"setting Acquire::http::Proxy", response.Status)
 	case code == http.StatusRequestTimeout || code == http.StatusTooManyRequests || code >= 500:
 		return transient{fmt.Errorf("the mirror answers %s", response.Status)}
 	default:

@@ -11,11 +11,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"golang.org/x/sync/errgroup"
 
+	"rempart/builder/debian/aptconf"
 	"rempart/builder/debian/deb"
 )
 
@@ -45,6 +47,7 @@ type Store struct {
 	options      Options
 	log          *slog.Logger
 	client       *http.Client
+	apt          func() *aptconf.Config // reads it once it is needed
 	keys         openpgp.EntityList
 	now          func() time.Time
 	backoff      time.Duration
@@ -71,8 +74,11 @@ func OpenStore(options Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{options: options, log: options.Log, client: newClient(), keys: keys, now: time.Now,
-		backoff: firstBackoff, stallTimeout: stallTimeout, unpacking: make(chan struct{}, runtime.GOMAXPROCS(0))}, nil
+	s := &Store{options: options, log: options.Log, keys: keys, now: time.Now,
+		backoff: firstBackoff, stallTimeout: stallTimeout, unpacking: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	s.apt = sync.OnceValue(s.readApt)
+	s.client = s.newClient()
+	return s, nil
 }
 
 // defaultCacheDir follows the XDG Base Directory Specification; a daemon without a home has /var/cache.

@@ -4,8 +4,8 @@
 // A machine's list is made by many hands. A file or line that cannot be understood is reported and passed over: apt
 // would refuse everything, but here only one mirror is sought.
 //
-// What it deliberately does not do: judge who an entry belongs to, read apt.conf, expand $(ARCH) in anything but the
-// suite, know the user and password files of auth.conf.d.
+// What it deliberately does not do: judge who an entry belongs to, expand $(ARCH), or read apt.conf and auth.conf
+// (package aptconf does).
 package sources
 
 import (
