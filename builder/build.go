@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -88,6 +89,9 @@ and same rempart give the same bytes on any machine.`,
 	}
 }
 
+// mirrorVar is the environment's choice of a mirror, for machines whose apt knows no Debian.
+const mirrorVar = "REMPART_MIRROR"
+
 // packageOptions say where Debian's packages come from.
 type packageOptions struct {
 	lock, mirror, security, arch *string
@@ -96,8 +100,9 @@ type packageOptions struct {
 
 func packageFlags(flags *pflag.FlagSet) packageOptions {
 	o := packageOptions{
-		lock:   flags.String("lock", "", "lock file that pins the packages; default: the one built in"),
-		mirror: flags.String("mirror", "", "URL or folder to take packages from; default: this machine's apt configuration"),
+		lock: flags.String("lock", "", "lock file that pins the packages; default: the one built in"),
+		mirror: flags.String("mirror", os.Getenv(mirrorVar),
+			"URL or folder to take packages from; default: $"+mirrorVar+", or this machine's apt configuration"),
 		security: flags.String("security-mirror", "",
 			"the same for Debian's security archive; default: beside --mirror, or from apt"),
 		arch: flags.String("arch", "amd64", "architecture of the guest: amd64 or arm64"),

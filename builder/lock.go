@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 
 	"github.com/spf13/pflag"
 
@@ -32,7 +33,8 @@ A build uses the lock it is given with --lock. Review the difference as you woul
 			suite := flags.String("suite", "", "code name of the Debian release (default that of the lock before)")
 			arch := flags.String("arch", "", "architecture, amd64 or arm64 (default that of the lock before)")
 			oneOf(flags, "arch", guestArches)
-			flags.StringVar(&o.Mirror, "mirror", "", "Debian mirror: http(s) address, file: or directory (default from apt)")
+			flags.StringVar(&o.Mirror, "mirror", os.Getenv(mirrorVar),
+				"Debian mirror: http(s) address, file: or directory; default: $"+mirrorVar+", or from apt")
 			flags.StringVar(&o.SecurityMirror, "security-mirror", "",
 				"mirror of the security archive (default beside --mirror, or from apt), or none")
 			verbose := flags.BoolP("verbose", "v", false, "tell which mirrors are used and why others are not")
