@@ -90,7 +90,7 @@ func (l *lab) isOwn(a netip.Addr) bool {
 func (n *node) listenTCP(t *testing.T, addr netip.AddrPort) {
 	t.Helper()
 	var ln *stdnet.TCPListener
-	n.in(t, func() (err error) {
+	n.In(t, func() (err error) {
 		ln, err = stdnet.ListenTCP("tcp", stdnet.TCPAddrFromAddrPort(addr))
 		return err
 	})
@@ -114,7 +114,7 @@ func (n *node) listenTCP(t *testing.T, addr netip.AddrPort) {
 func (n *node) listenUDP(t *testing.T, addr netip.AddrPort) {
 	t.Helper()
 	var conn *stdnet.UDPConn
-	n.in(t, func() (err error) {
+	n.In(t, func() (err error) {
 		conn, err = stdnet.ListenUDP("udp", stdnet.UDPAddrFromAddrPort(addr))
 		return err
 	})
@@ -168,7 +168,7 @@ func (l *lab) try(t *testing.T, p filter.Probe, id uint16, wait time.Duration) (
 
 func (n *node) tryTCP(ctx context.Context, src, dst netip.AddrPort) (answered bool, err error) {
 	var conn stdnet.Conn
-	err = n.enter(func() (err error) {
+	err = n.Enter(func() (err error) {
 		d := stdnet.Dialer{LocalAddr: stdnet.TCPAddrFromAddrPort(src)}
 		conn, err = d.DialContext(ctx, "tcp", dst.String())
 		return err
@@ -186,7 +186,7 @@ func (n *node) tryTCP(ctx context.Context, src, dst netip.AddrPort) (answered bo
 
 func (n *node) tryUDP(ctx context.Context, src, dst netip.AddrPort) (answered bool, err error) {
 	var conn *stdnet.UDPConn
-	if err := n.enter(func() (err error) {
+	if err := n.Enter(func() (err error) {
 		conn, err = stdnet.DialUDP("udp", stdnet.UDPAddrFromAddrPort(src), stdnet.UDPAddrFromAddrPort(dst))
 		return err
 	}); err != nil {
@@ -212,7 +212,7 @@ func (n *node) tryPing(ctx context.Context, src, dst netip.Addr, id uint16) (ans
 		network, request, reply, proto = "ip6:ipv6-icmp", ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply, 58
 	}
 	var conn *icmp.PacketConn
-	if err := n.enter(func() (err error) {
+	if err := n.Enter(func() (err error) {
 		conn, err = icmp.ListenPacket(network, src.String())
 		return err
 	}); err != nil {
@@ -353,7 +353,7 @@ func (l *lab) check(t *testing.T, probes []filter.Probe) {
 	}
 	if bad > 0 {
 		t.Logf("%d of %d probes are wrong", bad, len(probes))
-		if rules, err := l.fw.command("nft", "list", "counters").Output(); err == nil {
+		if rules, err := l.fw.Command("nft", "list", "counters").Output(); err == nil {
 			t.Logf("%s", strings.TrimSpace(string(rules)))
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"rempart/firstboot/filter"
 	"rempart/firstboot/filter/filtertest"
+	"rempart/test/netns"
 )
 
 // guarded is a lab with the profile of other protocols, limits and refusals, its policy loaded, and one host each side.
@@ -31,7 +32,7 @@ func guarded(t *testing.T) (l *lab, out, in *node) {
 func hears(t *testing.T, from, to *node, src, dst string, protocol int, body []byte) bool {
 	t.Helper()
 	var conn *stdnet.IPConn
-	to.in(t, func() (err error) {
+	to.In(t, func() (err error) {
 		conn, err = stdnet.ListenIP("ip4:"+strconv.Itoa(protocol), &stdnet.IPAddr{IP: stdnet.ParseIP(dst)})
 		return err
 	})
@@ -99,7 +100,7 @@ func TestOtherProtocols(t *testing.T) {
 		want bool
 	}{{"timestamp", timestamp, true}, {"address mask", mask, false}} {
 		var conn *stdnet.IPConn
-		net.in(t, func() (err error) {
+		net.In(t, func() (err error) {
 			conn, err = stdnet.ListenIP("ip4:icmp", &stdnet.IPAddr{IP: stdnet.ParseIP(outside)})
 			return err
 		})
@@ -135,7 +136,7 @@ func TestLimitBySource(t *testing.T) {
 		for range tries {
 			id := flowIDs.take()
 			flows = append(flows, id)
-			from.in(t, func() error {
+			from.In(t, func() error {
 				conn, err := stdnet.DialUDP("udp", stdnet.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(src), id)),
 					stdnet.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(dst), 82)))
 				if err != nil {
@@ -171,7 +172,7 @@ func TestLimitBySource(t *testing.T) {
 // counter is how many packets a named counter of the firewall saw.
 func (l *lab) counter(t *testing.T, name string) int {
 	t.Helper()
-	out, err := l.fw.command("nft", "list", "counter", "inet", filter.TableName, name).Output()
+	out, err := l.fw.Command("nft", "list", "counter", "inet", filter.TableName, name).Output()
 	if err != nil {
 		t.Fatalf("list counter %s: %v", name, err)
 	}
@@ -180,7 +181,7 @@ func (l *lab) counter(t *testing.T, name string) int {
 		t.Fatalf("counter %s: %s", name, out)
 	}
 	n, err := strconv.Atoi(string(m[1]))
-	must(t, err)
+	netns.Must(t, err)
 	return n
 }
 
@@ -194,7 +195,7 @@ func TestConnectionsBySource(t *testing.T) {
 			server = l.host(t, "srv0", dst.Addr())
 		}
 		var ln *stdnet.TCPListener
-		server.in(t, func() (err error) {
+		server.In(t, func() (err error) {
 			ln, err = stdnet.ListenTCP("tcp", stdnet.TCPAddrFromAddrPort(dst))
 			return err
 		})
@@ -203,7 +204,7 @@ func TestConnectionsBySource(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 2*silence)
 			defer cancel()
 			var conn stdnet.Conn
-			_ = l.host(t, "up0", netip.MustParseAddr(test.src)).enter(func() (err error) {
+			_ = l.host(t, "up0", netip.MustParseAddr(test.src)).Enter(func() (err error) {
 				d := stdnet.Dialer{LocalAddr: &stdnet.TCPAddr{IP: stdnet.ParseIP(test.src)}}
 				conn, err = d.DialContext(ctx, "tcp", dst.String())
 				return err
@@ -223,8 +224,8 @@ func TestConnectionsBySource(t *testing.T) {
 		if len(all) != most {
 			t.Fatalf("%d connections from %s; want %d", len(all), test.src, most)
 		}
-		must(t, all[0].SetLinger(0)) // a reset: closed for connection tracking at once
-		must(t, all[0].Close())
+		netns.Must(t, all[0].SetLinger(0)) // a reset: closed for connection tracking at once
+		netns.Must(t, all[0].Close())
 		deadline := time.Now().Add(patience)
 		for {
 			if conn := open(); conn != nil {
@@ -269,7 +270,7 @@ func TestRefusals(t *testing.T) {
 		{"udp", "fd00:2::7", "2001:db8::7", 27, unix.EACCES},
 	} {
 		src, dst := netip.MustParseAddr(test.src), netip.AddrPortFrom(netip.MustParseAddr(test.dst), test.port)
-		err := l.host(t, "srv0", src).enter(func() error {
+		err := l.host(t, "srv0", src).Enter(func() error {
 			conn, err := (&stdnet.Dialer{Timeout: 3 * silence, Control: hearErrors}).Dial(test.network, dst.String())
 			if err != nil {
 				return err

@@ -7,15 +7,10 @@
 package net
 
 import (
-	"errors"
 	"fmt"
-	stdnet "net"
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
-	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -23,16 +18,10 @@ import (
 
 	"rempart/firstboot/filter"
 	"rempart/profiles"
+	"rempart/test/netns"
 )
 
-// insideVar tells the second start of the test binary that it already is in its namespaces.
-const insideVar = "REMPART_TEST_NET_INSIDE"
-
 func TestMain(m *testing.M) {
-	if os.Geteuid() != 0 {
-		fmt.Println("SKIPPED: test/net needs root to make network namespaces; nothing was tested")
-		os.Exit(0)
-	}
 	for tool, pkg := range map[string]string{"nft": "nftables", "nsenter": "util-linux", "curl": "curl",
 		"nc": "netcat-openbsd", "ping": "iputils-ping", "nmap": "nmap"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -40,116 +29,25 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	if os.Getenv(insideVar) != "" {
+	if netns.Inside() {
+		netns.CheckPowers()
 		os.Exit(m.Run())
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), insideVar+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
-		Pdeathsig: syscall.SIGKILL}
-	runtime.LockOSThread() // Pdeathsig speaks of the thread that started the child, not of the process
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		os.Exit(0)
-	case errors.As(err, &exit):
-		os.Exit(exit.ExitCode())
-	}
-	fmt.Println("start the test again in new namespaces:", err)
-	os.Exit(1)
+	os.Exit(netns.Isolate())
 }
 
 // node is a network namespace: the firewall, a host, or the wire between them.
 type node struct {
-	name string
-	fd   int
-	link *netlink.Handle
+	*netns.Node
 	seen *sniffer // what arrived; nil for the firewall and the wires
 }
 
-// newNode makes an empty namespace with lo up. It is gone at the end of the test.
+// bridge is the name of the switch of each wire.
+const bridge = "br"
+
 func newNode(t *testing.T, name string) *node {
 	t.Helper()
-	type result struct {
-		fd  int
-		err error
-	}
-	made := make(chan result)
-	go func() {
-		// The thread stays locked and so ends with the goroutine, still in the new namespace.
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			made <- result{err: err}
-			return
-		}
-		fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		made <- result{fd, err}
-	}()
-	r := <-made
-	if r.err != nil {
-		t.Fatalf("make namespace %s: %v", name, r.err)
-	}
-	n := &node{name: name, fd: r.fd}
-	t.Cleanup(func() { _ = unix.Close(n.fd) })
-	n.in(t, func() error {
-		for _, s := range []string{"ipv6/conf/default/accept_dad=0", "ipv6/conf/default/accept_ra=0",
-			"ipv6/conf/all/accept_redirects=0", "ipv6/conf/default/accept_redirects=0",
-			"ipv4/conf/all/accept_redirects=0", "ipv4/conf/default/accept_redirects=0",
-			"ipv4/conf/all/rp_filter=0", "ipv4/conf/default/rp_filter=0",
-			"ipv4/conf/all/send_redirects=0", "ipv4/conf/default/send_redirects=0",
-			"ipv4/icmp_ratelimit=0", "ipv6/icmp/ratelimit=0"} {
-			if err := sysctl(s); err != nil {
-				return err
-			}
-		}
-		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-		if err != nil {
-			return err
-		}
-		n.link = h
-		lo, err := h.LinkByName("lo")
-		if err != nil {
-			return err
-		}
-		return h.LinkSetUp(lo)
-	})
-	t.Cleanup(n.link.Close)
-	return n
-}
-
-// sysctl sets "path=value" below /proc/sys/net, of the calling thread's namespace.
-func sysctl(setting string) error {
-	path, value, _ := strings.Cut(setting, "=")
-	return os.WriteFile("/proc/sys/net/"+path, []byte(value), 0)
-}
-
-// enter runs f on a thread in the namespace; sockets f makes stay there.
-func (n *node) enter(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		if err := unix.Setns(n.fd, unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter %s: %w", n.name, err)
-			return
-		}
-		done <- f()
-	}()
-	return <-done
-}
-
-func (n *node) in(t *testing.T, f func() error) {
-	t.Helper()
-	if err := n.enter(f); err != nil {
-		t.Fatalf("in %s: %v", n.name, err)
-	}
-}
-
-// command is a foreign program in the namespace.
-func (n *node) command(name string, args ...string) *exec.Cmd {
-	path := fmt.Sprintf("--net=/proc/%d/fd/%d", os.Getpid(), n.fd)
-	return exec.Command("nsenter", append([]string{path, name}, args...)...)
+	return &node{Node: netns.NewNode(t, name)}
 }
 
 // lab is a firewall with everything around it.
@@ -174,9 +72,7 @@ func newLab(t *testing.T, p *profiles.Profile) *lab {
 	t.Helper()
 	l := &lab{profile: p, fw: newNode(t, "firewall"), hosts: map[netip.Addr]*node{}, wires: map[string]*node{},
 		routers: map[string]*node{}, own: map[string]netip.Prefix{}}
-	l.fw.in(t, func() error {
-		return errors.Join(sysctl("ipv4/ip_forward=1"), sysctl("ipv6/conf/all/forwarding=1"))
-	})
+	l.fw.Forward(t)
 	for i := range p.Links {
 		l.addLink(t, &p.Links[i])
 	}
@@ -193,20 +89,17 @@ func (l *lab) addLink(t *testing.T, link *profiles.Link) {
 	t.Helper()
 	wire := newNode(t, "wire "+link.Name)
 	l.wires[link.Name] = wire
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "br"
-	must(t, wire.link.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
-	must(t, wire.link.LinkSetUp(byName(t, wire, "br")))
-	dev := l.plug(t, l.fw, link.Name, wire)
+	wire.Bridge(t, bridge)
+	dev := l.fw.Plug(t, link.Name, wire.Node, bridge)
 	if link.MTU != 0 {
-		must(t, l.fw.link.LinkSetMTU(dev, link.MTU))
+		netns.Must(t, l.fw.Link.LinkSetMTU(dev, link.MTU))
 	}
 	addresses, gateways := link.Addresses, link.Gateways
 	if link.DHCP {
 		addresses, gateways = append(addresses, lease), append(gateways, profiles.Gateway{Addr: leaseGateway})
 	}
 	for _, a := range addresses {
-		addAddr(t, l.fw, dev, a)
+		l.fw.Addr(t, dev, a)
 		key := link.Name + version(a.Addr())
 		if _, ok := l.own[key]; !ok {
 			l.own[key] = a
@@ -215,17 +108,15 @@ func (l *lab) addLink(t *testing.T, link *profiles.Link) {
 	for _, g := range gateways {
 		if l.routers[link.Name] == nil {
 			l.routers[link.Name] = newNode(t, "router "+link.Name)
-			l.plug(t, l.routers[link.Name], "eth0", wire)
-			l.routers[link.Name].in(t, func() error {
-				return errors.Join(sysctl("ipv4/ip_forward=1"), sysctl("ipv6/conf/all/forwarding=1"))
-			})
+			l.routers[link.Name].Plug(t, "eth0", wire.Node, bridge)
+			l.routers[link.Name].Forward(t)
 			l.watch(t, l.routers[link.Name])
 		}
 		r := l.routers[link.Name]
-		addAddr(t, r, byName(t, r, "eth0"), netip.PrefixFrom(g.Addr, l.own[link.Name+version(g.Addr)].Bits()))
-		addRoute(t, l.fw, dev, everything(g.Addr), g.Addr, 0)
+		r.Addr(t, r.Device(t, "eth0"), netip.PrefixFrom(g.Addr, l.own[link.Name+version(g.Addr)].Bits()))
+		l.fw.Route(t, dev, netns.Everything(g.Addr), g.Addr, 0)
 		// What the router's own hosts send goes by the firewall, even to the router's own subnet.
-		addRoute(t, r, byName(t, r, "eth0"), everything(g.Addr), l.own[link.Name+version(g.Addr)].Addr(), farTable)
+		r.Route(t, r.Device(t, "eth0"), netns.Everything(g.Addr), l.own[link.Name+version(g.Addr)].Addr(), farTable)
 	}
 }
 
@@ -249,29 +140,29 @@ func (l *lab) host(t *testing.T, link string, a netip.Addr) *node {
 		if r == nil {
 			t.Fatalf("a host %v behind link %s, which has no gateway", a, link)
 		}
-		addAddr(t, r, byName(t, r, "lo"), single(a))
+		r.Addr(t, r.Device(t, "lo"), netns.Single(a))
 		rule := netlink.NewRule()
-		rule.Src, rule.Table = ipNet(single(a)), farTable
+		rule.Src, rule.Table = netns.IPNet(netns.Single(a)), farTable
 		rule.Family = family(a)
-		must(t, r.link.RuleAdd(rule))
+		netns.Must(t, r.Link.RuleAdd(rule))
 		l.hosts[a] = r
 		return r
 	}
 	n := newNode(t, a.String())
-	dev := l.plug(t, n, "eth0", l.wires[link])
+	dev := n.Plug(t, "eth0", l.wires[link].Node, bridge)
 	gateway := own.Addr()
 	if l.isTarget(a) {
-		addAddr(t, n, dev, netip.PrefixFrom(a, own.Bits()))
+		n.Addr(t, dev, netip.PrefixFrom(a, own.Bits()))
 		for _, g := range l.link(link).Gateways {
 			if version(g.Addr) == version(a) {
 				gateway = g.Addr
 			}
 		}
 	} else {
-		addAddr(t, n, dev, single(a))
-		addRoute(t, n, dev, single(gateway), netip.Addr{}, 0)
+		n.Addr(t, dev, netns.Single(a))
+		n.Route(t, dev, netns.Single(gateway), netip.Addr{}, 0)
 	}
-	addRoute(t, n, dev, everything(a), gateway, 0)
+	n.Route(t, dev, netns.Everything(a), gateway, 0)
 	l.watch(t, n)
 	l.hosts[a] = n
 	return n
@@ -295,62 +186,6 @@ func (l *lab) link(name string) *profiles.Link {
 	return nil
 }
 
-// plug connects a node to a wire by a new device and returns it.
-func (l *lab) plug(t *testing.T, n *node, dev string, wire *node) netlink.Link {
-	t.Helper()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = dev
-	ports, err := wire.link.LinkList()
-	must(t, err)
-	peer := fmt.Sprintf("p%d", len(ports))
-	must(t, n.link.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: peer, PeerNamespace: netlink.NsFd(wire.fd)}))
-	port := byName(t, wire, peer)
-	must(t, wire.link.LinkSetMaster(port, byName(t, wire, "br")))
-	must(t, wire.link.LinkSetUp(port))
-	d := byName(t, n, dev)
-	must(t, n.link.LinkSetUp(d))
-	return d
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func byName(t *testing.T, n *node, name string) netlink.Link {
-	t.Helper()
-	link, err := n.link.LinkByName(name)
-	if err != nil {
-		t.Fatalf("%s: link %s: %v", n.name, name, err)
-	}
-	return link
-}
-
-func addAddr(t *testing.T, n *node, dev netlink.Link, a netip.Prefix) {
-	t.Helper()
-	addr := &netlink.Addr{IPNet: ipNet(a)}
-	if a.Addr().Is6() {
-		addr.Flags = unix.IFA_F_NODAD
-	}
-	if err := n.link.AddrAdd(dev, addr); err != nil {
-		t.Fatalf("%s: address %v: %v", n.name, a, err)
-	}
-}
-
-func addRoute(t *testing.T, n *node, dev netlink.Link, to netip.Prefix, via netip.Addr, table int) {
-	t.Helper()
-	r := &netlink.Route{LinkIndex: dev.Attrs().Index, Dst: ipNet(to), Table: table, Scope: netlink.SCOPE_LINK}
-	if via.IsValid() {
-		r.Gw, r.Scope = via.AsSlice(), netlink.SCOPE_UNIVERSE
-		r.SetFlag(netlink.FLAG_ONLINK)
-	}
-	if err := n.link.RouteAdd(r); err != nil {
-		t.Fatalf("%s: route %v via %v: %v", n.name, to, via, err)
-	}
-}
-
 func version(a netip.Addr) string {
 	if a.Is6() {
 		return " v6"
@@ -363,17 +198,4 @@ func family(a netip.Addr) int {
 		return unix.AF_INET6
 	}
 	return unix.AF_INET
-}
-
-func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
-
-func everything(a netip.Addr) netip.Prefix {
-	if a.Is6() {
-		return netip.MustParsePrefix("::/0")
-	}
-	return netip.MustParsePrefix("0.0.0.0/0")
-}
-
-func ipNet(p netip.Prefix) *stdnet.IPNet {
-	return &stdnet.IPNet{IP: p.Addr().AsSlice(), Mask: stdnet.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

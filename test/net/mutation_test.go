@@ -19,6 +19,7 @@ import (
 	"rempart/firstboot/filter/filtertest"
 	"rempart/firstboot/filter/kernel"
 	"rempart/profiles"
+	"rempart/test/netns"
 )
 
 // unseen are the rules that no packet of this test can show to be missing, each with the reason.
@@ -80,7 +81,7 @@ func (l *lab) knockAbroad(t *testing.T) {
 	t.Helper()
 	for _, x := range [][2]string{{"198.51.100.7", "198.51.100.99"}, {"2001:db8::7", "2001:db8::99"}} {
 		src := netip.MustParseAddr(x[0])
-		l.host(t, "lan0", src).in(t, func() error {
+		l.host(t, "lan0", src).In(t, func() error {
 			conn, err := stdnet.DialUDP("udp", stdnet.UDPAddrFromAddrPort(netip.AddrPortFrom(src, flowIDs.take())),
 				stdnet.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(x[1]), 4444)))
 			if err != nil {
@@ -152,11 +153,11 @@ func (s signature) difference(from signature) string {
 func (l *lab) signature(t *testing.T, rs filter.Ruleset, probes []filter.Probe) signature {
 	t.Helper()
 	for _, n := range append([]*node{l.fw}, l.nodes()...) {
-		if out, err := n.command("ip", "neigh", "flush", "all").CombinedOutput(); err != nil {
-			t.Fatalf("flush neighbours of %s: %v\n%s", n.name, err, out)
+		if out, err := n.Command("ip", "neigh", "flush", "all").CombinedOutput(); err != nil {
+			t.Fatalf("flush neighbours of %s: %v\n%s", n.Name, err, out)
 		}
 	}
-	if err := kernel.Apply(context.Background(), rs, kernel.Options{NetNS: l.fw.fd}); err != nil {
+	if err := kernel.Apply(context.Background(), rs, kernel.Options{NetNS: l.fw.FD()}); err != nil {
 		t.Fatalf("Apply: %v", err)
 	}
 	var s signature
@@ -175,7 +176,7 @@ func (l *lab) signature(t *testing.T, rs filter.Ruleset, probes []filter.Probe) 
 	sort.Strings(s.wrong)
 	l.knockAbroad(t)
 	time.Sleep(silence / 3)
-	out, err := l.fw.command("nft", "list", "counters", "table", "inet", filter.TableName).Output()
+	out, err := l.fw.Command("nft", "list", "counters", "table", "inet", filter.TableName).Output()
 	if err != nil {
 		t.Fatalf("list counters: %v", err)
 	}
@@ -211,7 +212,7 @@ func (n *node) raw(t *testing.T, src, dst netip.Addr, protocol byte, body []byte
 	t.Helper()
 	header := []byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0} // the kernel fills in lengths and the checksum
 	packet := append(append(append(header, src.AsSlice()...), dst.AsSlice()...), body...)
-	n.in(t, func() error {
+	n.In(t, func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 		if err != nil {
 			return err
@@ -277,12 +278,12 @@ func checksum(src, dst netip.Addr, segment []byte) uint16 {
 // small on the firewall, so neither end could know.
 func (l *lab) clamped(t *testing.T) bool {
 	const mtu, small = 1500, 1300
-	link := byName(t, l.fw, "lan0")
-	must(t, l.fw.link.LinkSetMTU(link, small))
-	defer func() { must(t, l.fw.link.LinkSetMTU(link, mtu)) }()
+	link := l.fw.Device(t, "lan0")
+	netns.Must(t, l.fw.Link.LinkSetMTU(link, small))
+	defer func() { netns.Must(t, l.fw.Link.LinkSetMTU(link, mtu)) }()
 	src, dst := netip.MustParseAddr("10.9.0.7"), netip.MustParseAddrPort("198.51.100.7:4444")
 	var conn stdnet.Conn
-	err := l.host(t, "dmz0", src).enter(func() (err error) {
+	err := l.host(t, "dmz0", src).Enter(func() (err error) {
 		d := stdnet.Dialer{Timeout: silence}
 		conn, err = d.Dial("tcp", dst.String())
 		return err
@@ -292,11 +293,11 @@ func (l *lab) clamped(t *testing.T) bool {
 	}
 	defer conn.Close()
 	rawConn, err := conn.(*stdnet.TCPConn).SyscallConn()
-	must(t, err)
+	netns.Must(t, err)
 	size := 0
-	must(t, rawConn.Control(func(fd uintptr) {
+	netns.Must(t, rawConn.Control(func(fd uintptr) {
 		size, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG)
 	}))
-	must(t, err)
+	netns.Must(t, err)
 	return size <= small-40 // IPv4 and TCP headers without options
 }

@@ -23,7 +23,7 @@ func compile(t *testing.T, p *profiles.Profile) filter.Ruleset {
 // load puts rules in force on the lab's firewall.
 func (l *lab) load(t *testing.T, rs filter.Ruleset) {
 	t.Helper()
-	if err := kernel.Apply(context.Background(), rs, kernel.Options{NetNS: l.fw.fd}); err != nil {
+	if err := kernel.Apply(context.Background(), rs, kernel.Options{NetNS: l.fw.FD()}); err != nil {
 		t.Fatalf("Apply = %v; want no error", err)
 	}
 }

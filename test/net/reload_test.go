@@ -70,11 +70,11 @@ func TestReload(t *testing.T) {
 		defer close(loading)
 		for i := range reloads {
 			if i%5 == 4 { // a policy that the kernel refuses must not be noticed either
-				if err := kernel.Apply(ctx, refused(rules[0]), kernel.Options{NetNS: l.fw.fd}); err == nil {
+				if err := kernel.Apply(ctx, refused(rules[0]), kernel.Options{NetNS: l.fw.FD()}); err == nil {
 					t.Error("a jump to nowhere was applied")
 				}
 			}
-			if err := kernel.Apply(ctx, rules[(i+1)%2], kernel.Options{NetNS: l.fw.fd}); err != nil {
+			if err := kernel.Apply(ctx, rules[(i+1)%2], kernel.Options{NetNS: l.fw.FD()}); err != nil {
 				t.Errorf("reload %d: %v", i, err)
 			}
 			time.Sleep(20 * time.Millisecond)
@@ -146,7 +146,7 @@ func (l *lab) openStream(t *testing.T, p filter.Probe) stream {
 	const port = 5555
 	to := l.receiver(t, p)
 	var ln *stdnet.TCPListener
-	to.in(t, func() (err error) {
+	to.In(t, func() (err error) {
 		ln, err = stdnet.ListenTCP("tcp", stdnet.TCPAddrFromAddrPort(netip.AddrPortFrom(p.SeenDst, port)))
 		return err
 	})
@@ -167,7 +167,7 @@ func (l *lab) openStream(t *testing.T, p filter.Probe) stream {
 		}
 	}()
 	var s stream
-	l.host(t, p.Link, p.Src).in(t, func() (err error) {
+	l.host(t, p.Link, p.Src).In(t, func() (err error) {
 		d := stdnet.Dialer{Timeout: patience}
 		s.conn, err = d.Dial("tcp", netip.AddrPortFrom(p.Dst, port).String())
 		return err
@@ -200,14 +200,14 @@ func (l *lab) datagrams(t *testing.T, p filter.Probe, stop chan struct{}, wg *sy
 	const port = 6666
 	to, from := l.receiver(t, p), l.host(t, p.Link, p.Src)
 	var in, out *stdnet.UDPConn
-	to.in(t, func() (err error) {
+	to.In(t, func() (err error) {
 		in, err = stdnet.ListenUDP("udp", stdnet.UDPAddrFromAddrPort(netip.AddrPortFrom(p.SeenDst, port)))
 		if err == nil {
 			err = in.SetReadBuffer(4 << 20)
 		}
 		return err
 	})
-	from.in(t, func() (err error) {
+	from.In(t, func() (err error) {
 		out, err = stdnet.DialUDP("udp", nil, stdnet.UDPAddrFromAddrPort(netip.AddrPortFrom(p.Dst, port)))
 		return err
 	})
@@ -265,7 +265,7 @@ func (l *lab) knockUnanswered(t *testing.T, p filter.Probe, stop chan struct{}, 
 			default:
 			}
 			id := flowIDs.take()
-			err := from.enter(func() error {
+			err := from.Enter(func() error {
 				conn, err := stdnet.DialUDP("udp", stdnet.UDPAddrFromAddrPort(netip.AddrPortFrom(p.Src, id)),
 					stdnet.UDPAddrFromAddrPort(netip.AddrPortFrom(p.Dst, p.Port)))
 				if err != nil {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rempart/profiles"
+	"rempart/test/netns"
 )
 
 // arrival is one packet that came to a host: of a connection attempt, a datagram, or an echo request.
@@ -39,14 +40,14 @@ func (l *lab) watch(t *testing.T, n *node) {
 	t.Helper()
 	n.seen = &sniffer{arrived: map[uint16][]arrival{}}
 	var fd int
-	n.in(t, func() (err error) {
+	n.In(t, func() (err error) {
 		all := int(binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, unix.ETH_P_ALL)))
 		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, all)
 		return errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20))
 	})
-	file := os.NewFile(uintptr(fd), "packets of "+n.name) // non-blocking: Close ends a Read
+	file := os.NewFile(uintptr(fd), "packets of "+n.Name) // non-blocking: Close ends a Read
 	conn, err := file.SyscallConn()
-	must(t, err)
+	netns.Must(t, err)
 	done := make(chan struct{})
 	t.Cleanup(func() { _ = file.Close(); <-done })
 	go func() {

@@ -13,6 +13,7 @@ import (
 	"rempart/firstboot/filter"
 	"rempart/firstboot/filter/filtertest"
 	"rempart/profiles"
+	"rempart/test/netns"
 )
 
 // A DHCP server's answer reaches the client although it belongs to no connection; the same on the inside does not,
@@ -22,14 +23,14 @@ func TestDHCPAnswers(t *testing.T) {
 	l := newLab(t, p)
 	l.load(t, compile(t, p))
 	var client *stdnet.UDPConn
-	l.fw.in(t, func() (err error) {
+	l.fw.In(t, func() (err error) {
 		client, err = stdnet.ListenUDP("udp4", &stdnet.UDPAddr{Port: 68})
 		return err
 	})
 	defer client.Close()
 	hears := func(link, from string, port uint16, to string) bool {
 		n := l.host(t, link, netip.MustParseAddr(from))
-		n.in(t, func() error {
+		n.In(t, func() error {
 			conn, err := stdnet.DialUDP("udp4", stdnet.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), port)),
 				stdnet.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(to), 68)))
 			if err != nil {
@@ -108,21 +109,21 @@ func TestPathMTU(t *testing.T) {
 		sender, receiver := l.host(t, "dmz0", src), l.host(t, "lan0", dst)
 		receiver.listenUDP(t, netip.AddrPortFrom(dst, 9999))
 		const narrow = 1280
-		must(t, l.fw.link.LinkSetMTU(byName(t, l.fw, "lan0"), narrow))
+		netns.Must(t, l.fw.Link.LinkSetMTU(l.fw.Device(t, "lan0"), narrow))
 		var conn *stdnet.UDPConn
-		sender.in(t, func() (err error) {
+		sender.In(t, func() (err error) {
 			conn, err = stdnet.DialUDP("udp", nil, stdnet.UDPAddrFromAddrPort(netip.AddrPortFrom(dst, 9999)))
 			return err
 		})
 		defer conn.Close()
 		rawConn, err := conn.SyscallConn()
-		must(t, err)
+		netns.Must(t, err)
 		level, option, discover := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO
 		if dst.Is6() {
 			level, option, discover = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO
 		}
-		must(t, rawConn.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, discover) }))
-		must(t, err)
+		netns.Must(t, rawConn.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, discover) }))
+		netns.Must(t, err)
 		tooBig := false
 		for range 5 {
 			if _, err := conn.Write(make([]byte, 1400)); errors.Is(err, unix.EMSGSIZE) {
@@ -134,7 +135,7 @@ func TestPathMTU(t *testing.T) {
 		if !tooBig {
 			t.Errorf("%v never learnt that 1400 bytes to %v do not fit", src, dst)
 		}
-		must(t, l.fw.link.LinkSetMTU(byName(t, l.fw, "lan0"), 1500))
+		netns.Must(t, l.fw.Link.LinkSetMTU(l.fw.Device(t, "lan0"), 1500))
 	}
 }
 
@@ -152,7 +153,7 @@ func TestNeighbourDiscovery(t *testing.T) {
 	}
 	for _, rs := range []filter.Ruleset{closed, compile(t, p)} {
 		for _, n := range append(l.nodes(), l.fw) {
-			if out, err := n.command("ip", "-6", "neigh", "flush", "all").CombinedOutput(); err != nil {
+			if out, err := n.Command("ip", "-6", "neigh", "flush", "all").CombinedOutput(); err != nil {
 				t.Fatalf("flush: %v\n%s", err, out)
 			}
 		}
@@ -169,7 +170,7 @@ func TestErrorsComeBack(t *testing.T) {
 	for _, test := range []struct{ src, dst string }{{"10.9.0.7", "198.51.100.7"}, {"fd00:10:9::7", "2001:db8::7"}} {
 		dst := netip.AddrPortFrom(netip.MustParseAddr(test.dst), 9) // nobody listens
 		var conn *stdnet.UDPConn
-		l.host(t, "dmz0", netip.MustParseAddr(test.src)).in(t, func() (err error) {
+		l.host(t, "dmz0", netip.MustParseAddr(test.src)).In(t, func() (err error) {
 			conn, err = stdnet.DialUDP("udp", nil, stdnet.UDPAddrFromAddrPort(dst))
 			return err
 		})

@@ -25,7 +25,7 @@ type row struct {
 func (n *node) serve(t *testing.T, addr string) {
 	t.Helper()
 	var ln stdnet.Listener
-	n.in(t, func() (err error) {
+	n.In(t, func() (err error) {
 		ln, err = stdnet.Listen("tcp", addr)
 		return err
 	})
@@ -53,7 +53,7 @@ func (l *lab) truth(t *testing.T, rows []row) {
 	slots := make(chan struct{}, 8) // most rows wait for a silence
 	for _, r := range rows {
 		words := strings.Fields(r.run)
-		cmd := l.at(t, r.from).command(words[0], words[1:]...)
+		cmd := l.at(t, r.from).Command(words[0], words[1:]...)
 		wg.Add(1)
 		slots <- struct{}{}
 		go func() {
@@ -80,7 +80,7 @@ func (r row) check(t *testing.T, cmd *exec.Cmd) {
 // openPorts is what nmap finds open, of all it is told to try.
 func (n *node) openPorts(t *testing.T, args ...string) []string {
 	t.Helper()
-	out, err := n.command("nmap", append([]string{"-n", "-Pn", "-T5", "--max-retries", "1", "--min-rate", "2000",
+	out, err := n.Command("nmap", append([]string{"-n", "-Pn", "-T5", "--max-retries", "1", "--min-rate", "2000",
 		"-oG", "-"}, args...)...).Output()
 	if err != nil {
 		t.Fatalf("nmap %v: %v", args, err)

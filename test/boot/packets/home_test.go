@@ -9,7 +9,7 @@ import (
 
 	"rempart/firstboot/contract"
 	"rempart/profiles"
-	"rempart/test/lab"
+	"rempart/test/netns"
 	"rempart/test/rig"
 )
 
@@ -230,7 +230,7 @@ func sameWays(t *testing.T, a, b *profiles.Profile) {
 			zones[i].At = profiles.Pos{}
 		}
 		b, err := json.Marshal([]any{links, zones})
-		lab.Must(t, err)
+		netns.Must(t, err)
 		return string(b)
 	}
 	if text(a) != text(b) {

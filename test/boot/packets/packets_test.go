@@ -15,7 +15,7 @@ import (
 	"os/exec"
 	"testing"
 
-	"rempart/test/lab"
+	"rempart/test/netns"
 	"rempart/test/rig"
 )
 
@@ -27,8 +27,8 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	if lab.Inside() {
-		lab.CheckPowers()
+	if netns.Inside() {
+		netns.CheckPowers()
 		os.Exit(m.Run())
 	}
 	for tool, pkg := range map[string]string{"nsenter": "util-linux", "curl": "curl", "nc": "netcat-openbsd",
@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 	if err := rig.Prebuild(home, uplink, control); err != nil {
 		fmt.Println("the masters to boot (did `make` run?):", err)
 	} else {
-		code = lab.Isolate()
+		code = netns.Isolate()
 	}
 	rig.Clean()
 	os.Exit(code)

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"rempart/builder/virtualnet"
-	"rempart/test/lab"
+	"rempart/test/netns"
 )
 
 // verdict is what must become of a row.
@@ -61,7 +61,7 @@ const (
 var datagrams atomic.Int64
 
 // command is the program that tries the row.
-func (r row) command(n *lab.Node) *exec.Cmd {
+func (r row) command(n *netns.Node) *exec.Cmd {
 	wait := untilAnswer
 	if r.want == drop {
 		wait = untilSilence

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"rempart/firstboot/contract"
-	"rempart/test/lab"
+	"rempart/test/netns"
 	"rempart/test/rig"
 )
 
@@ -36,7 +36,7 @@ func newUplink(t *testing.T, m *rig.Master) (w *world, leases string) {
 }
 
 // dnsmasq serves DHCP on a node and returns the file of its leases.
-func dnsmasq(t *testing.T, n *lab.Node) (leases string) {
+func dnsmasq(t *testing.T, n *netns.Node) (leases string) {
 	t.Helper()
 	leases = filepath.Join(t.TempDir(), "leases")
 	var said bytes.Buffer
@@ -45,7 +45,7 @@ func dnsmasq(t *testing.T, n *lab.Node) (leases string) {
 		"--dhcp-range="+leased+","+leased+",255.255.255.0,1h", "--dhcp-option=option:router,203.0.113.1",
 		"--dhcp-option=option:dns-server,198.51.100.7", "--user=root", "--group=", "--pid-file=")
 	cmd.Stdout, cmd.Stderr = &said, &said
-	lab.Must(t, cmd.Start())
+	netns.Must(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait()
@@ -157,7 +157,7 @@ func TestUplink(t *testing.T) {
 func checkLease(t *testing.T, file, mac, name string) {
 	t.Helper()
 	b, err := os.ReadFile(file)
-	lab.Must(t, err)
+	netns.Must(t, err)
 	words := strings.Fields(string(b))
 	if len(words) != 5 || words[1] != mac || words[3] != name || words[2] != netip.MustParseAddr(leased).String() {
 		t.Errorf("the server's leases are %q; want %s for %s, named %q", b, leased, mac, name)

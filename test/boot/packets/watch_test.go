@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rempart/builder/virtualnet"
-	"rempart/test/lab"
+	"rempart/test/netns"
 	"rempart/test/rig"
 )
 
@@ -90,7 +90,7 @@ func fingerprint(d virtualnet.Dissection) string {
 }
 
 // newWatch starts to watch taps. What they saw is kept as captures when the test fails.
-func newWatch(tb testing.TB, at *lab.Node, taps map[string]netlink.Link, macs map[string]net.HardwareAddr) *watch {
+func newWatch(tb testing.TB, at *netns.Node, taps map[string]netlink.Link, macs map[string]net.HardwareAddr) *watch {
 	tb.Helper()
 	w := &watch{prints: map[string]*trace{}, flows: map[flow]*trace{}, guest: map[string]int{}, links: macs}
 	for link, tap := range taps {
@@ -99,19 +99,19 @@ func newWatch(tb testing.TB, at *lab.Node, taps map[string]netlink.Link, macs ma
 	return w
 }
 
-func (w *watch) open(tb testing.TB, at *lab.Node, link string, tap netlink.Link) {
+func (w *watch) open(tb testing.TB, at *netns.Node, link string, tap netlink.Link) {
 	tb.Helper()
 	dump, err := os.Create(filepath.Join(tb.TempDir(), link+".pcap"))
-	lab.Must(tb, err)
+	netns.Must(tb, err)
 	capture := virtualnet.NewCapture(dump)
 	socket := packetSocket(tb, at, tap)
 	raw, err := socket.SyscallConn()
-	lab.Must(tb, err)
+	netns.Must(tb, err)
 	done := make(chan struct{})
 	var failed error
 	tb.Cleanup(func() {
 		var lost *unix.TpacketStats
-		lab.Must(tb, raw.Control(func(fd uintptr) {
+		netns.Must(tb, raw.Control(func(fd uintptr) {
 			lost, err = unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS)
 		}))
 		if err != nil || lost.Drops > 0 {
@@ -154,7 +154,7 @@ func (w *watch) open(tb testing.TB, at *lab.Node, link string, tap netlink.Link)
 }
 
 // packetSocket is a socket on which every frame of an interface is seen and can be sent.
-func packetSocket(tb testing.TB, at *lab.Node, dev netlink.Link) *os.File {
+func packetSocket(tb testing.TB, at *netns.Node, dev netlink.Link) *os.File {
 	tb.Helper()
 	var fd int
 	at.In(tb, func() (err error) {

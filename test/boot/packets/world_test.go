@@ -11,14 +11,14 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"rempart/builder/hypervisor"
-	"rempart/test/lab"
+	"rempart/test/netns"
 	"rempart/test/rig"
 )
 
 // world is a guest's surroundings: a bridge and a tap for each link, and hosts.
 type world struct {
-	hyper *lab.Node
-	hosts map[string]*lab.Node
+	hyper *netns.Node
+	hosts map[string]*netns.Node
 	taps  map[string]netlink.Link
 	macs  map[string]net.HardwareAddr
 	watch *watch
@@ -30,7 +30,7 @@ func bridge(link string) string { return "br-" + link }
 // newWorld makes the bridges and the taps of a master's guest, and watches the taps.
 func newWorld(t *testing.T, m *rig.Master) *world {
 	t.Helper()
-	w := &world{hyper: lab.Here(t, "hypervisor"), hosts: map[string]*lab.Node{}, taps: map[string]netlink.Link{},
+	w := &world{hyper: netns.Here(t, "hypervisor"), hosts: map[string]*netns.Node{}, taps: map[string]netlink.Link{},
 		macs: map[string]net.HardwareAddr{}, order: m.Manifest.Links}
 	for i, mac := range hypervisor.MACs(m.Profile.Name, m.Manifest.Links) {
 		link := m.Manifest.Links[i]
@@ -51,9 +51,9 @@ func (w *world) backends() (out []hypervisor.Backend) {
 }
 
 // host makes a host on a link's bridge, with addresses and a gateway for each family it has an address of.
-func (w *world) host(t *testing.T, name, link string, addresses []string, gateways ...string) *lab.Node {
+func (w *world) host(t *testing.T, name, link string, addresses []string, gateways ...string) *netns.Node {
 	t.Helper()
-	n := lab.NewNode(t, name)
+	n := netns.NewNode(t, name)
 	w.hosts[name] = n
 	dev := n.Plug(t, "eth0", w.hyper, bridge(link))
 	for _, a := range addresses {
@@ -61,21 +61,21 @@ func (w *world) host(t *testing.T, name, link string, addresses []string, gatewa
 	}
 	for _, g := range gateways {
 		gateway := netip.MustParseAddr(g)
-		n.Route(t, dev, lab.Everything(gateway), gateway, 0)
+		n.Route(t, dev, netns.Everything(gateway), gateway, 0)
 	}
 	return n
 }
 
 // route sends what a host has for a prefix to a gateway on its first interface.
-func route(t *testing.T, n *lab.Node, prefix, gateway string) {
+func route(t *testing.T, n *netns.Node, prefix, gateway string) {
 	t.Helper()
 	n.Route(t, n.Device(t, "eth0"), netip.MustParsePrefix(prefix), netip.MustParseAddr(gateway), 0)
 }
 
 // internet makes a host of the Internet behind a router: documentation addresses, RFC 5737 and RFC 3849.
-func (w *world) internet(t *testing.T, router *lab.Node) *lab.Node {
+func (w *world) internet(t *testing.T, router *netns.Node) *netns.Node {
 	t.Helper()
-	n := lab.NewNode(t, "internet")
+	n := netns.NewNode(t, "internet")
 	w.hosts["internet"] = n
 	here, there := n.Join(t, "eth0", router, "far0")
 	for _, a := range []string{"198.51.100.7/24", "198.51.100.8/24", "2001:db8::7/64"} {
@@ -84,7 +84,7 @@ func (w *world) internet(t *testing.T, router *lab.Node) *lab.Node {
 	for _, a := range []string{"198.51.100.1/24", "2001:db8::1/64"} {
 		gateway := netip.MustParsePrefix(a)
 		router.Addr(t, there, gateway)
-		n.Route(t, here, lab.Everything(gateway.Addr()), gateway.Addr(), 0)
+		n.Route(t, here, netns.Everything(gateway.Addr()), gateway.Addr(), 0)
 	}
 	router.Forward(t)
 	return n
@@ -99,7 +99,7 @@ func (w *world) serve(t *testing.T) {
 	t.Helper()
 	for name, n := range w.hosts {
 		addrs, err := n.Link.AddrList(nil, netlink.FAMILY_ALL)
-		lab.Must(t, err)
+		netns.Must(t, err)
 		for _, a := range addrs {
 			ip, ok := netip.AddrFromSlice(a.IP)
 			if ip = ip.Unmap(); !ok || !ip.IsGlobalUnicast() {
@@ -118,7 +118,7 @@ func (w *world) serve(t *testing.T) {
 
 func seenFrom(a net.Addr) string { return "seen from " + a.String() + "\n" }
 
-func serveHTTP(t *testing.T, n *lab.Node, at netip.AddrPort) {
+func serveHTTP(t *testing.T, n *netns.Node, at netip.AddrPort) {
 	t.Helper()
 	var listener net.Listener
 	n.In(t, func() (err error) {
@@ -132,7 +132,7 @@ func serveHTTP(t *testing.T, n *lab.Node, at netip.AddrPort) {
 	go func() { _ = server.Serve(listener) }()
 }
 
-func serveUDP(t *testing.T, n *lab.Node, at netip.AddrPort) {
+func serveUDP(t *testing.T, n *netns.Node, at netip.AddrPort) {
 	t.Helper()
 	var conn *net.UDPConn
 	n.In(t, func() (err error) {
@@ -165,7 +165,7 @@ func newHome(t *testing.T, m *rig.Master) *world {
 	client := w.host(t, "home", "lan0", []string{"192.168.0.7/24", "fd00:192:168::7/64"}, "192.168.0.1", "fd00:192:168::1")
 	w.host(t, "dmz", "dmz0", []string{"10.9.0.7/24", "fd00:10:9::7/64"}, "10.9.0.1", "fd00:10:9::1")
 	// Everybody on the home network knows the way to the dmz: that nothing gets there is not for want of a route.
-	for _, n := range []*lab.Node{box, web, client} {
+	for _, n := range []*netns.Node{box, web, client} {
 		route(t, n, "10.9.0.0/24", "192.168.0.101")
 		route(t, n, "fd00:10:9::/64", "fd00:192:168::101")
 	}

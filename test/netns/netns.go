@@ -1,9 +1,9 @@
-// Package lab is a network on one machine for tests: nodes, each a network namespace of its own, and the Ethernet
+// Package netns is a network on one machine for tests: nodes, each a network namespace of its own, and the Ethernet
 // between them. A test binary that uses it starts itself again in new namespaces first, so nothing a test does can
 // reach the machine's own network.
 //
 // What it deliberately does not do: filter or judge packets, or know what a firewall is. Tests do.
-package lab
+package netns
 
 import (
 	"errors"
@@ -106,6 +106,9 @@ func Sysctl(setting string) error {
 	path, value, _ := strings.Cut(setting, "=")
 	return os.WriteFile("/proc/sys/net/"+path, []byte(value), 0)
 }
+
+// FD is the namespace, open as long as the test runs.
+func (n *Node) FD() int { return n.fd }
 
 // Enter runs f on a thread in the namespace; sockets f makes stay there.
 func (n *Node) Enter(f func() error) error {

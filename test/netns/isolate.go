@@ -1,4 +1,4 @@
-package lab
+package netns
 
 import (
 	"errors"
@@ -12,7 +12,7 @@ import (
 )
 
 // insideVar tells the second start of a test binary that it already is in its namespaces.
-const insideVar = "REMPART_TEST_INSIDE_LAB"
+const insideVar = "REMPART_TEST_INSIDE_NETNS"
 
 // cannot is the exit status of a second start that finds itself without the powers it needs: EX_UNAVAILABLE of
 // sysexits.h.
