@@ -35,11 +35,23 @@ func decide(p *profiles.Profile, f flow) ruling {
 			continue
 		}
 		if len(r.Matches) == 0 || slices.ContainsFunc(r.Matches, func(m profiles.Match) bool { return matches(m, f) }) {
-			why := fmt.Sprintf("%s -> %s: %s%s", r.From, r.To, r.Action, at(r.At))
+			why := fmt.Sprintf("%s -> %s: %s%s%s", r.From, r.To, r.Action, limited(r), at(r.At))
 			return ruling{r.Action == profiles.Accept, why}
 		}
 	}
-	return ruling{false, "default: " + f.from + " -> " + f.to}
+	return ruling{f.from == profiles.Self, "default: " + f.from + " -> " + f.to}
+}
+
+// limited is what a line demands of a source beyond what it matches.
+func limited(r *profiles.Rule) string {
+	var text string
+	if r.Limit != nil {
+		text += ", limit " + r.Limit.String()
+	}
+	if r.Connections > 0 {
+		text += fmt.Sprintf(", connections %d", r.Connections)
+	}
+	return text
 }
 
 func isAdmin(p *profiles.Profile, f flow) bool {

@@ -294,9 +294,16 @@ func (b *prober) toSelf(src host) {
 
 // forwarded completes a probe that a forward takes elsewhere.
 func (b *prober) forwarded(probe Probe, fw *profiles.Forward, port uint16) {
+	if probe, ok := b.through(probe, fw, port); ok {
+		b.add(probe)
+	}
+}
+
+// through is the probe as a forward takes it elsewhere; false where that cannot be tried.
+func (b *prober) through(probe Probe, fw *profiles.Forward, port uint16) (Probe, bool) {
 	out, subnet := linkTo(b.p, fw.To)
 	if out == nil || fw.To == probe.Src {
-		return
+		return probe, false
 	}
 	probe.Proves, probe.Pass = forwardComment(fw), true
 	probe.OutLink, probe.SeenDst, probe.SeenPort = out.Name, fw.To, port
@@ -305,7 +312,7 @@ func (b *prober) forwarded(probe Probe, fw *profiles.Forward, port uint16) {
 	if fw.SNAT || hairpin {
 		probe.SeenSrc, _ = ownAddress(out, fw.To)
 	}
-	b.add(probe)
+	return probe, true
 }
 
 // aroundForwards adds what a host may ask of a forward's target without going through the forward.
