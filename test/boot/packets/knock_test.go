@@ -15,6 +15,15 @@ import (
 	"rempart/firstboot/contract"
 )
 
+// kind is what may become of a knock.
+type kind int
+
+const (
+	forbidden kind = iota // nothing
+	spoofed               // nothing, and no policy could allow it: its source belongs elsewhere
+	allowed               // it passes, or is answered, once the policy is loaded
+)
+
 // knock is one packet that is sent over and over, put on the guest's tap by hand: without asking for hardware
 // addresses, from power-on, as an attacker on the link would.
 type knock struct {
@@ -22,7 +31,7 @@ type knock struct {
 	src      string // address
 	flow     string // "tcp", "udp" or "ping"
 	to       string // address, with a port unless it is ping
-	allowed  bool   // once the policy is loaded
+	kind     kind
 	injector *os.File
 	frame    []byte
 }
@@ -43,8 +52,8 @@ var knockMAC = net.HardwareAddr{0x02, 0x52, 0x4d, 0x50, 0x00, 0x01}
 
 // knocking sends knocks in rounds until it is stopped.
 type knocking struct {
+	*world
 	knocks []*knock
-	watch  *watch
 	stop   context.CancelFunc
 	ended  chan struct{}
 	mu     sync.Mutex
@@ -56,7 +65,7 @@ type knocking struct {
 func (w *world) knock(t *testing.T, knocks []knock) *knocking {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	all := &knocking{watch: w.watch, stop: cancel, ended: make(chan struct{}), round: make(chan struct{})}
+	all := &knocking{world: w, stop: cancel, ended: make(chan struct{}), round: make(chan struct{})}
 	injectors := map[string]*os.File{}
 	for link, tap := range w.taps {
 		injectors[link] = packetSocket(t, w.hyper, tap)
@@ -155,7 +164,7 @@ func (k *knocking) judge(t *testing.T, opened time.Time) {
 		var bad []sighting
 		for _, s := range trace.out {
 			switch {
-			case !trace.knock.allowed:
+			case trace.knock.kind != allowed:
 				leaked++
 				bad = append(bad, s)
 			case opened.IsZero() || s.at.Before(opened):
@@ -166,16 +175,20 @@ func (k *knocking) judge(t *testing.T, opened time.Time) {
 			}
 		}
 		switch {
-		case len(bad) > 0 && trace.knock.allowed:
+		case len(bad) > 0 && trace.knock.kind == allowed:
 			t.Errorf("%s: the guest let out %d before it had its policy: %s", trace.knock, len(bad), bad[0])
 		case len(bad) > 0:
 			t.Errorf("%s: it LEAKED %d times: %s", trace.knock, len(bad), bad[0])
-		case trace.knock.allowed && !opened.IsZero() && len(trace.out) == 0:
+		case trace.knock.kind == allowed && !opened.IsZero() && len(trace.out) == 0:
 			t.Errorf("%s: nothing came of it though it is allowed: the others' silence shows nothing", trace.knock)
 		}
 	}
-	t.Logf("%d knocks of %d kinds went to the guest: %d leaked, %d passed before the policy, %d passed after it",
-		sent, len(k.knocks), leaked, early, passed)
+	full := uint64(0)
+	for _, tap := range k.taps {
+		full += k.hyper.Device(t, tap.Attrs().Name).Attrs().Statistics.TxDropped
+	}
+	t.Logf("%d knocks of %d kinds went to the guest (%d frames found its queue full): %d leaked, %d passed before the "+
+		"policy, %d passed after it", sent, len(k.knocks), full, leaked, early, passed)
 }
 
 // linkUp tells whether any link is up.

@@ -102,12 +102,12 @@ func uplinkTruth() []row {
 
 func uplinkKnocks() []knock {
 	return []knock{
-		{link: "wan", src: "198.51.100.7", flow: "tcp", to: leased + ":80", allowed: true},
-		{link: "wan", src: "203.0.113.50", flow: "tcp", to: leased + ":443", allowed: true},
-		{link: "lan", src: "10.10.10.7", flow: "udp", to: "198.51.100.7:443", allowed: true},
-		{link: "lan", src: "10.10.10.7", flow: "ping", to: "198.51.100.7", allowed: true},
-		{link: "lan", src: "10.10.10.7", flow: "tcp", to: "10.10.10.1:22", allowed: true},
-		{link: "lan", src: "fd00:10:10::7", flow: "ping", to: "fd00:10:10::1", allowed: true},
+		{link: "wan", src: "198.51.100.7", flow: "tcp", to: leased + ":80", kind: allowed},
+		{link: "wan", src: "203.0.113.50", flow: "tcp", to: leased + ":443", kind: allowed},
+		{link: "lan", src: "10.10.10.7", flow: "udp", to: "198.51.100.7:443", kind: allowed},
+		{link: "lan", src: "10.10.10.7", flow: "ping", to: "198.51.100.7", kind: allowed},
+		{link: "lan", src: "10.10.10.7", flow: "tcp", to: "10.10.10.1:22", kind: allowed},
+		{link: "lan", src: "fd00:10:10::7", flow: "ping", to: "fd00:10:10::1", kind: allowed},
 		{link: "wan", src: "198.51.100.7", flow: "tcp", to: leased + ":22"},
 		{link: "wan", src: "198.51.100.7", flow: "ping", to: leased},
 		{link: "wan", src: "198.51.100.7", flow: "udp", to: leased + ":53"},
@@ -121,9 +121,9 @@ func uplinkKnocks() []knock {
 		{link: "lan", src: "10.10.10.7", flow: "tcp", to: "10.10.10.1:80"},
 		{link: "lan", src: "fd00:10:10::7", flow: "tcp", to: "[fd00:10:10::1]:80"},
 		// Sources that belong elsewhere.
-		{link: "wan", src: "10.10.10.7", flow: "ping", to: "10.10.10.1"},
-		{link: "wan", src: "10.10.10.7", flow: "udp", to: "10.10.10.10:443"},
-		{link: "lan", src: "198.51.100.7", flow: "udp", to: "203.0.113.50:443"},
+		{link: "wan", src: "10.10.10.7", flow: "ping", to: "10.10.10.1", kind: spoofed},
+		{link: "wan", src: "10.10.10.7", flow: "udp", to: "10.10.10.10:443", kind: spoofed},
+		{link: "lan", src: "198.51.100.7", flow: "udp", to: "203.0.113.50:443", kind: spoofed},
 	}
 }
 
