@@ -13,7 +13,7 @@ MIRROR   ?=
 export REMPART_MIRROR := $(MIRROR)
 
 .DEFAULT_GOAL := build
-.PHONY: help build setup run test test-race bench lint fuzz clean guest
+.PHONY: help build setup run test bench lint fuzz clean guest
 
 help:
 	@echo 'make        build bin/rempart with the guest programs inside'
@@ -28,8 +28,9 @@ help:
 # The guest's programs first: they are embedded in rempart.
 guest:
 	@for arch in $(ARCHES); do \
-	  GOOS=linux GOARCH=$$arch go build -tags guest -ldflags '$(LDFLAGS)' -o $(EMBEDDED)/bootstage-$$arch ./firstboot/boot && \
-	  GOOS=linux GOARCH=$$arch go build -tags guest -ldflags '$(LDFLAGS)' -o $(EMBEDDED)/firstboot-$$arch ./firstboot || exit 1; \
+	  export GOOS=linux GOARCH=$$arch; \
+	  go build -tags guest -ldflags '$(LDFLAGS)' -o $(EMBEDDED)/bootstage-$$arch ./firstboot/boot && \
+	  go build -tags guest -ldflags '$(LDFLAGS)' -o $(EMBEDDED)/firstboot-$$arch ./firstboot || exit 1; \
 	done
 
 build: guest
@@ -42,8 +43,6 @@ run: build
 	@test/setup run
 	@test/demo
 
-# Unit tests and what runs in namespaces go side by side under the race detector, then whatever boots guests, one at a
-# time.
 test: build
 	@test/setup run test
 	@test/all
@@ -53,7 +52,8 @@ bench: build
 	@test/bench/run
 
 lint:
-	@out=$$(gofmt -l builder firstboot overlays profiles test); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+	@out=$$(gofmt -l builder firstboot overlays profiles test); \
+	  [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }
 	@go vet ./...
 	@GOARCH=arm64 go vet ./...
 	@go tool staticcheck ./...

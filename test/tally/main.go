@@ -6,7 +6,8 @@
 // ARGS are those of go test. A later part runs whatever became of the ones before it. All output goes to the file LOG,
 // that of failed tests to standard output too. Exit status: 0 when nothing failed, else 1.
 //
-// What it deliberately does not do: choose tests, repeat them, or take a package that stayed silent for one that passed.
+// What it deliberately does not do: choose tests, repeat them, or take a package that stayed silent for one that
+// passed.
 package main
 
 import (

@@ -142,7 +142,8 @@ func (r *results) end(name, action string, seconds float64, s *suite) {
 	if action == "skip" { // it has no test files
 		return
 	}
-	fmt.Fprintf(r.out, "%-4s %s %.1f s, %d passed", map[string]string{"pass": "ok", "fail": "FAIL"}[action], name, seconds, passed)
+	verdict := map[string]string{"pass": "ok", "fail": "FAIL"}[action]
+	fmt.Fprintf(r.out, "%-4s %s %.1f s, %d passed", verdict, name, seconds, passed)
 	if n := len(r.failed) - failed; n > 0 {
 		fmt.Fprintf(r.out, ", %d failed", n)
 	}

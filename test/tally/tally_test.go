@@ -18,16 +18,17 @@ func TestTally(t *testing.T) {
 		"good/a_test.go": test(`t.Run("x", func(t *testing.T) {}); t.Run("y", func(t *testing.T) {})`),
 		"some/a_test.go": test(`t.Run("x", func(t *testing.T) {})
 			t.Run("y", func(t *testing.T) { t.Skip("SKIPPED, NOT PASSED: no luck") })`),
-		"bad/a_test.go":       test(`t.Run("x", func(t *testing.T) { t.Error("worse than expected") })`),
-		"alone/a_test.go":     test(`t.Run("x", func(t *testing.T) {}); t.Error("its own")`),
-		"crash/a_test.go":     test(`panic("broken to bits")`),
-		"exit/a_test.go":      test(`os.Exit(3)`),
-		"unsound/a_test.go":   test(`undefined()`),
-		"silent/a_test.go":    test(``) + "func TestMain(*testing.M) { fmt.Println(\"SKIPPED: no root\"); os.Exit(0) }\n",
-		"dropout/a_test.go":   test(``) + "func TestMain(m *testing.M) { m.Run(); fmt.Println(\"cannot tidy up\"); os.Exit(1) }\n",
-		"untested/a.go":       "package a\n",
-		"late/late_test.go":   test(`select {}`),
-		"noted/noted_test.go": test(``) + "func TestMain(m *testing.M) { fmt.Println(\"NOTE: look\"); os.Exit(m.Run()) }\n",
+		"bad/a_test.go":     test(`t.Run("x", func(t *testing.T) { t.Error("worse than expected") })`),
+		"alone/a_test.go":   test(`t.Run("x", func(t *testing.T) {}); t.Error("its own")`),
+		"crash/a_test.go":   test(`panic("broken to bits")`),
+		"exit/a_test.go":    test(`os.Exit(3)`),
+		"unsound/a_test.go": test(`undefined()`),
+		"silent/a_test.go":  test(``) + "func TestMain(*testing.M) { fmt.Println(\"SKIPPED: no root\"); os.Exit(0) }\n",
+		"dropout/a_test.go": test(``) + "func TestMain(m *testing.M) { m.Run(); fmt.Println(\"cannot tidy up\"); os.Exit(1) }\n",
+		"untested/a.go":     "package a\n",
+		"late/late_test.go": test(`select {}`),
+		"noted/noted_test.go": test(``) +
+			"func TestMain(m *testing.M) { fmt.Println(\"NOTE: look\"); os.Exit(m.Run()) }\n",
 	} {
 		file := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
