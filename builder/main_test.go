@@ -6,8 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/spf13/pflag"
@@ -157,5 +162,36 @@ func TestReport(t *testing.T) {
 		if code := report(&console{err: &errs}, "x", tt.err); code != tt.code || errs.String() != tt.want {
 			t.Errorf("report(%v) = %d, %q; want %d, %q", tt.err, code, errs.String(), tt.code, tt.want)
 		}
+	}
+}
+
+// TestInterrupted breaks off a call in the middle of a download that would never end.
+func TestInterrupted(t *testing.T) {
+	asked := make(chan struct{})
+	var once sync.Once
+	mirror := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		once.Do(func() { close(asked) })
+		<-r.Context().Done()
+	}))
+	defer mirror.Close()
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	dir := t.TempDir()
+	for _, args := range [][]string{
+		{"build", "home-firewall", "--mirror", mirror.URL, "--output", filepath.Join(dir, "out")},
+		{"lock", "--mirror", mirror.URL, "--output", filepath.Join(dir, "a.lock")},
+	} {
+		ctx, interrupt := context.WithCancel(context.Background())
+		go func() {
+			<-asked
+			interrupt()
+		}()
+		var out, errs bytes.Buffer
+		code := run(ctx, &console{in: strings.NewReader(""), out: &out, err: &errs}, args)
+		if want := "rempart " + args[0] + ": interrupted\n"; code != exitFailed || out.Len() > 0 || errs.String() != want {
+			t.Errorf("rempart %s, interrupted = %d, %q, %q; want 1 and %q", args[0], code, out.String(), errs.String(), want)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("what was interrupted left %v, %v", left, err)
 	}
 }

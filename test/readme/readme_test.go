@@ -77,7 +77,7 @@ func TestCommands(t *testing.T) {
 		ok := t.Run(fmt.Sprintf("line %d", b.line), func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
-			cmd := exec.CommandContext(ctx, "/bin/sh", "-eu", "-c", b.text)
+			cmd := exec.CommandContext(ctx, "bash", "-eu", "-c", b.text)
 			cmd.Dir, cmd.Env = dir, env
 			command := strings.TrimSpace(b.text)
 			seen[command] = true
