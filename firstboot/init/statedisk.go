@@ -64,7 +64,13 @@ func (g *guest) mountState() {
 	}
 	g.fact(func(f *facts) { f.state, f.stateErr = report, why })
 	if report.Device != "" {
-		g.warn("random seed", func() error { return seed.Load(g.Root) })
+		g.warn("random seed", func() error {
+			used, err := seed.Load(g.Root)
+			if used {
+				g.log.Info("the random seed of the last run was used: the host gives no random number generator")
+			}
+			return err
+		})
 	}
 }
 

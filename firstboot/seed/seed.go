@@ -41,18 +41,19 @@ type randPoolInfo struct {
 
 // Load feeds the seed of the last run to the kernel and takes it off the disk, so that it is never used twice, then
 // leaves a new one for the case that this run ends without a word. With a hardware generator there is nothing to feed.
-// A seed that is missing is no error; one that is broken is taken away and reported.
-func Load(root string) error {
+// A seed that is missing is no error; one that is broken is taken away and reported. used tells that the kernel got one.
+func Load(root string) (used bool, err error) {
 	dir, err := os.OpenRoot(filepath.Join(root, directory))
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer dir.Close()
 	seed, err := take(dir)
 	if err == nil && seed != nil && !hasHardware(root) {
 		err = feed(seed)
+		used = err == nil
 	}
-	return errors.Join(err, saveTo(dir))
+	return used, errors.Join(err, saveTo(dir))
 }
 
 // Save leaves a seed for the next run. Without randomness worth saving it leaves none.

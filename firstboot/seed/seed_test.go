@@ -26,7 +26,7 @@ func guest(t *testing.T) (root, seed string) {
 
 func TestSaveAndLoad(t *testing.T) {
 	root, file := guest(t)
-	if err := Load(root); err != nil { // the first boot: there is none
+	if _, err := Load(root); err != nil { // the first boot: there is none
 		t.Fatal(err)
 	}
 	first, err := os.ReadFile(file)
@@ -39,7 +39,7 @@ func TestSaveAndLoad(t *testing.T) {
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the seed's mode is %v, %v; want 0600", info.Mode(), err)
 	}
-	if err := Load(root); err != nil {
+	if _, err := Load(root); err != nil {
 		t.Fatal(err)
 	}
 	second, err := os.ReadFile(file)
@@ -65,7 +65,7 @@ func TestBrokenSeedIsNeverCredited(t *testing.T) {
 		if err := os.WriteFile(file, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := Load(root); err == nil {
+		if _, err := Load(root); err == nil {
 			t.Errorf("%s: Load = nil; want it reported", name)
 		}
 		if got, err := os.ReadFile(file); err != nil || bytes.Equal(got, b) {
@@ -83,7 +83,7 @@ func TestLinkIsNotFollowed(t *testing.T) {
 	if err := os.Symlink(secret, file); err != nil {
 		t.Fatal(err)
 	}
-	if err := Load(root); err == nil {
+	if _, err := Load(root); err == nil {
 		t.Error("Load of a link = nil; want it refused")
 	}
 	if b, err := os.ReadFile(secret); err != nil || !bytes.Equal(b, encode(make([]byte, seedSize))) {

@@ -73,6 +73,11 @@ func run(ctx context.Context, env *child.Env) error {
 		env.Tell(child.KeyState, child.StateResult{Action: absent(err), Error: err.Error()})
 		return nil
 	}
+	if d.ReadOnly {
+		env.Tell(child.KeyState, child.StateResult{Device: d.Name, Action: FailedDisk,
+			Error: fmt.Sprintf("state disk %s is attached read-only; attach it writable", d.Name)})
+		return nil
+	}
 	t := Tools{Mke2fs: "/sbin/mke2fs", E2fsck: "/sbin/e2fsck", Log: env.Log}
 	result := t.Prepare(ctx, filepath.Join(env.Root, "dev", d.Name), d.Size)
 	result.Device = d.Name
@@ -108,9 +113,6 @@ func (t Tools) Prepare(ctx context.Context, node string, size int64) child.State
 
 func (t Tools) prepare(ctx context.Context, node string, size int64) (action string, bytes int64, err error) {
 	f, err := os.OpenFile(node, os.O_RDWR, 0)
-	if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) && os.Geteuid() == 0 {
-		return "", 0, fmt.Errorf("state disk %s is read-only; attach it writable: %w", node, err)
-	}
 	if err != nil {
 		return "", 0, fmt.Errorf("state disk: %w", err)
 	}
