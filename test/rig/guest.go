@@ -186,4 +186,3 @@ func (g *Guest) keep(from string) {
 	}
 	g.tb.Logf("the console is kept in %s", name)
 }
-

@@ -304,7 +304,8 @@ func (m *Master) machine(dir string, o Options) (hypervisor.Machine, error) {
 // altered writes a program that starts QEMU with altered arguments, as the same process.
 func altered(dir, binary, script string) (string, error) {
 	name := filepath.Join(dir, "qemu")
-	text := fmt.Sprintf("#!/bin/sh\nfor a; do\n\tshift\n\tset -- \"$@\" \"$(printf %%s \"$a\" | sed '%s')\"\ndone\nexec %s \"$@\"\n",
+	text := fmt.Sprintf("#!/bin/sh\n"+
+		"for a; do\n\tshift\n\tset -- \"$@\" \"$(printf %%s \"$a\" | sed '%s')\"\ndone\nexec %s \"$@\"\n",
 		script, binary)
 	return name, os.WriteFile(name, []byte(text), 0o700)
 }
