@@ -49,7 +49,7 @@ func Isolate() int {
 	case errors.As(err, &exit):
 		return exit.ExitCode()
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EACCES):
-		skip(err)
+		skip("make network namespaces", err)
 		return 0
 	}
 	fmt.Println("start the test again in new namespaces:", err)
@@ -60,7 +60,7 @@ func Isolate() int {
 // distributions keep ordinary users from them.
 func CheckPowers() {
 	if err := tryNamespace(); err != nil {
-		skip(err)
+		skip("make network namespaces", err)
 		os.Exit(cannot)
 	}
 }
@@ -74,6 +74,16 @@ func tryNamespace() error {
 	return <-done
 }
 
-func skip(why error) {
-	fmt.Printf("%sthis user may not make network namespaces (%v); run it as root\n", Skipped, why)
+// CheckTaps ends the second start when it may not make taps: udev lets everybody, a bare /dev only root.
+func CheckTaps() {
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil {
+		skip("make taps", err)
+		os.Exit(cannot)
+	}
+	f.Close()
+}
+
+func skip(what string, why error) {
+	fmt.Printf("%sthis user may not %s (%v); run it as root\n", Skipped, what, why)
 }

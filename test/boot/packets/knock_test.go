@@ -41,10 +41,10 @@ func (k *knock) String() string {
 }
 
 // Source ports and pace of knocks. A tap holds 1000 frames (the kernel's default tx queue of a tap) until the guest
-// takes them: at this pace those of a whole boot fit, so the guest's first act on a link is to judge them all.
+// takes them: at this pace those of twenty seconds of boot fit, and the guest's first act on a link is to judge them.
 const (
 	knockPort  = 65001 // dynamic (RFC 6335), and not one the hosts' kernels choose
-	knockEvery = 400 * time.Millisecond
+	knockEvery = 600 * time.Millisecond
 )
 
 // knockMAC is a locally administered address that nobody has.

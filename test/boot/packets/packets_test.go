@@ -29,6 +29,7 @@ const (
 func TestMain(m *testing.M) {
 	if netns.Inside() {
 		netns.CheckPowers()
+		netns.CheckTaps()
 		os.Exit(m.Run())
 	}
 	for tool, pkg := range map[string]string{"nsenter": "util-linux", "curl": "curl", "nc": "netcat-openbsd",

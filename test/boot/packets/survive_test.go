@@ -141,6 +141,7 @@ func (w *world) survive(t *testing.T, g *rig.Guest, knocking *knocking, talks []
 		for _, v := range victims {
 			before[v] = childRestarts(g, v)
 		}
+		begun := time.Now()
 		for _, v := range victims {
 			g.Order("kill " + v + " KILL")
 		}
@@ -152,6 +153,7 @@ func (w *world) survive(t *testing.T, g *rig.Guest, knocking *knocking, talks []
 			}
 			return back
 		})
+		t.Logf("%s killed: READY again after %.1f s", strings.Join(victims, " and "), time.Since(begun).Seconds())
 		if r.Policy != "loaded" || len(r.Failures) > 0 {
 			t.Errorf("after %v were killed: policy %q, failures %q; want loaded and none", victims, r.Policy, r.Failures)
 		}
