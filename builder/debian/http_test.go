@@ -26,6 +26,7 @@ func TestProxyOfEnvironment(t *testing.T) {
 	}
 	var asked []string
 	proxy := serve(t, nil)
+	proxy.mu.Lock() // the requests come from another process: nothing else orders them after this
 	proxy.hook = func(w http.ResponseWriter, r *http.Request, _ []byte) bool {
 		proxy.mu.Lock()
 		asked = append(asked, r.URL.String())
@@ -33,12 +34,15 @@ func TestProxyOfEnvironment(t *testing.T) {
 		w.Write([]byte("by proxy"))
 		return true
 	}
+	proxy.mu.Unlock()
 	again := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 	again.Env = append(os.Environ(), marker+"=1", "http_proxy="+proxy.URL, "no_proxy=")
 	out, err := again.CombinedOutput()
 	if err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
 		t.Errorf("behind a proxy: %v\n%s", err, out)
 	}
+	proxy.mu.Lock()
+	defer proxy.mu.Unlock()
 	if !slices.Equal(asked, []string{address}) {
 		t.Errorf("the proxy was asked for %q; want %s", asked, address)
 	}
