@@ -116,6 +116,9 @@ func packageFlags(flags *pflag.FlagSet) packageOptions {
 // planMaster fetches what the profile needs and joins it into a master that is not written yet.
 func planMaster(ctx context.Context, c *console, p *profiles.Profile, o packageOptions, size int64) (*image.Plan,
 	error) {
+	if err := image.CheckArch(*o.arch); err != nil {
+		return nil, err
+	}
 	var lock *debian.Lock
 	var err error
 	if *o.lock != "" {

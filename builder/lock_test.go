@@ -29,7 +29,8 @@ func TestLockCommandFails(t *testing.T) {
 		want string
 	}{
 		{"-o FILE --mirror URL", exitFailed, "no valid signature by a Debian archive key"},
-		{"-o FILE --mirror URL --suite stable", exitFailed, "code name"},
+		{"-o FILE --mirror URL --suite stable", exitUsage, "code name"},
+		{"-o FILE --mirror URL --arch sparc", exitUsage, "the lock there is for amd64, not sparc"},
 		{"-o FILE --mirror URL --arch arm64", exitUsage, "the lock there is for amd64, not arm64"},
 		{"-o FILE --mirror ftp://a/debian", exitFailed, "expected http://"},
 		{"-o FILE --mirror URL extra", exitUsage, `unexpected argument "extra"`},

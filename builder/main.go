@@ -18,6 +18,8 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"rempart/builder/boot"
+	"rempart/builder/debian"
 	"rempart/profiles"
 )
 
@@ -203,6 +205,9 @@ func report(c *console, name string, err error) int {
 		return exitUsage
 	case errors.As(err, &usage):
 		fmt.Fprintf(c.err, "rempart %s: %s; see `rempart help %s`\n", name, usage.what, name)
+		return exitUsage
+	case errors.Is(err, boot.ErrArch), errors.Is(err, debian.ErrUnknown):
+		fmt.Fprintf(c.err, "rempart %s: %v; see `rempart help %s`\n", name, err, name)
 		return exitUsage
 	case errors.Is(err, errDifferent):
 		return exitDifferent

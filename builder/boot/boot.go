@@ -7,6 +7,7 @@
 package boot
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -35,7 +36,10 @@ type Arch struct {
 	RootType gpt.GUID // GPT type of the root partition
 }
 
-// ArchOf returns the boot facts of a Debian architecture.
+// ErrArch is returned for an architecture that masters are not made for.
+var ErrArch = errors.New("unknown architecture")
+
+// ArchOf returns the boot facts of a Debian architecture, or ErrArch.
 func ArchOf(name string) (Arch, error) {
 	switch name {
 	case "amd64":
@@ -53,7 +57,7 @@ func ArchOf(name string) (Arch, error) {
 			RootType: gpt.TypeRootARM64,
 		}, nil
 	}
-	return Arch{}, fmt.Errorf("architecture %q: rempart builds amd64 and arm64", name)
+	return Arch{}, fmt.Errorf("%w %q: rempart builds amd64 and arm64", ErrArch, name)
 }
 
 // Cmdline returns the kernel command line of a master.

@@ -41,6 +41,8 @@ var (
 	ErrNoSpace = errors.New("no space left for the package cache")
 	// ErrReadOnly: the cache lacks something and cannot be written.
 	ErrReadOnly = errors.New("the package cache cannot be written")
+	// ErrUnknown: what was asked for is no architecture or release that masters are made of.
+	ErrUnknown = errors.New("no such architecture or release")
 	// ErrLock: a lock file is malformed.
 	ErrLock = errors.New("not a sound lock file")
 	// ErrUnsatisfied: the dependencies of a package cannot be met, or packages conflict.

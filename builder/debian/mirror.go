@@ -37,11 +37,12 @@ var codeNames = slices.Concat([]string{"buster", "bullseye", "bookworm", "trixie
 
 func checkSuite(suite string) error {
 	if slices.Contains(movingNames, suite) {
-		return fmt.Errorf("suite %q means another release each few years; give a code name such as %s", suite, DefaultSuite)
+		return wrap(ErrUnknown, "suite %q means another release each few years; give a code name such as %s",
+			suite, DefaultSuite)
 	}
 	part := strings.HasSuffix(suite, updatesSuffix) || strings.HasSuffix(suite, securitySuffix)
 	if part || !suiteName.MatchString(suite) {
-		return fmt.Errorf("suite %q is not a code name of Debian such as %s", suite, DefaultSuite)
+		return wrap(ErrUnknown, "suite %q is not a code name of Debian such as %s", suite, DefaultSuite)
 	}
 	return nil
 }

@@ -1,6 +1,6 @@
 package debian
 
-import "fmt"
+import "strings"
 
 // Follow says how much of a root's dependencies is locked with it.
 type Follow string
@@ -44,7 +44,7 @@ func Roots(arch string) ([]Root, error) {
 		roots = append(roots, Root{RootGRUB, FollowNone, "modules of the GRUB core image for BIOS"})
 	case "arm64": // has no BIOS
 	default:
-		return nil, fmt.Errorf("architecture %q: expected one of %v", arch, architectures)
+		return nil, wrap(ErrUnknown, "architecture %q: expected %s", arch, strings.Join(architectures, " or "))
 	}
 	return append(roots,
 		Root{RootKernel(arch), FollowMeta, "kernel and modules; what it wants for its installation is of no use in a master"},

@@ -23,7 +23,8 @@ func BootStage(arch string) ([]byte, error) { return read("bootstage-" + arch) }
 func read(name string) ([]byte, error) {
 	b, err := files.ReadFile("files/" + name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("this rempart was built without the guest program %s; build it with `make`", name)
+		return nil, fmt.Errorf("this rempart was built without the guest program %s; "+
+			"`make ARCHES=\"amd64 arm64\"` builds one for both architectures", name)
 	}
 	return b, err
 }

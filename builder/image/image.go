@@ -11,6 +11,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -104,6 +105,16 @@ func NewPlan(ctx context.Context, in Inputs) (*Plan, error) {
 	return p.plan, nil
 }
 
+// CheckArch tells, before anything is fetched, why this rempart can build no master for a Debian architecture.
+func CheckArch(arch string) error {
+	if _, err := boot.ArchOf(arch); err != nil {
+		return err
+	}
+	_, stage := embedded.BootStage(arch)
+	_, program := embedded.Firstboot(arch)
+	return errors.Join(stage, program)
+}
+
 // planner carries what one step hands to the next.
 type planner struct {
 	in     Inputs
@@ -125,6 +136,9 @@ const (
 	grubPackage   = "grub-pc-bin"
 )
 
+// archAll is the architecture of packages that fit every one (Debian Policy 5.6.8).
+const archAll = "all"
+
 // kernelPrefix begins the names of the packages that hold a kernel, and not only a dependency on one.
 const kernelPrefix = "linux-image-"
 
@@ -134,6 +148,12 @@ func (p *planner) openKernel(context.Context) error {
 		return err
 	}
 	p.arch = arch
+	for _, pkg := range p.in.Packages {
+		if pkg.Arch != p.in.Arch && pkg.Arch != archAll {
+			return fmt.Errorf("package %s %s is for %s, the master for %s: build with the lock of that architecture",
+				pkg.Name, pkg.Version, pkg.Arch, p.in.Arch)
+		}
+	}
 	for _, pkg := range p.in.Packages {
 		if !strings.HasPrefix(pkg.Name, kernelPrefix) || !slices.ContainsFunc(pkg.Entries, isKernel) {
 			continue

@@ -287,6 +287,10 @@ func TestRefusals(t *testing.T) {
 		{"foreign files", []string{"build", profile, "--renew-lock", "-o", foreign}, 1, "thesis.tex"},
 		{"no such profile", []string{"build", "nothing.yaml", "-o", filepath.Join(t.TempDir(), "x")}, 1, "nothing.yaml"},
 		{"wrong format", []string{"build", profile, "--format", "vhd", "-o", filepath.Join(t.TempDir(), "x")}, 2, "vhd"},
+		{"unknown architecture", []string{"build", profile, "--arch", "sparc", "-o", filepath.Join(t.TempDir(), "x")},
+			2, "rempart builds amd64 and arm64"},
+		{"a release that moves", []string{"lock", "--suite", "stable"}, 2, "code name"},
+		{"an unknown architecture's lock", []string{"lock", "--arch", "sparc"}, 2, "amd64 or arm64"},
 		{"too small", []string{"build", profile, "--renew-lock", "--size", "8M", "-o", filepath.Join(t.TempDir(), "x")},
 			1, "too small"},
 	} {
