@@ -161,9 +161,9 @@ func TestHomeFirewall(t *testing.T) {
 		}
 		w.survive(t, g, knocking, talks)
 	})
+	g.PowerOff() // nor does a guest that shuts down open anything
 	knocking.end()
 	knocking.judge(t, opened)
-	g.PowerOff()
 }
 
 // TestPolicyFails shows a guest whose policy never loads: it says so, never becomes READY, and sends not one frame.
