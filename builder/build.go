@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -129,7 +130,12 @@ func planMaster(ctx context.Context, c *console, p *profiles.Profile, o packageO
 	if err != nil {
 		return nil, err
 	}
-	options := debian.Options{Mirror: *o.mirror, SecurityMirror: *o.security}
+	if lock.Arch != *o.arch {
+		return nil, usageError{fmt.Sprintf("the lock is for %s, the master for %s: give --arch %[1]s, or another --lock",
+			lock.Arch, *o.arch)}
+	}
+	options := debian.Options{Mirror: *o.mirror, SecurityMirror: *o.security,
+		Log: slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: slog.LevelWarn}))}
 	if c.terminal {
 		options.Progress = debian.ProgressLine(c.err)
 	}

@@ -140,7 +140,8 @@ func keepDir(name string) (dir string, done func(), err error) {
 		if base = os.Getenv("XDG_STATE_HOME"); !filepath.IsAbs(base) {
 			home, err := os.UserHomeDir()
 			if err != nil {
-				return "", nil, err
+				return "", nil, fmt.Errorf("where to keep the guest is not known: %w; set HOME or XDG_STATE_HOME, "+
+					"or run the folder of a master that `rempart build` made", err)
 			}
 			base = filepath.Join(home, ".local", "state")
 		}

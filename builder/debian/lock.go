@@ -199,6 +199,8 @@ func yamlError(name string, err error) error {
 		texts = several.Errors
 	}
 	for i, text := range texts {
+		text = strings.NewReplacer("debian.lockFile", "a lock", "debian.lockPackage", "a package of a lock",
+			"debian.lockArchive", "an archive of a lock").Replace(text)
 		if line, what, ok := strings.Cut(strings.TrimPrefix(text, "line "), ": "); ok && strings.HasPrefix(text, "line ") {
 			texts[i] = name + ":" + line + ": " + what
 		} else {

@@ -136,3 +136,15 @@ func FuzzLock(f *testing.F) {
 		}
 	})
 }
+
+// Errors speak of locks, not of how this program is written.
+func TestLockErrorsNameNoTypes(t *testing.T) {
+	good := goodLock(t)
+	for _, text := range []string{"x", "- a", "packages: [1]", "archives: [x]", good + "more: 1\n",
+		strings.Replace(good, "    size: ", "    sizes: ", 1)} {
+		_, err := parseLock("f", []byte(text))
+		if !errors.Is(err, ErrLock) || strings.Contains(err.Error(), "debian.") {
+			t.Errorf("parseLock(%.20q) = %v; want an error in the words of a lock", text, err)
+		}
+	}
+}

@@ -319,6 +319,9 @@ func (c cancellable) Write(p []byte) (int, error) {
 // openUnpacked opens the unpacked form of a package and checks it.
 func (s *Store) openUnpacked(l Locked) (*Package, error) {
 	f, err := os.Open(s.unpackedPath(l.Unpacked))
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("the package cache is somebody else's: %w; set XDG_CACHE_HOME to a directory of your own", err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -80,4 +83,49 @@ func inMountNamespace(t *testing.T) bool {
 		t.Errorf("in a mount namespace: %v\n%s", err, out)
 	}
 	return false
+}
+
+func TestFetchFromSomebodyElsesCache(t *testing.T) {
+	if os.Geteuid() == 0 {
+		if err := asNobody(t); err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	s := newTestStore(t, "")
+	l := Locked{Name: "lib", Version: "1", Unpacked: strings.Repeat("0", 64), SHA256: strings.Repeat("0", 64)}
+	must(t, os.MkdirAll(filepath.Dir(s.unpackedPath(l.Unpacked)), 0o755))
+	must(t, os.WriteFile(s.unpackedPath(l.Unpacked), nil, 0))
+	_, err := s.Fetch(context.Background(), &Lock{Packages: []Locked{l}})
+	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "XDG_CACHE_HOME") {
+		t.Errorf("Fetch from a cache that may not be read = %v; want a permission error with a way out", err)
+	}
+}
+
+// asNobody runs the calling test again as a user who may not read every file.
+func asNobody(t *testing.T) error {
+	t.Helper()
+	const nobody = 65534
+	dir, err := os.MkdirTemp("", "rempart-test-nobody-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	program := filepath.Join(dir, "test")
+	content, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		return err
+	}
+	// Whatever the umask is, and whoever the process turns into.
+	err = errors.Join(os.WriteFile(program, content, 0o755), os.Chmod(program, 0o755), os.Chmod(dir, 0o777))
+	if err != nil {
+		return err
+	}
+	again := exec.Command(program, "-test.v", "-test.run=^"+t.Name()+"$")
+	again.Dir, again.Env = dir, append(os.Environ(), "TMPDIR="+dir)
+	again.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	if out, err := again.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
+		return fmt.Errorf("as nobody: %w\n%s", err, out)
+	}
+	return nil
 }

@@ -291,6 +291,8 @@ func TestRefusals(t *testing.T) {
 			2, "rempart builds amd64 and arm64"},
 		{"a release that moves", []string{"lock", "--suite", "stable"}, 2, "code name"},
 		{"an unknown architecture's lock", []string{"lock", "--arch", "sparc"}, 2, "amd64 or arm64"},
+		{"a lock of another architecture", []string{"build", profile, "--lock", "../../builder/debian/bookworm-arm64.lock",
+			"-o", filepath.Join(t.TempDir(), "x")}, 2, "give --arch arm64"},
 		{"too small", []string{"build", profile, "--renew-lock", "--size", "8M", "-o", filepath.Join(t.TempDir(), "x")},
 			1, "too small"},
 	} {
