@@ -106,7 +106,12 @@ func (v *validator) match(rule Rule, m Match, i int) {
 			v.reject(rule.At, "", "policy: %s is no range of ports", p)
 		}
 	}
-	good := true
+	good := len(m.SourceSets)+len(m.DestinationSets) == 0
+	for _, name := range slices.Concat(m.SourceSets, m.DestinationSets) {
+		if v.p.Set(name) == nil {
+			v.reject(rule.At, "", "policy: unknown set %s", quote(name))
+		}
+	}
 	for j, p := range m.Sources {
 		good = v.narrowed(p, rule.From, v.places.find(rule.At, "policy[%d].sources[%d]", i, j)) && good
 	}
@@ -217,7 +222,10 @@ func (m Match) covers(n Match) bool {
 			}
 		}
 	}
-	return coversAddresses(m.Sources, n.Sources) && coversAddresses(m.Destinations, n.Destinations)
+	return coversSets(m.SourceSets, n.SourceSets, len(m.Sources) > 0, len(n.Sources) > 0) &&
+		coversSets(m.DestinationSets, n.DestinationSets, len(m.Destinations) > 0, len(n.Destinations) > 0) &&
+		coversEither(m.Sources, n.Sources, m.SourceSets, n.SourceSets) &&
+		coversEither(m.Destinations, n.Destinations, m.DestinationSets, n.DestinationSets)
 }
 
 func coversAddresses(wide, narrow []netip.Prefix) bool {

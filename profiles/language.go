@@ -18,6 +18,7 @@ const (
 	prefixPattern  = `^[0-9a-fA-F.:]+(/[0-9]{1,3})?$`
 	macPattern     = `^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$`
 	portsPattern   = `^[0-9]{1,5}(-[0-9]{1,5})?$`
+	rangePattern   = `^[0-9a-fA-F.:]+(/[0-9]{1,3}|-[0-9a-fA-F.:]+)?$`
 	limitPattern   = `^[0-9]{1,7}/[smhd]( burst [0-9]{1,7})?$`
 	logPattern     = `^[A-Za-z0-9 _.:>-]{1,48}$`
 	arrowPattern   = `^\s*[a-z][a-z0-9_-]{0,30}\s*->\s*[a-z][a-z0-9_-]{0,30}\s*$`
@@ -44,6 +45,8 @@ func profileFields() table[Profile] {
 			required: true, decode: readZones},
 		{name: "hosts", doc: "Names for addresses: NAME: ADDRESS, a list of them, or .10 for host 10 of the one IPv4 subnet.",
 			kind: named(hostPattern, oneOrMore(hostAddress())), decode: readHosts},
+		{name: "sets", doc: "Names for many addresses, for policy lines: NAME: [PREFIX, ADDRESS, RANGE], or NAME: {file: FILE}.",
+			kind: named(zonePattern, setSchema()), decode: readSets},
 		{name: "admin", doc: "Who may reach the guest by SSH, above every other rule: `admin: {from: ZONE or ADDRESS}`," +
 			" or `admin: none` for the console only.",
 			kind: eitherOf(oneWordOf("none"), adminFields().schema()), required: true, decode: readAdmin},
@@ -68,8 +71,6 @@ func profileFields() table[Profile] {
 			later: "remove it, the guest takes its hypervisor's clock"},
 		{name: "bans", doc: "Sources shut out after repeated attempts: SERVICE: 5/10m for 1h.",
 			later: "remove it, and narrow admin.from or the policy line's from instead"},
-		{name: "sets", doc: "Named sets of addresses for use in policy lines: NAME: [PREFIX].",
-			later: "remove it, and list the addresses in the policy line's from or to"},
 		{name: "nat", doc: "Address translation beyond masquerade and forwards: one-to-one, prefix translation.",
 			later: "remove it; masquerade and forwards cover the common cases"},
 		{name: "sysctl", doc: "Kernel settings: KEY: VALUE.",
@@ -169,6 +170,7 @@ func adminFields() table[Admin] {
 type matchDraft struct {
 	from, to             []netip.Prefix
 	fromPlaces, toPlaces []Pos
+	fromSets, toSets     []string
 	action               Action
 	limit                *Limit
 	connections          int
@@ -181,10 +183,10 @@ type matchDraft struct {
 func matchFields() table[matchDraft] {
 	addresses := oneOrMore(eitherOf(textLike(hostPattern), textLike(prefixPattern)))
 	return table[matchDraft]{
-		{name: "from", doc: "Only from these addresses, prefixes or hosts.", kind: addresses,
-			decode: func(r *reader, v value, into *matchDraft) { into.from, into.fromPlaces = r.prefixes(v) }},
-		{name: "to", doc: "Only to these addresses, prefixes or hosts.", kind: addresses,
-			decode: func(r *reader, v value, into *matchDraft) { into.to, into.toPlaces = r.prefixes(v) }},
+		{name: "from", doc: "Only from these addresses, prefixes, hosts or sets.", kind: addresses,
+			decode: func(r *reader, v value, into *matchDraft) { into.from, into.fromPlaces, into.fromSets = r.ends(v) }},
+		{name: "to", doc: "Only to these addresses, prefixes, hosts or sets.", kind: addresses,
+			decode: func(r *reader, v value, into *matchDraft) { into.to, into.toPlaces, into.toSets = r.ends(v) }},
 		{name: "action", doc: "accept (the default), drop or reject.",
 			kind: oneWordOf(string(Accept), string(Drop), string(Reject)), decode: readAction},
 		{name: "limit", doc: "How fast one source may begin flows: 10/s, 10/m burst 20, also /h and /d. The default burst is" +

@@ -43,7 +43,7 @@
 // Keys that are planned and not carried out by this version, such as dhcp or vlan, are known and refused, never
 // ignored. The tables in language.go are the whole language.
 //
-// What the package deliberately does not do: resolve names over the network, expand variables, include other files,
+// What the package deliberately does not do: resolve names over the network, expand variables, include other files (but lists of addresses),
 // or know how anything is built or booted.
 package profiles
 

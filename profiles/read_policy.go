@@ -170,7 +170,7 @@ func (r *reader) longServices(v value, line *policyLine) {
 
 // narrow limits matches to addresses.
 func narrow(matches []Match, d matchDraft) []Match {
-	if len(d.from) == 0 && len(d.to) == 0 {
+	if len(d.from) == 0 && len(d.to) == 0 && len(d.fromSets) == 0 && len(d.toSets) == 0 {
 		return matches
 	}
 	if len(matches) == 0 {
@@ -178,7 +178,7 @@ func narrow(matches []Match, d matchDraft) []Match {
 	}
 	narrowed := make([]Match, len(matches))
 	for i, m := range matches {
-		m.Sources, m.Destinations = d.from, d.to
+		m.Sources, m.Destinations, m.SourceSets, m.DestinationSets = d.from, d.to, d.fromSets, d.toSets
 		narrowed[i] = m
 	}
 	return narrowed
@@ -197,12 +197,16 @@ func readAction(r *reader, v value, d *matchDraft) {
 	}
 }
 
-// prefixes reads addresses, prefixes and hosts of the profile.
-func (r *reader) prefixes(v value) (all []netip.Prefix, places []Pos) {
-	const what = "an address, a prefix, a host of this profile, or a list of these"
+// ends reads addresses, prefixes, hosts and sets of the profile.
+func (r *reader) ends(v value) (all []netip.Prefix, places []Pos, sets []string) {
+	const what = "an address, a prefix, a host or set of this profile, or a list of these"
 	for _, item := range r.items(v, what, maxPrefixes) {
 		text, ok := r.dotted(item, what)
 		if !ok {
+			continue
+		}
+		if r.p.Set(text) != nil {
+			sets = append(sets, text)
 			continue
 		}
 		if !looksNumeric(text) || r.hostNamed(text) != nil {
@@ -218,7 +222,7 @@ func (r *reader) prefixes(v value) (all []netip.Prefix, places []Pos) {
 		}
 		all, places = append(all, p), append(places, item.pos())
 	}
-	return all, places
+	return all, places, sets
 }
 
 func readMasquerade(r *reader, v value, p *Profile) {

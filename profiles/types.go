@@ -16,6 +16,7 @@ type Profile struct {
 	Masquerade []Pair    `json:"masquerade,omitempty"`
 	Forwards   []Forward `json:"forwards,omitempty"`
 	Hosts      []Host    `json:"hosts,omitempty"`
+	Sets       []Set     `json:"sets,omitempty"`
 	// Routes lead nowhere: their Type is set. Those that lead somewhere are their link's.
 	Routes       []Route       `json:"routes,omitempty"`
 	RoutingRules []RoutingRule `json:"rules,omitempty"`
@@ -164,6 +165,9 @@ type Match struct {
 	Types        []uint16       `json:"types,omitempty"` // ICMP types, 0 to 255; icmp and icmpv6 only
 	Sources      []netip.Prefix `json:"sources,omitempty"`
 	Destinations []netip.Prefix `json:"destinations,omitempty"`
+	// Sets whose members count as Sources and Destinations too.
+	SourceSets      []string `json:"source_sets,omitempty"`
+	DestinationSets []string `json:"destination_sets,omitempty"`
 }
 
 // Protocol is what a Match or Forward speaks of.
@@ -204,6 +208,13 @@ type Forward struct {
 	ToPort   uint16      `json:"to_port,omitempty"` // 0: unchanged; else the port First maps to, ranges keep their order
 	SNAT     bool        `json:"snat,omitempty"`    // the target sees the guest's own address as source
 	At       Pos         `json:"at"`
+}
+
+// Set is a name for many addresses, for policy lines.
+type Set struct {
+	Name   string `json:"name"`
+	Ranges Ranges `json:"ranges"`
+	At     Pos    `json:"at"`
 }
 
 // Host is a name the profile gives to addresses.

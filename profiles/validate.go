@@ -37,6 +37,7 @@ func (v *validator) profile() {
 	v.zones()
 	v.zoneOverlaps()
 	v.hosts()
+	v.sets()
 	v.admin()
 	v.policy()
 	v.shadows()

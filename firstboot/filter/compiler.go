@@ -13,7 +13,8 @@ type compiler struct {
 	profile *profiles.Profile
 	space   *space
 	table   Table
-	ports   int // elements of port maps so far
+	ports   int               // elements of port maps so far
+	lasting map[string]string // family and name of a set of the profile -> its name in the table
 }
 
 // newCompiler checks what the rest relies on and computes the zones.
@@ -68,6 +69,11 @@ func check(p *profiles.Profile) error {
 			}
 		}
 	}
+	for _, s := range p.Sets {
+		if !plainName(s.Name, "") || len(s.Name) > 63 {
+			bad(s.At, "set %q: want a name of 1 to 63 letters, digits, '_' or '-'", s.Name)
+		}
+	}
 	named := func(pos profiles.Pos, what, name string, special ...string) {
 		if zones[name] == nil && !slices.Contains(special, name) {
 			bad(pos, "%s: there is no zone %q", what, name)
@@ -87,6 +93,13 @@ func check(p *profiles.Profile) error {
 			bad(r.At, "policy: self -> self never meets a filter; remove the line")
 		}
 		checkRule(r, bad)
+		for _, m := range r.Matches {
+			for _, name := range slices.Concat(m.SourceSets, m.DestinationSets) {
+				if p.Set(name) == nil {
+					bad(r.At, "policy: there is no set %q", name)
+				}
+			}
+		}
 	}
 	for _, m := range p.Masquerade {
 		named(m.At, "masquerade", m.From)

@@ -34,7 +34,7 @@ func decide(p *profiles.Profile, f flow) ruling {
 		if !covers(r.From, f.from) || !covers(r.To, f.to) {
 			continue
 		}
-		if len(r.Matches) == 0 || slices.ContainsFunc(r.Matches, func(m profiles.Match) bool { return matches(m, f) }) {
+		if len(r.Matches) == 0 || slices.ContainsFunc(r.Matches, func(m profiles.Match) bool { return matches(p, m, f) }) {
 			why := fmt.Sprintf("%s -> %s: %s%s%s", r.From, r.To, r.Action, limited(r), at(r.At))
 			return ruling{r.Action == profiles.Accept, why}
 		}
@@ -62,13 +62,13 @@ func isAdmin(p *profiles.Profile, f flow) bool {
 		slices.ContainsFunc(p.Admin.Prefixes, func(x netip.Prefix) bool { return x.Contains(f.src) })
 }
 
-func matches(m profiles.Match, f flow) bool {
-	within := func(list []netip.Prefix, a netip.Addr) bool {
-		return len(list) == 0 || slices.ContainsFunc(list, func(x netip.Prefix) bool { return x.Contains(a) })
+func matches(p *profiles.Profile, m profiles.Match, f flow) bool {
+	within := func(list []netip.Prefix, sets []string, a netip.Addr) bool {
+		return len(list) == 0 && len(sets) == 0 || inSets(p, sets, a) || slices.ContainsFunc(list, func(x netip.Prefix) bool { return x.Contains(a) })
 	}
 	return speaksOf(m, f) &&
 		(len(m.Ports) == 0 || slices.ContainsFunc(m.Ports, func(r profiles.PortRange) bool { return inRange(r, f.port) })) &&
-		within(m.Sources, f.src) && within(m.Destinations, f.dst)
+		within(m.Sources, m.SourceSets, f.src) && within(m.Destinations, m.DestinationSets, f.dst)
 }
 
 // speaksOf tells whether a match names the protocol of a flow. An echo request is ping and one of the ICMP types.

@@ -73,7 +73,7 @@ func (c *compiler) policyLine(ch *Chain, n int, from, to string) (final bool) {
 		matches = []profiles.Match{{}}
 	}
 	for _, m := range matches {
-		everything := m.Protocol == profiles.AnyProtocol && len(m.Sources) == 0 && len(m.Destinations) == 0
+		everything := m.Protocol == profiles.AnyProtocol && !narrowed(m)
 		if !c.byFamily(r, m) {
 			c.act(ch, n, m.Protocol, false, protocol(m, false))
 		} else {
@@ -92,14 +92,19 @@ func (c *compiler) policyLine(ch *Chain, n int, from, to string) (final bool) {
 
 // byFamily tells whether a match of a line needs rules for each family by itself.
 func (c *compiler) byFamily(r *profiles.Rule, m profiles.Match) bool {
-	return len(m.Sources) > 0 || len(m.Destinations) > 0 || r.Limit != nil || r.Connections > 0 ||
+	return narrowed(m) || r.Limit != nil || r.Connections > 0 ||
 		m.Protocol == profiles.Ping || !m.Protocol.Speaks(true) || !m.Protocol.Speaks(false)
+}
+
+// narrowed tells whether a match is limited to addresses.
+func narrowed(m profiles.Match) bool {
+	return len(m.Sources)+len(m.Destinations)+len(m.SourceSets)+len(m.DestinationSets) > 0
 }
 
 // matchFamily adds the rules of one match for one family.
 func (c *compiler) matchFamily(ch *Chain, n int, m profiles.Match, v6 bool) {
-	for _, src := range addresses(srcField(v6), m.Sources, v6) {
-		for _, dst := range addresses(dstField(v6), m.Destinations, v6) {
+	for _, src := range c.addresses(srcField(v6), m.Sources, m.SourceSets, v6) {
+		for _, dst := range c.addresses(dstField(v6), m.Destinations, m.DestinationSets, v6) {
 			proto := protocol(m, v6)
 			if len(src) == 0 && len(dst) == 0 && !showsFamily(proto) {
 				proto = append([]Expr{version(v6)}, proto...)
@@ -123,14 +128,20 @@ func showsFamily(list []Expr) bool {
 
 // addresses are the ways in which an address may be as a line says: one without condition when it says nothing, none
 // when no address of the family will do.
-func addresses(field Field, prefixes []netip.Prefix, v6 bool) [][]Expr {
-	if len(prefixes) == 0 {
+func (c *compiler) addresses(field Field, prefixes []netip.Prefix, sets []string, v6 bool) [][]Expr {
+	if len(prefixes) == 0 && len(sets) == 0 {
 		return [][]Expr{nil}
 	}
+	var out [][]Expr
 	if list := prefixSpans(prefixes, v6); len(list) > 0 {
-		return [][]Expr{{Match{field, ranges(list)}}}
+		out = append(out, []Expr{Match{field, ranges(list)}})
 	}
-	return nil
+	for _, name := range sets {
+		if set := c.lastingSet(name, v6); set != "" {
+			out = append(out, []Expr{Lookup{Fields: []Field{field}, Set: set}})
+		}
+	}
+	return out
 }
 
 // protocol is the part of a match that speaks of protocol, ports and types in a family.

@@ -68,7 +68,7 @@ func (b *prober) special(zone string) []netip.Prefix {
 	for _, r := range b.p.Policy {
 		if covers(r.From, zone) {
 			for _, m := range r.Matches {
-				list = append(list, m.Sources...)
+				list = append(append(list, m.Sources...), setPrefixes(b.p, m.SourceSets)...)
 			}
 		}
 	}
@@ -81,7 +81,7 @@ func (b *prober) targets(from, zone string) []netip.Prefix {
 	for _, r := range b.p.Policy {
 		if covers(r.From, from) && covers(r.To, zone) {
 			for _, m := range r.Matches {
-				list = append(list, m.Destinations...)
+				list = append(append(list, m.Destinations...), setPrefixes(b.p, m.DestinationSets)...)
 			}
 		}
 	}

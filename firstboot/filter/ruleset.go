@@ -32,6 +32,8 @@ type Set struct {
 	Key      []Type // one type, or several that are matched together
 	Map      MapKind
 	Interval bool // the ranges of elements may hold more than one value; never with MapPort
+	// Lasting is set for a set that is named after its content: whoever loads the rules keeps one of that name.
+	Lasting bool
 	// Size is set for a set that rules fill, by LimitSource or CountSource: how many elements it takes at most.
 	Size     uint32
 	Timeout  time.Duration // of a set that rules fill: whole seconds after which an unused element goes; 0: never

@@ -3,6 +3,8 @@ package filter
 import (
 	"net/netip"
 	"slices"
+
+	"rempart/profiles"
 )
 
 // span is a range of addresses of one family, both ends included. netip orders all IPv4 before all IPv6 addresses, so
@@ -27,13 +29,7 @@ func prefixSpan(p netip.Prefix) span {
 
 // prefix returns the prefix the span is equal to, if it is one.
 func (s span) prefix() (netip.Prefix, bool) {
-	for bits := 0; bits <= s.first.BitLen(); bits++ {
-		p := netip.PrefixFrom(s.first, bits)
-		if p.Masked().Addr() == s.first && prefixSpan(p).last == s.last {
-			return p, true
-		}
-	}
-	return netip.Prefix{}, false
+	return profiles.AddrRange{First: s.first, Last: s.last}.Prefix()
 }
 
 // String is the span as nft writes it: an address, a prefix or a range.

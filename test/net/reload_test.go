@@ -34,11 +34,30 @@ func pick(t *testing.T, p *profiles.Profile, what string, match func(filter.Prob
 // flowing, short connections are made at every moment, a datagram that may pass is never lost, and one that may not
 // never passes.
 func TestReload(t *testing.T) {
+	t.Run("rules", func(t *testing.T) { testReload(t, filtertest.OneArmed()) })
+	t.Run("sets", func(t *testing.T) { testReload(t, withSets(filtertest.OneArmed())) })
+}
+
+// withSets is the profile with its one accepting line behind a large set that knows the sender.
+func withSets(p *profiles.Profile) *profiles.Profile {
+	var members profiles.Ranges
+	for i := range 20_000 {
+		a := netip.AddrFrom4([4]byte{10, 9, 0, 7})
+		if i > 0 {
+			a = netip.AddrFrom4([4]byte{172, byte(16 + i>>14), byte(i >> 6), byte(i << 2)})
+		}
+		members = append(members, profiles.AddrRange{First: a, Last: a})
+	}
+	p.Sets = []profiles.Set{{Name: "members", Ranges: members}}
+	p.Policy[1].Matches = []profiles.Match{{SourceSets: []string{"members"}}}
+	return p
+}
+
+func testReload(t *testing.T, p *profiles.Profile) {
 	const (
-		reloads     = 20
+		reloads     = 100
 		connections = 1000
 	)
-	p := filtertest.OneArmed()
 	l := newLab(t, p)
 	rules := []filter.Ruleset{compile(t, p), compile(t, withMoreRules(p))}
 	l.load(t, rules[0])
@@ -82,7 +101,8 @@ func TestReload(t *testing.T) {
 	}()
 	from := l.host(t, allowed.Link, allowed.Src)
 	slots := make(chan struct{}, 16)
-	for range connections {
+	// As many as take as long as the reloads: each waits for its turn.
+	for made := 0; made < connections || !done(loading); made++ {
 		clients.Add(1)
 		slots <- struct{}{}
 		go func() {
@@ -118,6 +138,16 @@ func TestReload(t *testing.T) {
 		t.Errorf("%d forbidden datagrams passed during %d reloads; want 0", n, reloads)
 	}
 	t.Logf("%d reloads, %d connections, %d datagrams", reloads, connections, sent())
+}
+
+// done tells whether a channel is closed.
+func done(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // refused is the rules with a last one that the kernel does not take.

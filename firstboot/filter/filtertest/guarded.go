@@ -1,6 +1,11 @@
 package filtertest
 
-import "rempart/profiles"
+import (
+	"net/netip"
+	"strings"
+
+	"rempart/profiles"
+)
 
 // Guarded uses what a line can say beyond who, where and which port: other protocols and ICMP types, limits by source,
 // numbers of connections, logs and refusals.
@@ -24,7 +29,19 @@ func Guarded() *profiles.Profile {
 			{Name: "net", Members: on("up0"), External: true},
 			{Name: "servers", Members: on("srv0")},
 		},
+		Sets: []profiles.Set{
+			{Name: "blocked", At: line(8), Ranges: ranges("192.0.2.64-192.0.2.127", "198.51.100.200-198.51.100.203",
+				"2001:db8:bad::-2001:db8:bad:ffff:ffff:ffff:ffff:ffff")},
+			{Name: "partners", At: line(9), Ranges: ranges("192.0.2.9-192.0.2.11")},
+			{Name: "nobody", At: line(9)},
+		},
 		Policy: []profiles.Rule{
+			{From: "net", To: profiles.Any, Action: profiles.Drop, At: line(9),
+				Matches: []profiles.Match{{SourceSets: []string{"blocked", "nobody"}}}},
+			{From: "servers", To: "net", Action: profiles.Reject, At: line(9),
+				Matches: []profiles.Match{{DestinationSets: []string{"blocked"}}}},
+			allow(9, "net", "servers", profiles.Match{Protocol: profiles.TCP, Ports: ports(5432),
+				SourceSets: []string{"partners"}, Sources: prefixes("198.51.100.0/29")}),
 			{From: "net", To: "servers", Action: profiles.Accept, At: line(10), Log: "web",
 				Matches: []profiles.Match{{Protocol: profiles.TCP, Ports: ports(80)}},
 				Limit:   &profiles.Limit{Count: 10, Per: "s", Burst: 20}, Connections: 15},
@@ -50,4 +67,14 @@ func Guarded() *profiles.Profile {
 				Limit: &profiles.Limit{Count: 600, Per: "m", Burst: 100}},
 		},
 	}
+}
+
+// ranges reads "FIRST-LAST".
+func ranges(list ...string) profiles.Ranges {
+	var out profiles.Ranges
+	for _, s := range list {
+		first, last, _ := strings.Cut(s, "-")
+		out = append(out, profiles.AddrRange{First: netip.MustParseAddr(first), Last: netip.MustParseAddr(last)})
+	}
+	return out
 }

@@ -41,11 +41,19 @@ func Apply(ctx context.Context, rs filter.Ruleset, opts Options) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("apply policy: %w", err)
 	}
+	if hasLasting(rs) {
+		return applyLasting(ctx, rs, opts)
+	}
 	steps, err := plan(rs)
 	if err != nil {
 		return err
 	}
-	err = send(steps, opts)
+	return carryOut(ctx, rs, steps, opts)
+}
+
+// carryOut sends a transaction and makes sense of the answer.
+func carryOut(ctx context.Context, rs filter.Ruleset, steps []step, opts Options) error {
+	err := send(steps, opts)
 	switch {
 	case err == nil:
 		return nil

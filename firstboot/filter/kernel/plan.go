@@ -24,8 +24,7 @@ func plan(rs filter.Ruleset) ([]step, error) {
 	var steps []step
 	for i := range rs.Tables {
 		t := &rs.Tables[i]
-		p := &planner{in: t, table: &nftables.Table{Name: t.Name, Family: nftables.TableFamily(t.Family)},
-			sets: map[string]*nftables.Set{}}
+		p := newPlanner(t)
 		if err := p.all(); err != nil {
 			return nil, fmt.Errorf("apply policy: table %s %s: %w", t.Family, t.Name, err)
 		}
@@ -42,6 +41,11 @@ type planner struct {
 	steps []step
 }
 
+func newPlanner(t *filter.Table) *planner {
+	return &planner{in: t, table: &nftables.Table{Name: t.Name, Family: nftables.TableFamily(t.Family)},
+		sets: map[string]*nftables.Set{}}
+}
+
 func (p *planner) step(what string, do func(*nftables.Conn) error) {
 	p.steps = append(p.steps, step{what, do})
 }
@@ -55,6 +59,11 @@ func (p *planner) all() error {
 		c.AddTable(p.table)
 		return nil
 	})
+	return p.content()
+}
+
+// content adds what is in the table, but for the sets that are there already.
+func (p *planner) content() error {
 	for _, counter := range p.in.Counters {
 		p.step("counter "+counter, func(c *nftables.Conn) error {
 			c.AddObj(&nftables.NamedObj{Table: p.table, Name: counter, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
@@ -71,6 +80,9 @@ func (p *planner) all() error {
 		})
 	}
 	for i := range p.in.Sets {
+		if p.sets[p.in.Sets[i].Name] != nil {
+			continue
+		}
 		if err := p.set(&p.in.Sets[i]); err != nil {
 			return err
 		}

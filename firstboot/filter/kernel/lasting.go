@@ -1,0 +1,189 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/google/nftables"
+
+	"rempart/firstboot/filter"
+)
+
+// Large sets of ranges go in by a transaction of their own, before the one that puts the rules in force. The likely
+// reason for what was lost otherwise, from reading nf_tables_commit of the kernel's net/netfilter/nf_tables_api.c: rules
+// are in force as soon as the generation changes, but a set of ranges (nft_set_rbtree.c, nft_set_pipapo.c) publishes what
+// was put in only when its commit hook is called at the end; a lookup in between misses. A set that is complete before any rule asks it
+// misses nothing. Such a set is named after its content, so one that is there already is kept, and reloading a policy
+// with 100,000 addresses costs no more than one without.
+
+// present is what the kernel has of a table.
+type present struct {
+	table  *nftables.Table
+	chains []*nftables.Chain
+	sets   []*nftables.Set
+	objs   []nftables.Obj
+}
+
+// hasLasting tells whether a Ruleset has sets that are kept.
+func hasLasting(rs filter.Ruleset) bool {
+	for i := range rs.Tables {
+		for k := range rs.Tables[i].Sets {
+			if rs.Tables[i].Sets[k].Lasting {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// find reads what the kernel has of a table; nil when it is not there.
+func find(ctx context.Context, t *filter.Table, opts Options) (*present, error) {
+	const attempts = 5 // a dump that another change interrupts is incomplete, and says so with EINTR
+	for attempt := 1; ; attempt++ {
+		found, err := findOnce(t, opts)
+		if err == nil || attempt == attempts || ctx.Err() != nil || !errors.Is(err, syscall.EINTR) {
+			return found, err
+		}
+	}
+}
+
+func findOnce(t *filter.Table, opts Options) (*present, error) {
+	conn, err := dial(opts)
+	if err != nil {
+		return nil, err
+	}
+	family := nftables.TableFamily(t.Family)
+	tables, err := conn.ListTablesOfFamily(family)
+	if err != nil {
+		return nil, fmt.Errorf("list tables: %w", err)
+	}
+	found := &present{}
+	for _, table := range tables {
+		if table.Name == t.Name {
+			found.table = table
+		}
+	}
+	if found.table == nil {
+		return nil, nil
+	}
+	chains, err := conn.ListChainsOfTableFamily(family)
+	if err != nil {
+		return nil, fmt.Errorf("list chains: %w", err)
+	}
+	for _, c := range chains {
+		if c.Table.Name == t.Name {
+			found.chains = append(found.chains, c)
+		}
+	}
+	sets, err := conn.GetSets(found.table)
+	if err != nil {
+		return nil, fmt.Errorf("list sets: %w", err)
+	}
+	for _, s := range sets {
+		if !s.Anonymous {
+			found.sets = append(found.sets, s)
+		}
+	}
+	if found.objs, err = conn.GetNamedObjects(found.table); err != nil {
+		return nil, fmt.Errorf("list counters: %w", err)
+	}
+	return found, nil
+}
+
+// has tells whether a set is there.
+func (f *present) has(name string) bool {
+	if f == nil {
+		return false
+	}
+	for _, s := range f.sets {
+		if s.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// applyLasting is Apply for a Ruleset with sets that are kept.
+func applyLasting(ctx context.Context, rs filter.Ruleset, opts Options) error {
+	for i := range rs.Tables {
+		t := &rs.Tables[i]
+		before, err := find(ctx, t, opts)
+		if err != nil {
+			return fmt.Errorf("apply policy: read table %s %s: %w", t.Family, t.Name, err)
+		}
+		if err := fill(ctx, t, before, opts); err != nil {
+			return err
+		}
+		if before, err = find(ctx, t, opts); err != nil {
+			return fmt.Errorf("apply policy: read table %s %s: %w", t.Family, t.Name, err)
+		}
+		steps, err := planInto(t, before)
+		if err != nil {
+			return err
+		}
+		if err := carryOut(ctx, filter.Ruleset{Tables: rs.Tables[i : i+1]}, steps, opts); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fill adds the sets that are missing, complete or not at all. No rule asks them yet.
+func fill(ctx context.Context, t *filter.Table, before *present, opts Options) error {
+	p := newPlanner(t)
+	p.step("table "+t.Name, func(c *nftables.Conn) error { c.AddTable(p.table); return nil })
+	missing := false
+	for i := range t.Sets {
+		if s := &t.Sets[i]; s.Lasting && !before.has(s.Name) {
+			missing = true
+			if err := p.set(s); err != nil {
+				return fmt.Errorf("apply policy: %w", err)
+			}
+		}
+	}
+	if !missing {
+		return nil
+	}
+	if err := send(p.steps, opts); err != nil {
+		return culprit(ctx, p.steps, opts, err)
+	}
+	return nil
+}
+
+// planInto is plan for a table that is there and whose lasting sets are: all else in it is replaced.
+func planInto(t *filter.Table, before *present) ([]step, error) {
+	p := newPlanner(t)
+	if before == nil {
+		return nil, fmt.Errorf("apply policy: table %s %s went away; another program changes it", t.Family, t.Name)
+	}
+	kept := map[string]bool{}
+	for i := range t.Sets {
+		kept[t.Sets[i].Name] = t.Sets[i].Lasting
+	}
+	p.step("what is replaced of table "+t.Name, func(c *nftables.Conn) error {
+		c.FlushTable(before.table)
+		for _, chain := range before.chains {
+			c.DelChain(chain)
+		}
+		for _, set := range before.sets {
+			if !kept[set.Name] {
+				c.DelSet(set)
+			}
+		}
+		for _, obj := range before.objs {
+			c.DeleteObject(obj)
+		}
+		return nil
+	})
+	for _, set := range before.sets {
+		if kept[set.Name] {
+			p.sets[set.Name] = set
+		}
+	}
+	if err := p.content(); err != nil {
+		return nil, fmt.Errorf("apply policy: table %s %s: %w", t.Family, t.Name, err)
+	}
+	return p.steps, nil
+}

@@ -1,0 +1,67 @@
+package filter
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net/netip"
+
+	"rempart/profiles"
+)
+
+// lastingSet is the name of the set of the table that holds one family of a set of the profile, or empty when it has no
+// such addresses. It is added to the table when it is first asked for, and named after its content.
+func (c *compiler) lastingSet(name string, v6 bool) string {
+	ranges := c.profile.Set(name).Ranges.Of(v6)
+	if len(ranges) == 0 {
+		return ""
+	}
+	key, version := TypeIPv4, "4"
+	if v6 {
+		key, version = TypeIPv6, "6"
+	}
+	if c.lasting == nil {
+		c.lasting = map[string]string{}
+	}
+	id := version + "/" + name
+	if made := c.lasting[id]; made != "" {
+		return made
+	}
+	s := Set{Key: []Type{key}, Interval: true, Lasting: true, Elements: make([]Element, 0, len(ranges))}
+	sum := sha256.New()
+	for _, r := range ranges {
+		element := addrRange(span{r.First, r.Last})
+		sum.Write(element.First)
+		sum.Write(element.Last)
+		s.Elements = append(s.Elements, Element{Key: []Range{element}})
+	}
+	const shown = 8 // bytes: sets of one name in one table are few
+	s.Name = "set/" + name + "/" + version + "/" + hex.EncodeToString(sum.Sum(nil)[:shown])
+	c.set(s)
+	c.lasting[id] = s.Name
+	return s.Name
+}
+
+// setPrefixes are the first and the last member of each set, as prefixes: what the probes try of it.
+func setPrefixes(p *profiles.Profile, names []string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, name := range names {
+		for _, v6 := range families {
+			if ranges := p.Set(name).Ranges.Of(v6); len(ranges) > 0 {
+				for _, a := range []netip.Addr{ranges[0].First, ranges[len(ranges)-1].Last} {
+					out = append(out, netip.PrefixFrom(a, a.BitLen()))
+				}
+			}
+		}
+	}
+	return out
+}
+
+// inSets tells whether an address is a member of one of the sets.
+func inSets(p *profiles.Profile, names []string, a netip.Addr) bool {
+	for _, name := range names {
+		if s := p.Set(name); s != nil && s.Ranges.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
