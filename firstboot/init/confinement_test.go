@@ -31,7 +31,8 @@ func TestUnlikeThreads(t *testing.T) {
 		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(file, []byte("Name:\tlink\nUid:\t901\t901\t901\t901\nCapEff:\t"+caps+"\n"), 0o600); err != nil {
+		status := "Name:\tlink\nUid:\t901\t901\t901\t901\nCapEff:\t" + caps + "\n"
+		if err := os.WriteFile(file, []byte(status), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -72,6 +72,9 @@ type guest struct {
 	changed  chan struct{}      // something the report tells of has changed
 	requests chan child.Request // from the control child
 
+	seedMutex sync.Mutex // held while a seed is written to /var, and while /var is taken off
+	stateLeft bool       // /var is, or is about to be, off
+
 	mu       sync.Mutex
 	facts    facts
 	landlock map[string]int   // version laid on each child when it was last started; 0: none

@@ -71,7 +71,24 @@ func (g *guest) mountState() {
 			}
 			return err
 		})
+		if !seed.Ready() {
+			go g.warn("random seed", g.makeSeed)
+		}
 	}
+}
+
+// makeSeed leaves a seed as soon as there is randomness for one. A guest without a generator that nobody asks for a key
+// would have none when it stops, and none at its next start.
+func (g *guest) makeSeed() error {
+	if err := seed.Await(); err != nil {
+		return err
+	}
+	g.seedMutex.Lock()
+	defer g.seedMutex.Unlock()
+	if g.stateLeft {
+		return nil
+	}
+	return seed.Save(g.Root)
 }
 
 func size(dir string) int64 {
@@ -90,6 +107,9 @@ func (g *guest) leaveState() {
 	if device == "" {
 		return
 	}
+	g.seedMutex.Lock()
+	defer g.seedMutex.Unlock()
+	g.stateLeft = true
 	if err := seed.Save(g.Root); err != nil {
 		g.log.Warn("random seed", "error", err)
 	}

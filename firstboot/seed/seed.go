@@ -41,7 +41,7 @@ type randPoolInfo struct {
 
 // Load feeds the seed of the last run to the kernel and takes it off the disk, so that it is never used twice, then
 // leaves a new one for the case that this run ends without a word. With a hardware generator there is nothing to feed.
-// A seed that is missing is no error; one that is broken is taken away and reported. used tells that the kernel got one.
+// A seed that is missing is no error; one that is broken is taken away and reported. used: the kernel was fed one.
 func Load(root string) (used bool, err error) {
 	dir, err := os.OpenRoot(filepath.Join(root, directory))
 	if err != nil {
@@ -64,6 +64,25 @@ func Save(root string) error {
 	}
 	defer dir.Close()
 	return saveTo(dir)
+}
+
+// Ready tells whether the kernel has randomness.
+func Ready() bool {
+	var b [1]byte
+	_, err := unix.Getrandom(b[:], unix.GRND_NONBLOCK)
+	return err == nil
+}
+
+// Await waits until the kernel has randomness. Waiting is what makes it gather some of its own where nothing gives it
+// any (drivers/char/random.c, try_to_generate_entropy): a second or two.
+func Await() error {
+	var b [1]byte
+	for {
+		_, err := unix.Getrandom(b[:], 0)
+		if !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("getrandom", err)
+		}
+	}
 }
 
 // take reads the seed and removes it for good. It returns nil when there is none.
