@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"context"
+	"slices"
 
 	"rempart/profiles"
 )
@@ -126,6 +127,9 @@ func Preload(p *profiles.Profile) []string {
 		"nft_reject_inet",      // polite refusal
 		"nft_fib_inet",         // anti-spoofing, local addresses
 		"nf_conntrack_netlink", // forgetting flows of an older policy
+	}
+	if p != nil && slices.ContainsFunc(p.Policy, func(r profiles.Rule) bool { return r.Connections > 0 }) {
+		names = append(names, "nft_connlimit")
 	}
 	if p == nil || len(p.Masquerade) > 0 || len(p.Forwards) > 0 {
 		names = append(names, "nft_chain_nat", "nft_nat", "nft_masq", "nft_redir")
