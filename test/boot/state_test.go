@@ -60,7 +60,7 @@ func TestStateLife(t *testing.T) {
 
 	g = m.Boot(t, rig.Options{State: disk})
 	action(g, "mounted")
-	g.Guest.Stop(t.Context(), 0) // the power cut: the filesystem is mounted and its journal has work to do
+	g.Cut() // the filesystem is mounted and its journal has work to do
 
 	info, err := os.Stat(disk)
 	if err != nil {
@@ -90,8 +90,8 @@ func TestInterruptedFormat(t *testing.T) {
 	}
 	// The guest says on its console that it formats before it writes the first byte.
 	g := m.Boot(t, rig.Options{State: disk})
-	g.AwaitConsole("formatting")
-	g.Guest.Stop(t.Context(), 0)
+	g.AwaitConsole("formatting the state disk")
+	g.Cut()
 	head := make([]byte, 1<<20)
 	f, err := os.Open(disk)
 	if err != nil {

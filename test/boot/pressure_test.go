@@ -1,0 +1,36 @@
+package boot
+
+import (
+	"strings"
+	"testing"
+
+	"rempart/firstboot/contract"
+	"rempart/test/rig"
+)
+
+// TestMemoryPressure lets a child take all memory of a small guest: the kernel ends that child and not PID 1, the
+// policy stays loaded, and the guest is READY again.
+func TestMemoryPressure(t *testing.T) {
+	m := rig.Build(t, profile)
+	g := m.Boot(t, rig.Options{Memory: 96 << 20, Append: contract.KeyInject + "=hog:policy"})
+	g.AwaitReady()
+	r := g.Await("the hungry child to be killed and back", func(r contract.Report) bool {
+		c := childOf(r, "policy")
+		if r.Policy != "loaded" {
+			t.Errorf("policy = %q while memory was short", r.Policy)
+		}
+		return r.Ready && c.Restarts > 0 && c.State == "ready"
+	})
+	if c := childOf(r, "policy"); !strings.Contains(c.Last, "SIGKILL") {
+		t.Errorf("the hungry child ended by %q; want the kernel's SIGKILL", c.Last)
+	}
+	console := g.ConsoleText()
+	if !strings.Contains(console, "Out of memory: Killed process") || strings.Contains(console, "Kernel panic") {
+		t.Errorf("want the kernel to have run out of memory and lived:\n%s", console)
+	}
+	for _, c := range r.Children {
+		t.Logf("%s: %d restarts %s", c.Name, c.Restarts, c.Last)
+	}
+	g.PowerOff() // in order: PID 1 is there
+	e2fsck(t, g.State)
+}
