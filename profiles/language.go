@@ -45,7 +45,8 @@ func profileFields() table[Profile] {
 			required: true, decode: readZones},
 		{name: "hosts", doc: "Names for addresses: NAME: ADDRESS, a list of them, or .10 for host 10 of the one IPv4 subnet.",
 			kind: named(hostPattern, oneOrMore(hostAddress())), decode: readHosts},
-		{name: "sets", doc: "Names for many addresses, for policy lines: NAME: [PREFIX, ADDRESS, RANGE], or NAME: {file: FILE}.",
+		{name: "sets", doc: "Names for many addresses, for policy lines: NAME: [PREFIX, ADDRESS, RANGE], or" +
+			" NAME: {file: FILE}.",
 			kind: named(zonePattern, setSchema()), decode: readSets},
 		{name: "admin", doc: "Who may reach the guest by SSH, above every other rule: `admin: {from: ZONE or ADDRESS}`," +
 			" or `admin: none` for the console only.",
@@ -189,8 +190,8 @@ func matchFields() table[matchDraft] {
 			decode: func(r *reader, v value, into *matchDraft) { into.to, into.toPlaces, into.toSets = r.ends(v) }},
 		{name: "action", doc: "accept (the default), drop or reject.",
 			kind: oneWordOf(string(Accept), string(Drop), string(Reject)), decode: readAction},
-		{name: "limit", doc: "How fast one source may begin flows: 10/s, 10/m burst 20, also /h and /d. The default burst is" +
-			" 5. What comes faster is dropped.", kind: textLike(limitPattern), decode: readLimit},
+		{name: "limit", doc: "How fast one source may begin flows: 10/s, 10/m burst 20, also /h and /d. The default" +
+			" burst is 5. What comes faster is dropped.", kind: textLike(limitPattern), decode: readLimit},
 		{name: "connections", doc: "How many connections one source may have at a time. Further ones are dropped.",
 			kind: numberIn(1, maxConnections), decode: readConnections},
 		{name: "log", doc: "true, or a text: write what the line decides to the kernel log, 10 lines a minute at most," +

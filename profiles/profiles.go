@@ -24,6 +24,7 @@
 //	forwards:
 //	  - {from: internet, tcp: [80, 443], to: 192.168.0.102, snat: self}
 //	hosts: {web: 192.168.0.102}
+//	sets: {partners: [203.0.113.0/24, 198.51.100.1-198.51.100.9], blocked: {file: blocked.txt}}
 //
 // A packet belongs to a zone by the link and, where zones share a link, by its address on that link. Between zones,
 // and between two links of one zone, everything is dropped that no policy line accepts; the lines are read top-down and
@@ -33,18 +34,18 @@
 //
 // A line names services: names such as ssh or ping, tcp/PORT, udp/PORT, sctp/PORT, icmp/TYPE, icmpv6/TYPE, protocols
 // such as gre, or proto/NUMBER. In the long form, FROM -> TO: {SERVICE: {...}}, each may be narrowed by from and to,
-// have another action, be logged, and be limited by source: "limit: 10/s burst 20" and "connections: 30". A line decides
-// all that it names: what is above its limit is dropped and no later line is asked. How fast sources were is forgotten
-// when a policy is loaded.
+// have another action, be logged, and be limited by source: "limit: 10/s burst 20" and "connections: 30". A line
+// decides all that it names: what is above its limit is dropped and no later line is asked. How fast sources were is
+// forgotten when a policy is loaded. Sets name many addresses for from and to; a file of them is read with the profile.
 //
-// The zones "internet" and "wan" are external unless they say otherwise, and an external zone
-// never gets the admin path.
+// The zones "internet" and "wan" are external unless they say otherwise, and an external zone never gets the admin
+// path.
 //
 // Keys that are planned and not carried out by this version, such as dhcp or vlan, are known and refused, never
 // ignored. The tables in language.go are the whole language.
 //
-// What the package deliberately does not do: resolve names over the network, expand variables, include other files (but lists of addresses),
-// or know how anything is built or booted.
+// What the package deliberately does not do: resolve names over the network, expand variables, include other
+// files but those of sets, or know how anything is built or booted.
 package profiles
 
 // MaxSource is how large a profile may be, in bytes. The largest honest one, a thousand forwards and hosts, has about

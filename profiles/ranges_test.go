@@ -39,7 +39,8 @@ func many(n int) Ranges {
 
 func TestRangesJSON(t *testing.T) {
 	for _, r := range []Ranges{nil, someRanges(t, "0.0.0.0/0", "::/0"), someRanges(t, "0.0.0.0", "255.255.255.255"),
-		someRanges(t, "10.0.0.0/8", "10.0.0.1-10.0.0.3", "11.0.0.0", "fd00::1-fd00::9", "fd00::a", "2001:db8::/32"), many(1000)} {
+		someRanges(t, "10.0.0.0/8", "10.0.0.1-10.0.0.3", "11.0.0.0", "fd00::1-fd00::9", "fd00::a",
+			"2001:db8::/32"), many(1000)} {
 		if !r.ordered() {
 			t.Errorf("merged ranges %v are not in order", r)
 		}
@@ -66,7 +67,8 @@ func TestRangesMerge(t *testing.T) {
 	if fmt.Sprint(got) != want {
 		t.Errorf("merged = %v; want %v", got, want)
 	}
-	for a, in := range map[string]bool{"10.0.0.9": true, "10.0.0.10": false, "10.0.0.11": true, "9.9.9.9": false, "::1": true,
+	for a, in := range map[string]bool{"10.0.0.9": true, "10.0.0.10": false, "10.0.0.11": true, "9.9.9.9": false,
+		"::1": true,
 		"::2": false, "255.255.255.255": true} {
 		if got.Contains(netip.MustParseAddr(a)) != in {
 			t.Errorf("Contains(%s) = %v; want %v", a, !in, in)

@@ -64,7 +64,8 @@ func isAdmin(p *profiles.Profile, f flow) bool {
 
 func matches(p *profiles.Profile, m profiles.Match, f flow) bool {
 	within := func(list []netip.Prefix, sets []string, a netip.Addr) bool {
-		return len(list) == 0 && len(sets) == 0 || inSets(p, sets, a) || slices.ContainsFunc(list, func(x netip.Prefix) bool { return x.Contains(a) })
+		return len(list) == 0 && len(sets) == 0 || inSets(p, sets, a) ||
+			slices.ContainsFunc(list, func(x netip.Prefix) bool { return x.Contains(a) })
 	}
 	return speaksOf(m, f) &&
 		(len(m.Ports) == 0 || slices.ContainsFunc(m.Ports, func(r profiles.PortRange) bool { return inRange(r, f.port) })) &&

@@ -27,8 +27,8 @@
 // of the source only new connections meet them. Lists in a line of the policy are sets all the same: a lost first
 // packet is sent again.
 //
-// The sets of the profile may be large. Each is named after its content, and package filter/kernel puts it in before the
-// rules that ask it and keeps it as long as it is wanted: by 100 reloads of two policies no packet was lost with them.
+// The sets of the profile may be large. Each is named after its content, and package filter/kernel puts it in before
+// the rules that ask it and keeps it as long as it is wanted: over 100 reloads of two policies no packet was lost.
 //
 // # What it deliberately does not do
 //

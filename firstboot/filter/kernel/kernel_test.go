@@ -20,7 +20,7 @@ import (
 )
 
 // namespace makes a network namespace that lives as long as the test and returns a file descriptor of it.
-func namespace(t *testing.T) int {
+func namespace(t testing.TB) int {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED, NOT PASSED: needs root to make a network namespace")

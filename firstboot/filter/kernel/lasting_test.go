@@ -56,7 +56,8 @@ func TestLargeSetIsKept(t *testing.T) {
 	t.Logf("%d ranges: %v the first time, %v again", size, cold.Round(time.Millisecond), warm.Round(time.Millisecond))
 	fresh := namespace(t)
 	apply(t, fresh, second)
-	if got, want := nft(t, ns, "", "-s", "list", "ruleset"), nft(t, fresh, "", "-s", "list", "ruleset"); sorted(got) != sorted(want) {
+	list := []string{"-s", "list", "ruleset"}
+	if got, want := nft(t, ns, "", list...), nft(t, fresh, "", list...); sorted(got) != sorted(want) {
 		t.Errorf("after another policy (-) and in an empty namespace (+):\n%s", difference(got, want))
 	}
 	if in, err := kernel.InForce(context.Background(), second, kernel.Options{NetNS: ns}); err != nil || !in {
