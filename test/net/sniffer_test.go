@@ -2,16 +2,13 @@ package net
 
 import (
 	"encoding/binary"
-	"errors"
 	"net/netip"
-	"os"
 	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"rempart/profiles"
-	"rempart/test/netns"
 )
 
 // arrival is one packet that came to a host: of a connection attempt, a datagram, or an echo request.
@@ -39,32 +36,11 @@ func (s *sniffer) of(id uint16) []arrival {
 func (l *lab) watch(t *testing.T, n *node) {
 	t.Helper()
 	n.seen = &sniffer{arrived: map[uint16][]arrival{}}
-	var fd int
-	n.In(t, func() (err error) {
-		all := int(binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, unix.ETH_P_ALL)))
-		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, all)
-		return errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20))
+	n.Sniff(t, nil, unix.SOCK_DGRAM, func(packet []byte, from *unix.SockaddrLinklayer) {
+		if from.Pkttype == unix.PACKET_HOST {
+			n.seen.record(packet)
+		}
 	})
-	file := os.NewFile(uintptr(fd), "packets of "+n.Name) // non-blocking: Close ends a Read
-	conn, err := file.SyscallConn()
-	netns.Must(t, err)
-	done := make(chan struct{})
-	t.Cleanup(func() { _ = file.Close(); <-done })
-	go func() {
-		defer close(done)
-		buffer := make([]byte, 65536)
-		_ = conn.Read(func(fd uintptr) bool {
-			for {
-				size, from, err := unix.Recvfrom(int(fd), buffer, 0)
-				if err != nil {
-					return !errors.Is(err, unix.EAGAIN)
-				}
-				if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype == unix.PACKET_HOST {
-					n.seen.record(buffer[:size])
-				}
-			}
-		})
-	}()
 }
 
 func (s *sniffer) record(packet []byte) {

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -217,7 +218,21 @@ func (n *Node) Plug(tb testing.TB, dev string, wire *Node, bridge string) netlin
 	Must(tb, wire.Link.LinkSetUp(port))
 	d := n.Device(tb, dev)
 	Must(tb, n.Link.LinkSetUp(d))
+	wire.awaitUp(tb, peer)
+	n.awaitUp(tb, dev)
 	return d
+}
+
+// awaitUp waits until an interface passes frames. The kernel makes it so a moment after its other end is up, on a busy
+// machine a second later; what is sent before is lost.
+func (n *Node) awaitUp(tb testing.TB, name string) {
+	tb.Helper()
+	const bound, pause = 20 * time.Second, time.Millisecond
+	for deadline := time.Now().Add(bound); n.Device(tb, name).Attrs().OperState != netlink.OperUp; time.Sleep(pause) {
+		if time.Now().After(deadline) {
+			tb.Fatalf("%s: link %s is not up after %v: %+v", n.Name, name, bound, n.Device(tb, name).Attrs())
+		}
+	}
 }
 
 // Join connects two nodes directly.
@@ -230,6 +245,8 @@ func (n *Node) Join(tb testing.TB, dev string, other *Node, otherDev string) (mi
 	mine, theirs = n.Device(tb, dev), other.Device(tb, otherDev)
 	Must(tb, n.Link.LinkSetUp(mine))
 	Must(tb, other.Link.LinkSetUp(theirs))
+	n.awaitUp(tb, dev)
+	other.awaitUp(tb, otherDev)
 	return mine, theirs
 }
 

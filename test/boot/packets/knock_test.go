@@ -68,7 +68,7 @@ func (w *world) knock(t *testing.T, knocks []knock) *knocking {
 	all := &knocking{world: w, stop: cancel, ended: make(chan struct{}), round: make(chan struct{})}
 	injectors := map[string]*os.File{}
 	for link, tap := range w.taps {
-		injectors[link] = packetSocket(t, w.hyper, tap)
+		injectors[link] = w.hyper.Sender(t, tap)
 	}
 	for i := range knocks {
 		k := &knocks[i]
@@ -84,12 +84,7 @@ func (w *world) knock(t *testing.T, knocks []knock) *knocking {
 		all.knocks = append(all.knocks, k)
 	}
 	go all.run(ctx)
-	t.Cleanup(func() {
-		all.end()
-		for _, f := range injectors {
-			_ = f.Close()
-		}
-	})
+	t.Cleanup(all.end)
 	return all
 }
 

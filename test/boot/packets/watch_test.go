@@ -104,24 +104,7 @@ func (w *watch) open(tb testing.TB, at *netns.Node, link string, tap netlink.Lin
 	dump, err := os.Create(filepath.Join(tb.TempDir(), link+".pcap"))
 	netns.Must(tb, err)
 	capture := virtualnet.NewCapture(dump)
-	socket := packetSocket(tb, at, tap)
-	raw, err := socket.SyscallConn()
-	netns.Must(tb, err)
-	done := make(chan struct{})
-	var failed error
 	tb.Cleanup(func() {
-		var lost *unix.TpacketStats
-		netns.Must(tb, raw.Control(func(fd uintptr) {
-			lost, err = unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS)
-		}))
-		if err != nil || lost.Drops > 0 {
-			tb.Errorf("the watch of %s missed frames: %+v, %v; want none lost", link, lost, err)
-		}
-		_ = socket.Close()
-		<-done
-		if failed != nil {
-			tb.Errorf("the watch of %s ended early: %v", link, failed)
-		}
 		if err := errors.Join(capture.Flush(), dump.Close()); err != nil {
 			tb.Errorf("capture of %s: %v", link, err)
 		}
@@ -129,47 +112,12 @@ func (w *watch) open(tb testing.TB, at *netns.Node, link string, tap netlink.Lin
 			keep(tb, dump.Name())
 		}
 	})
-	go func() {
-		defer close(done)
-		buffer := make([]byte, virtualnet.MaxFrame)
-		_ = raw.Read(func(fd uintptr) bool { // ends with an error only when the socket is closed
-			for {
-				size, from, err := unix.Recvfrom(int(fd), buffer, 0)
-				if errors.Is(err, unix.EAGAIN) {
-					return false
-				}
-				if err != nil {
-					failed = err
-					return true
-				}
-				if ll, ok := from.(*unix.SockaddrLinklayer); ok {
-					// A tap's outgoing packets are what the host puts into it, for the guest.
-					toGuest := ll.Pkttype == unix.PACKET_OUTGOING
-					capture.Observe(time.Now(), buffer[:size], !toGuest)
-					w.see(link, buffer[:size], toGuest)
-				}
-			}
-		})
-	}()
-}
-
-// packetSocket is a socket on which every frame of an interface is seen and can be sent.
-func packetSocket(tb testing.TB, at *netns.Node, dev netlink.Link) *os.File {
-	tb.Helper()
-	var fd int
-	at.In(tb, func() (err error) {
-		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
-			return err
-		}
-		// Room for a burst; force needs rights an ordinary user has not, and the loss of a frame is noticed anyway.
-		const room = 4 << 20
-		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, room) != nil {
-			err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, room)
-		}
-		all := uint16(unix.ETH_P_ALL<<8 | unix.ETH_P_ALL>>8) // network byte order
-		return errors.Join(err, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: dev.Attrs().Index}))
+	at.Sniff(tb, tap, unix.SOCK_RAW, func(frame []byte, from *unix.SockaddrLinklayer) {
+		// A tap's outgoing packets are what the host puts into it, for the guest.
+		toGuest := from.Pkttype == unix.PACKET_OUTGOING
+		capture.Observe(time.Now(), frame, !toGuest)
+		w.see(link, frame, toGuest)
 	})
-	return os.NewFile(uintptr(fd), "packets of "+dev.Attrs().Name) // non-blocking: Close ends a Read
 }
 
 func keep(tb testing.TB, file string) {
