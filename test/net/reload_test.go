@@ -71,7 +71,7 @@ func testReload(t *testing.T, p *profiles.Profile) {
 	datagram.Protocol = profiles.UDP
 	l.listen(t, []filter.Probe{allowed, datagram, denied})
 
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	var background sync.WaitGroup
 	stop := make(chan struct{})
