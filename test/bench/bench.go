@@ -48,7 +48,8 @@ func printTable(w io.Writer) error {
 		width = max(width, len(r.what))
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "\nMeasured on %d cores, guests under QEMU's TCG, load average at the end %s.\n\n", runtime.NumCPU(), load())
+	fmt.Fprintf(&b, "\nMeasured on %d cores, guests under QEMU's TCG, load average at the end %s.\n\n",
+		runtime.NumCPU(), load())
 	fmt.Fprintf(&b, "| %-*s | figure |\n| %s | --- |\n", width, "what", strings.Repeat("-", width))
 	for _, r := range table.rows {
 		fmt.Fprintf(&b, "| %-*s | %s |\n", width, r.what, r.figure)
@@ -81,7 +82,8 @@ func mib(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/mebibyte) }
 // smallest finds, in steps, the least value in [low, high] that does, given that high does and that what does goes on
 // to do with more. It asks about at most log2 of the number of steps; more is asked only while may says so, and exact
 // tells whether it came to the end.
-func smallest(low, high, step int64, may func() bool, does func(int64) (bool, error)) (least int64, exact bool, err error) {
+func smallest(low, high, step int64, may func() bool, does func(int64) (bool, error)) (
+	least int64, exact bool, err error) {
 	for low < high {
 		if !may() {
 			return high, false, nil

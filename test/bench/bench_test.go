@@ -54,7 +54,7 @@ func TestSmallest(t *testing.T) {
 }
 
 func TestPhases(t *testing.T) {
-	got := phases("packages    0.120 s\nqcow2       0.135 s\ntotal       0.605 s\nx: fw-1 for amd64, 9 packages, root 76da\n")
+	got := phases("packages    0.120 s\nqcow2       0.135 s\ntotal       0.605 s\nx: fw-1 for amd64, 9 packages\n")
 	if len(got) != 3 || got[1] != (phase{"qcow2", 0.135}) || seconds(got, "total") != 0.605 {
 		t.Errorf("phases = %v; want three, qcow2 0.135, total 0.605", got)
 	}
