@@ -226,7 +226,8 @@ func TestPowerCutsOfQEMU(t *testing.T) {
 		t.Fatal(err)
 	}
 	debugfs(t, disk, fmt.Sprintf("write %s note", note), true)
-	for _, moment := range []string{"rempart: policy: policy loaded", "rempart: link: lan0: up", "\n" + contract.ReadyPrefix} {
+	for _, moment := range []string{"rempart: policy: policy loaded", "rempart: link: lan0: up",
+		"\n" + contract.ReadyPrefix} {
 		g := m.Boot(t, rig.Options{State: disk})
 		g.AwaitConsole(moment)
 		g.Cut()

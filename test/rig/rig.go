@@ -201,7 +201,7 @@ func (m *Master) Boot(tb testing.TB, o Options) *Guest {
 			tb.Fatal(err)
 		}
 	}
-	if g.Guest, err = qemu.Start(ctx, machine, qemu.Options{Binary: program, Log: log}); err != nil {
+	if g.Guest, err = qemu.Start(ctx, qemu.Steady(machine), qemu.Options{Binary: program, Log: log}); err != nil {
 		cancel()
 		tb.Fatal(err)
 	}
