@@ -277,9 +277,9 @@ var toolRoot = []Root{{"tool", FollowAll, "a test"}}
 // files lists what a cache holds, without the indices.
 func cacheFiles(t testing.TB, s *Store) []string {
 	var found []string
-	err := filepath.WalkDir(s.CacheDir(), func(p string, d os.DirEntry, err error) error {
+	err := filepath.WalkDir(s.options.CacheDir, func(p string, d os.DirEntry, err error) error {
 		if err == nil && !d.IsDir() && !strings.Contains(p, "/indices/") {
-			found = append(found, strings.TrimPrefix(p, s.CacheDir()+"/"))
+			found = append(found, strings.TrimPrefix(p, s.options.CacheDir+"/"))
 		}
 		return err
 	})

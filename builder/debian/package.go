@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"rempart/builder/debian/control"
 	"rempart/builder/debian/deb"
 	"rempart/builder/rootfs/tree"
 )
@@ -54,15 +53,6 @@ func (p *Package) Entries() ([]tree.Entry, error) {
 
 // Origin is what the entries of the package carry as their origin: "package NAME VERSION".
 func (p *Package) Origin() string { return "package " + p.Name + " " + string(p.Version) }
-
-// Control returns the control file of the package: Maintainer, Homepage, Depends and so on.
-func (p *Package) Control() (*control.Paragraph, error) {
-	c, err := p.deb.Control()
-	if err != nil {
-		return nil, fmt.Errorf("package %s %s: %w", p.Name, p.Version, err)
-	}
-	return c, nil
-}
 
 // Close frees the file. Contents cannot be opened any more.
 func (p *Package) Close() error { return p.file.Close() }

@@ -92,9 +92,6 @@ func defaultCacheDir() string {
 	return "/var/cache/rempart"
 }
 
-// CacheDir is the directory of the cache.
-func (s *Store) CacheDir() string { return s.options.CacheDir }
-
 func (s *Store) debPath(sum string) string {
 	return filepath.Join(s.options.CacheDir, "debs", sum+".deb")
 }

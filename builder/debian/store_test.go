@@ -74,7 +74,7 @@ func TestFetch(t *testing.T) {
 	if last.Stage != StageDone || last.Done != total || last.Total != total {
 		t.Errorf("last progress = %+v; want done, %d of %d", last, total, total)
 	}
-	if control, err := packages[1].Control(); err != nil || control.Get("Depends") != "lib (>= 1:1)" {
+	if control, err := packages[1].deb.Control(); err != nil || control.Get("Depends") != "lib (>= 1:1)" {
 		t.Errorf("Control of tool: %v, %v", control, err)
 	}
 	if origin := packages[1].Origin(); origin != "package tool 1.2-3" {
@@ -291,15 +291,15 @@ func TestFetchResumes(t *testing.T) {
 
 	// A part that holds something else is thrown away, not trusted.
 	other := newTestStore(t, server.URL)
-	must(t, os.MkdirAll(filepath.Join(other.CacheDir(), "debs"), 0o755))
-	must(t, os.WriteFile(filepath.Join(other.CacheDir(), part), []byte("something else"), 0o644))
+	must(t, os.MkdirAll(filepath.Join(other.options.CacheDir, "debs"), 0o755))
+	must(t, os.WriteFile(filepath.Join(other.options.CacheDir, part), []byte("something else"), 0o644))
 	if _, err := other.Fetch(context.Background(), lock); err != nil {
 		t.Errorf("Fetch with a foreign part: %v", err)
 	}
 	// Nor is one that is longer than the file.
 	third := newTestStore(t, server.URL)
-	must(t, os.MkdirAll(filepath.Join(third.CacheDir(), "debs"), 0o755))
-	must(t, os.WriteFile(filepath.Join(third.CacheDir(), part), make([]byte, tool.Size+1), 0o644))
+	must(t, os.MkdirAll(filepath.Join(third.options.CacheDir, "debs"), 0o755))
+	must(t, os.WriteFile(filepath.Join(third.options.CacheDir, part), make([]byte, tool.Size+1), 0o644))
 	if _, err := third.Fetch(context.Background(), lock); err != nil {
 		t.Errorf("Fetch with a part that is too long: %v", err)
 	}

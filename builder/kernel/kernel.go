@@ -161,12 +161,6 @@ func (k *Kernel) indexBuiltin(b []byte) {
 // Builtin tells whether a module, or something that answers to that alias, is part of the image.
 func (k *Kernel) Builtin(name string) bool { return k.builtin[normalise(name)] }
 
-// Has tells whether the kernel has a module of that name, built in or not.
-func (k *Kernel) Has(name string) bool {
-	_, ok := k.files[normalise(name)]
-	return ok || k.Builtin(name)
-}
-
 // Config returns the value of an option of the kernel's configuration, "RD_ZSTD" for CONFIG_RD_ZSTD: "y", "m", a
 // number, a string in its quotes; "" when it is not set.
 func (k *Kernel) Config(option string) (string, error) {

@@ -135,13 +135,6 @@ func (h *Host) AddRoute(r Route) error {
 	return nil
 }
 
-// RemoveRoute removes every route to prefix.
-func (h *Host) RemoveRoute(prefix netip.Prefix) {
-	_, dst := network(prefix.Addr())
-	gone := tcpip.AddressWithPrefix{Address: dst, PrefixLen: prefix.Bits()}.Subnet()
-	h.stack.RemoveRoutes(func(r tcpip.Route) bool { return r.Destination.Equal(gone) })
-}
-
 // DialTCP connects from one of the host's own addresses.
 func (h *Host) DialTCP(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
 	proto, _ := network(to.Addr())

@@ -22,6 +22,61 @@ func TestTopLevel(t *testing.T) {
 	}
 }
 
+// plan are the rooms of the house, each with the one question it answers. What lies inside a room is the room's own
+// business. A new room is a decision: it belongs into this plan and into the review of whoever adds it.
+var plan = map[string]string{
+	"builder/boot":       "what starts a master before its kernel does?",
+	"builder/debian":     "which packages, and how do they get here unaltered?",
+	"builder/disk":       "how do bytes become partitions, filesystems and image files?",
+	"builder/embedded":   "what are the guest's programs?",
+	"builder/guest":      "how does a guest run from a master?",
+	"builder/hypervisor": "how is a machine described and driven?",
+	"builder/image":      "how do all the parts become one master?",
+	"builder/initramfs":  "what does the kernel start first?",
+	"builder/kernel":     "which modules does a guest need, and what do they need?",
+	"builder/master":     "what exactly is in a master?",
+	"builder/packettest": "do real packets go the way the policy says?",
+	"builder/rootfs":     "what is the root made of?",
+	"builder/virtualnet": "where do the packets of a test come from, without root and without a network?",
+
+	"firstboot/block":    "which disks are there, and what are they?",
+	"firstboot/boot":     "how does the kernel get from its initramfs to the root?",
+	"firstboot/child":    "how do init and its children talk?",
+	"firstboot/cmdline":  "what does the kernel's command line say?",
+	"firstboot/contract": "what must both sides agree on?",
+	"firstboot/control":  "what may the host ask of a guest?",
+	"firstboot/filter":   "which rules and probes is a policy?",
+	"firstboot/gpt":      "where are the partitions of a disk that may be hostile?",
+	"firstboot/health":   "does the guest do its job?",
+	"firstboot/init":     "what does PID 1 do?",
+	"firstboot/link":     "how do links, addresses and routes become as the profile says?",
+	"firstboot/module":   "which module drives which device?",
+	"firstboot/power":    "who pressed the button?",
+	"firstboot/scrub":    "is the whole root still what was signed?",
+	"firstboot/seed":     "where does randomness come from without a device for it?",
+	"firstboot/state":    "is the state disk blank, ours or somebody else's?",
+}
+
+func TestPlan(t *testing.T) {
+	seen := map[string]bool{}
+	for _, p := range ownPackages(t) {
+		rooms := strings.SplitN(p.path(), "/", 3)
+		if len(rooms) < 2 || rooms[0] != "builder" && rooms[0] != "firstboot" {
+			continue
+		}
+		room := rooms[0] + "/" + rooms[1]
+		if plan[room] == "" && !seen[room] {
+			t.Errorf("%s is not in the plan of the house", room)
+		}
+		seen[room] = true
+	}
+	for room := range plan {
+		if !seen[room] {
+			t.Errorf("the plan has a room %s that is not there", room)
+		}
+	}
+}
+
 // contracts are the packages of firstboot that the builder may know, each with the reason. They are pure: values in,
 // values out, as TestContractsArePure shows.
 var contracts = map[string]string{

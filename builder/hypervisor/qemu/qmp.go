@@ -207,6 +207,3 @@ func decodeAnswer(command string, msg message, result any) error {
 
 // Done is closed when the monitor has ended.
 func (m *Monitor) Done() <-chan struct{} { return m.done }
-
-// Close ends the connection; QEMU goes on.
-func (m *Monitor) Close() error { return m.conn.Close() }
