@@ -121,5 +121,6 @@ func (a answer) line(p filter.Probe) string {
 	if p.Protocol != profiles.Ping {
 		what += fmt.Sprintf(" %d", p.Port)
 	}
-	return fmt.Sprintf("%s: %s (%s %s -> %s %s, %s%s)", verdict, a.Why, a.From, shownAddr(a.Src), a.To, shownAddr(a.Dst), what, seen)
+	return fmt.Sprintf("%s: %s (%s %s -> %s %s, %s%s)", verdict, a.Why, a.From, shownAddr(a.Src), a.To, shownAddr(a.Dst),
+		what, seen)
 }

@@ -11,7 +11,8 @@ import (
 
 func TestExplain(t *testing.T) {
 	for _, test := range []struct{ args, want string }{
-		{"--from home --to self --tcp 22", "passes: admin: home -> self (16:1) (home 192.168.0.7 -> self 192.168.0.101, tcp 22)\n"},
+		{"--from home --to self --tcp 22",
+			"passes: admin: home -> self (16:1) (home 192.168.0.7 -> self 192.168.0.101, tcp 22)\n"},
 		{"--from internet --to self --tcp 443 --src 198.51.100.9",
 			"passes: forward: internet -> 192.168.0.102 (45:5) (internet 198.51.100.9 -> home 192.168.0.101, tcp 443; the " +
 				"receiver 192.168.0.102 sees 192.168.0.101)\n"},
@@ -49,7 +50,8 @@ func TestExplain(t *testing.T) {
 			t.Errorf("explain %s = %d, %q, %q; want %d and %q", test.args, code, out, errs, test.code, test.want)
 		}
 	}
-	_, out, _ := rempart("policy", "explain", "--json", "--from", "inside", "--to", "internet", "--udp", "9", "dhcp-uplink")
+	_, out, _ := rempart("policy", "explain", "--json", "--from", "inside", "--to", "internet", "--udp", "9",
+		"dhcp-uplink")
 	var answers []answer
 	if err := json.Unmarshal([]byte(out), &answers); err != nil || len(answers) != 1 || !answers[0].Pass ||
 		answers[0].Why != "inside -> internet: accept (26:5)" {

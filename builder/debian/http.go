@@ -108,7 +108,8 @@ func (s *Store) readApt() *aptconf.Config {
 		s.log.Debug("apt's configuration is not understood", "error", problem)
 	}
 	if program := c.AutoDetect(); program != "" {
-		s.log.Info("apt asks a program for its proxy, rempart does not: set http_proxy where one is needed", "program", program)
+		s.log.Info("apt asks a program for its proxy, rempart does not: set http_proxy where one is needed",
+			"program", program)
 	}
 	return c
 }

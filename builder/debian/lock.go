@@ -62,8 +62,8 @@ type Locked struct {
 //go:embed *.lock
 var defaultLocks embed.FS
 
-// DefaultLock returns the lock this build of rempart carries for an architecture; an error that wraps ErrUnknown for one
-// that masters are not made for, fs.ErrNotExist where it carries none.
+// DefaultLock returns the lock this build of rempart carries for an architecture; an error that wraps ErrUnknown for
+// one that masters are not made for, fs.ErrNotExist where it carries none.
 func DefaultLock(arch string) (*Lock, error) {
 	if _, err := Roots(arch); err != nil {
 		return nil, err

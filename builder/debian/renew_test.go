@@ -145,7 +145,8 @@ func TestRenewErrors(t *testing.T) {
 			for _, file := range cacheFiles(t, s) {
 				t.Errorf("the cache keeps %s", file)
 			}
-			if found, _ := filepath.Glob(filepath.Join(s.options.CacheDir, "indices", "trusty-main*")); c.name == "index changed" &&
+			indices := filepath.Join(s.options.CacheDir, "indices", "trusty-main*")
+			if found, _ := filepath.Glob(indices); c.name == "index changed" &&
 				len(found) > 0 {
 				t.Errorf("the cache keeps %q", found)
 			}

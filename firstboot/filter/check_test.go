@@ -39,7 +39,9 @@ func TestCompileRefuses(t *testing.T) {
 		{"ports of ping", func(p *profiles.Profile) {
 			p.Policy[0].Matches[0].Ports = []profiles.PortRange{{First: 1, Last: 1}}
 		}, "ports can be given for tcp, udp and sctp only"},
-		{"unknown protocol", func(p *profiles.Profile) { p.Policy[0].Matches[0].Protocol = "proto/47" }, `protocol "proto/47"`},
+		{"unknown protocol", func(p *profiles.Profile) {
+			p.Policy[0].Matches[0].Protocol = "proto/47"
+		}, `protocol "proto/47"`},
 		{"type of a protocol without types", func(p *profiles.Profile) { p.Policy[0].Matches[0].Types = []uint16{8} },
 			"8 is no ICMP type"},
 		{"limit of a drop", func(p *profiles.Profile) {

@@ -172,8 +172,8 @@ func ruleOf(r netlink.Rule, v6 bool) Rule {
 	return out
 }
 
-// netlinkRule is a rule as the kernel is told of it. One with conditions of somebody else's is named by its place alone:
-// should that hit one of ours instead, ours comes back behind it and the next look finds the other.
+// netlinkRule is a rule as the kernel is told of it. One with conditions of somebody else's is named by its place
+// alone: should that hit one of ours instead, ours comes back behind it and the next look finds the other.
 func netlinkRule(r Rule) *netlink.Rule {
 	out := netlink.NewRule()
 	out.Priority, out.Family = int(min(r.Priority, math.MaxInt32)), netlink.FAMILY_V4

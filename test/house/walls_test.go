@@ -52,7 +52,7 @@ var plan = map[string]string{
 	"firstboot/link":     "how do links, addresses and routes become as the profile says?",
 	"firstboot/module":   "which module drives which device?",
 	"firstboot/power":    "who pressed the button?",
-	"firstboot/scrub":    "is the whole root still what was signed?",
+	"firstboot/scrub":    "is the whole root still what was built?",
 	"firstboot/seed":     "where does randomness come from without a device for it?",
 	"firstboot/state":    "is the state disk blank, ours or somebody else's?",
 }

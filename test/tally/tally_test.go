@@ -24,7 +24,8 @@ func TestTally(t *testing.T) {
 		"exit/a_test.go":    test(`os.Exit(3)`),
 		"unsound/a_test.go": test(`undefined()`),
 		"silent/a_test.go":  test(``) + "func TestMain(*testing.M) { fmt.Println(\"SKIPPED: no root\"); os.Exit(0) }\n",
-		"dropout/a_test.go": test(``) + "func TestMain(m *testing.M) { m.Run(); fmt.Println(\"cannot tidy up\"); os.Exit(1) }\n",
+		"dropout/a_test.go": test(``) +
+			"func TestMain(m *testing.M) { m.Run(); fmt.Println(\"cannot tidy up\"); os.Exit(1) }\n",
 		"untested/a.go":     "package a\n",
 		"late/late_test.go": test(`select {}`),
 		"noted/noted_test.go": test(``) +

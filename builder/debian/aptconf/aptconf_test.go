@@ -202,8 +202,8 @@ func TestLogin(t *testing.T) {
 	c := read(t, map[string]string{"auth.conf": "machine http://[2001:db8::1]:81 login first password a",
 		"auth.conf.d/b.conf": "machine http://[2001:db8::1] login second password b",
 		"auth.conf.d/c":      "machine http://c login ignored password c"})
-	for address, want := range map[string]string{"http://[2001:db8::1]:81/": "first:a", "http://[2001:db8::1]/": "second:b",
-		"http://c/": "", "https://[2001:db8::1]/": ""} {
+	for address, want := range map[string]string{"http://[2001:db8::1]:81/": "first:a",
+		"http://[2001:db8::1]/": "second:b", "http://c/": "", "https://[2001:db8::1]/": ""} {
 		got := ""
 		if user := c.Login(parse(t, address)); user != nil {
 			got = user.String()

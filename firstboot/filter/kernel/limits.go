@@ -10,7 +10,8 @@ import (
 )
 
 func rate(r filter.Rate) *expr.Limit {
-	return &expr.Limit{Type: expr.LimitTypePkts, Rate: r.Packets, Unit: expr.LimitTime(r.Per / time.Second), Burst: r.Burst}
+	return &expr.Limit{Type: expr.LimitTypePkts, Rate: r.Packets, Unit: expr.LimitTime(r.Per / time.Second),
+		Burst: r.Burst}
 }
 
 // perSource asks an expression of the source's own in a set that rules fill.

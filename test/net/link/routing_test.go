@@ -77,7 +77,8 @@ func words(text string) (out []string) {
 // routing is every route that is not the kernel's own, and every rule.
 func (l *lab) routing() (routes, rules []string) {
 	l.t.Helper()
-	all := l.in("fw", "ip", "-4", "route", "show", "table", "all") + l.in("fw", "ip", "-6", "route", "show", "table", "all")
+	all := l.in("fw", "ip", "-4", "route", "show", "table", "all") +
+		l.in("fw", "ip", "-6", "route", "show", "table", "all")
 	routes = slices.DeleteFunc(words(all), func(s string) bool { return strings.Contains(s, "proto kernel") })
 	return routes, words(l.in("fw", "ip", "-4", "rule") + l.in("fw", "ip", "-6", "rule"))
 }
