@@ -60,7 +60,7 @@ func routingRuleFields() table[RoutingRule] {
 			}},
 		{name: "link", doc: "Packets that came in by this link; self: the guest's own.", kind: textLike(linkPattern),
 			decode: func(r *reader, v value, u *RoutingRule) { u.Link, _ = r.word(v, "the name of a link, or self") }},
-		{name: "table", doc: "The routing table they are looked up in, 1 to 252. What it has no route for goes on to the "+
+		{name: "table", doc: "The routing table they are looked up in, 1 to 252. What it has no route for goes on to the " +
 			"next" +
 			" rule, and in the end to the main table.",
 			kind: numberIn(1, maxTable), required: true,

@@ -22,7 +22,7 @@ type setDraft struct{ ranges []AddrRange }
 // setFields are the keys of a set that is a file.
 func setFields() table[setDraft] {
 	return table[setDraft]{
-		{name: "file", doc: "File below the profile's directory with an address, prefix or range a line; # begins a "+
+		{name: "file", doc: "File below the profile's directory with an address, prefix or range a line; # begins a " +
 			"comment." +
 			" It is read when the profile is.", kind: schema{"type": "string"}, required: true, decode: readSetFile},
 	}

@@ -38,7 +38,7 @@ func TestAptMirrors(t *testing.T) {
 		{"Debian 10", "deb http://a/debian buster main\ndeb http://s/debian-security buster/updates main\n", "",
 			"http://a/debian",
 			"http://a/debian", "http://s/debian-security http://a/debian-security"},
-		{"vendors beside Debian", "deb [signed-by=/k/docker.gpg] "+
+		{"vendors beside Debian", "deb [signed-by=/k/docker.gpg] " +
 			"https://download.example.com/linux/debian bookworm stable\n" +
 			"deb [arch=amd64 signed-by=/k/ms.gpg] https://packages.example.com/debian/12/prod bookworm main\n" +
 			"deb http://apt.example.org/ bookworm-pgdg main\ndeb http://flat/ ./\n", deb822,

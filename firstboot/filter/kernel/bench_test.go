@@ -25,8 +25,8 @@ func large(lines, ranges int) *profiles.Profile {
 	return p
 }
 
-// BenchmarkApply compares loading a large policy with nft(8) loading the same as text: the first time, with the set, and
-// again over itself, where Apply keeps the set.
+// BenchmarkApply compares loading a large policy with nft(8) loading the same as text: the first time, with the set,
+// and again over itself, where Apply keeps the set.
 func BenchmarkApply(b *testing.B) {
 	rs, err := filter.Compile(large(10_000, 100_000))
 	if err != nil {

@@ -12,11 +12,11 @@ import (
 )
 
 // Large sets of ranges go in by a transaction of their own, before the one that puts the rules in force. The likely
-// reason for what is lost otherwise is the order of nf_tables_commit in the kernel's net/netfilter/nf_tables_api.c: rules
-// are in force as soon as the generation changes, but a set of ranges (nft_set_rbtree.c, nft_set_pipapo.c) publishes
-// what was put in only when its commit hook is called at the end; a lookup in between misses. A set that is complete
-// before any rule asks it misses nothing. Such a set is named after its content, so one that is there already is kept,
-// and reloading a policy with 100,000 addresses costs little more than one without.
+// reason for what is lost otherwise is the order of nf_tables_commit in the kernel's net/netfilter/nf_tables_api.c:
+// rules are in force as soon as the generation changes, but a set of ranges (nft_set_rbtree.c, nft_set_pipapo.c)
+// publishes what was put in only when its commit hook is called at the end; a lookup in between misses. A set that is
+// complete before any rule asks it misses nothing. Such a set is named after its content, so one that is there already
+// is kept, and reloading a policy with 100,000 addresses costs little more than one without.
 
 // present is what the kernel has of a table.
 type present struct {
