@@ -69,7 +69,7 @@ func BenchmarkFetchWarm(b *testing.B) {
 	for b.Loop() {
 		packages, err := s.Fetch(context.Background(), lock)
 		if err != nil {
-			b.Skipf("SKIPPED, NOT PASSED: %v", err)
+			b.Skipf("SKIPPED, NOT MEASURED: %v", err)
 		}
 		for _, p := range packages {
 			if _, err := p.Entries(); err != nil {

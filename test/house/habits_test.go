@@ -142,8 +142,11 @@ func TestCalls(t *testing.T) {
 	}
 }
 
-// skipped begins the reason of every skipped test.
-const skipped = "SKIPPED, NOT PASSED: "
+// How the reason of a skipped test or benchmark begins.
+const (
+	skipped    = "SKIPPED, NOT PASSED: "
+	unmeasured = "SKIPPED, NOT MEASURED: "
+)
 
 func isTestingName(s string) bool { return s == "t" || s == "b" || s == "tb" || s == "f" }
 
@@ -165,5 +168,5 @@ func loud(call *ast.CallExpr) bool {
 		return false
 	}
 	reason, err := strconv.Unquote(literal.Value)
-	return err == nil && strings.HasPrefix(reason, skipped)
+	return err == nil && (strings.HasPrefix(reason, skipped) || strings.HasPrefix(reason, unmeasured))
 }
