@@ -156,7 +156,8 @@ func BenchmarkBuildWarm(b *testing.B) {
 	speed, size := median(peer)/median(runs["qcow2"]), float64(ourSize)/float64(theirSize)
 	report(b, speed, "times-as-fast-as-qemu-img")
 	report(b, size, "of-qemu-img's-size")
-	figure("qcow2 against `qemu-img convert -c`", "%.2f s against %.2f s (%.1f times as fast), %s against %s (%.2f of it)",
+	figure("qcow2 against `qemu-img convert -c`",
+		"%.2f s against %.2f s (%.1f times as fast), %s against %s (%.2f times the size)",
 		median(runs["qcow2"]), median(peer), speed, mib(ourSize), mib(theirSize), size)
 }
 
