@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"syscall"
 
 	"github.com/google/nftables"
@@ -122,18 +123,32 @@ func dial(opts Options) (*nftables.Conn, error) {
 	return conn, nil
 }
 
+// numbering is held while a batch is made: the library numbers the sets of all connections by one counter that it does
+// not lock (allocSetID in its set.go), and two sets of one batch with the same number would be taken for each other.
+var numbering sync.Mutex
+
 // send carries out steps in one transaction.
 func send(steps []step, opts Options) error {
 	conn, err := dial(opts)
 	if err != nil {
 		return err
 	}
+	if err := build(conn, steps); err != nil {
+		return err
+	}
+	return conn.Flush()
+}
+
+// build adds the steps to the batch of a connection.
+func build(conn *nftables.Conn, steps []step) error {
+	numbering.Lock()
+	defer numbering.Unlock()
 	for _, s := range steps {
 		if err := s.do(conn); err != nil {
 			return fmt.Errorf("apply policy: %s: %w", s.what, err)
 		}
 	}
-	return conn.Flush()
+	return nil
 }
 
 // culprit finds the step that the kernel refuses: the shortest beginning of the transaction that already fails. The
