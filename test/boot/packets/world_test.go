@@ -90,7 +90,7 @@ func (w *world) internet(t *testing.T, router *netns.Node) *netns.Node {
 	return n
 }
 
-// knownPorts are open on every host, for TCP and UDP, so that silence is the guest's doing. Nothing listens on deaf.
+// knownPorts are open on every host, for TCP and UDP, so that silence is the guest's doing.
 var knownPorts = []uint16{22, 80, 443, 8080}
 
 // serve opens the known ports of every host on each of its addresses. Whoever comes is told as whom the server sees
