@@ -197,12 +197,13 @@ func (o guestOptions) master(ctx context.Context, c *console, arg string,
 // plug reads the --net options. The first link is on the user-mode network unless told otherwise.
 func plug(p *profiles.Profile, nets []string) (map[string]hypervisor.Backend, error) {
 	out := map[string]hypervisor.Backend{}
-	if len(p.Links) > 0 {
-		out[p.Links[0].Name] = hypervisor.Backend{Kind: hypervisor.User}
+	nics := p.NICs()
+	if len(nics) > 0 {
+		out[nics[0].Name] = hypervisor.Backend{Kind: hypervisor.User}
 	}
 	known := map[string]profiles.Link{}
 	var names []string
-	for _, l := range p.Links {
+	for _, l := range nics {
 		known[l.Name] = l
 		names = append(names, l.Name)
 	}
@@ -212,7 +213,7 @@ func plug(p *profiles.Profile, nets []string) (map[string]hypervisor.Backend, er
 			return nil, usageError{fmt.Sprintf("--net %s: want LINK=WHAT", n)}
 		}
 		if _, ok := known[link]; !ok {
-			return nil, usageError{fmt.Sprintf("--net %s: %s has no link %q; it has %s", n, p.Name, link,
+			return nil, usageError{fmt.Sprintf("--net %s: %s has no NIC %q; it has %s", n, p.Name, link,
 				strings.Join(names, ", "))}
 		}
 		b, err := hypervisor.ParseBackend(what)

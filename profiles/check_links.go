@@ -130,8 +130,9 @@ func (v *validator) links() {
 			macs[l.MAC] = *l
 		}
 		v.mtu(l)
-		if len(l.Addresses) == 0 && !l.DHCP && !v.places.spoilt("links.%s.address", l.Name) {
-			v.reject(l.At, "", "links.%s: no address", clip(l.Name))
+		if len(l.Addresses) == 0 && !l.DHCP && !v.places.spoilt("links.%s.address", l.Name) && !v.silent(l) {
+			v.reject(l.At, "an address with prefix length such as 192.168.0.1/24, or dhcp", "missing links.%s.address",
+				clip(l.Name))
 		}
 		for j, own := range l.Addresses {
 			if problem, hint := checkOwnAddress(own); problem != "" {
@@ -356,3 +357,8 @@ func family(a netip.Addr) string {
 
 // String is line:column.
 func (p Pos) String() string { return fmt.Sprintf("%d:%d", p.Line, p.Column) }
+
+// silent tells whether a link needs no address: others speak over it.
+func (v *validator) silent(l *Link) bool {
+	return l.Bridge != nil || v.p.MasterOf(l.Name) != nil || v.p.Carries(l.Name)
+}

@@ -66,7 +66,7 @@ func (v *validator) zones() {
 		}
 	}
 	for _, l := range v.p.Links {
-		if len(v.membersOn(l.Name)) == 0 && !v.places.spoilt("zones") {
+		if len(v.membersOn(l.Name)) == 0 && !v.places.spoilt("zones") && (l.addressed() || !v.silent(&l)) {
 			v.warn(l.At, "", "link %s is in no zone: all its traffic is dropped", quote(l.Name))
 		}
 	}

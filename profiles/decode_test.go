@@ -75,7 +75,7 @@ func TestDecodeKeepsTheRules(t *testing.T) {
 		{`link "lan0" is declared twice`, func(p *Profile) { p.Links[1].Name = "lan0" }},
 		{"links.lan0.mac: expected a hardware address", func(p *Profile) { p.Links[0].MAC = "52:54:00:12:34:5A" }},
 		{"links.lan0.mtu: -1", func(p *Profile) { p.Links[0].MTU = -1 }},
-		{"links.lan0: no address", func(p *Profile) { p.Links[0].Addresses = nil }},
+		{"missing links.lan0.address", func(p *Profile) { p.Links[0].Addresses = nil }},
 		{"is no address with prefix length", func(p *Profile) { p.Links[0].Addresses[0] = netip.Prefix{} }},
 		{"links.lan0.gateway: there is no address", func(p *Profile) { p.Links[0].Gateways[0] = Gateway{} }},
 		{"there are no zones", func(p *Profile) { p.Zones = nil }},

@@ -95,13 +95,13 @@ func profileFields() table[Profile] {
 
 // linkFields are the keys of one link.
 func linkFields() table[Link] {
-	return table[Link]{
+	return append(table[Link]{
 		{name: "mac", doc: "Hardware address of the NIC meant, such as 52:54:00:12:34:56. Without it: the next free NIC in" +
-			" bus order.", kind: textLike(macPattern), decode: readMAC},
+			" bus order. Of a bond, bridge, macvlan or dummy: the address it gets.", kind: textLike(macPattern), decode: readMAC},
 		{name: "address", doc: "Address with prefix length, such as 192.168.0.1/24 or fd00::1/64; or dhcp; or a list" +
 			" of these.",
-			kind:     oneOrMore(eitherOf(oneWordOf("dhcp"), textLike(subnetPattern))),
-			required: true, decode: readAddresses},
+			kind:   oneOrMore(eitherOf(oneWordOf("dhcp"), textLike(subnetPattern))),
+			decode: readAddresses},
 		{name: "gateway", doc: "Default gateway: an address, {via: ADDRESS, onlink: true} for one outside the link's" +
 			" subnets, or a list of one per address family.",
 			kind:   oneOrMore(eitherOf(textLike(addressPattern), gatewayFields().schema())),
@@ -111,19 +111,8 @@ func linkFields() table[Link] {
 		{name: "mtu", doc: "Largest packet in bytes, " + strconv.Itoa(minMTU) + " to " + strconv.Itoa(maxMTU) +
 			". Default: what the NIC says.", kind: numberIn(minMTU, maxMTU), decode: readMTU},
 
-		{name: "vlan", doc: "An 802.1Q VLAN on another link: {of: LINK, id: NUMBER}.",
-			later: "remove the link, and let the hypervisor's bridge give the guest a NIC in that VLAN"},
-		{name: "bond", doc: "Several NICs as one: {of: [LINK], mode: 802.3ad}.",
-			later: "remove it, and bond the NICs on the hypervisor"},
-		{name: "bridge", doc: "Links joined to one segment, filtered in between: [LINK].",
-			later: "remove it, and join the segments on the hypervisor"},
-		{name: "macvlan", doc: "A further hardware address on another link: {of: LINK}.",
-			later: "remove it, and give the guest another NIC"},
 		{name: "wireguard", doc: "A WireGuard tunnel: {port: NUMBER, peers: [...]}.", later: "remove it"},
-		{name: "arp", doc: "false: neither ask nor answer ARP on this link.", later: "remove it"},
-		{name: "offload", doc: "false: no checksum and segmentation offloads.",
-			later: "remove it, and switch offloads off on the hypervisor"},
-	}
+	}, deviceFields()...)
 }
 
 // gatewayFields are the keys of a gateway that is more than an address.

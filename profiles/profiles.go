@@ -41,7 +41,7 @@
 // The zones "internet" and "wan" are external unless they say otherwise, and an external zone never gets the admin
 // path.
 //
-// Keys that are planned and not carried out by this version, such as dhcp or vlan, are known and refused, never
+// Keys that are planned and not carried out by this version, such as dhcp or wireguard, are known and refused, never
 // ignored. The tables in language.go are the whole language.
 //
 // What the package deliberately does not do: resolve names over the network, expand variables, include other

@@ -101,18 +101,25 @@ func readLinks(r *reader, v value, p *Profile) {
 }
 
 func readMAC(r *reader, v value, l *Link) {
+	if mac, ok := r.hardware(v); ok {
+		l.MAC = mac
+		r.places.put(v.pos(), "links.%s.mac", l.Name)
+	}
+}
+
+// hardware reads a hardware address and returns it in canonical form.
+func (r *reader) hardware(v value) (string, bool) {
 	const what = "a hardware address such as 52:54:00:12:34:56"
 	text, ok := r.word(v, what)
 	if !ok {
-		return
+		return "", false
 	}
 	mac, err := net.ParseMAC(text)
 	if err != nil || len(mac) != macBytes || strings.Count(text, ":") != macBytes-1 {
 		r.expected(v, what, "")
-		return
+		return "", false
 	}
-	l.MAC = mac.String()
-	r.places.put(v.pos(), "links.%s.mac", l.Name)
+	return mac.String(), true
 }
 
 func readAddresses(r *reader, v value, l *Link) {

@@ -44,14 +44,28 @@ type Admin struct {
 
 // Link is a network interface of the guest.
 type Link struct {
-	Name      string         `json:"name"`          // 1 to 15 bytes (IFNAMSIZ-1)
-	MAC       string         `json:"mac,omitempty"` // match this hardware address; empty: next free NIC in bus order
+	Name string `json:"name"` // 1 to 15 bytes (IFNAMSIZ-1)
+	// MAC is the NIC's hardware address it is found by, empty: the next free one in bus order; for a link that is no NIC
+	// the hardware address it gets.
+	MAC       string         `json:"mac,omitempty"`
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
 	DHCP      bool           `json:"dhcp,omitempty"` // DHCPv4 client
 	Gateways  []Gateway      `json:"gateways,omitempty"`
 	Routes    []Route        `json:"routes,omitempty"`
 	MTU       int            `json:"mtu,omitempty"` // bytes; 0: leave the NIC's own
-	At        Pos            `json:"at"`
+	// At most one of the next five; none: the link is a NIC.
+	VLAN    *VLAN    `json:"vlan,omitempty"`
+	Bond    *Bond    `json:"bond,omitempty"`
+	Bridge  *Bridge  `json:"bridge,omitempty"`
+	Macvlan *Macvlan `json:"macvlan,omitempty"`
+	Dummy   bool     `json:"dummy,omitempty"`
+
+	VirtualMAC string   `json:"virtual_mac,omitempty"` // the NIC uses it in place of its own
+	Offloads   Offloads `json:"offloads,omitzero"`
+	TxQueue    int      `json:"txqueuelen,omitempty"` // packets; 0: leave the kernel's
+	NoARP      bool     `json:"no_arp,omitempty"`
+	NoIPv6     bool     `json:"no_ipv6,omitempty"`
+	At         Pos      `json:"at"`
 }
 
 // Gateway is a default route.

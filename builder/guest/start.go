@@ -51,15 +51,17 @@ type Guest struct {
 	said   *lines
 }
 
-// Links are the names and hardware addresses of a profile's links, in bus order.
+// Links are the names and hardware addresses of a profile's NICs, in bus order. Links that the guest makes itself need
+// none.
 func Links(name string, p *profiles.Profile) ([]hypervisor.NIC, error) {
-	names := make([]string, len(p.Links))
-	for i, l := range p.Links {
+	links := p.NICs()
+	names := make([]string, len(links))
+	for i, l := range links {
 		names[i] = l.Name
 	}
 	macs := hypervisor.MACs(name, names)
-	nics := make([]hypervisor.NIC, len(p.Links))
-	for i, l := range p.Links {
+	nics := make([]hypervisor.NIC, len(links))
+	for i, l := range links {
 		nics[i] = hypervisor.NIC{Link: l.Name, MAC: macs[i]}
 		if l.MAC != "" {
 			mac, err := net.ParseMAC(l.MAC)

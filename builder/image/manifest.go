@@ -30,7 +30,7 @@ func (p *planner) manifest(layout *disk.Layout) (*master.Manifest, error) {
 		},
 		Disk: master.Disk{Size: layout.Size},
 	}
-	for _, l := range p.in.Profile.Links {
+	for _, l := range p.in.Profile.NICs() {
 		m.Links = append(m.Links, l.Name)
 	}
 	for _, r := range layout.Regions() {

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"rempart/profiles"
@@ -133,6 +134,29 @@ func Preload(p *profiles.Profile) []string {
 	}
 	if p == nil || len(p.Masquerade) > 0 || len(p.Forwards) > 0 {
 		names = append(names, "nft_chain_nat", "nft_nat", "nft_masq", "nft_redir")
+	}
+	return append(names, linkModules(p)...)
+}
+
+// linkModules make the kinds of links that a profile has. The kernel would load them when the first is made, which is
+// when the links come up and a slow module would keep them down.
+func linkModules(p *profiles.Profile) []string {
+	if p == nil {
+		return nil
+	}
+	need := map[string]bool{}
+	for _, l := range p.Links {
+		need["8021q"] = need["8021q"] || l.VLAN != nil
+		need["bonding"] = need["bonding"] || l.Bond != nil
+		need["bridge"] = need["bridge"] || l.Bridge != nil
+		need["macvlan"] = need["macvlan"] || l.Macvlan != nil
+		need["dummy"] = need["dummy"] || l.Dummy
+	}
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(need)) {
+		if need[name] {
+			names = append(names, name)
+		}
 	}
 	return names
 }

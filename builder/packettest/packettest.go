@@ -66,6 +66,12 @@ type Options struct {
 
 // New builds the internet around a guest with the given profile, whose links have the given hardware addresses.
 func New(p *profiles.Profile, macs []net.HardwareAddr, o Options) (*Bench, error) {
+	for i := range p.Links {
+		if l := &p.Links[i]; !l.NIC() {
+			return nil, fmt.Errorf("packet test of %s: link %s is made by the guest, of other links; this version plugs "+
+				"only into NICs", p.Name, l.Name)
+		}
+	}
 	if len(macs) != len(p.Links) {
 		return nil, fmt.Errorf("packet test of %s: %d hardware addresses for %d links", p.Name, len(macs), len(p.Links))
 	}

@@ -25,6 +25,15 @@ const (
 	DeleteRoute
 	AddRule
 	DeleteRule
+	CreateLink
+	DeleteLink
+	SetMAC
+	SetMaster // 0: none
+	SetTxQueue
+	SetARP
+	SetOffload
+	SetBridging
+	SetFullDuplex
 )
 
 // Change is one difference between what is and what is wanted, in the terms of the kernel.
@@ -38,12 +47,22 @@ type Change struct {
 	Address Address
 	Route   Route
 	Rule    Rule
+
+	Device   Device   // CreateLink
+	On       string   // CreateLink: name of its parent
+	Like     []string // CreateLink: members, one of which lends its hardware address
+	MAC      string   // CreateLink, SetMAC
+	Master   int      // SetMaster
+	Number   int      // SetTxQueue
+	Switch   bool     // SetARP, SetOffload
+	Offload  Offload
+	Bridging Bridging
 }
 
 // Closing reports whether a link on which this change failed must not be brought up: it would be up under a wrong
 // name, which the policy does not know, or without a switch that protects it.
 func (c Change) Closing() bool {
-	return c.Kind == SetName || c.Kind == SetClaim || c.Kind == SetSysctl || c.Kind == SetUp
+	return c.Kind == SetName || c.Kind == SetClaim || c.Kind == SetSysctl || c.Kind == SetUp || c.Kind == SetMaster
 }
 
 func (c Change) String() string {
@@ -71,11 +90,43 @@ func (c Change) String() string {
 		return fmt.Sprintf("%s: route %s", c.Link, c.Route)
 	case DeleteRoute:
 		return fmt.Sprintf("%s: remove route %s", c.Link, c.Route)
+	case CreateLink:
+		s := fmt.Sprintf("%s: make a %s", c.Link, c.Device.Kind)
+		if c.On != "" {
+			s += " on " + c.On
+		}
+		return s
+	case DeleteLink:
+		return c.Link + ": remove it"
+	case SetMAC:
+		return fmt.Sprintf("%s: hardware address %s", c.Link, c.MAC)
+	case SetMaster:
+		if c.Master == 0 {
+			return c.Link + ": leave what it is a member of"
+		}
+		return fmt.Sprintf("%s: member of interface %d", c.Link, c.Master)
+	case SetTxQueue:
+		return fmt.Sprintf("%s: txqueuelen %d", c.Link, c.Number)
+	case SetARP:
+		return fmt.Sprintf("%s: arp %s", c.Link, position(c.Switch))
+	case SetOffload:
+		return fmt.Sprintf("%s: %s %s", c.Link, c.Offload, position(c.Switch))
+	case SetFullDuplex:
+		return c.Link + ": full duplex"
+	case SetBridging:
+		return fmt.Sprintf("%s: stp %t, forward delay %d", c.Link, c.Bridging.STP, c.Bridging.Delay)
 	case AddRule:
 		return fmt.Sprintf("%s: %s", c.Link, c.Rule)
 	default:
 		return fmt.Sprintf("%s: remove %s", c.Link, c.Rule)
 	}
+}
+
+func position(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
 }
 
 func (r Route) String() string {
@@ -130,7 +181,7 @@ func Changes(have, want []Interface) []Change {
 		if !w.Kept {
 			d.addresses()
 		}
-		if w.Up && !h.Up {
+		if w.Up && !d.have.Up {
 			d.add(Change{Kind: SetUp})
 		}
 		if !w.Kept && w.Up {
@@ -210,9 +261,19 @@ func (d *differ) add(c Change) {
 
 func (d *differ) interfaceItself() {
 	h, w := d.have, d.want
-	if h.Up && !w.Up {
+	joins := w.Master != h.Master && !w.Kept
+	mac := w.MAC != "" && w.MAC != h.MAC
+	if h.Up && (!w.Up || joins && w.Enslaves || mac) {
 		d.add(Change{Kind: SetDown})
+		d.have.Up = false
 	}
+	if joins && h.Master != 0 {
+		d.add(Change{Kind: SetMaster})
+	}
+	if mac {
+		d.add(Change{Kind: SetMAC, MAC: w.MAC})
+	}
+	d.settings()
 	if w.Claim != "" && h.Claim != w.Claim {
 		d.add(Change{Kind: SetClaim, Name: w.Claim})
 	}
@@ -222,6 +283,40 @@ func (d *differ) interfaceItself() {
 	for _, s := range w.Sysctls {
 		if v, ok := h.Values[s.Path]; v != s.Value && (ok || !s.Optional) {
 			d.add(Change{Kind: SetSysctl, Sysctl: s})
+		}
+	}
+	if joins && w.Master != 0 {
+		d.add(Change{Kind: SetMaster, Master: w.Master})
+	}
+}
+
+// settings are those of the NIC and of the kernel's queue before it.
+func (d *differ) settings() {
+	h, w := d.have, d.want
+	if w.Kept || w.Claim == "" {
+		return // nobody's, or a spare NIC
+	}
+	if w.TxQueue != 0 && h.TxQueue != w.TxQueue {
+		d.add(Change{Kind: SetTxQueue, Number: w.TxQueue})
+	}
+	if h.NoARP != w.NoARP {
+		d.add(Change{Kind: SetARP, Switch: !w.NoARP})
+	}
+	if w.FullDuplex && !h.FullDuplex {
+		d.add(Change{Kind: SetFullDuplex})
+	}
+	if w.Bridging != nil && h.Bridging != nil && *h.Bridging != *w.Bridging {
+		d.add(Change{Kind: SetBridging, Bridging: *w.Bridging})
+	}
+	for _, on := range []bool{false, true} { // see offloads
+		for i := range offloads {
+			o := offloads[i].name
+			if on {
+				o = offloads[len(offloads)-1-i].name
+			}
+			if want, ok := w.Offloads[o]; ok && want == on && h.Offloads[o] != on {
+				d.add(Change{Kind: SetOffload, Offload: o, Switch: on})
+			}
 		}
 	}
 }

@@ -77,9 +77,15 @@ func (k *kernel) look() ([]Interface, []NIC, error) {
 			Up:      a.RawFlags&unix.IFF_UP != 0,
 			Running: a.RawFlags&unix.IFF_LOWER_UP != 0,
 			Kept:    a.RawFlags&unix.IFF_LOOPBACK != 0,
+			Device:  deviceOf(l),
+			Parent:  a.ParentIndex,
+			Master:  a.MasterIndex,
+			MAC:     a.HardwareAddr.String(),
+			TxQueue: a.TxQLen,
+			NoARP:   a.RawFlags&unix.IFF_NOARP != 0,
 		})
 		if a.RawFlags&unix.IFF_LOOPBACK == 0 && len(a.HardwareAddr) == macLen {
-			n := NIC{Index: a.Index, Name: a.Name, MAC: a.HardwareAddr.String(), Claim: claim}
+			n := NIC{Index: a.Index, Name: a.Name, MAC: permanent(a).String(), Own: a.HardwareAddr.String(), Claim: claim}
 			n.Bus, n.Port = busOf(k.root, a.Name)
 			nics = append(nics, n)
 		}
@@ -204,6 +210,15 @@ func (k *kernel) readSysctls(have, want []Interface) {
 			if have[i].Index != w.Index {
 				continue
 			}
+			if len(w.Offloads) > 0 {
+				have[i].Offloads, _ = lookOffloads(have[i].Name) // what cannot be read is set, and fails there
+			}
+			if w.FullDuplex {
+				have[i].FullDuplex = fullDuplex(have[i].Name)
+			}
+			if b, ok := k.lookBridging(have[i].Name); ok {
+				have[i].Bridging = &b
+			}
 			have[i].Values = map[string]string{}
 			for _, s := range w.Sysctls {
 				if v, err := k.readSysctl(s.For(have[i].Name)); err == nil {
@@ -257,7 +272,7 @@ func (k *kernel) apply(ctx context.Context, changes []Change) map[int]error {
 		}
 		if err := k.do(c); err != nil {
 			failed[c.Index] = errors.Join(failed[c.Index], fmt.Errorf("%s: %w", c, err))
-			closed[c.Index] = c.Closing()
+			closed[c.Index] = c.Closing() && c.Index != 0
 		}
 	}
 	return failed
@@ -284,6 +299,31 @@ func (k *kernel) do(c Change) error {
 	case DeleteAddress:
 		err := k.handle.AddrDel(dev, &netlink.Addr{IPNet: ipNet(c.Address.Prefix)})
 		return unless(err, unix.EADDRNOTAVAIL) // it went by itself
+	case CreateLink:
+		return k.create(c)
+	case DeleteLink:
+		return unless(k.handle.LinkDel(dev), unix.ENODEV) // it went with what it was on
+	case SetMAC:
+		mac, err := net.ParseMAC(c.MAC)
+		if err != nil {
+			return err
+		}
+		return k.handle.LinkSetHardwareAddr(dev, mac)
+	case SetMaster:
+		return k.handle.LinkSetMasterByIndex(dev, c.Master)
+	case SetTxQueue:
+		return k.handle.LinkSetTxQLen(dev, c.Number)
+	case SetARP:
+		if c.Switch {
+			return k.handle.LinkSetARPOn(dev)
+		}
+		return k.handle.LinkSetARPOff(dev)
+	case SetOffload:
+		return setOffload(c.Link, c.Offload, c.Switch)
+	case SetFullDuplex:
+		return setFullDuplex(c.Link)
+	case SetBridging:
+		return setBridging(c.Index, c.Bridging)
 	case SetUp:
 		return k.handle.LinkSetUp(dev)
 	case AddRoute:

@@ -9,8 +9,8 @@
 // It is a child of PID 1 and starts when the policy is loaded: until then every link stays down.
 //
 // What it deliberately does not do: filter packets (package filter), answer DHCP (package dhcp), load drivers (PID 1
-// does), touch interfaces that are no NICs and that the profile does not name (a bridge of containers, say), or know
-// VLANs, bonds, bridges, WireGuard, routing policies and SLAAC: those widen Link and Interface, not the steps.
+// does), touch interfaces that are no NICs and that the profile does not name (a bridge of containers, say), filter
+// between the members of a bridge, or know WireGuard and SLAAC: those widen Link and Interface, not the steps.
 package link
 
 import (
@@ -31,12 +31,22 @@ type Plan struct {
 // Link is one wanted interface.
 type Link struct {
 	Name      string
-	MAC       string // lower case with colons; empty: the next free NIC in bus order
+	MAC       string // lower case with colons: which NIC it is, or what it is made with; empty: the next free NIC
 	MTU       int    // bytes; 0: leave the NIC's own (or what DHCP says)
 	DHCP      bool   // ask for an IPv4 address
 	Addresses []netip.Prefix
 	Routes    []Route
 	Sysctls   []Sysctl // of this link, in the order to be written, before it is up
+
+	Device   Device   // what this program makes it as; zero: a NIC
+	Parent   string   // the link a VLAN or macvlan is on
+	Master   string   // the bond or bridge it is a member of
+	Members  []string // of a bond or bridge
+	Own      string   // hardware address it uses, whatever it came with; empty: any
+	TxQueue  int      // packets; 0: any
+	NoARP    bool
+	Offloads map[Offload]bool // those that matter
+	LACP     bool             // a member of a bond that speaks LACP
 }
 
 // Metrics of default routes. They are explicit in both families, because the kernel turns an IPv6 metric of 0 into
@@ -59,6 +69,21 @@ func Compile(p *profiles.Profile) Plan {
 			MTU:       pl.MTU,
 			DHCP:      pl.DHCP,
 			Addresses: append([]netip.Prefix(nil), pl.Addresses...),
+			Device:    device(pl),
+			Parent:    pl.Parent(),
+			Members:   pl.Members(),
+			Own:       pl.VirtualMAC,
+			TxQueue:   pl.TxQueue,
+			NoARP:     pl.NoARP || pl.Dummy, // a dummy never has it
+			Offloads:  wantedOffloads(pl.Offloads),
+		}
+		if master := p.MasterOf(pl.Name); master != nil {
+			l.Master = master.Name
+			l.MTU = master.MTU
+			l.LACP = master.Bond != nil && master.Bond.Mode == profiles.BondLACP
+		}
+		if l.Device.Kind != "" && l.Device.Kind != KindVLAN {
+			l.Own = l.MAC
 		}
 		for _, g := range pl.Gateways {
 			gateway := g.Addr.Unmap().WithZone("")

@@ -15,8 +15,10 @@ type NIC struct {
 	MAC   string // lower case with colons
 	// Bus is the device's path below /sys/devices; empty for interfaces that are not on a bus (veth, macvlan): they
 	// are only ever taken by MAC.
-	Bus   string
-	Port  int    // dev_port: which of several ports of one device
+	Bus  string
+	Port int // dev_port: which of several ports of one device
+	// Own is the hardware address it uses at present; empty: MAC.
+	Own   string
 	Claim string // the link this NIC was given to earlier, as kept by the kernel in ifalias; see claimAlias
 }
 
@@ -28,6 +30,7 @@ const (
 	ByMAC   By = iota // the profile names its hardware address
 	ByClaim           // it was given to this link earlier since the guest started
 	ByBus             // the next free one in bus order
+	ByName            // it was made for this link
 )
 
 // Assignment says that Links[Link] of the plan is this NIC.
@@ -81,7 +84,7 @@ func (m *matcher) give(link int, nic NIC, by By) {
 
 func (m *matcher) byMAC() {
 	for i, l := range m.plan.Links {
-		if l.MAC == "" {
+		if l.MAC == "" || l.Device.Kind != "" {
 			continue
 		}
 		var found []NIC
@@ -111,7 +114,7 @@ func (m *matcher) byMAC() {
 
 func (m *matcher) byClaim() {
 	for i, l := range m.plan.Links {
-		if l.MAC != "" {
+		if l.MAC != "" || l.Device.Kind != "" {
 			continue
 		}
 		for _, n := range m.nics {
@@ -131,7 +134,7 @@ func (m *matcher) byBus() {
 		}
 	}
 	for i, l := range m.plan.Links {
-		if _, done := m.link[i]; done || l.MAC != "" {
+		if _, done := m.link[i]; done || l.MAC != "" || l.Device.Kind != "" {
 			continue
 		}
 		if len(free) == 0 {

@@ -44,7 +44,7 @@ const (
 	// retryFirst to recheck, doubling, is how soon a change that failed is tried again.
 	retryFirst = time.Second
 	// maxPasses bounds how often one look leads to changes at once; what is left then waits for the next event.
-	maxPasses = 4
+	maxPasses = 6
 	// Fighting with another program over a link is bounded to so many rounds, and then one a second.
 	fightBurst = 30
 )
@@ -180,7 +180,7 @@ func (r *runner) converge(ctx context.Context) (time.Duration, error) {
 		if err != nil {
 			return 0, err
 		}
-		v := r.view(nics)
+		v := r.view(nics, have)
 		want := Want(r.plan, v.assigned, v.spare, r.uplinks.current(), r.uplinks.now())
 		for _, h := range have {
 			if h.Kept { // lo: the kernel gives it its addresses once it is up
@@ -192,7 +192,10 @@ func (r *runner) converge(ctx context.Context) (time.Duration, error) {
 		if err != nil {
 			return 0, err
 		}
-		changes := append(Changes(have, want), RoutingChanges(routing, r.plan.Routing)...)
+		changes := slices.Concat(v.found.Remove, Changes(have, want), v.found.Create)
+		if len(v.found.Create) == 0 { // rules and routes name links
+			changes = append(changes, RoutingChanges(routing, r.plan.Routing)...)
+		}
 		if again && pass == 1 {
 			changes = append(duplicates(have, want), changes...)
 		}
@@ -249,15 +252,39 @@ type view struct {
 	assigned []Assignment
 	spare    []NIC
 	warnings []Warning
+	found    Found
 }
 
-func (r *runner) view(nics []NIC) view {
+func (r *runner) view(nics []NIC, have []Interface) view {
+	device := map[int]Device{}
+	for _, h := range have {
+		device[h.Index] = h.Device
+	}
+	// What this program makes is no NIC. A macvlan may be one: somebody else's, in a namespace.
+	nics = slices.DeleteFunc(nics, func(n NIC) bool {
+		kind := device[n.Index].Kind
+		return made(kind) && (kind != KindMacvlan || slices.ContainsFunc(r.plan.Links, func(l Link) bool {
+			return l.Device.Kind == KindMacvlan && (l.Name == n.Claim || l.Name == n.Name)
+		}))
+	})
+	wanted := 0
+	for _, l := range r.plan.Links {
+		if l.Device.Kind == "" {
+			wanted++
+		}
+	}
 	assigned, warnings := Match(r.plan, nics)
-	if len(assigned) == len(r.plan.Links) {
+	if len(assigned) == wanted {
 		r.settled = true
 	}
+	for i := range assigned {
+		if n := &assigned[i].NIC; n.Own != "" {
+			n.MAC = n.Own // from here on it is what others see
+		}
+	}
 	if !r.settled {
-		return view{assigned: slices.DeleteFunc(assigned, func(a Assignment) bool { return a.By == ByBus })}
+		v := view{assigned: slices.DeleteFunc(assigned, func(a Assignment) bool { return a.By == ByBus })}
+		return r.devices(v, have)
 	}
 	v := view{assigned: assigned, warnings: warnings}
 	for _, n := range nics {
@@ -266,5 +293,14 @@ func (r *runner) view(nics []NIC) view {
 			v.spare = append(v.spare, n)
 		}
 	}
+	return r.devices(v, have)
+}
+
+// devices adds the links that this program makes.
+func (r *runner) devices(v view, have []Interface) view {
+	v.found = Devices(r.plan, have, v.assigned)
+	v.assigned = append(v.assigned, v.found.Made...)
+	slices.SortFunc(v.assigned, func(a, b Assignment) int { return a.Link - b.Link })
+	v.warnings = append(v.warnings, v.found.Waiting...)
 	return v
 }

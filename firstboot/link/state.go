@@ -25,6 +25,20 @@ type Interface struct {
 	Values map[string]string
 	// Kept: addresses and routes are nobody's business here (lo, interfaces the profile does not name).
 	Kept bool
+
+	Device  Device
+	Parent  int    // ifindex of what it is made on; only observed
+	Master  int    // ifindex of its bond or bridge; 0: none
+	MAC     string // the hardware address it uses; wanted: empty means any
+	TxQueue int    // wanted: 0 means any
+	NoARP   bool
+	// Offloads: wanted, those that matter.
+	Offloads map[Offload]bool
+	Bridging *Bridging // of a bridge; observed: nil where it cannot be read
+	// FullDuplex: wanted of members of bonds that speak LACP, which passes over a NIC of unknown duplex.
+	FullDuplex bool
+	// Enslaves: its master is a bond, which takes it only while it is down. Only wanted.
+	Enslaves bool
 }
 
 // Address is an address on an interface.
@@ -74,6 +88,10 @@ func (r Route) slot() slot { return slot{r.Dst, r.Table, r.Metric} }
 // closed. It is pure; now is the clock of the leases.
 func Want(plan Plan, assigned []Assignment, spare []NIC, leases map[string]dhcp4.Lease, now time.Duration) []Interface {
 	var want []Interface
+	index := map[string]int{}
+	for _, a := range assigned {
+		index[plan.Links[a.Link].Name] = a.NIC.Index
+	}
 	for _, a := range assigned {
 		l := plan.Links[a.Link]
 		w := Interface{
@@ -84,6 +102,28 @@ func Want(plan Plan, assigned []Assignment, spare []NIC, leases map[string]dhcp4
 			Up:      true,
 			Routes:  slices.Clone(l.Routes),
 			Sysctls: l.Sysctls,
+
+			Device:   l.Device,
+			Master:   index[l.Master],
+			MAC:      l.Own,
+			TxQueue:  l.TxQueue,
+			NoARP:    l.NoARP,
+			Offloads: l.Offloads,
+
+			FullDuplex: l.LACP,
+		}
+		if l.Master != "" {
+			// Down until its bond or bridge is there: it has nothing to say by itself.
+			w.Up = w.Master != 0
+			w.Enslaves = slices.ContainsFunc(plan.Links, func(m Link) bool {
+				return m.Name == l.Master && m.Device.Kind == KindBond
+			})
+			if w.Enslaves {
+				w.MAC = "" // the bond's
+			}
+		}
+		if l.Device.Kind == KindBridge {
+			w.Bridging = &Bridging{}
 		}
 		for _, p := range l.Addresses {
 			w.Addresses = append(w.Addresses, Address{Prefix: p})

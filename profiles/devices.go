@@ -1,0 +1,125 @@
+package profiles
+
+// VLAN is a link that is one VLAN of another.
+type VLAN struct {
+	Parent   string `json:"parent"`
+	ID       int    `json:"id"`       // 1 to 4094
+	Protocol string `json:"protocol"` // Tag8021Q or Tag8021AD
+}
+
+// Tags of VLANs: the usual one, and the outer one of two (IEEE 802.1ad, QinQ).
+const (
+	Tag8021Q  = "802.1q"
+	Tag8021AD = "802.1ad"
+)
+
+// Bond is a link made of several that carry the same traffic.
+type Bond struct {
+	Members    []string `json:"members"`
+	Mode       string   `json:"mode"`
+	LACPRate   string   `json:"lacp_rate,omitempty"`   // "slow" or "fast"; 802.3ad only
+	HashPolicy string   `json:"hash_policy,omitempty"` // 802.3ad and balance-xor only
+}
+
+// Modes of a bond, Documentation/networking/bonding.rst.
+const (
+	BondLACP         = "802.3ad"
+	BondActiveBackup = "active-backup"
+	BondXOR          = "balance-xor"
+	BondRoundRobin   = "balance-rr"
+)
+
+func bondModes() []string { return []string{BondLACP, BondActiveBackup, BondXOR, BondRoundRobin} }
+
+// hashPolicies choose the member a packet goes by.
+func hashPolicies() []string {
+	return []string{"layer2", "layer2+3", "layer3+4", "encap2+3", "encap3+4"}
+}
+
+func lacpRates() []string { return []string{"slow", "fast"} }
+
+// Bridge is a link that joins others to one segment. What passes between its members is not filtered.
+type Bridge struct {
+	Members []string `json:"members"`
+}
+
+// Macvlan is a link that is a further hardware address on another.
+type Macvlan struct {
+	Parent string `json:"parent"`
+}
+
+// Offloads are what the NIC does for the kernel; an empty one is left as it is.
+type Offloads struct {
+	TX  string `json:"tx,omitempty"` // checksums of what is sent
+	SG  string `json:"sg,omitempty"` // scatter-gather
+	TSO string `json:"tso,omitempty"`
+	GSO string `json:"gso,omitempty"`
+	GRO string `json:"gro,omitempty"`
+	LRO string `json:"lro,omitempty"`
+}
+
+// Positions of a switch.
+const (
+	On  = "on"
+	Off = "off"
+)
+
+// NIC tells whether the link is a NIC, and not made by the guest.
+func (l *Link) NIC() bool {
+	return l.VLAN == nil && l.Bond == nil && l.Bridge == nil && l.Macvlan == nil && !l.Dummy
+}
+
+// Parent is the link this one is made on; empty: none.
+func (l *Link) Parent() string {
+	switch {
+	case l.VLAN != nil:
+		return l.VLAN.Parent
+	case l.Macvlan != nil:
+		return l.Macvlan.Parent
+	}
+	return ""
+}
+
+// Members are the links this one is made of.
+func (l *Link) Members() []string {
+	switch {
+	case l.Bond != nil:
+		return l.Bond.Members
+	case l.Bridge != nil:
+		return l.Bridge.Members
+	}
+	return nil
+}
+
+// NICs are the links a guest needs a NIC for, in bus order.
+func (p *Profile) NICs() []Link {
+	all := make([]Link, 0, len(p.Links))
+	for i := range p.Links {
+		if p.Links[i].NIC() {
+			all = append(all, p.Links[i])
+		}
+	}
+	return all
+}
+
+// MasterOf is the bond or bridge a link is a member of; nil: none.
+func (p *Profile) MasterOf(link string) *Link {
+	for i := range p.Links {
+		for _, m := range p.Links[i].Members() {
+			if m == link {
+				return &p.Links[i]
+			}
+		}
+	}
+	return nil
+}
+
+// Carries tells whether another link is made on this one.
+func (p *Profile) Carries(link string) bool {
+	for i := range p.Links {
+		if p.Links[i].Parent() == link {
+			return true
+		}
+	}
+	return false
+}
