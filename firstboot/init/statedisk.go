@@ -88,7 +88,11 @@ func (g *guest) makeSeed() error {
 	if g.stateLeft {
 		return nil
 	}
-	return seed.Save(g.Root)
+	if err := seed.Save(g.Root); err != nil {
+		return err
+	}
+	g.log.Info("a random seed was left for the next start: the kernel has made randomness of its own")
+	return nil
 }
 
 func size(dir string) int64 {
