@@ -97,7 +97,8 @@ func profileFields() table[Profile] {
 func linkFields() table[Link] {
 	return append(table[Link]{
 		{name: "mac", doc: "Hardware address of the NIC meant, such as 52:54:00:12:34:56. Without it: the next free NIC in" +
-			" bus order. Of a bond, bridge, macvlan or dummy: the address it gets.", kind: textLike(macPattern), decode: readMAC},
+			" bus order. Of a bond, bridge, macvlan or dummy: the address it gets.",
+			kind: textLike(macPattern), decode: readMAC},
 		{name: "address", doc: "Address with prefix length, such as 192.168.0.1/24 or fd00::1/64; or dhcp; or a list" +
 			" of these.",
 			kind:   oneOrMore(eitherOf(oneWordOf("dhcp"), textLike(subnetPattern))),

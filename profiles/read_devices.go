@@ -29,7 +29,8 @@ func deviceFields() table[Link] {
 				bondFields(members).read(r, v, l.Bond)
 				r.places.put(v.keyPos(), "links.%s.device", l.Name)
 			}},
-		{name: "bridge", doc: "This link joins others to one segment, without STP and without delay: {members: [LINK]}. What" +
+		{name: "bridge", doc: "This link joins others to one segment, without STP and without delay: {members: [LINK]}. " +
+			"What" +
 			" passes between the members is not filtered.",
 			kind: bridgeFields(members).schema(),
 			decode: func(r *reader, v value, l *Link) {
@@ -54,7 +55,8 @@ func deviceFields() table[Link] {
 				l.VirtualMAC, _ = r.hardware(v)
 				r.places.put(v.pos(), "links.%s.virtual_mac", l.Name)
 			}},
-		{name: "offloads", doc: "What the NIC does for the kernel: off or on for all, or {tx: off, sg: off, tso: off, gso: off," +
+		{name: "offloads", doc: "What the NIC does for the kernel: off or on for all, or {tx: off, sg: off, tso: off, " +
+			"gso: off," +
 			" gro: off, lro: off}. Default: as the NIC comes.",
 			kind: eitherOf(switchWords(), offloadFields().schema()), decode: readOffloads},
 		{name: "txqueuelen", doc: "How many packets wait to be sent at most, 1 to 100000. Default: the kernel's.",
@@ -97,7 +99,8 @@ func bondFields(members func(string) field[[]string]) table[Bond] {
 		{name: "lacp_rate", doc: "How often LACP speaks: slow (every 30 s, the default) or fast (every second).",
 			kind:   oneWordOf(lacpRates()...),
 			decode: func(r *reader, v value, b *Bond) { b.LACPRate = r.choice(v, lacpRates()...) }},
-		{name: "hash_policy", doc: "What of a packet chooses the member it goes by: layer2 (the default), layer2+3, layer3+4," +
+		{name: "hash_policy", doc: "What of a packet chooses the member it goes by: layer2 (the default), layer2+3, " +
+			"layer3+4," +
 			" encap2+3 or encap3+4.", kind: oneWordOf(hashPolicies()...),
 			decode: func(r *reader, v value, b *Bond) { b.HashPolicy = r.choice(v, hashPolicies()...) }},
 	}

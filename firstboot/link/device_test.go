@@ -11,7 +11,8 @@ func trunkProfile() *profiles.Profile {
 	return &profiles.Profile{Name: "fw", Links: []profiles.Link{
 		{Name: "inner", VLAN: &profiles.VLAN{Parent: "outer", ID: 30, Protocol: profiles.Tag8021Q}},
 		{Name: "outer", VLAN: &profiles.VLAN{Parent: "lag", ID: 20, Protocol: profiles.Tag8021AD}},
-		{Name: "lag", Bond: &profiles.Bond{Members: []string{"p1", "p2"}, Mode: profiles.BondLACP, LACPRate: "fast"}, MTU: 9000},
+		{Name: "lag", Bond: &profiles.Bond{Members: []string{"p1", "p2"}, Mode: profiles.BondLACP, LACPRate: "fast"},
+			MTU: 9000},
 		{Name: "p1"}, {Name: "p2"},
 		{Name: "br", Bridge: &profiles.Bridge{Members: []string{"p3"}}, MAC: "02:00:00:00:00:09"},
 		{Name: "p3", TxQueue: 500, NoARP: true, Offloads: profiles.Offloads{TX: "off", GRO: "on"}},
@@ -44,7 +45,8 @@ func TestDevices(t *testing.T) {
 	outer := Interface{Index: 11, Name: "outer", Claim: "outer", Device: dev("outer"), Parent: 10}
 	inner := Interface{Index: 12, Name: "inner", Claim: "inner", Device: dev("inner"), Parent: 11}
 	br := Interface{Index: 13, Name: "br", Claim: "br", Device: dev("br")}
-	makeAll := []string{"lag: make a bond", "outer: make a vlan on lag", "inner: make a vlan on outer", "br: make a bridge"}
+	makeAll := []string{"lag: make a bond", "outer: make a vlan on lag", "inner: make a vlan on outer",
+		"br: make a bridge"}
 	with := func(i Interface, edit func(*Interface)) Interface { edit(&i); return i }
 	for name, c := range map[string]struct {
 		have           []Interface
@@ -123,7 +125,8 @@ func TestMembers(t *testing.T) {
 		"p1: up"}) {
 		t.Errorf("p1: %q; want it to join its bond while it is down", got)
 	}
-	if got := find(changes, 3); !slices.Equal(got, []string{"p3: txqueuelen 500", "p3: arp off", "p3: tx off", "p3: gro on",
+	if got := find(changes, 3); !slices.Equal(got, []string{"p3: txqueuelen 500", "p3: arp off", "p3: tx off",
+		"p3: gro on",
 		"p3: member of interface 13"}) {
 		t.Errorf("p3: %q; want its settings, and to join its bridge as it is", got)
 	}
