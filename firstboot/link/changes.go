@@ -215,7 +215,7 @@ func renames(have, want []Interface) []Change {
 	}
 	todo := map[int]string{}
 	for _, w := range want {
-		if h, ok := now[w.Index]; ok && h.Name != w.Name && w.Up {
+		if h, ok := now[w.Index]; ok && h.Name != w.Name && (w.Up || w.Claim != "") {
 			todo[w.Index] = w.Name
 		}
 	}

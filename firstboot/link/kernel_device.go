@@ -137,21 +137,27 @@ func readNumber(file string) (int, error) {
 	return strconv.Atoi(strings.TrimSpace(string(b)))
 }
 
-// setBridging tells a bridge how to forward: without STP a delay of nothing is allowed (br_set_forward_delay).
+// setBridging tells a bridge how to forward. STP goes first, in a request of its own: only without it is a delay of
+// nothing allowed, and of one request the kernel looks at the delay before (br_changelink, br_set_forward_delay).
 func setBridging(index int, b Bridging) error {
+	stp := uint32(0)
+	if b.STP {
+		stp = 1
+	}
+	if err := tellBridge(index, nl.IFLA_BR_STP_STATE, stp); err != nil {
+		return err
+	}
+	return tellBridge(index, nl.IFLA_BR_FORWARD_DELAY, uint32(b.Delay))
+}
+
+func tellBridge(index, attribute int, value uint32) error {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index = int32(index)
 	req.AddData(msg)
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(KindBridge))
-	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
-	stp := uint32(0)
-	if b.STP {
-		stp = 1
-	}
-	data.AddRtAttr(nl.IFLA_BR_STP_STATE, nl.Uint32Attr(stp))
-	data.AddRtAttr(nl.IFLA_BR_FORWARD_DELAY, nl.Uint32Attr(uint32(b.Delay)))
+	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(attribute, nl.Uint32Attr(value))
 	req.AddData(info)
 	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	return err
