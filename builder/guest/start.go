@@ -98,6 +98,9 @@ func Start(ctx context.Context, m *Master, s Settings) (g *Guest, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if short := qemu.ShortOfMemory(machine); short != "" && s.Log != nil {
+		s.Log.Warn(short)
+	}
 	g.Guest, err = qemu.Start(ctx, qemu.Steady(machine), qemu.Options{Binary: in.Binary, Log: s.Log, Reports: g.note})
 	if err != nil {
 		return nil, err

@@ -180,3 +180,17 @@ func TestArgsRefuses(t *testing.T) {
 		t.Error("Args without a system disk = nil error; want one")
 	}
 }
+
+func TestShortOfMemory(t *testing.T) {
+	for _, f := range hypervisor.Firmwares() {
+		m := example(f)
+		m.Memory = LeastUEFI - 1
+		if got := ShortOfMemory(m); (got != "") != (f == hypervisor.UEFI) {
+			t.Errorf("ShortOfMemory(%s, %d bytes) = %q", f, m.Memory, got)
+		}
+		m.Memory = LeastUEFI
+		if got := ShortOfMemory(m); got != "" {
+			t.Errorf("ShortOfMemory(%s, %d bytes) = %q; want nothing", f, m.Memory, got)
+		}
+	}
+}
