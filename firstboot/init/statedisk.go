@@ -71,7 +71,7 @@ func (g *guest) mountState() {
 			}
 			return err
 		})
-		if !seed.Ready() {
+		if !seed.HasGenerator(g.Root) {
 			go g.warn("random seed", g.makeSeed)
 		}
 	}

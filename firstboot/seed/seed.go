@@ -49,7 +49,7 @@ func Load(root string) (used bool, err error) {
 	}
 	defer dir.Close()
 	seed, err := take(dir)
-	if err == nil && seed != nil && !hasHardware(root) {
+	if err == nil && seed != nil && !HasGenerator(root) {
 		err = feed(seed)
 		used = err == nil
 	}
@@ -64,13 +64,6 @@ func Save(root string) error {
 	}
 	defer dir.Close()
 	return saveTo(dir)
-}
-
-// Ready tells whether the kernel has randomness.
-func Ready() bool {
-	var b [1]byte
-	_, err := unix.Getrandom(b[:], unix.GRND_NONBLOCK)
-	return err == nil
 }
 
 // Await waits until the kernel has randomness. Waiting is what makes it gather some of its own where nothing gives it
@@ -181,8 +174,8 @@ func syncDir(dir *os.Root) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// hasHardware tells whether the kernel feeds itself from a generator (Documentation/admin-guide/hw_random.rst).
-func hasHardware(root string) bool {
+// HasGenerator tells whether the kernel feeds itself from a generator (Documentation/admin-guide/hw_random.rst).
+func HasGenerator(root string) bool {
 	b, err := os.ReadFile(filepath.Join(root, "sys/class/misc/hw_random/rng_current"))
 	name := strings.TrimSpace(string(b))
 	return err == nil && name != "" && name != "none"
