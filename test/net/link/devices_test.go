@@ -64,7 +64,8 @@ func (l *lab) asJoined() string {
 		return err.Error()
 	}
 	for _, want := range []string{"tx-checksumming: off", "scatter-gather: off", "tx-tcp-segmentation: off",
-		"tx-tcp6-segmentation: off", "generic-segmentation-offload: off", "generic-receive-offload: on", "large-receive-offload: off"} {
+		"tx-tcp6-segmentation: off", "generic-segmentation-offload: off", "generic-receive-offload: on",
+		"large-receive-offload: off"} {
 		if !strings.Contains(features, want) {
 			return "ethtool -k hub = " + features + "; want " + want
 		}
