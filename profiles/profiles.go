@@ -41,6 +41,12 @@
 // The zones "internet" and "wan" are external unless they say otherwise, and an external zone never gets the admin
 // path.
 //
+// A link is a NIC unless it says what else it is made of: vlan and macvlan have a parent, bond and bridge have
+// members. NICs are found by mac or bus order; virtual_mac is the address one uses in place of its own. Members of a
+// bond or bridge need no address and are in no zone, and what passes between the members of a bridge is not filtered.
+// Routes stand at the link they lead out by; rules choose another table than the main one for some packets. Return
+// traffic that comes by another link than the main table names needs its sources in the prefix of a zone on that link.
+//
 // Keys that are planned and not carried out by this version, such as dhcp or wireguard, are known and refused, never
 // ignored. The tables in language.go are the whole language.
 //
