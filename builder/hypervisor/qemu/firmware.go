@@ -40,11 +40,13 @@ var flashPairs = map[string][]flashPair{
 	},
 }
 
-// LeastUEFI is the least RAM, in bytes, in which a master starts by UEFI: measured with OVMF 2022.11 on q35, where
-// 144 MiB is enough and 136 is not. What takes it is the kernel's own EFI stub: it wants 52 MiB in one piece above
-// 16 MiB to unpack itself, while its 14 MiB image and the firmware's driver volume (12 MiB, from 9 to 21 MiB) and pools
-// (33 MiB, from the top) lie in the way, with the hole the loaded file left between. Short of that piece the stub does
-// not stop: it crashes inside the firmware, which says nothing a person could act on.
+// LeastUEFI is the least RAM, in bytes, in which a master starts by UEFI: measured with OVMF 2022.11 on q35, where 144
+// MiB is enough and 136 is not. The kernel's EFI stub takes 52 MiB in one piece, 2 MiB aligned and above 16 MiB, to
+// unpack itself, while the firmware still lives. OVMF unpacks its drivers to 9..21 MiB, so the piece lies from 22 to 74
+// MiB; and it leaves its first stack 64 MiB below the end of RAM and 4 more for page tables (PublishPeiMemory in its
+// PlatformPei), the last obstacle that moves with the RAM: 74 + 68.5 = 142.5 MiB. Above that stack there is never room
+// enough. No device or option changes it, but gigabyte pages, which spare the 4 MiB. Short of the piece the stub
+// unpacks to an address it was never given and crashes inside the firmware, which says nothing a person could act on.
 const LeastUEFI = 144 << 20
 
 // ShortOfMemory says what is wrong, and what to do, when a machine has too little RAM to get as far as its own kernel;
