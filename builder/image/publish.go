@@ -45,16 +45,21 @@ func newStaging(target string) (*staging, error) {
 		return nil, fmt.Errorf("output folder %s: %w", target, err)
 	}
 	sweep(parent, base)
-	dir, err := os.MkdirTemp(parent, stagingPrefix+base+"-")
-	if err != nil {
-		return nil, fmt.Errorf("output folder %s: a build works beside it, in %s: %w", target, parent, err)
+	for {
+		dir, err := os.MkdirTemp(parent, stagingPrefix+base+"-")
+		if err != nil {
+			return nil, fmt.Errorf("output folder %s: a build works beside it, in %s: %w", target, parent, err)
+		}
+		held, err := hold(dir)
+		if err != nil {
+			os.RemoveAll(dir)
+			return nil, fmt.Errorf("output folder %s: %w", target, err)
+		}
+		if held {
+			return &staging{target: target, dir: dir}, nil
+		}
+		// Another build took the folder for a dead one's before it was locked; make another.
 	}
-	s := &staging{target: target, dir: dir}
-	if err := hold(dir); err != nil {
-		s.abandon()
-		return nil, fmt.Errorf("output folder %s: %w", target, err)
-	}
-	return s, nil
 }
 
 // replaceable says whether target is absent, empty, or a master and nothing else.
@@ -79,26 +84,48 @@ func replaceable(target string) error {
 	return nil
 }
 
-// lockName is a file in a staging folder that its build keeps locked while it lives.
-const lockName = ".building"
-
-// hold locks a staging folder until this process ends. The descriptor is left open on purpose.
-func hold(dir string) error {
-	fd, err := unix.Open(filepath.Join(dir, lockName), unix.O_CREAT|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return err
+// hold locks a staging folder until this process ends: the descriptor is left open on purpose. It is the folder itself
+// that is locked, so that at no moment a dead build's folder looks like a living one's. false: the folder is gone, or
+// another process has it.
+func hold(dir string) (bool, error) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
 	}
-	return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", dir, err)
+	}
+	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	var locked, named unix.Stat_t
+	if err == nil {
+		err = unix.Fstat(fd, &locked)
+	}
+	if err == nil {
+		err = unix.Stat(dir, &named)
+	}
+	switch {
+	case err == nil && locked.Dev == named.Dev && locked.Ino == named.Ino:
+		return true, nil
+	case err == nil, errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, unix.ENOENT):
+		unix.Close(fd)
+		return false, nil
+	}
+	unix.Close(fd)
+	return false, fmt.Errorf("%s: %w", dir, err)
 }
 
 // sweep removes what killed builds of the same output left. Failing to is no reason not to build.
 func sweep(parent, base string) {
-	left, err := filepath.Glob(filepath.Join(parent, stagingPrefix+base+"-*"))
+	entries, err := os.ReadDir(parent)
 	if err != nil {
 		return
 	}
-	for _, dir := range left {
-		f, err := os.Open(filepath.Join(dir, lockName))
+	for _, e := range entries {
+		if !e.IsDir() || !strings.HasPrefix(e.Name(), stagingPrefix+base+"-") {
+			continue
+		}
+		dir := filepath.Join(parent, e.Name())
+		f, err := os.Open(dir)
 		if err != nil {
 			continue
 		}
@@ -119,9 +146,6 @@ func (s *staging) create(name string) (*os.File, error) {
 
 // publish makes the staged folder the output folder.
 func (s *staging) publish() error {
-	if err := os.Remove(s.path(lockName)); err != nil {
-		return fmt.Errorf("output folder %s: %w", s.target, err)
-	}
 	if err := os.Chmod(s.dir, 0o755); err != nil {
 		return fmt.Errorf("output folder %s: %w", s.target, err)
 	}
@@ -142,7 +166,8 @@ func (s *staging) publish() error {
 		}
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
 		// A filesystem without exchange: the old master steps aside first and comes back if the new one cannot.
-		aside := s.dir + ".old"
+		// Its name is not one that sweep takes: were this process killed here, the old master would be all there is.
+		aside := filepath.Join(filepath.Dir(s.target), ".rempart-replaced-"+filepath.Base(s.dir))
 		if err := os.Rename(s.target, aside); err != nil {
 			return fmt.Errorf("output folder %s: %w", s.target, err)
 		}
