@@ -143,6 +143,11 @@ func TestMadeLinks(t *testing.T) {
 	if _, err := l.try("ip", "netns", "exec", l.space("fw"), "ip", "link", "show", "old"); err == nil {
 		t.Error("a bridge made for a link that is no longer in the profile is still there")
 	}
+	// A bridge that was made again first asks whether another host has its IPv6 address.
+	l.eventually("IPv6 answers again", patience, func() bool {
+		_, err := l.try("ip", "netns", "exec", l.space("one"), "ping", "-c1", "-W1", "fd02::1")
+		return err == nil
+	})
 	talk()
 	g.waitLink("lan", "well again", func(r contract.LinkReport) bool { return r.Error == "" && r.MAC == macBridge })
 }
