@@ -3,6 +3,7 @@ package boot
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"rempart/firstboot/contract"
 	"rempart/test/rig"
@@ -12,7 +13,10 @@ import (
 // policy stays loaded, and the guest is READY again.
 func TestMemoryPressure(t *testing.T) {
 	m := rig.Build(t, profile)
-	g := m.Boot(t, rig.Options{Memory: 96 << 20, Append: contract.KeyInject + "=hog:policy"})
+	// Without swap the kernel first throws out, and reads and verifies again, every page of every program before it
+	// kills: in software that takes minutes.
+	const patience = 8 * time.Minute
+	g := m.Boot(t, rig.Options{Memory: 96 << 20, Append: contract.KeyInject + "=hog:policy", Patience: patience})
 	g.AwaitReady()
 	r := g.Await("the hungry child to be killed and back", func(r contract.Report) bool {
 		c := childOf(r, "policy")

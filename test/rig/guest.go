@@ -60,7 +60,7 @@ func (g *Guest) Report() (contract.Report, bool) {
 
 // await waits until ok, called whenever something changed, says so. It returns why it gave up.
 func (g *Guest) await(what string, ok func() bool) error {
-	deadline := time.NewTimer(Patience)
+	deadline := time.NewTimer(g.patience)
 	defer deadline.Stop()
 	for {
 		g.mu.Lock()
@@ -75,7 +75,7 @@ func (g *Guest) await(what string, ok func() bool) error {
 			return fmt.Errorf("waiting for %s: the guest ended: %+v", what, g.Guest.Wait())
 		case <-deadline.C:
 			r, heard := g.Report()
-			return fmt.Errorf("waiting for %s: not within %v; last report (%v): %+v", what, Patience, heard, r)
+			return fmt.Errorf("waiting for %s: not within %v; last report (%v): %+v", what, g.patience, heard, r)
 		}
 	}
 }

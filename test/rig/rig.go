@@ -7,6 +7,7 @@ package rig
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -153,6 +154,8 @@ type Options struct {
 	Append   string // more of the kernel command line, for Direct and MicroVM
 	Backends []hypervisor.Backend
 	NICs     int // number of NICs; 0: one for each link
+	// Patience is how long to wait for what the guest shall report; 0: Patience.
+	Patience time.Duration
 	// Sed is a sed(1) script run over each of QEMU's arguments: the way to have a machine that rempart never makes.
 	Sed string
 }
@@ -160,14 +163,15 @@ type Options struct {
 // Guest is a booted guest.
 type Guest struct {
 	*qemu.Guest
-	State   string // its state disk
-	tb      testing.TB
-	control net.Conn
-	mu      sync.Mutex
-	console bytes.Buffer
-	last    contract.Report
-	heard   bool
-	changed chan struct{} // closed and replaced at each report and at each piece of console
+	State    string // its state disk
+	tb       testing.TB
+	control  net.Conn
+	patience time.Duration
+	mu       sync.Mutex
+	console  bytes.Buffer
+	last     contract.Report
+	heard    bool
+	changed  chan struct{} // closed and replaced at each report and at each piece of console
 }
 
 // Boot starts a guest. It is stopped when the test ends, if it has not been before.
@@ -178,7 +182,7 @@ func (m *Master) Boot(tb testing.TB, o Options) *Guest {
 		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	g := &Guest{tb: tb, changed: make(chan struct{})}
+	g := &Guest{tb: tb, changed: make(chan struct{}), patience: cmp.Or(o.Patience, Patience)}
 	machine, err := m.machine(dir, o)
 	if err != nil {
 		cancel()
