@@ -80,8 +80,9 @@ func TestPlan(t *testing.T) {
 // contracts are the packages of firstboot that the builder may know, each with the reason. They are pure: values in,
 // values out, as TestContractsArePure shows.
 var contracts = map[string]string{
-	"rempart/firstboot/contract": "what the two sides must agree on: names, command line, reports",
-	"rempart/firstboot/filter":   "rules and probes a policy becomes: checked, printed and tried before a guest exists",
+	"rempart/firstboot/contract":          "what the two sides must agree on: names, command line, reports",
+	"rempart/firstboot/contract/identity": "the format of the identity disk",
+	"rempart/firstboot/filter":            "rules and probes a policy becomes: checked, printed, tried before a guest is",
 }
 
 // testContracts are those that only tests of the builder may know.
