@@ -10,6 +10,7 @@ import (
 // Patterns of the words in a profile, for editors. The checks themselves are in check_*.go.
 const (
 	linkPattern    = `^[A-Za-z][A-Za-z0-9_.-]{0,14}$`
+	linksPattern   = `^[A-Za-z][A-Za-z0-9_.-]{0,14}\*?$|^\*$`
 	zonePattern    = `^[a-z][a-z0-9_-]{0,30}$`
 	hostPattern    = `^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`
 	sizePattern    = `^[0-9]{1,6} ?[MGT](iB)?$`
@@ -17,6 +18,8 @@ const (
 	addressPattern = `^[0-9a-fA-F.:]+$`
 	prefixPattern  = `^[0-9a-fA-F.:]+(/[0-9]{1,3})?$`
 	macPattern     = `^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$`
+	pciPattern     = `^([0-9a-fA-F]{1,8}:)?[0-9a-fA-F]{1,2}:[01]?[0-9a-fA-F]\.[0-7]$`
+	driverPattern  = `^[A-Za-z0-9_-]{1,32}$`
 	portsPattern   = `^[0-9]{1,5}(-[0-9]{1,5})?$`
 	rangePattern   = `^[0-9a-fA-F.:]+(/[0-9]{1,3}|-[0-9a-fA-F.:]+)?$`
 	limitPattern   = `^[0-9]{1,7}/[smhd]( burst [0-9]{1,7})?$`
@@ -40,8 +43,9 @@ func profileFields() table[Profile] {
 			kind: textLike(`^(none|[0-9]{1,6} ?[MGT](iB)?)$`), decode: readState},
 		{name: "links", doc: "The network interfaces: their names, and how each is set up.",
 			kind: filled(named(linkPattern, linkFields().schema())), required: true, decode: readLinks},
-		{name: "zones", doc: "Parts of the network that are trusted alike: a name, and the links or addresses in it.",
-			kind:     filled(named(zonePattern, eitherOf(oneOrMore(textLike(linkPattern)), zoneFields().schema()))),
+		{name: "zones", doc: "Parts of the network that are trusted alike: a name, and the links (by name," +
+			" or vif* for all that begin so) or addresses in it.",
+			kind:     filled(named(zonePattern, eitherOf(oneOrMore(textLike(linksPattern)), zoneFields().schema()))),
 			required: true, decode: readZones},
 		{name: "hosts", doc: "Names for addresses: NAME: ADDRESS, a list of them, or .10 for host 10 of the one IPv4 subnet.",
 			kind: named(hostPattern, oneOrMore(hostAddress())), decode: readHosts},
@@ -96,9 +100,13 @@ func profileFields() table[Profile] {
 // linkFields are the keys of one link.
 func linkFields() table[Link] {
 	return append(table[Link]{
-		{name: "mac", doc: "Hardware address of the NIC meant, such as 52:54:00:12:34:56. Without it: the next free NIC in" +
-			" bus order. Of a bond, bridge, macvlan or dummy: the address it gets.",
+		{name: "mac", doc: "Hardware address of the NIC meant, such as 52:54:00:12:34:56. Without it and match: the NIC" +
+			" that rempart made for the link, else the next free one in bus order. Of a bond, bridge, macvlan or dummy:" +
+			" the address it gets.",
 			kind: textLike(macPattern), decode: readMAC},
+		{name: "match", doc: "What the NIC is found by: {mac: ADDRESS}, {pci: ADDRESS}, {driver: NAME} or {xen: NUMBER}; of" +
+			" several all must hold. When more than one NIC fits the link stays closed.",
+			kind: filled(nicFields().schema()), decode: readMatch},
 		{name: "address", doc: "Address with prefix length, such as 192.168.0.1/24 or fd00::1/64; or dhcp; or a list" +
 			" of these.",
 			kind:   oneOrMore(eitherOf(oneWordOf("dhcp"), textLike(subnetPattern))),
@@ -137,7 +145,8 @@ type zoneDraft struct {
 // zoneFields are the keys of a zone that is more than a link.
 func zoneFields() table[zoneDraft] {
 	return table[zoneDraft]{
-		{name: "link", doc: "The link, or list of links, the zone is on.", kind: oneOrMore(textLike(linkPattern)),
+		{name: "link", doc: "The link, or list of links, the zone is on; vif* is all whose names begin with vif.",
+			kind:     oneOrMore(textLike(linksPattern)),
 			required: true, decode: readZoneLinks},
 		{name: "prefix", doc: "Addresses on these links that are the zone, such as 192.168.0.0/24, or a list; or rest: what" +
 			" no other zone claims on these links. Default: all.",

@@ -2,7 +2,11 @@
 
 package profiles
 
-import "gopkg.in/yaml.v3"
+import (
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
 
 func readZones(r *reader, v value, p *Profile) {
 	const what = "a mapping such as home: lan0, or home: {link: lan0, prefix: 192.168.0.0/24}"
@@ -40,12 +44,37 @@ func readZones(r *reader, v value, p *Profile) {
 func externalByName(name string) bool { return name == "internet" || name == "wan" }
 
 func readZoneLinks(r *reader, v value, d *zoneDraft) {
-	const what = "the name of a link, or a list of links"
+	const what = "the name of a link, the beginning of names such as vif*, or a list of these"
 	for _, item := range r.items(v, what, maxLinks) {
-		if text, ok := r.word(item, what); ok {
+		text, ok := r.word(item, what)
+		if !ok {
+			continue
+		}
+		beginning, several := strings.CutSuffix(text, "*")
+		if !several {
 			d.links = append(d.links, place{text, item.pos()})
+			continue
+		}
+		found := r.linksLike(beginning)
+		if len(found) == 0 && len(r.p.Links) > 0 {
+			r.rejectAt(item.pos(), "", "%s: no link has a name that begins with %s", item.name, quote(beginning))
+		}
+		for _, name := range found {
+			d.links = append(d.links, place{name, item.pos()})
 		}
 	}
+}
+
+// linksLike are the links whose names begin so, in the order of the file. Members of bonds and bridges are not among
+// them: their packets come by what they are a member of.
+func (r *reader) linksLike(beginning string) []string {
+	var all []string
+	for _, l := range r.p.Links {
+		if strings.HasPrefix(l.Name, beginning) && r.p.MasterOf(l.Name) == nil {
+			all = append(all, l.Name)
+		}
+	}
+	return all
 }
 
 func readZonePrefixes(r *reader, v value, d *zoneDraft) {

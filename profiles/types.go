@@ -45,9 +45,9 @@ type Admin struct {
 // Link is a network interface of the guest.
 type Link struct {
 	Name string `json:"name"` // 1 to 15 bytes (IFNAMSIZ-1)
-	// MAC is the NIC's hardware address it is found by, empty: the next free one in bus order; for a link that is no NIC
-	// the hardware address it gets.
+	// MAC is the NIC's hardware address it is found by; for a link that is no NIC the hardware address it gets.
 	MAC       string         `json:"mac,omitempty"`
+	Match     NICMatch       `json:"match,omitzero"` // of a NIC: what else it is found by
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
 	DHCP      bool           `json:"dhcp,omitempty"` // DHCPv4 client
 	Gateways  []Gateway      `json:"gateways,omitempty"`

@@ -30,6 +30,7 @@ func (v *validator) warn(at Pos, hint, format string, args ...any) {
 func (v *validator) profile() {
 	v.machine()
 	v.links()
+	v.matches()
 	v.devices()
 	v.subnets()
 	v.gateways()

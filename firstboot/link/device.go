@@ -128,7 +128,7 @@ func (d *devices) link(i int, nics []Assignment) {
 	for _, h := range d.candidates(l.Name) {
 		if h.Device == l.Device && (l.Parent == "" || h.Parent == parent) {
 			d.index[l.Name] = h.Index
-			d.found.Made = append(d.found.Made, Assignment{i, NIC{Index: h.Index, Name: h.Name, MAC: h.MAC}, ByName})
+			d.found.Made = append(d.found.Made, Assignment{i, NIC{Index: h.Index, Name: h.Name, MAC: h.MAC}, ByMaking})
 			return
 		}
 		d.remove(h)

@@ -87,6 +87,7 @@ func (k *kernel) look() ([]Interface, []NIC, error) {
 		if a.RawFlags&unix.IFF_LOOPBACK == 0 && len(a.HardwareAddr) == macLen {
 			n := NIC{Index: a.Index, Name: a.Name, MAC: permanent(a).String(), Own: a.HardwareAddr.String(), Claim: claim}
 			n.Bus, n.Port = busOf(k.root, a.Name)
+			n.Driver = driverOf(k.root, a.Name)
 			nics = append(nics, n)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"rempart/firstboot/contract/hardware"
 	"rempart/profiles"
 )
 
@@ -32,6 +33,8 @@ type Plan struct {
 type Link struct {
 	Name      string
 	MAC       string // lower case with colons: which NIC it is, or what it is made with; empty: the next free NIC
+	Match     profiles.NICMatch
+	Derived   string // of a NIC: the MAC derived from the names of the guest and the link
 	MTU       int    // bytes; 0: leave the NIC's own (or what DHCP says)
 	DHCP      bool   // ask for an IPv4 address
 	Addresses []netip.Prefix
@@ -62,10 +65,13 @@ func Compile(p *profiles.Profile) Plan {
 	plan := Plan{HostName: p.Name, Sysctls: machineSysctls(p), Routing: routing(p)}
 	loose := ways(p) > 1 || policyRouted(p)
 	gateways := 0
+	derived := derivedMACs(p)
 	for _, pl := range p.Links {
 		l := Link{
 			Name:      pl.Name,
 			MAC:       strings.ToLower(strings.ReplaceAll(pl.MAC, "-", ":")),
+			Match:     pl.Match,
+			Derived:   derived[pl.Name],
 			MTU:       pl.MTU,
 			DHCP:      pl.DHCP,
 			Addresses: append([]netip.Prefix(nil), pl.Addresses...),
@@ -103,6 +109,19 @@ func Compile(p *profiles.Profile) Plan {
 		plan.Links = append(plan.Links, l)
 	}
 	return plan
+}
+
+// derivedMACs are the MACs that rempart gives the NICs of a guest with the profile's name, by link.
+func derivedMACs(p *profiles.Profile) map[string]string {
+	var names []string
+	for _, l := range p.NICs() {
+		names = append(names, l.Name)
+	}
+	out := map[string]string{}
+	for i, mac := range hardware.MACs(p.Name, names) {
+		out[names[i]] = mac.String()
+	}
+	return out
 }
 
 // ways counts the links an IPv4 default route may lead out by.

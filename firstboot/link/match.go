@@ -17,6 +17,8 @@ type NIC struct {
 	// are only ever taken by MAC.
 	Bus  string
 	Port int // dev_port: which of several ports of one device
+	// Driver is the driver's name, with - for _; empty for interfaces without a device.
+	Driver string
 	// Own is the hardware address it uses at present; empty: MAC.
 	Own   string
 	Claim string // the link this NIC was given to earlier, as kept by the kernel in ifalias; see claimAlias
@@ -27,10 +29,13 @@ type By int
 
 // The ways, in the order they are tried.
 const (
-	ByMAC   By = iota // the profile names its hardware address
-	ByClaim           // it was given to this link earlier since the guest started
-	ByBus             // the next free one in bus order
-	ByName            // it was made for this link
+	ByMAC    By = iota // the profile names its hardware address
+	ByPlace            // the profile names its place on the bus
+	ByName             // it has the MAC that rempart derives from the names of the guest and the link
+	ByClaim            // it was given to this link earlier since the guest started
+	ByDriver           // the profile names its driver, and just one has that
+	ByBus              // the next free one in bus order
+	ByMaking           // it was made for this link
 )
 
 // Assignment says that Links[Link] of the plan is this NIC.
@@ -46,14 +51,19 @@ type Warning struct {
 	Text string
 }
 
-// Match says which NIC is which link. Links with a MAC take theirs first; the others take the remaining NICs in bus
-// order. A NIC once given to a link stays with it, so that a NIC added to a running guest never shifts the others'
-// roles. Whatever is ambiguous stays closed: it is left out of the assignments and is in the warnings.
+// Match says which NIC is which link. Links whose NIC the profile names by its MAC or place take theirs first, then
+// those whose NIC has the MAC derived from their names, then those named by driver; the others take the remaining NICs
+// in bus order. A NIC once given to a link stays with it, so that a NIC
+// added to a running guest never shifts the others' roles. Whatever is ambiguous stays closed: it is left out of the
+// assignments and is in the warnings.
 func Match(plan Plan, nics []NIC) ([]Assignment, []Warning) {
 	m := matcher{plan: plan, nics: slices.Clone(nics), link: map[int]Assignment{}, taken: map[int]bool{}}
 	slices.SortStableFunc(m.nics, CompareBus)
-	m.byMAC()
+	m.byWord(ByMAC)
+	m.byWord(ByPlace)
+	m.byName()
 	m.byClaim()
+	m.byWord(ByDriver)
 	m.byBus()
 	m.leftovers()
 	out := make([]Assignment, 0, len(m.link))
@@ -82,14 +92,61 @@ func (m *matcher) give(link int, nic NIC, by By) {
 	m.taken[nic.Index] = true
 }
 
-func (m *matcher) byMAC() {
+// by is what the profile says a NIC is found by; ByBus when it says nothing.
+func (l Link) by() By {
+	switch {
+	case l.MAC != "":
+		return ByMAC
+	case l.Match.PCI != "" || l.Match.Xen != nil:
+		return ByPlace
+	case l.Match.Driver != "":
+		return ByDriver
+	}
+	return ByBus
+}
+
+// sought is what the profile says of the NIC, for people.
+func (l Link) sought() string {
+	var words []string
+	if l.MAC != "" {
+		words = append(words, "MAC "+l.MAC)
+	}
+	if !l.Match.Empty() {
+		words = append(words, l.Match.String())
+	}
+	return strings.Join(words, " and ")
+}
+
+// fits tells whether a NIC is what the profile says of a link's.
+func (l Link) fits(n NIC) bool {
+	if l.MAC != "" && n.MAC != l.MAC || l.Match.Driver != "" && n.Driver != l.Match.Driver {
+		return false
+	}
+	if l.Match.PCI != "" {
+		// Of the functions on the way to the NIC, bridges first, the last is its own.
+		var own uint64
+		found := false
+		for element := range strings.SplitSeq(n.Bus, "/") {
+			if a, ok := pciAddress(element); ok && !strings.HasPrefix(element, "pci") {
+				own, found = a, true
+			}
+		}
+		if want, ok := pciAddress(l.Match.PCI); !ok || !found || own != want {
+			return false
+		}
+	}
+	return l.Match.Xen == nil || n.Bus == "vif-"+strconv.Itoa(*l.Match.Xen) // a device of xenbus, right below /sys/devices
+}
+
+// byWord gives the links their NICs that the profile names in one way.
+func (m *matcher) byWord(by By) {
 	for i, l := range m.plan.Links {
-		if l.MAC == "" || l.Device.Kind != "" {
+		if _, done := m.link[i]; done || l.Device.Kind != "" || l.by() != by {
 			continue
 		}
 		var found []NIC
 		for _, n := range m.nics {
-			if n.MAC == l.MAC && !m.taken[n.Index] {
+			if l.fits(n) && !m.taken[n.Index] {
 				found = append(found, n)
 			}
 		}
@@ -99,12 +156,12 @@ func (m *matcher) byMAC() {
 		}
 		switch len(found) {
 		case 0:
-			m.warn(l.Name, "link %s: no NIC has the MAC %s; attach one or correct the profile", l.Name, l.MAC)
+			m.warn(l.Name, "link %s: no NIC has the %s; attach one or correct the profile", l.Name, l.sought())
 		case 1:
-			m.give(i, found[0], ByMAC)
+			m.give(i, found[0], by)
 		default:
-			m.warn(l.Name, "link %s: %d NICs have the MAC %s (%s); it stays closed until just one has",
-				l.Name, len(found), l.MAC, names(found))
+			m.warn(l.Name, "link %s: %d NICs have the %s (%s); it stays closed until just one has",
+				l.Name, len(found), l.sought(), names(found))
 			for _, n := range found {
 				m.taken[n.Index] = true // nor may it serve another link
 			}
@@ -112,13 +169,29 @@ func (m *matcher) byMAC() {
 	}
 }
 
+// byName gives links of which the profile says nothing the NIC that was made for them by name.
+func (m *matcher) byName() {
+	for i, l := range m.plan.Links {
+		if l.Device.Kind != "" || l.by() != ByBus || l.Derived == "" {
+			continue
+		}
+		same := func(n NIC) bool { return n.Bus != "" && n.MAC == l.Derived && !m.taken[n.Index] }
+		at := slices.IndexFunc(m.nics, same)
+		if at < 0 || slices.ContainsFunc(m.nics[at+1:], same) {
+			continue
+		}
+		m.give(i, m.nics[at], ByName)
+	}
+}
+
 func (m *matcher) byClaim() {
 	for i, l := range m.plan.Links {
-		if l.MAC != "" || l.Device.Kind != "" {
+		by := l.by()
+		if _, done := m.link[i]; done || l.Device.Kind != "" || by == ByMAC || by == ByPlace {
 			continue
 		}
 		for _, n := range m.nics {
-			if n.Claim == l.Name && !m.taken[n.Index] {
+			if n.Claim == l.Name && l.fits(n) && !m.taken[n.Index] {
 				m.give(i, n, ByClaim)
 				break
 			}
@@ -134,7 +207,7 @@ func (m *matcher) byBus() {
 		}
 	}
 	for i, l := range m.plan.Links {
-		if _, done := m.link[i]; done || l.MAC != "" || l.Device.Kind != "" {
+		if _, done := m.link[i]; done || l.by() != ByBus || l.Device.Kind != "" {
 			continue
 		}
 		if len(free) == 0 {
@@ -157,11 +230,11 @@ func (m *matcher) byBus() {
 	}
 }
 
-// outOfOrder reports whether giving n to link i keeps links without a MAC in bus order; if not, it names the link
-// that is in the way.
+// outOfOrder reports whether giving n to link i keeps links that are found by nothing else in bus order; if not, it
+// names the link that is in the way.
 func (m *matcher) outOfOrder(i int, n NIC) (string, bool) {
 	for j, a := range m.link {
-		if a.By == ByMAC {
+		if a.By == ByName || m.plan.Links[j].by() != ByBus {
 			continue
 		}
 		if c := CompareBus(a.NIC, n); (j < i && c >= 0) || (j > i && c <= 0) {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"rempart/profiles"
 )
 
 func TestCompareBus(t *testing.T) {
@@ -60,6 +62,22 @@ func TestMatch(t *testing.T) {
 	nic := func(index int, bus, mac string) NIC {
 		return NIC{Index: index, Name: "eth" + string(rune('0'+index)), Bus: bus, MAC: mac}
 	}
+	with := func(matches ...profiles.NICMatch) Plan {
+		var p Plan
+		for i, m := range matches {
+			p.Links = append(p.Links, Link{Name: string(rune('a' + i)), Match: m})
+		}
+		return p
+	}
+	derived := func(macs ...string) Plan {
+		p := plan(make([]string, len(macs))...)
+		for i, m := range macs {
+			p.Links[i].Derived = m
+		}
+		return p
+	}
+	driven := func(n NIC, driver string) NIC { n.Driver = driver; return n }
+	two := 2
 	claimed := func(n NIC, by string) NIC { n.Claim = by; return n }
 	for name, c := range map[string]struct {
 		plan  Plan
@@ -97,6 +115,43 @@ func TestMatch(t *testing.T) {
 			"a=1 b=2", nil},
 		"a claim for a link that has a mac counts nothing": {plan("m1"), []NIC{claimed(nic(1, "vif-0", "m2"), "a")}, "",
 			[]string{"link a: no NIC has the MAC m1", "NIC eth1"}},
+		"by PCI address, function and bridge told apart": {
+			with(profiles.NICMatch{PCI: "0000:01:00.0"}, profiles.NICMatch{PCI: "0000:00:03.0"}),
+			[]NIC{nic(1, "pci0000:00/0000:00:03.0/virtio0", ""),
+				nic(2, "pci0000:00/0000:00:02.0/0000:01:00.0/virtio7", "")}, "a=2 b=1", nil},
+		"no NIC at a PCI address": {with(profiles.NICMatch{PCI: "0000:00:02.0"}, profiles.NICMatch{}),
+			[]NIC{nic(1, "pci0000:00/0000:00:02.0/0000:01:00.0", "")}, "b=1",
+			[]string{"link a: no NIC has the PCI address 0000:00:02.0"}},
+		"two ports of one function": {with(profiles.NICMatch{PCI: "0000:00:03.0"}),
+			[]NIC{nic(1, "pci0000:00/0000:00:03.0", ""), nic(2, "pci0000:00/0000:00:03.0", "")}, "",
+			[]string{"link a: 2 NICs have the PCI address 0000:00:03.0"}},
+		"by Xen index": {with(profiles.NICMatch{Xen: &two}, profiles.NICMatch{}), []NIC{nic(1, "vif-0", ""),
+			nic(2, "vif-2", ""), nic(3, "vif-20", "")}, "a=2 b=1", []string{"NIC eth3"}},
+		"by driver, when just one has it": {with(profiles.NICMatch{}, profiles.NICMatch{Driver: "e1000e"}),
+			[]NIC{driven(nic(1, "vif-0", ""), "e1000e"), driven(nic(2, "vif-1", ""), "virtio-net")}, "a=2 b=1", nil},
+		"a driver that two NICs have": {with(profiles.NICMatch{Driver: "e1000e"}, profiles.NICMatch{}),
+			[]NIC{driven(nic(1, "vif-0", ""), "e1000e"), driven(nic(2, "vif-1", ""), "e1000e"), nic(3, "vif-2", "")}, "b=3",
+			[]string{"link a: 2 NICs have the driver e1000e (eth1, eth2); it stays closed"}},
+		"a second NIC of the driver that comes late": {with(profiles.NICMatch{Driver: "e1000e"}),
+			[]NIC{claimed(driven(nic(1, "vif-0", ""), "e1000e"), "a"), driven(nic(2, "vif-1", ""), "e1000e")}, "a=1",
+			[]string{"NIC eth2"}},
+		"a claim of another driver's link": {with(profiles.NICMatch{Driver: "e1000e"}),
+			[]NIC{claimed(driven(nic(1, "vif-0", ""), "igb"), "a")}, "", []string{"link a: no NIC has the driver e1000e",
+				"NIC eth1"}},
+		"a place takes the NIC before a driver does": {with(profiles.NICMatch{Driver: "igb"}, profiles.NICMatch{Xen: &two}),
+			[]NIC{driven(nic(1, "vif-2", ""), "igb"), driven(nic(2, "vif-3", ""), "igb")}, "a=2 b=1", nil},
+		"place and driver must both hold": {with(profiles.NICMatch{Xen: &two, Driver: "igb"}),
+			[]NIC{driven(nic(1, "vif-2", ""), "virtio-net")}, "",
+			[]string{"link a: no NIC has the Xen index 2 and driver igb", "NIC eth1"}},
+		"by name, against bus order": {derived("d1", "d2", "d3"),
+			[]NIC{nic(1, "vif-0", "d3"), nic(2, "vif-1", "d1"), nic(3, "vif-2", "d2")}, "a=2 b=3 c=1", nil},
+		"a late NIC before the others, by name": {derived("d1", "d2"),
+			[]NIC{claimed(nic(2, "vif-1", "d1"), "a"), nic(1, "vif-0", "d2")}, "a=2 b=1", nil},
+		"other names: bus order": {derived("d1", "d2"), []NIC{nic(1, "vif-0", "m1"), nic(2, "vif-1", "m2")}, "a=1 b=2", nil},
+		"some by name, the rest in bus order": {derived("d1", "d2", "d3"),
+			[]NIC{nic(1, "vif-0", "d3"), nic(2, "vif-1", "m1"), nic(3, "vif-2", "m2")}, "a=2 b=3 c=1", nil},
+		"two NICs of one name: bus order": {derived("d1", "d2"), []NIC{nic(1, "vif-0", "d2"), nic(2, "vif-1", "d2")},
+			"a=1 b=2", nil},
 	} {
 		got, warns := Match(c.plan, c.nics)
 		var s []string
@@ -140,6 +195,15 @@ func TestBusOf(t *testing.T) {
 	}
 	if err := os.WriteFile(filepath.Join(class, "eth0/dev_port"), []byte("3\n"), 0o644); err != nil {
 		t.Fatal(err)
+	}
+	driver := filepath.Join(root, "sys/bus/virtio/drivers/virtio_net")
+	if err := os.Symlink(driver, filepath.Join(dev, "driver")); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"eth0": "virtio-net", "lo": "", "gone": ""} {
+		if got := driverOf(root, name); got != want {
+			t.Errorf("driverOf(%q) = %q; want %q", name, got, want)
+		}
 	}
 	for name, want := range map[string]struct {
 		bus  string

@@ -7,6 +7,15 @@ import (
 	"strings"
 )
 
+// driverOf is the driver of the interface called name, with - for _ as in module names, which drivers write either way.
+func driverOf(root, name string) string {
+	target, err := os.Readlink(filepath.Join(root, "sys/class/net", name, "device/driver"))
+	if err != nil {
+		return ""
+	}
+	return strings.ReplaceAll(filepath.Base(target), "_", "-")
+}
+
 // busOf finds where the interface called name sits: the path of its device below /sys/devices and its port. Empty
 // for an interface without a device.
 func busOf(root, name string) (bus string, port int) {
