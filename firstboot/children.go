@@ -6,14 +6,17 @@ import (
 	"rempart/firstboot/filter/policy"
 	"rempart/firstboot/health"
 	"rempart/firstboot/link"
+	"rempart/firstboot/logging"
 	"rempart/firstboot/scrub"
 	"rempart/firstboot/state"
 )
 
-// children are all children of PID 1, in the order they start where nothing else orders them. Control and health come
-// first: what goes wrong later can be seen. Links wait for the policy (link.Spec).
+// children are all children of PID 1, in the order they start where nothing else orders them, and stop in reverse. The
+// log comes first (once there is a place for it) and so ends last; then control and health: what goes wrong later can
+// be seen. Links wait for the policy (link.Spec).
 func children() []child.Spec {
 	return []child.Spec{
+		logging.Spec(),
 		health.Spec(),
 		control.Spec(),
 		policy.Spec(),

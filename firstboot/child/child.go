@@ -40,6 +40,8 @@ type Spec struct {
 	Console bool
 	// Feed gives the process the guest's report, at the start and each time it changes: Env.Reports.
 	Feed bool
+	// Lines gives the process every line of the guest's log as it is said: Env.Lines. One child may have it.
+	Lines bool
 	// AfterReady holds the start back until the guest was READY once. Such a child is no condition of READY.
 	AfterReady bool
 	// OOMScore is oom_score_adj, -1000 to 1000; higher dies first.
@@ -64,6 +66,18 @@ type Env struct {
 	// Reports delivers the report to a child with Spec.Feed, the newest only; nil otherwise. It is closed when PID 1
 	// is gone.
 	Reports <-chan contract.Report
+	// Lines delivers the guest's log to a child with Spec.Lines, nil otherwise. It is closed when PID 1 is gone.
+	Lines <-chan Line
+}
+
+// Line is one line of the guest's log on its way from PID 1 to the child with Spec.Lines.
+type Line struct {
+	Time     int64  `json:"time"`     // microseconds of the wall clock since 1970
+	Uptime   int64  `json:"uptime"`   // microseconds of CLOCK_BOOTTIME
+	Severity int    `json:"severity"` // RFC 5424, 0 to 7
+	From     string `json:"from"`     // child, or "init"; empty: there is no line, only Lost
+	Text     string `json:"text"`
+	Lost     int    `json:"lost,omitempty"` // lines before this one that PID 1 could not keep
 }
 
 // StateResult is what the state child tells under KeyState.

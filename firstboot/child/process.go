@@ -25,6 +25,7 @@ import (
 const (
 	TellFD = 3 // messages to PID 1, one a line
 	FeedFD = 4 // reports from PID 1, one a line; only with Spec.Feed
+	LineFD = 5 // lines of the log from PID 1; only with Spec.Lines, which then wants Spec.Feed
 
 	EnvInject = "REMPART_INJECT" // ParseInjections of this child only
 	EnvRoot   = "REMPART_ROOT"   // Env.Root
@@ -57,6 +58,9 @@ func Main(spec Spec) int {
 	env.Ready, env.Tell = teller(tell, log)
 	if spec.Feed {
 		env.Reports = reports(os.NewFile(FeedFD, "feed"))
+	}
+	if spec.Lines {
+		env.Lines = lines(os.NewFile(LineFD, "lines"))
 	}
 	var err error
 	if env.Profile, err = ReadProfile(env.Root); err != nil {
@@ -167,3 +171,21 @@ func reports(r io.ReadCloser) <-chan contract.Report {
 
 // MaxReport bounds one report on its way to a child, in bytes.
 const MaxReport = 256 << 10
+
+// lines reads lines of the log until the pipe ends. Nothing is dropped here: PID 1 keeps what waits.
+func lines(r io.ReadCloser) <-chan Line {
+	out := make(chan Line, 8) // few: PID 1 keeps what waits, and it is lost here if this process dies
+	go func() {
+		defer close(out)
+		defer r.Close()
+		s := bufio.NewScanner(r)
+		s.Buffer(make([]byte, 0, 4096), MaxLine)
+		for s.Scan() {
+			var l Line
+			if Strict(s.Bytes(), &l) == nil {
+				out <- l
+			}
+		}
+	}()
+	return out
+}

@@ -95,7 +95,10 @@ const (
 	BootPath   = "/run/rempart/boot.json"   // Boot, written by the boot stage
 	ReportPath = "/run/rempart/report.json" // the last Report
 	StateDir   = "/var"                     // mount point of the state disk
+	LogDir     = "/var/log/rempart"         // the log: see package logging/segment
 	LinkDir    = "/run/rempart/link"        // what the link child keeps over its restarts: DHCP leases
+	LogRunDir  = "/run/rempart/log"         // what the log child keeps in memory
+	LogSocket  = LogRunDir + "/socket"      // where children follow the log
 	ResolvPath = LinkDir + "/resolv.conf"   // name servers learnt by DHCP; where /etc/resolv.conf leads
 )
 

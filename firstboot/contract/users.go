@@ -25,6 +25,8 @@ const (
 	UIDTime    = 909 // NTP client
 	UIDBan     = 910 // dynamic bans
 	UIDState   = 911 // makes and checks the filesystem of the state disk
+	UIDLog     = 914 // keeps the log
+	UIDSyslog  = 915 // sends the log to a server
 	UIDNobody  = 65534
 )
 
@@ -44,6 +46,8 @@ func Users() []User {
 		{"rempart-time", UIDTime, "/"},
 		{"rempart-ban", UIDBan, "/"},
 		{"rempart-state", UIDState, "/"},
+		{"rempart-log", UIDLog, "/"},
+		{"rempart-syslog", UIDSyslog, "/"},
 		{"nobody", UIDNobody, "/"},
 	}
 }

@@ -15,6 +15,7 @@ import (
 // console writes lines without ever making PID 1 wait: a serial line nobody reads, or a hypervisor that stopped taking
 // bytes, costs lines and nothing else.
 type console struct {
+	book    *logbook
 	lines   chan string
 	mu      sync.Mutex
 	dropped int
@@ -24,7 +25,7 @@ type console struct {
 const queued = 256
 
 func newConsole(w io.Writer) *console {
-	c := &console{lines: make(chan string, queued)}
+	c := &console{book: newLogbook(), lines: make(chan string, queued)}
 	go func() {
 		for line := range c.lines {
 			_, _ = io.WriteString(w, line) // there is nobody to tell of a console that fails
@@ -51,6 +52,12 @@ func (c *console) say(line string) {
 	default:
 		c.dropped++
 	}
+}
+
+// tell says what somebody said, and keeps it for the log.
+func (c *console) tell(from, said string) {
+	c.say(from + ": " + said)
+	c.book.keep(from, said)
 }
 
 // drain waits until what was said is written, at most for d.
@@ -88,27 +95,29 @@ func printable(line []byte) string {
 func oneLine(s string) string { return printable([]byte(strings.ReplaceAll(s, "\n", "; "))) }
 
 // handler returns a log handler that writes "NAME: message key=value".
-func (c *console) handler(name string) slog.Handler { return &consoleLog{c: c, prefix: name + ": "} }
+func (c *console) handler(name string) slog.Handler { return &consoleLog{c: c, name: name} }
 
 type consoleLog struct {
-	c             *console
-	prefix, attrs string
+	c           *console
+	name, attrs string
 }
 
 func (h *consoleLog) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
 
 func (h *consoleLog) Handle(_ context.Context, r slog.Record) error {
 	var b strings.Builder
-	b.WriteString(h.prefix)
-	if r.Level >= slog.LevelWarn {
-		b.WriteString(strings.ToLower(r.Level.String()) + ": ")
+	switch {
+	case r.Level >= slog.LevelError:
+		b.WriteString("error: ")
+	case r.Level >= slog.LevelWarn:
+		b.WriteString("warning: ")
 	}
 	b.WriteString(r.Message + h.attrs)
 	r.Attrs(func(a slog.Attr) bool {
 		fmt.Fprintf(&b, " %s=%q", a.Key, fmt.Sprint(a.Value.Resolve().Any()))
 		return true
 	})
-	h.c.say(strings.ReplaceAll(b.String(), "\n", "; "))
+	h.c.tell(h.name, strings.ReplaceAll(b.String(), "\n", "; "))
 	return nil
 }
 

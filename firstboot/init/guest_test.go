@@ -75,6 +75,7 @@ func specs() []child.Spec {
 			fmt.Fprintln(os.Stderr, "\x1b]0;title\x07 a line", strings.Repeat("y", 10000))
 			return daemon(ctx, env)
 		}},
+		{Name: "log", After: []string{"state"}, Feed: true, Lines: true, Run: writeLines},
 		{Name: "scrub", Task: true, AfterReady: true, Run: func(_ context.Context, env *child.Env) error {
 			env.Tell(child.KeyScrubbed, true)
 			return nil

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/init/launch"
@@ -23,7 +25,7 @@ func (g *guest) startChild(spec child.Spec, starts int) (*supervise.Process, err
 	if err != nil {
 		return nil, err
 	}
-	pipes, err := openPipes(spec.Feed)
+	pipes, err := openPipes(spec)
 	if err != nil {
 		g.takeBack(devices)
 		return nil, fmt.Errorf("pipes for child %s: %w", spec.Name, err)
@@ -39,6 +41,9 @@ func (g *guest) startChild(spec child.Spec, starts int) (*supervise.Process, err
 	files := []*os.File{pipes.null, stdout, pipes.logW, pipes.tellW}
 	if spec.Feed {
 		files = append(files, pipes.feedR)
+	}
+	if spec.Lines {
+		files = append(files, pipes.lineR)
 	}
 	write := append(append(append([]string{"/dev/null"}, spec.Write...), spec.Own...), devices...)
 	p, err := g.reaper.Start(launch.Command{
@@ -77,6 +82,10 @@ func (g *guest) startChild(spec child.Spec, starts int) (*supervise.Process, err
 	if spec.Feed {
 		fd = g.addFeed(spec.Name, pipes.feedW)
 	}
+	over := make(chan struct{})
+	if spec.Lines {
+		go g.guardedReader(spec, "lines", func() { defer pipes.lineW.Close(); g.console.book.copyTo(pipes.lineW, over) })
+	}
 	return &supervise.Process{PID: p.PID, Done: p.Done, Ready: ready,
 		Signal: func(sig syscall.Signal, group bool) error { return g.reaper.Signal(p.PID, sig, group) },
 		Ended: func() {
@@ -89,6 +98,7 @@ func (g *guest) startChild(spec child.Spec, starts int) (*supervise.Process, err
 			if fd != nil {
 				g.removeFeed(spec.Name, fd)
 			}
+			close(over)
 			g.takeBack(devices)
 		}}, nil
 }
@@ -145,10 +155,10 @@ func (g *guest) takeBack(devices []string) {
 
 // pipes connect a child: the R and W ends that are its own are closed here once it runs.
 type pipes struct {
-	null, logR, logW, tellR, tellW, feedR, feedW *os.File
+	null, logR, logW, tellR, tellW, feedR, feedW, lineR, lineW *os.File
 }
 
-func openPipes(withFeed bool) (p pipes, err error) {
+func openPipes(spec child.Spec) (p pipes, err error) {
 	defer func() {
 		if err != nil {
 			p.closeOurs()
@@ -164,14 +174,22 @@ func openPipes(withFeed bool) (p pipes, err error) {
 	if p.tellR, p.tellW, err = os.Pipe(); err != nil {
 		return p, err
 	}
-	if withFeed {
-		p.feedR, p.feedW, err = os.Pipe()
+	if spec.Feed {
+		if p.feedR, p.feedW, err = os.Pipe(); err != nil {
+			return p, err
+		}
+	}
+	if spec.Lines {
+		if p.lineR, p.lineW, err = os.Pipe(); err == nil {
+			// One page: what is in the pipe when the child dies is lost, what waits in PID 1 is not.
+			_, err = unix.FcntlInt(p.lineW.Fd(), unix.F_SETPIPE_SZ, os.Getpagesize())
+		}
 	}
 	return p, err
 }
 
-func (p *pipes) closeTheirs() { closeAll(p.null, p.logW, p.tellW, p.feedR) }
-func (p *pipes) closeOurs()   { closeAll(p.logR, p.tellR, p.feedW) }
+func (p *pipes) closeTheirs() { closeAll(p.null, p.logW, p.tellW, p.feedR, p.lineR) }
+func (p *pipes) closeOurs()   { closeAll(p.logR, p.tellR, p.feedW, p.lineW) }
 
 func closeAll(files ...*os.File) {
 	for _, f := range files {
@@ -219,7 +237,7 @@ func readLines(r io.ReadCloser, most int, f func(line []byte, cut bool)) {
 const logBuffer = 4096
 
 func (g *guest) readLog(spec child.Spec, r io.ReadCloser) {
-	readLines(r, logBuffer, func(line []byte, _ bool) { g.console.say(spec.Name + ": " + printable(line)) })
+	readLines(r, logBuffer, func(line []byte, _ bool) { g.console.tell(spec.Name, printable(line)) })
 }
 
 func (g *guest) readTold(spec child.Spec, r io.ReadCloser, ready chan<- struct{}) {

@@ -55,7 +55,7 @@ func (g *guest) mountState() {
 			why = fmt.Sprintf("%s; nor could memory be mounted there: %v", why, err)
 		}
 	}
-	if err := state.Skeleton(dir); err != nil {
+	if err := state.Skeleton(dir, g.Confine); err != nil {
 		g.log.Warn("state", "error", err)
 		g.fact(func(f *facts) { f.warnings["init: var"] = oneLine(err.Error()) })
 	}

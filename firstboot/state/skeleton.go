@@ -5,15 +5,19 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+
+	"rempart/firstboot/contract"
 )
 
 // skeleton are the directories of /var, which the root's own links (home -> var/home) lead to.
 var skeleton = []struct {
-	name string
-	mode fs.FileMode
+	name  string
+	mode  fs.FileMode
+	owner int // user and group
 }{
-	{"home", 0o755}, {"root", 0o700}, {"log", 0o755}, {"lib", 0o755}, {"lib/rempart", 0o755},
-	{"spool", 0o755}, {"cache", 0o755}, {"tmp", 0o777 | fs.ModeSticky},
+	{"home", 0o755, 0}, {"root", 0o700, 0}, {"log", 0o755, 0}, {"log/rempart", 0o750, contract.UIDLog},
+	{"lib", 0o755, 0}, {"lib/rempart", 0o755, 0}, {"spool", 0o755, 0}, {"cache", 0o755, 0},
+	{"tmp", 0o777 | fs.ModeSticky, 0},
 }
 
 // links are its symbolic links: what dies with a boot lives on the tmpfs.
@@ -21,7 +25,8 @@ var links = []struct{ name, target string }{{"run", "../run"}, {"lock", "../run/
 
 // Skeleton makes the directories of /var below dir that are missing. It runs at every boot over what a guest broken
 // into may have left: it follows no link out of dir, and what stands in a directory's place is reported, not removed.
-func Skeleton(dir string) error {
+// own gives them to their owners, which only root may.
+func Skeleton(dir string, own bool) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("/var: %w", err)
@@ -37,6 +42,9 @@ func Skeleton(dir string) error {
 			if info, err = root.Lstat(d.name); err == nil && !info.IsDir() {
 				err = fmt.Errorf("/var/%s is a %v, wanted a directory", d.name, info.Mode().Type())
 			}
+		}
+		if err == nil && own {
+			err = root.Lchown(d.name, d.owner, d.owner)
 		}
 		if err != nil {
 			failed = append(failed, fmt.Errorf("/var: %w", err))

@@ -352,7 +352,7 @@ func TestToolsMissing(t *testing.T) {
 func TestSkeleton(t *testing.T) {
 	dir := t.TempDir()
 	for range 2 {
-		if err := Skeleton(dir); err != nil {
+		if err := Skeleton(dir, os.Geteuid() == 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -375,7 +375,7 @@ func TestSkeletonOverHostileState(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := Skeleton(dir); err == nil || !strings.Contains(err.Error(), "/var/log") {
+	if err := Skeleton(dir, os.Geteuid() == 0); err == nil || !strings.Contains(err.Error(), "/var/log") {
 		t.Errorf("Skeleton = %v; want it to name /var/log", err)
 	}
 	if entries, err := os.ReadDir(outside); err != nil || len(entries) > 0 {

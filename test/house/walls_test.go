@@ -50,6 +50,7 @@ var plan = map[string]string{
 	"firstboot/health":   "does the guest do its job?",
 	"firstboot/init":     "what does PID 1 do?",
 	"firstboot/link":     "how do links, addresses and routes become as the profile says?",
+	"firstboot/logging":  "what happened in the guest?",
 	"firstboot/module":   "which module drives which device?",
 	"firstboot/power":    "who pressed the button?",
 	"firstboot/scrub":    "is the whole root still what was built?",

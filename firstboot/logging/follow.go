@@ -1,0 +1,215 @@
+package logging
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/child"
+	"rempart/firstboot/contract"
+	"rempart/firstboot/logging/segment"
+)
+
+// Request is what a follower wants, sent as one line of JSON.
+type Request struct {
+	Last   uint64 `json:"last,omitempty"`   // begin with the last so many entries
+	From   uint64 `json:"from,omitempty"`   // or with this number; neither: with what comes next
+	Follow bool   `json:"follow,omitempty"` // go on with what comes
+}
+
+// Bounds of followers.
+const (
+	maxRequest   = 256
+	maxFollowers = 16
+	patience     = 10 * time.Second // of the log with a follower that does not read or does not ask
+	maxReply     = 4096             // bytes of one line as a follower reads it
+)
+
+// followers are the users that may read the log, besides root and this child's own.
+var followers = []uint32{contract.UIDControl, contract.UIDSSH, contract.UIDSyslog}
+
+// Follow reads the log at a socket and calls f for each entry until f returns an error, which it returns, the log ends
+// or ctx is done. Without Follow in the request nil is returned after the last entry there is.
+func Follow(ctx context.Context, socket string, q Request, f func(segment.Entry) error) error {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	b, err := json.Marshal(q)
+	if err != nil {
+		return err
+	}
+	if _, err := conn.Write(append(b, '\n')); err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	in := bufio.NewReaderSize(conn, maxReply)
+	for {
+		line, err := in.ReadSlice('\n')
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, io.EOF) && !q.Follow:
+			return nil
+		case err != nil:
+			return fmt.Errorf("log: %w", err)
+		}
+		e, err := segment.Parse(string(line[:len(line)-1]))
+		if err != nil {
+			return err
+		}
+		if err := f(e); err != nil {
+			return err
+		}
+	}
+}
+
+func listen(path string) (*net.UnixListener, error) {
+	if err := removeSocket(path); err != nil {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("log socket: %w", err)
+	}
+	// Who connects is judged by who it is: see allowed.
+	if err := os.Chmod(path, 0o666); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("log socket: %w", err)
+	}
+	return l, nil
+}
+
+func serve(ctx context.Context, l *net.UnixListener, store *segment.Store, log *slog.Logger) {
+	context.AfterFunc(ctx, func() { l.Close() })
+	places := make(chan struct{}, maxFollowers)
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	for {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			if ctx.Err() == nil {
+				log.Warn("the log is not followed any more", "error", err)
+			}
+			return
+		}
+		select {
+		case places <- struct{}{}:
+		default:
+			conn.Close()
+			continue
+		}
+		wait.Go(func() {
+			defer func() { <-places }()
+			defer conn.Close()
+			defer context.AfterFunc(ctx, func() { conn.Close() })()
+			if err := answer(ctx, conn, store); err != nil && ctx.Err() == nil && !gone(err) {
+				log.Warn("follower of the log", "error", err)
+			}
+		})
+	}
+}
+
+// gone tells whether an error only says that the follower went away.
+func gone(err error) bool {
+	return errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, io.EOF) ||
+		errors.Is(err, net.ErrClosed)
+}
+
+// answer serves one follower.
+func answer(ctx context.Context, conn *net.UnixConn, store *segment.Store) error {
+	if err := allowed(conn); err != nil {
+		return err
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	line, err := bufio.NewReaderSize(conn, maxRequest).ReadSlice('\n')
+	if err != nil {
+		return fmt.Errorf("request: %w", err)
+	}
+	var q Request
+	if err := child.Strict(line, &q); err != nil {
+		return fmt.Errorf("request: %w", err)
+	}
+	var r *segment.Reader
+	switch {
+	case q.From > 0:
+		r = store.ReadFrom(q.From)
+	default:
+		r = store.ReadLast(q.Last)
+	}
+	defer r.Close()
+	// A follower that goes away while nothing is said is noticed by its end of file.
+	left := make(chan struct{})
+	_ = conn.SetReadDeadline(time.Time{})
+	go func() {
+		defer close(left)
+		_, _ = conn.Read(make([]byte, 1))
+	}()
+	for {
+		changed := store.Changed()
+		entries, err := r.Read()
+		if err != nil {
+			return err
+		}
+		if len(entries) > 0 {
+			var b []byte
+			for _, e := range entries {
+				b = append(append(b, e.String()...), '\n')
+			}
+			if err := conn.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+				return err
+			}
+			if _, err := conn.Write(b); err != nil {
+				return err
+			}
+			continue
+		}
+		if !q.Follow {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-left:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// allowed judges the peer by its user id (SO_PEERCRED, unix(7)).
+func allowed(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var peer *unix.Ucred
+	var peerErr error
+	if err := raw.Control(func(fd uintptr) {
+		peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return err
+	}
+	if peerErr != nil {
+		return os.NewSyscallError("getsockopt SO_PEERCRED", peerErr)
+	}
+	if peer.Uid != 0 && int(peer.Uid) != os.Getuid() && !slices.Contains(followers, peer.Uid) {
+		return fmt.Errorf("user %d may not read the log", peer.Uid)
+	}
+	return nil
+}

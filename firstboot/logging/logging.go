@@ -1,0 +1,300 @@
+// Package logging keeps the guest's log: what the children and PID 1 say, what the kernel says (with it what the policy
+// logs), and when the guest became READY or FAILED. It is bounded on the state disk, or in memory where there is none,
+// and other children follow it live through a socket.
+//
+// No source can fill it: each has a rate, and what is above is counted instead of kept. What it deliberately does not
+// do: send anything anywhere (package syslog does), or decide who may read it beyond the user ids named here.
+package logging
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/child"
+	"rempart/firstboot/contract"
+	"rempart/firstboot/logging/segment"
+)
+
+// How much log is kept, in bytes. On a disk it is a part of it, but never less than a few hours' worth.
+const (
+	mostOnDisk   = 8 << 20
+	mostInMemory = 512 << 10 // of a /var in memory
+	inSpare      = 256 << 10 // in /run, when /var cannot be written
+	partOfDisk   = 8         // 1/8 of the state disk at most
+)
+
+// Spec is the child.
+func Spec() child.Spec {
+	return child.Spec{
+		Name:  "log",
+		Run:   run,
+		After: []string{"state"},
+		UID:   contract.UIDLog,
+		// Reading /dev/kmsg where dmesg is restricted (kernel.dmesg_restrict).
+		Caps:        []uintptr{unix.CAP_SYSLOG},
+		Own:         []string{contract.LogRunDir},
+		Read:        []string{"/dev/kmsg"},
+		Write:       []string{contract.LogDir},
+		Feed:        true,
+		Lines:       true,
+		OOMScore:    300,
+		MemoryLimit: 8 << 20,
+	}
+}
+
+// Times of the child.
+const (
+	syncEvery = 10 * time.Second // what a power cut costs at most
+	syncSoon  = time.Second      // after an error or worse
+)
+
+func run(ctx context.Context, env *child.Env) error {
+	dir := filepath.Join(env.Root, contract.LogDir)
+	store, err := segment.Open(segment.Place{Dir: dir, Bytes: bound(filepath.Join(env.Root, contract.StateDir))},
+		segment.Place{Dir: filepath.Join(env.Root, contract.LogRunDir, "spare"), Bytes: inSpare})
+	if store == nil {
+		return err
+	}
+	defer store.Close()
+	k := &keeper{env: env, store: store, meters: map[string]*meter{}, now: uptime}
+	if err != nil {
+		k.moved(err)
+	}
+	listener, err := listen(filepath.Join(env.Root, contract.LogSocket))
+	if err != nil {
+		return err
+	}
+	go serve(ctx, listener, store, env.Log)
+	kernel := openKernel(ctx, env)
+	env.Ready()
+	return k.keep(ctx, kernel)
+}
+
+// bound is how much log a filesystem is given.
+func bound(dir string) int64 {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return mostInMemory
+	}
+	most := int64(mostOnDisk)
+	if fs.Type == unix.TMPFS_MAGIC {
+		most = mostInMemory
+	}
+	return min(most, max(int64(fs.Blocks)*fs.Bsize/partOfDisk, inSpare))
+}
+
+func uptime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
+}
+
+// keeper puts what arrives into the store.
+type keeper struct {
+	env     *child.Env
+	store   *segment.Store
+	meters  map[string]*meter
+	now     func() time.Duration
+	pending []segment.Entry
+	soon    bool // something bad waits to be synced
+	ready   string
+}
+
+// most is how many entries are written at once.
+const most = 64
+
+// keep runs until ctx is done; what has been said by then is kept.
+func (k *keeper) keep(ctx context.Context, kernel <-chan segment.Entry) error {
+	lazy := time.NewTicker(syncEvery)
+	defer lazy.Stop()
+	soon := time.NewTicker(syncSoon)
+	defer soon.Stop()
+	lines, reports := k.env.Lines, k.env.Reports
+	for {
+		select {
+		case l, ok := <-lines:
+			if !ok {
+				lines = nil // PID 1 is gone, or a test gave none
+				break
+			}
+			k.line(l)
+		case e, ok := <-kernel:
+			if !ok {
+				kernel = nil
+				break
+			}
+			k.take(e)
+		case r, ok := <-reports:
+			if !ok {
+				reports = nil
+				break
+			}
+			k.report(r)
+		case <-lazy.C:
+			k.settle(true)
+		case <-soon.C:
+			k.settle(k.soon)
+		case <-ctx.Done():
+			k.rest(lines, kernel)
+			return k.store.Close()
+		}
+		// What else is there now is written with it.
+		for len(k.pending) > 0 && len(k.pending) < most {
+			select {
+			case l, ok := <-lines:
+				if ok {
+					k.line(l)
+					continue
+				}
+				lines = nil
+			case e, ok := <-kernel:
+				if ok {
+					k.take(e)
+					continue
+				}
+				kernel = nil
+			default:
+				k.write()
+			}
+		}
+		k.write()
+	}
+}
+
+// rest takes what has been said already.
+func (k *keeper) rest(lines <-chan child.Line, kernel <-chan segment.Entry) {
+	for {
+		select {
+		case l, ok := <-lines:
+			if !ok {
+				lines = nil
+				break
+			}
+			k.line(l)
+		case e, ok := <-kernel:
+			if !ok {
+				kernel = nil
+				break
+			}
+			k.take(e)
+		default:
+			k.settle(true)
+			return
+		}
+	}
+}
+
+func (k *keeper) line(l child.Line) {
+	if l.Lost > 0 {
+		k.add(segment.Entry{Severity: segment.Warning, From: "log",
+			Text: fmt.Sprintf("%d lines were dropped before the log could take them", l.Lost)})
+	}
+	if l.From != "" {
+		k.take(segment.Entry{Time: time.UnixMicro(l.Time), Uptime: time.Duration(l.Uptime) * time.Microsecond,
+			Severity: segment.Severity(min(max(l.Severity, 0), 7)), From: l.From, Text: l.Text})
+	}
+}
+
+// take keeps an entry if its source's rate allows.
+func (k *keeper) take(e segment.Entry) {
+	m := k.meters[e.From]
+	if m == nil {
+		if len(k.meters) >= maxSources {
+			return // PID 1 names its children, and there are not that many
+		}
+		m = newMeter(k.now())
+		k.meters[e.From] = m
+	}
+	if !m.allow(k.now()) {
+		return
+	}
+	k.confess(e.From, m)
+	k.add(e)
+}
+
+// confess tells how many entries of a source were not kept.
+func (k *keeper) confess(from string, m *meter) {
+	if m.dropped > 0 {
+		k.add(segment.Entry{Severity: segment.Warning, From: "log", Text: fmt.Sprintf(
+			"%d lines of %s were not kept: more than %d a second", m.dropped, from, perSecond)})
+		m.dropped = 0
+	}
+}
+
+func (k *keeper) add(e segment.Entry) {
+	if e.Time.IsZero() {
+		e.Time, e.Uptime = time.Now(), k.now()
+	}
+	k.soon = k.soon || e.Severity <= segment.Error
+	k.pending = append(k.pending, e)
+}
+
+// report notes when the guest became READY or FAILED, and why.
+func (k *keeper) report(r contract.Report) {
+	e := segment.Entry{From: "health", Severity: segment.Info, Text: contract.ReadyPrefix}
+	switch {
+	case r.Ready:
+	case r.Settled || len(r.Failures) > 0 && k.ready != "":
+		e.Severity, e.Text = segment.Error, contract.FailedPrefix+": "+strings.Join(r.Failures, "; ")
+	default:
+		return
+	}
+	if k.ready != e.Text {
+		k.ready = e.Text
+		k.add(e)
+	}
+}
+
+// settle syncs, and tells what was not kept of sources that fell silent.
+func (k *keeper) settle(sync bool) {
+	for from, m := range k.meters {
+		if m.dropped > 0 && m.rested(k.now()) {
+			k.confess(from, m)
+		}
+	}
+	k.write()
+	if !sync {
+		return
+	}
+	k.soon = false
+	if err := k.store.Sync(); err != nil {
+		k.env.Log.Warn("what was logged last may not survive a power cut", "error", err)
+	}
+}
+
+func (k *keeper) write() {
+	if len(k.pending) == 0 {
+		return
+	}
+	err := k.store.Append(k.pending...)
+	k.pending = k.pending[:0]
+	switch {
+	case errors.Is(err, segment.ErrSpare):
+		k.moved(err)
+	case err != nil:
+		k.env.Tell(child.KeyWarning, err.Error()) // not to the log, which would be asked again and again
+	}
+}
+
+// moved tells that the log is not on the state disk.
+func (k *keeper) moved(err error) {
+	k.env.Tell(child.KeyWarning, err.Error())
+	k.add(segment.Entry{Severity: segment.Warning, From: "log", Text: err.Error()})
+}
+
+// removeSocket takes away what a predecessor left.
+func removeSocket(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("log socket: %w", err)
+	}
+	return nil
+}
