@@ -1,5 +1,7 @@
 package profiles
 
+import "strconv"
+
 // VLAN is a link that is one VLAN of another.
 type VLAN struct {
 	Parent   string `json:"parent"`
@@ -38,9 +40,37 @@ func hashPolicies() []string {
 
 func lacpRates() []string { return []string{"slow", "fast"} }
 
-// Bridge is a link that joins others to one segment. What passes between its members is not filtered.
+// Bridge is a link that joins others to one segment. What passes between its members the policy does
+// not ask about.
 type Bridge struct {
 	Members []string `json:"members"`
+	// Ports: which VLANs each member, and the bridge itself, take part in. Empty: the bridge does not look at tags.
+	Ports []BridgePort `json:"ports,omitempty"`
+}
+
+// BridgePort are the VLANs of one port of a bridge. Frames of others are dropped, in both directions. The bridge itself
+// also takes part, tagged, in those that have a VLAN link on it.
+type BridgePort struct {
+	Link string `json:"link"`           // a member, or the bridge: what the guest itself sends and takes
+	PVID int    `json:"pvid,omitempty"` // of what arrives without a tag, 1 to 4094; 0: that is dropped
+	// Untagged and Tagged are what leaves without and with its tag. One of them has PVID.
+	Untagged []VLANRange `json:"untagged,omitempty"`
+	Tagged   []VLANRange `json:"tagged,omitempty"`
+	At       Pos         `json:"at"`
+}
+
+// VLANRange is First to Last, both included; Last equals First for a single VLAN.
+type VLANRange struct {
+	First int `json:"first"`
+	Last  int `json:"last"`
+}
+
+// String is "10" or "10-20".
+func (r VLANRange) String() string {
+	if r.First == r.Last {
+		return strconv.Itoa(r.First)
+	}
+	return strconv.Itoa(r.First) + "-" + strconv.Itoa(r.Last)
 }
 
 // Macvlan is a link that is a further hardware address on another.

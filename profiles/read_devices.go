@@ -36,6 +36,9 @@ func deviceFields() table[Link] {
 			decode: func(r *reader, v value, l *Link) {
 				l.Bridge = &Bridge{}
 				bridgeFields(members).read(r, v, l.Bridge)
+				for i := range l.Bridge.Ports {
+					r.places.put(l.Bridge.Ports[i].At, "links.%s.ports[%d]", l.Name, i)
+				}
 				r.places.put(v.keyPos(), "links.%s.device", l.Name)
 			}},
 		{name: "macvlan", doc: "This link is a further hardware address on another: {parent: LINK}.",
@@ -112,7 +115,10 @@ func bridgeFields(members func(string) field[[]string]) table[Bridge] {
 		{name: m.name, doc: m.doc, kind: m.kind, required: true,
 			decode: func(r *reader, v value, b *Bridge) { m.decode(r, v, &b.Members) }},
 		{name: "stp", doc: "Spanning tree protocol.", later: "remove it, bridges of this version do not speak STP"},
-		{name: "vlan_filtering", doc: "VLANs inside the bridge.", later: "remove it, and bridge VLAN links instead"},
+		{name: "vlan_filtering", doc: "The VLANs of each member: {MEMBER: {pvid: 10}, MEMBER: {tagged: [10, 20-29]}}, and" +
+			" under the bridge's own name those of the guest itself. A VLAN link on the bridge needs nothing more." +
+			" Frames of other VLANs are dropped.",
+			kind: filled(named(linkPattern, portFields().schema())), decode: readPorts},
 	}
 }
 

@@ -32,6 +32,7 @@ func (v *validator) profile() {
 	v.links()
 	v.matches()
 	v.devices()
+	v.ports()
 	v.subnets()
 	v.gateways()
 	v.routes()

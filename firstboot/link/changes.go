@@ -2,7 +2,6 @@ package link
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -34,6 +33,8 @@ const (
 	SetOffload
 	SetBridging
 	SetFullDuplex
+	AddVLANs // or set how they leave
+	DeleteVLANs
 )
 
 // Change is one difference between what is and what is wanted, in the terms of the kernel.
@@ -57,12 +58,18 @@ type Change struct {
 	Switch   bool     // SetARP, SetOffload
 	Offload  Offload
 	Bridging Bridging
+	VLANs    []VLANs // AddVLANs, DeleteVLANs
+	Self     bool    // AddVLANs, DeleteVLANs: of the bridge itself
 }
 
 // Closing reports whether a link on which this change failed must not be brought up: it would be up under a wrong
-// name, which the policy does not know, or without a switch that protects it.
+// name, which the policy does not know, or without a switch that protects it, or as a bridge that joins too much.
 func (c Change) Closing() bool {
-	return c.Kind == SetName || c.Kind == SetClaim || c.Kind == SetSysctl || c.Kind == SetUp || c.Kind == SetMaster
+	switch c.Kind {
+	case SetName, SetClaim, SetSysctl, SetUp, SetMaster, SetBridging, DeleteVLANs:
+		return true
+	}
+	return false
 }
 
 func (c Change) String() string {
@@ -114,7 +121,11 @@ func (c Change) String() string {
 	case SetFullDuplex:
 		return c.Link + ": full duplex"
 	case SetBridging:
-		return fmt.Sprintf("%s: stp %t, forward delay %d", c.Link, c.Bridging.STP, c.Bridging.Delay)
+		return fmt.Sprintf("%s: %s", c.Link, c.Bridging)
+	case AddVLANs:
+		return fmt.Sprintf("%s: VLANs %s", c.Link, vlanText(c.VLANs))
+	case DeleteVLANs:
+		return fmt.Sprintf("%s: remove VLANs %s", c.Link, vlanText(c.VLANs))
 	case AddRule:
 		return fmt.Sprintf("%s: %s", c.Link, c.Rule)
 	default:
@@ -192,62 +203,6 @@ func Changes(have, want []Interface) []Change {
 	return out
 }
 
-// renames gives every wanted interface its name, around whoever has that name now, also in a circle. A kernel before
-// 6.2 renames an interface only while it is down.
-func renames(have, want []Interface) []Change {
-	var out []Change
-	holder := map[string]int{}
-	now := map[int]Interface{}
-	for _, h := range have {
-		holder[h.Name] = h.Index
-		now[h.Index] = h
-	}
-	rename := func(index int, to string) {
-		i := now[index]
-		if i.Up {
-			out = append(out, Change{Kind: SetDown, Index: index, Link: i.Name})
-		}
-		out = append(out, Change{Kind: SetName, Index: index, Link: i.Name, Name: to})
-		delete(holder, i.Name)
-		holder[to] = index
-		i.Name, i.Up = to, false
-		now[index] = i
-	}
-	todo := map[int]string{}
-	for _, w := range want {
-		if h, ok := now[w.Index]; ok && h.Name != w.Name && (w.Up || w.Claim != "") {
-			todo[w.Index] = w.Name
-		}
-	}
-	for len(todo) > 0 {
-		progress := false
-		for _, index := range slices.Sorted(maps.Keys(todo)) {
-			if _, taken := holder[todo[index]]; !taken {
-				rename(index, todo[index])
-				delete(todo, index)
-				progress = true
-			}
-		}
-		if progress {
-			continue
-		}
-		// Every name still wanted is held by somebody: move one of them out of the way.
-		first := slices.Min(slices.Collect(maps.Keys(todo)))
-		rename(holder[todo[first]], freeName(holder, holder[todo[first]]))
-	}
-	return out
-}
-
-// freeName is a name nobody has: at most 15 bytes (IFNAMSIZ-1).
-func freeName(holder map[string]int, index int) string {
-	for n := index; ; n++ {
-		name := fmt.Sprintf("spare%d", n)
-		if _, taken := holder[name]; !taken {
-			return name
-		}
-	}
-}
-
 // differ compares one interface.
 type differ struct {
 	have, want Interface
@@ -288,6 +243,7 @@ func (d *differ) interfaceItself() {
 	if joins && w.Master != 0 {
 		d.add(Change{Kind: SetMaster, Master: w.Master})
 	}
+	d.vlans(joins)
 }
 
 // settings are those of the NIC and of the kernel's queue before it.

@@ -10,7 +10,7 @@ import (
 // value is a NIC.
 type Device struct {
 	Kind     string // one of the Kind constants; empty: a NIC, or something nobody here makes
-	ID       int    // VLAN
+	ID       int    // VLAN; bridge: the VLAN that every port has by itself, which is none
 	Protocol uint16 // VLAN: the Ethernet type of its tag
 	Mode     int    // bond: BOND_MODE_*; macvlan: MACVLAN_MODE_*
 	LACPFast bool   // bond that speaks LACP
@@ -153,7 +153,7 @@ func (d *devices) link(i int, nics []Assignment) {
 	d.index[l.Name] = 0
 	d.found.Waiting = append(d.found.Waiting, Warning{l.Name, "it is being made"})
 	d.found.Create = append(d.found.Create, Change{Kind: CreateLink, Link: l.Name, Device: l.Device, On: l.Parent,
-		MAC: l.MAC, Like: l.Members})
+		MAC: l.MAC, Like: l.Members, Bridging: Bridging{VLANs: l.Filters}})
 }
 
 // candidates are the interfaces that may be a link: the one that was given to it, wherever its name has gone, then the

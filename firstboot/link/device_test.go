@@ -130,7 +130,8 @@ func TestMembers(t *testing.T) {
 		"p3: member of interface 13"}) {
 		t.Errorf("p3: %q; want its settings, and to join its bridge as it is", got)
 	}
-	if got := find(changes, 13); !slices.Equal(got, []string{"br: stp false, forward delay 0", "br: up"}) {
+	if got := find(changes, 13); !slices.Equal(got, []string{"br: stp false, forward delay 0, VLAN filtering false",
+		"br: up"}) {
 		t.Errorf("br: %q; want it without STP and without delay", got)
 	}
 	have[0].Master = 13 // a stranger moved it

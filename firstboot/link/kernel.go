@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -89,6 +90,11 @@ func (k *kernel) look() ([]Interface, []NIC, error) {
 			n.Bus, n.Port = busOf(k.root, a.Name)
 			n.Driver = driverOf(k.root, a.Name)
 			nics = append(nics, n)
+		}
+	}
+	if slices.ContainsFunc(all, func(i Interface) bool { return i.Device.Kind == KindBridge }) {
+		if err := k.lookVLANs(all, place); err != nil {
+			return nil, nil, err
 		}
 	}
 	if err := k.lookAddresses(all, place); err != nil {
@@ -324,7 +330,12 @@ func (k *kernel) do(c Change) error {
 	case SetFullDuplex:
 		return setFullDuplex(c.Link)
 	case SetBridging:
-		return setBridging(c.Index, c.Bridging)
+		have, _ := k.lookBridging(c.Link)
+		return setBridging(c.Index, have, c.Bridging)
+	case AddVLANs:
+		return tellVLANs(unix.RTM_SETLINK, c.Index, c.Self, c.VLANs)
+	case DeleteVLANs:
+		return tellVLANs(unix.RTM_DELLINK, c.Index, c.Self, c.VLANs)
 	case SetUp:
 		return k.handle.LinkSetUp(dev)
 	case AddRoute:

@@ -1,17 +1,10 @@
 package link
 
 import (
-	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
-	"golang.org/x/sys/unix"
 )
 
 // deviceOf is what the kernel says an interface is made as. What does not matter in its mode is left out.
@@ -31,7 +24,11 @@ func deviceOf(l netlink.Link) Device {
 	case *netlink.Macvlan:
 		return Device{Kind: KindMacvlan, Mode: macvlanNumber[d.Mode]}
 	case *netlink.Bridge:
-		return Device{Kind: KindBridge}
+		out := Device{Kind: KindBridge}
+		if d.VlanDefaultPVID != nil {
+			out.ID = int(*d.VlanDefaultPVID)
+		}
+		return out
 	case *netlink.Dummy:
 		return Device{Kind: KindDummy}
 	}
@@ -96,7 +93,11 @@ func (k *kernel) create(c Change) error {
 		}
 		l = b
 	case KindBridge:
-		l = &netlink.Bridge{LinkAttrs: attrs}
+		b := &netlink.Bridge{LinkAttrs: attrs, VlanDefaultPVID: new(uint16)} // no VLAN that every port has by itself
+		if c.Bridging.VLANs {                                                // from its first moment
+			b.VlanFiltering = &c.Bridging.VLANs
+		}
+		l = b
 	case KindMacvlan:
 		l = &netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}
 	case KindDummy:
@@ -113,52 +114,4 @@ func (k *kernel) create(c Change) error {
 		return err
 	}
 	return k.handle.LinkSetAlias(made, claimAlias+c.Link)
-}
-
-// Bridging is how a bridge forwards.
-type Bridging struct {
-	STP   bool
-	Delay int // hundredths of a second before a new port forwards
-}
-
-// lookBridging reads it from sysfs: the library has no word for the delay.
-func (k *kernel) lookBridging(name string) (b Bridging, ok bool) {
-	dir := filepath.Join(k.root, "sys/class/net", name, "bridge")
-	stp, err1 := readNumber(filepath.Join(dir, "stp_state"))
-	delay, err2 := readNumber(filepath.Join(dir, "forward_delay"))
-	return Bridging{stp != 0, delay}, errors.Join(err1, err2) == nil
-}
-
-func readNumber(file string) (int, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return 0, err
-	}
-	return strconv.Atoi(strings.TrimSpace(string(b)))
-}
-
-// setBridging tells a bridge how to forward. STP goes first, in a request of its own: only without it is a delay of
-// nothing allowed, and of one request the kernel looks at the delay before (br_changelink, br_set_forward_delay).
-func setBridging(index int, b Bridging) error {
-	stp := uint32(0)
-	if b.STP {
-		stp = 1
-	}
-	if err := tellBridge(index, nl.IFLA_BR_STP_STATE, stp); err != nil {
-		return err
-	}
-	return tellBridge(index, nl.IFLA_BR_FORWARD_DELAY, uint32(b.Delay))
-}
-
-func tellBridge(index, attribute int, value uint32) error {
-	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
-	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index = int32(index)
-	req.AddData(msg)
-	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(KindBridge))
-	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(attribute, nl.Uint32Attr(value))
-	req.AddData(info)
-	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
-	return err
 }

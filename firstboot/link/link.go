@@ -50,6 +50,8 @@ type Link struct {
 	NoARP    bool
 	Offloads map[Offload]bool // those that matter
 	LACP     bool             // a member of a bond that speaks LACP
+	Filters  bool             // a bridge that looks at VLANs
+	VLANs    []VLANs          // of a bridge that does, or of a port of one
 }
 
 // Metrics of default routes. They are explicit in both families, because the kernel turns an IPv6 metric of 0 into
@@ -87,6 +89,10 @@ func Compile(p *profiles.Profile) Plan {
 			l.Master = master.Name
 			l.MTU = master.MTU
 			l.LACP = master.Bond != nil && master.Bond.Mode == profiles.BondLACP
+			l.VLANs = portVLANs(p, master, l.Name)
+		}
+		if pl.Bridge != nil {
+			l.Filters, l.VLANs = len(pl.Bridge.Ports) > 0, portVLANs(p, &pl, pl.Name)
 		}
 		if l.Device.Kind != "" && l.Device.Kind != KindVLAN {
 			l.Own = l.MAC

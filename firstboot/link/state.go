@@ -35,6 +35,7 @@ type Interface struct {
 	// Offloads: wanted, those that matter.
 	Offloads map[Offload]bool
 	Bridging *Bridging // of a bridge; observed: nil where it cannot be read
+	VLANs    []VLANs   // of a bridge or a port of one; normal
 	// FullDuplex: wanted of members of bonds that speak LACP, which passes over a NIC of unknown duplex.
 	FullDuplex bool
 	// Enslaves: its master is a bond, which takes it only while it is down. Only wanted.
@@ -109,6 +110,7 @@ func Want(plan Plan, assigned []Assignment, spare []NIC, leases map[string]dhcp4
 			TxQueue:  l.TxQueue,
 			NoARP:    l.NoARP,
 			Offloads: l.Offloads,
+			VLANs:    l.VLANs,
 
 			FullDuplex: l.LACP,
 		}
@@ -123,7 +125,7 @@ func Want(plan Plan, assigned []Assignment, spare []NIC, leases map[string]dhcp4
 			}
 		}
 		if l.Device.Kind == KindBridge {
-			w.Bridging = &Bridging{}
+			w.Bridging = &Bridging{VLANs: l.Filters}
 		}
 		for _, p := range l.Addresses {
 			w.Addresses = append(w.Addresses, Address{Prefix: p})

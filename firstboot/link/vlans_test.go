@@ -1,0 +1,96 @@
+package link
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/vishvananda/netlink/nl"
+
+	"rempart/profiles"
+)
+
+func sortingProfile() *profiles.Profile {
+	return &profiles.Profile{Name: "fw", Links: []profiles.Link{
+		{Name: "br", Bridge: &profiles.Bridge{Members: []string{"p1", "p2"}, Ports: []profiles.BridgePort{
+			{Link: "p1", PVID: 10, Untagged: []profiles.VLANRange{{First: 10, Last: 10}}},
+			{Link: "p2", Tagged: []profiles.VLANRange{{First: 20, Last: 30}, {First: 10, Last: 19}, {First: 4094, Last: 4094}}},
+			{Link: "br", PVID: 10, Tagged: []profiles.VLANRange{{First: 10, Last: 10}}},
+		}}},
+		{Name: "p1"}, {Name: "p2"},
+		{Name: "v20", VLAN: &profiles.VLAN{Parent: "br", ID: 20, Protocol: profiles.Tag8021Q}},
+		{Name: "plain", Bridge: &profiles.Bridge{Members: []string{"p3"}}},
+		{Name: "p3"},
+	}}
+}
+
+func TestPortVLANs(t *testing.T) {
+	for i, want := range []string{"10 pvid, 20", "10 pvid untagged", "10-30, 4094", "", "", ""} {
+		l := Compile(sortingProfile()).Links[i]
+		if got := vlanText(l.VLANs); got != want || l.Filters != (l.Name == "br") {
+			t.Errorf("%s takes part in %q, filters %t; want %q, and br alone to filter", l.Name, got, l.Filters, want)
+		}
+	}
+}
+
+func TestVLANChanges(t *testing.T) {
+	every := []VLANs{{First: 1, Last: maxVLAN}}
+	for name, c := range map[string]struct {
+		have, want []VLANs
+		joins      bool
+		changes    []string
+	}{
+		"the same": {[]VLANs{{First: 10, Last: 20}}, []VLANs{{First: 10, Last: 20}}, false, nil},
+		"none":     {nil, nil, false, nil},
+		"new":      {nil, every, false, []string{"p: VLANs 1-4094"}},
+		"too many": {every, []VLANs{{First: 10, Last: 20}}, false, []string{"p: remove VLANs 1-9, 21-4094"}},
+		"left by a master": {every, []VLANs{{First: 10, Last: 20}}, true,
+			[]string{"p: member of interface 7", "p: VLANs 10-20"}},
+		"another way out": {[]VLANs{{First: 10, Last: 20}}, []VLANs{{First: 10, Last: 14},
+			{First: 15, Last: 15, Untagged: true}, {First: 16, Last: 20}}, false, []string{"p: VLANs 15 untagged"}},
+		"the PVID moves": {[]VLANs{{First: 10, Last: 10, PVID: true, Untagged: true}, {First: 11, Last: 11}},
+			[]VLANs{{First: 10, Last: 10}, {First: 11, Last: 11, PVID: true}}, false, []string{"p: VLANs 10, 11 pvid"}},
+		"the PVID goes": {[]VLANs{{First: 9, Last: 9}, {First: 10, Last: 10, PVID: true, Untagged: true}}, nil, false,
+			[]string{"p: remove VLANs 9-10"}},
+	} {
+		have := Interface{Index: 2, Name: "p", Claim: "p", VLANs: c.have, Master: 7}
+		if c.joins {
+			have.Master = 0
+		}
+		want := Interface{Index: 2, Name: "p", Claim: "p", VLANs: c.want, Master: 7}
+		if got := texts(Changes([]Interface{have}, []Interface{want})); !slices.Equal(got, c.changes) {
+			t.Errorf("%s: %q; want %q", name, got, c.changes)
+		}
+	}
+}
+
+// TestBridgeStaysClosed: a bridge that does not take its VLAN filter is not brought up, nor a port that keeps a VLAN.
+func TestBridgeStaysClosed(t *testing.T) {
+	for _, kind := range []Kind{SetBridging, DeleteVLANs} {
+		if !(Change{Kind: kind}).Closing() {
+			t.Errorf("a change of kind %d that fails does not close its link", kind)
+		}
+	}
+}
+
+// FuzzVLANs reads what the kernel may say of VLANs.
+func FuzzVLANs(f *testing.F) {
+	entry := func(attrs ...[]byte) []byte {
+		a := nl.NewRtAttr(vlanEntry, nil)
+		for i, b := range attrs {
+			a.AddRtAttr(i+1, b)
+		}
+		return a.Serialize()
+	}
+	for _, seed := range [][]byte{nil, entry([]byte{6, 0, 10, 0}), entry([]byte{0, 0, 10, 0}, []byte{20, 0}),
+		entry([]byte{0, 0, 10, 0}, []byte{9, 0}), entry([]byte{0, 0}), {1, 2, 3}} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		list, err := parseVLANs(b)
+		for _, v := range list {
+			if err != nil || v.First < 1 || v.Last < v.First || v.Last > maxVLAN {
+				t.Errorf("parseVLANs(%x) = %v, %v", b, list, err)
+			}
+		}
+	})
+}
