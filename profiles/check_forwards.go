@@ -95,6 +95,7 @@ func (v *validator) forwards() {
 			v.reject(f.At, "", "forwards: expected tcp or udp, found %s", quote(string(f.Protocol)))
 		}
 		v.forwardPorts(f, i)
+		v.arrival(f, i, known)
 		v.target(f, i, known)
 	}
 }
@@ -151,7 +152,7 @@ func (v *validator) forwardPorts(f Forward, i int) {
 
 // adminPort looks for a forward that takes the admin's own way in.
 func (v *validator) adminPort(f Forward, at Pos) {
-	if _, yes := v.zonesTooLarge(); yes || f.Protocol != TCP || v.places.spoilt("admin") {
+	if _, yes := v.zonesTooLarge(); yes || f.Protocol != TCP || v.places.spoilt("admin") || v.leavesAddress(f) {
 		return
 	}
 	const hint = "forward another port, such as 2222, to port 22 of the target"
@@ -218,56 +219,6 @@ func (v *validator) claimed(link string, p netip.Prefix) bool {
 	return false
 }
 
-// target checks where a forward leads to.
-func (v *validator) target(f Forward, i int, known bool) {
-	at := v.places.find(f.At, "forwards[%d].to", i)
-	if problem, hint := v.checkNeighbour(f.To); problem != "" {
-		v.reject(at, hint, "forwards: %s", problem)
-		return
-	}
-	var by *Link
-	for k := range v.p.Links {
-		l := &v.p.Links[k]
-		if v.places.spoilt("links.%s.address", l.Name) {
-			return // where it is is not known
-		}
-		for _, own := range l.Addresses {
-			if own.Addr() == f.To {
-				v.reject(at, fmt.Sprintf("to reach the guest itself write a policy line %s -> self",
-					clip(f.From)), "forwards: %s is the guest's own address", f.To)
-				return
-			}
-		}
-		if _, inside := l.subnetOf(f.To); inside {
-			by = l
-		}
-	}
-	if by == nil {
-		if !v.places.spoilt("links") || len(v.p.Links) > 0 {
-			v.reject(at, "name a host on a subnet of a link", "forwards: %s is in no subnet of a link", f.To)
-		}
-		return
-	}
-	if !known {
-		return
-	}
-	if !v.hasFamily(f.From, f.To) {
-		v.reject(at, "forwards do not translate between address families",
-			"forwards: %s is %s, and the guest has no such address in zone %s", f.To, family(f.To), clip(f.From))
-		return
-	}
-	if f.SNAT {
-		return
-	}
-	for _, m := range v.zone(f.From).Members {
-		if m.Link == by.Name {
-			v.reject(at, "add `snat: self`", "forwards: %s is on link %s, by which the traffic arrives: its answers would "+
-				"go straight to the sender, bypass the guest and be dropped as unknown", f.To, clip(by.Name))
-			return
-		}
-	}
-}
-
 // maxMoved is how many ports the forwards of a profile may move to another port: each is an element of a kernel map.
 const maxMoved = 65536
 
@@ -295,7 +246,7 @@ func (v *validator) forwardOverlaps() {
 					f.Protocol, clip(f.From), f.To, g.At)
 				break
 			}
-			if f.From != g.From || f.Protocol != g.Protocol || f.To.Is4() != g.To.Is4() {
+			if f.From != g.From || f.Protocol != g.Protocol || f.To.Is4() != g.To.Is4() || !g.takesAll(&f) {
 				continue
 			}
 			if j, q, overlap := portOverlap(f.Ports, g.Ports); overlap {

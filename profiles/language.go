@@ -203,7 +203,7 @@ func matchFields() table[matchDraft] {
 
 // forwardDraft is a forward as written.
 type forwardDraft struct {
-	from     place
+	from     []place
 	tcp, udp []PortRange
 	tcpAt    []Pos
 	udpAt    []Pos
@@ -212,13 +212,20 @@ type forwardDraft struct {
 	toPort   uint16
 	snat     bool
 	snatAt   Pos
+
+	address      netip.Addr
+	addressAt    Pos
+	sources      []netip.Prefix
+	sourcePlaces []Pos
+	sourceSets   []string
 }
 
 // forwardFields are the keys of a forward.
 func forwardFields() table[forwardDraft] {
 	ports := oneOrMore(eitherOf(numberIn(1, maxPort), textLike(portsPattern)))
 	return table[forwardDraft]{
-		{name: "from", doc: "Zone the traffic arrives from.", kind: textLike(zonePattern), required: true,
+		{name: "from", doc: "Zone the traffic arrives from, or a list: hosts of a zone inside reach the server by any" +
+			" address of the guest.", kind: oneOrMore(textLike(zonePattern)), required: true,
 			decode: readForwardFrom},
 		{name: "tcp", doc: "TCP ports as they arrive: 80, 8000-8010, or a list.", kind: ports,
 			decode: func(r *reader, v value, into *forwardDraft) { into.tcp, into.tcpAt = r.ports(v) }},
@@ -229,7 +236,11 @@ func forwardFields() table[forwardDraft] {
 			required: true, decode: readTarget},
 		{name: "snat", doc: "self: the target sees the guest's own address as the sender. Needed where its answers would" +
 			" not come back through the guest.", kind: oneWordOf("self"), decode: readSNAT},
-		{name: "source", doc: "Only from these addresses.", later: "remove it"},
+		{name: "address", doc: "Only what is sent to this address of the guest, where it has several.",
+			kind: textLike(addressPattern), decode: readForwardAddress},
+		{name: "source", doc: "Only from these addresses, prefixes, hosts or sets.",
+			kind:   oneOrMore(eitherOf(textLike(hostPattern), textLike(prefixPattern))),
+			decode: readForwardSource},
 		{name: "balance", doc: "How several targets share the traffic.", later: "remove it, and name one target"},
 	}
 }

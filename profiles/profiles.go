@@ -29,8 +29,12 @@
 // A packet belongs to a zone by the link and, where zones share a link, by its address on that link. Between zones,
 // and between two links of one zone, everything is dropped that no policy line accepts; the lines are read top-down and
 // the first that matches decides. "any" is every zone but not the guest, which is "self"; what the guest itself sends
-// passes unless a line from self forbids it. Answers to what was accepted always pass. A forward needs no policy line.
-// Masquerading is for IPv4.
+// passes unless a line from self forbids it. Answers to what was accepted always pass. Masquerading is for IPv4.
+//
+// A forward needs no policy line. It may come from several zones, be about one of the guest's addresses, and be for
+// some sources only; of two that could take a flow the first does. From an external zone only addresses of the link by
+// which the traffic arrives count, from others any address of the guest. Clients in the server's own subnet are
+// answered by way of the guest, which stands for them as the sender.
 //
 // A line names services: names such as ssh or ping, tcp/PORT, udp/PORT, sctp/PORT, icmp/TYPE, icmpv6/TYPE, protocols
 // such as gre, or proto/NUMBER. In the long form, FROM -> TO: {SERVICE: {...}}, each may be narrowed by from and to,

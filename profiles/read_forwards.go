@@ -5,6 +5,7 @@ package profiles
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -153,20 +154,33 @@ func (r *reader) addForwards(item value, d forwardDraft, proto Protocol, ports [
 			len(ports), d.toPort)
 		return
 	}
-	for _, to := range d.to {
-		if len(d.to) > 1 && !r.arrives(d.from.text, to) {
-			continue // a host with both families, reached from a zone with one
+	for _, from := range d.from {
+		for _, to := range d.to {
+			if len(d.to) > 1 && !(r.arrives(from.text, to) && d.speaks(to)) {
+				continue // a host with both families, reached in one
+			}
+			i := len(r.p.Forwards)
+			r.places.put(from.at, "forwards[%d].from", i)
+			r.places.put(d.toAt, "forwards[%d].to", i)
+			r.places.put(d.snatAt, "forwards[%d].snat", i)
+			r.places.put(d.addressAt, "forwards[%d].address", i)
+			for j, at := range portPlaces {
+				r.places.put(at, "forwards[%d].ports[%d]", i, j)
+			}
+			for j, at := range d.sourcePlaces {
+				r.places.put(at, "forwards[%d].sources[%d]", i, j)
+			}
+			r.p.Forwards = append(r.p.Forwards, Forward{From: from.text, Protocol: proto, Ports: ports, To: to,
+				ToPort: d.toPort, SNAT: d.snat, Address: d.address, Sources: d.sources, SourceSets: d.sourceSets,
+				At: item.pos()})
 		}
-		i := len(r.p.Forwards)
-		r.places.put(d.from.at, "forwards[%d].from", i)
-		r.places.put(d.toAt, "forwards[%d].to", i)
-		r.places.put(d.snatAt, "forwards[%d].snat", i)
-		for j, at := range portPlaces {
-			r.places.put(at, "forwards[%d].ports[%d]", i, j)
-		}
-		r.p.Forwards = append(r.p.Forwards, Forward{From: d.from.text, Protocol: proto, Ports: ports, To: to,
-			ToPort: d.toPort, SNAT: d.snat, At: item.pos()})
 	}
+}
+
+// speaks tells whether what an entry says of addresses leaves room for the family of a.
+func (d *forwardDraft) speaks(a netip.Addr) bool {
+	return (!d.address.IsValid() || d.address.Is4() == a.Is4()) && (len(d.sources) == 0 || len(d.sourceSets) > 0 ||
+		slices.ContainsFunc(d.sources, func(p netip.Prefix) bool { return p.Addr().Is4() == a.Is4() }))
 }
 
 // arrives tells whether a zone that could be read has links with addresses of the family of a.
@@ -176,8 +190,22 @@ func (r *reader) arrives(zone string, a netip.Addr) bool {
 }
 
 func readForwardFrom(r *reader, v value, d *forwardDraft) {
-	d.from.text, _ = r.word(v, "a zone")
-	d.from.at = v.pos()
+	for _, item := range r.items(v, "a zone or a list of zones", maxZones) {
+		if text, ok := r.word(item, "a zone"); ok {
+			d.from = append(d.from, place{text, item.pos()})
+		}
+	}
+}
+
+func readForwardAddress(r *reader, v value, d *forwardDraft) {
+	d.addressAt = v.pos()
+	if text, ok := r.dotted(v, "an address of the guest"); ok {
+		d.address, _ = r.address(v, text)
+	}
+}
+
+func readForwardSource(r *reader, v value, d *forwardDraft) {
+	d.sources, d.sourcePlaces, d.sourceSets = r.ends(v)
 }
 
 // ports reads a port, a range, or a list of these.

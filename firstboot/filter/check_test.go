@@ -59,6 +59,16 @@ func TestCompileRefuses(t *testing.T) {
 		}, "would end above 65535"},
 		{"forward to itself", func(p *profiles.Profile) { p.Forwards[0].To = netip.MustParseAddr("10.9.0.1") },
 			"this machine's own address"},
+		{"forward of a foreign address", func(p *profiles.Profile) {
+			p.Forwards[0].Address = netip.MustParseAddr("10.9.0.2")
+		}, "10.9.0.2 is no address of this machine"},
+		{"forward of another family", func(p *profiles.Profile) {
+			p.Forwards[0].Address = netip.MustParseAddr("fd00:10:9::1")
+		}, "in the family of 192.168.0.102"},
+		{"forward for nobody", func(p *profiles.Profile) { p.Forwards[0].SourceSets = []string{"gone"} },
+			`there is no set "gone"`},
+		{"forward for no prefix", func(p *profiles.Profile) { p.Forwards[0].Sources = []netip.Prefix{{}} },
+			"is not a prefix"},
 		{"forward to loopback", func(p *profiles.Profile) { p.Forwards[0].To = netip.MustParseAddr("127.0.0.1") },
 			"no address a connection"},
 		{"forward of ping", func(p *profiles.Profile) { p.Forwards[0].Protocol = profiles.Ping }, `protocol "ping"`},

@@ -189,13 +189,29 @@ func checkForward(p *profiles.Profile, f *profiles.Forward, bad func(profiles.Po
 			bad(f.At, "forward: ports %d-%d to %d: would end above 65535", ports.First, ports.Last, f.ToPort)
 		}
 	}
-	for _, l := range p.Links {
-		for _, a := range l.Addresses {
-			if a.Addr() == f.To {
-				bad(f.At, "forward: %v is this machine's own address; allow the port to self instead", f.To)
-			}
+	if isOwn(p, f.To) {
+		bad(f.At, "forward: %v is this machine's own address; allow the port to self instead", f.To)
+	}
+	if a := f.Address; a.IsValid() && (isV6(a) != isV6(f.To) || !isOwn(p, a)) {
+		bad(f.At, "forward: %v is no address of this machine in the family of %v", a, f.To)
+	}
+	for _, prefix := range f.Sources {
+		if !prefix.IsValid() || prefix.Addr().Is4In6() {
+			bad(f.At, "forward: %v is not a prefix", prefix)
 		}
 	}
+	for _, name := range f.SourceSets {
+		if p.Set(name) == nil {
+			bad(f.At, "forward: there is no set %q", name)
+		}
+	}
+}
+
+// isOwn tells whether the profile gives an address to this machine.
+func isOwn(p *profiles.Profile, a netip.Addr) bool {
+	return slices.ContainsFunc(p.Links, func(l profiles.Link) bool {
+		return slices.ContainsFunc(l.Addresses, func(own netip.Prefix) bool { return own.Addr() == a })
+	})
 }
 
 // plainName tells whether a name is made of letters, digits, '_', '-' and the extra bytes: what nft reads without

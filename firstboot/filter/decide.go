@@ -63,13 +63,15 @@ func isAdmin(p *profiles.Profile, f flow) bool {
 }
 
 func matches(p *profiles.Profile, m profiles.Match, f flow) bool {
-	within := func(list []netip.Prefix, sets []string, a netip.Addr) bool {
-		return len(list) == 0 && len(sets) == 0 || inSets(p, sets, a) ||
-			slices.ContainsFunc(list, func(x netip.Prefix) bool { return x.Contains(a) })
-	}
 	return speaksOf(m, f) &&
 		(len(m.Ports) == 0 || slices.ContainsFunc(m.Ports, func(r profiles.PortRange) bool { return inRange(r, f.port) })) &&
-		within(m.Sources, m.SourceSets, f.src) && within(m.Destinations, m.DestinationSets, f.dst)
+		within(p, m.Sources, m.SourceSets, f.src) && within(p, m.Destinations, m.DestinationSets, f.dst)
+}
+
+// within tells whether an address is as a list and sets say, which say nothing when both are empty.
+func within(p *profiles.Profile, list []netip.Prefix, sets []string, a netip.Addr) bool {
+	return len(list) == 0 && len(sets) == 0 || inSets(p, sets, a) ||
+		slices.ContainsFunc(list, func(x netip.Prefix) bool { return x.Contains(a) })
 }
 
 // speaksOf tells whether a match names the protocol of a flow. An echo request is ping and one of the ICMP types.
@@ -87,11 +89,12 @@ func speaksOf(m profiles.Match, f flow) bool {
 func inRange(r profiles.PortRange, port uint16) bool { return r.First <= port && port <= r.Last }
 
 // forwardOf is the first forward that takes a flow to one of the machine's own addresses elsewhere, and the port it
-// goes to there.
+// goes to there. The address may be unknown, one got by DHCP.
 func forwardOf(p *profiles.Profile, f flow) (*profiles.Forward, uint16) {
 	for i := range p.Forwards {
 		fw := &p.Forwards[i]
-		if fw.From != f.from || fw.Protocol != f.protocol || isV6(fw.To) != isV6(f.src) {
+		if fw.From != f.from || fw.Protocol != f.protocol || isV6(fw.To) != isV6(f.src) ||
+			fw.Address.IsValid() && fw.Address != f.dst || !within(p, fw.Sources, fw.SourceSets, f.src) {
 			continue
 		}
 		for _, r := range fw.Ports {

@@ -122,9 +122,7 @@ func (b *prober) explainSelf(src host, dst netip.Addr, k knock) error {
 		return nil
 	}
 	if dst.IsValid() {
-		if !slices.ContainsFunc(b.p.Links, func(l profiles.Link) bool {
-			return slices.ContainsFunc(l.Addresses, func(a netip.Prefix) bool { return a.Addr() == dst })
-		}) {
+		if !isOwn(b.p, dst) {
 			return fmt.Errorf("%v is no address of the guest", dst)
 		}
 		own = dst

@@ -59,9 +59,16 @@ func isAddr(e Expr, v6 bool) bool {
 
 // translate adds the rules of one forward, the n-th of the profile.
 func (c *compiler) translate(ch *Chain, f *profiles.Forward, n int, own Field) {
+	v6 := isV6(f.To)
 	add := func(ports []Range, to DestinationNAT) {
-		to.To, to.IPv6, to.Field = addrRange(span{f.To, f.To}), isV6(f.To), portOf(f)
-		ch.add(forwardComment(f), Match{own, []Range{local()}}, Match{portOf(f), ports}, to)
+		to.To, to.IPv6, to.Field = addrRange(span{f.To, f.To}), v6, portOf(f)
+		for _, from := range c.addresses(srcField(v6), f.Sources, f.SourceSets, v6) {
+			do := append([]Expr{Match{own, []Range{local()}}}, from...)
+			if f.Address.IsValid() {
+				do = append(do, Match{dstField(v6), []Range{addrRange(span{f.Address, f.Address})}})
+			}
+			ch.add(forwardComment(f), append(do, Match{portOf(f), ports}, to)...)
+		}
 	}
 	if f.ToPort == 0 {
 		add(portRanges(f.Ports), DestinationNAT{})

@@ -83,7 +83,9 @@ func (l *lab) isOwn(a netip.Addr) bool {
 			return true
 		}
 	}
-	return false
+	return slices.ContainsFunc(l.profile.Links, func(x profiles.Link) bool {
+		return slices.ContainsFunc(x.Addresses, func(own netip.Prefix) bool { return own.Addr() == a })
+	})
 }
 
 // listenTCP answers each connection with the address it came from.

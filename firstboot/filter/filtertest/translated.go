@@ -1,0 +1,55 @@
+package filtertest
+
+import (
+	"net/netip"
+
+	"rempart/profiles"
+)
+
+// Translated uses every kind of address translation, in IPv4 and IPv6.
+func Translated() *profiles.Profile {
+	addr := netip.MustParseAddr
+	web, web6, inside := addr("10.2.0.10"), addr("fd00:2::10"), addr("10.1.0.10")
+	const git, mail = "203.0.113.3", "2001:db8:1::3"
+	return &profiles.Profile{
+		Name:  "translated",
+		Admin: profiles.Admin{Zones: []string{"inside"}, At: line(3)},
+		Links: []profiles.Link{
+			{Name: "up0", Addresses: prefixes("203.0.113.2/24", git+"/24", "2001:db8:1::2/64", mail+"/64"),
+				Gateways: gateways("203.0.113.1", "2001:db8:1::1"), At: line(5)},
+			{Name: "in0", Addresses: prefixes("10.1.0.1/24", "fd00:1::1/64"), At: line(6)},
+			{Name: "srv0", Addresses: prefixes("10.2.0.1/24", "fd00:2::1/64"), At: line(7)},
+		},
+		Zones: []profiles.Zone{
+			{Name: "net", Members: on("up0"), External: true},
+			{Name: "inside", Members: on("in0")},
+			{Name: "servers", Members: on("srv0")},
+		},
+		Sets: []profiles.Set{{Name: "partners", At: line(8), Ranges: ranges("192.0.2.9-192.0.2.11")}},
+		Policy: []profiles.Rule{
+			allow(10, "inside", "net"),
+		},
+		Masquerade: []profiles.Pair{{From: "inside", To: "net", At: line(15)}},
+		Forwards: []profiles.Forward{
+			// One port at two addresses, in both families, and at the rest of them.
+			{From: "net", Protocol: profiles.TCP, Ports: ports(22), To: web, Address: addr(git), At: line(20)},
+			{From: "net", Protocol: profiles.TCP, Ports: ports(25), To: web6, Address: addr(mail), At: line(21)},
+			{From: "net", Protocol: profiles.TCP, Ports: ports(25), To: web6, ToPort: 2525, At: line(22)},
+			// Some sources get another host than all others, or none.
+			{From: "net", Protocol: profiles.TCP, Ports: ports(443), To: web, ToPort: 8443,
+				Sources: prefixes("198.51.100.64/26"), SourceSets: []string{"partners"}, At: line(23)},
+			{From: "net", Protocol: profiles.TCP, Ports: ports(443), To: addr("10.2.0.11"), At: line(24)},
+			{From: "net", Protocol: profiles.UDP, Ports: ports(500), To: web6, Sources: prefixes("2001:db8:9::/48"),
+				At: line(25)},
+			// A range moves one to one, across a port that is its own.
+			{From: "net", Protocol: profiles.UDP, Ports: []profiles.PortRange{{First: 7000, Last: 7009}}, To: web6,
+				ToPort: 7005, At: line(26)},
+			// By the public address from inside: to another link, and back to the link it came by.
+			{From: "inside", Protocol: profiles.TCP, Ports: ports(443), To: addr("10.2.0.11"), Address: addr("203.0.113.2"),
+				At: line(27)},
+			{From: "inside", Protocol: profiles.TCP, Ports: ports(8080), To: inside, At: line(28)},
+			{From: "inside", Protocol: profiles.TCP, Ports: ports(8080), To: addr("fd00:1::10"),
+				Address: addr("2001:db8:1::2"), At: line(29)},
+		},
+	}
+}
