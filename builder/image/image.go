@@ -8,8 +8,6 @@ package image
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -175,10 +173,9 @@ func (p *planner) openKernel(context.Context) error {
 	if err != nil {
 		return err
 	}
-	digest := sha256.Sum256(profile)
 	p.master = contract.Master{
 		Name: p.in.Profile.Name, Version: contract.Version, Arch: p.in.Arch,
-		Kernel: p.kernel.Release, Profile: hex.EncodeToString(digest[:]),
+		Kernel: p.kernel.Release, Profile: contract.ProfileDigest(profile),
 	}
 	return nil
 }

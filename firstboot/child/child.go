@@ -42,6 +42,10 @@ type Spec struct {
 	Feed bool
 	// Lines gives the process every line of the guest's log as it is said: Env.Lines. One child may have it.
 	Lines bool
+	// Follows is set for a child that does what the profile says: when the profile changes, the context of Run is
+	// done, Run must return soon and with its work left as it is, and is called again in the same process with the
+	// new one.
+	Follows bool
 	// AfterReady holds the start back until the guest was READY once. Such a child is no condition of READY.
 	AfterReady bool
 	// OOMScore is oom_score_adj, -1000 to 1000; higher dies first.
@@ -89,11 +93,17 @@ type StateResult struct {
 	Error  string `json:"error,omitempty"`
 }
 
-// Request is what the control child tells under KeyRequest: what the host or the power button asks for.
+// Request is what the control and admin children tell under KeyRequest: what the host, the power button or an
+// administrator asks for.
 type Request struct {
-	Verb   string `json:"verb"` // "poweroff", "reboot", "confinement", "kill"
+	Verb   string `json:"verb"` // "poweroff", "reboot", "confinement", "kill", "apply", "confirm", "undo"
 	Child  string `json:"child,omitempty"`
 	Signal int    `json:"signal,omitempty"`
+	// Of apply, which takes the profile at contract.ProposalPath: after how many seconds it is undone unless
+	// confirmed.
+	Seconds int `json:"seconds,omitempty"`
+	// Of apply, confirm and undo: a number for contract.LiveReport's Answer, above that of every earlier request.
+	Number uint64 `json:"number,omitempty"`
 }
 
 // Keys of Env.Tell.

@@ -34,18 +34,21 @@ func TestParseInjections(t *testing.T) {
 
 func TestMessages(t *testing.T) {
 	for line, good := range map[string]bool{
-		`{"ready":true}`:                       true,
-		`{"key":"policy","value":"closed"}`:    true,
-		`{"key":"links","value":[]}`:           true,
-		`{}`:                                   false,
-		`{"ready":true,"key":"x","value":1}`:   false,
-		`{"key":"policy"}`:                     false,
-		`{"value":1}`:                          false,
-		`{"key":"policy","value":1} {}`:        false,
-		`{"key":"policy","value":1,"other":2}`: false,
-		`[]`:                                   false,
-		`nonsense`:                             false,
-		``:                                     false,
+		`{"ready":true}`:                true,
+		`{"ready":true,"profile":"ab"}`: true,
+		`{"profile":"ab"}`:              false,
+		`{"ready":true,"profile":"` + strings.Repeat("a", maxDigest+1) + `"}`: false,
+		`{"key":"policy","value":"closed"}`:                                   true,
+		`{"key":"links","value":[]}`:                                          true,
+		`{}`:                                                                  false,
+		`{"ready":true,"key":"x","value":1}`:                                  false,
+		`{"key":"policy"}`:                                                    false,
+		`{"value":1}`:                                                         false,
+		`{"key":"policy","value":1} {}`:                                       false,
+		`{"key":"policy","value":1,"other":2}`:                                false,
+		`[]`:                                                                  false,
+		`nonsense`:                                                            false,
+		``:                                                                    false,
 		`{"key":"` + strings.Repeat("k", MaxKey+1) + `","value":1}`:    false,
 		`{"key":"k","value":"` + strings.Repeat("v", MaxLine) + `"}`:   false,
 		`{"key":"k","value":` + strings.Repeat("[", MaxLine-100) + `}`: false,
@@ -61,7 +64,7 @@ func TestTellerWritesWhatDecodes(t *testing.T) {
 	var b, log bytes.Buffer
 	ready, tell := teller(&b, slog.New(newHandler(&log)))
 	tell(KeyWarning, "two\nlines")
-	ready()
+	ready("abc")
 	tell("big", strings.Repeat("x", MaxLine))
 	tell("impossible", func() {})
 	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
@@ -73,8 +76,8 @@ func TestTellerWritesWhatDecodes(t *testing.T) {
 	if err != nil || m.Key != KeyWarning || json.Unmarshal(m.Value, &text) != nil || text != "two\nlines" {
 		t.Errorf("told %+v, %v; want the warning", m, err)
 	}
-	if m, err := DecodeMessage([]byte(lines[1])); err != nil || !m.Ready {
-		t.Errorf("told %+v, %v; want ready", m, err)
+	if m, err := DecodeMessage([]byte(lines[1])); err != nil || !m.Ready || m.Profile != "abc" {
+		t.Errorf("told %+v, %v; want ready for abc", m, err)
 	}
 	if n := strings.Count(log.String(), "error: PID 1 was not told"); n != 2 {
 		t.Errorf("logged %d failures, want 2: %s", n, log.String())

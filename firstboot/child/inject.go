@@ -18,13 +18,17 @@ type Injection struct {
 	Fail  bool          // the work returns an error instead of beginning
 	Panic bool          // the child panics soon after it became ready
 	Hog   bool          // the child takes memory soon after it became ready, until it is killed
+	Jump  time.Duration // of "clock", no child: how far the clock jumps when the profile is changed while the guest runs
 }
 
-// maxSlow bounds a delay.
-const maxSlow = 10 * time.Minute
+// Bounds of a delay and of a jump.
+const (
+	maxSlow = 10 * time.Minute
+	maxJump = 100 * 365 * 24 * time.Hour
+)
 
 // grammar is what an injection may say.
-const grammar = "slow:CHILD:DURATION, fail:CHILD, panic:CHILD or hog:CHILD"
+const grammar = "slow:CHILD:DURATION, fail:CHILD, panic:CHILD, hog:CHILD or jump:clock:DURATION"
 
 // errInjected is what an injected failure returns.
 var errInjected = errors.New("made to fail by the kernel command line")
@@ -52,6 +56,13 @@ func ParseInjections(s string) (map[string]Injection, error) {
 				continue
 			}
 			in.Slow = d
+		case what == "jump" && hasArg:
+			d, err := time.ParseDuration(arg)
+			if err != nil || d < -maxJump || d > maxJump {
+				errs = append(errs, fmt.Errorf("injection %.80q: want a duration from -%v to %[2]v", spec, maxJump))
+				continue
+			}
+			in.Jump = d
 		case what == "fail" && !hasArg:
 			in.Fail = true
 		case what == "panic" && !hasArg:
@@ -72,6 +83,9 @@ func (in Injection) String(name string) string {
 	var words []string
 	if in.Slow > 0 {
 		words = append(words, "slow:"+name+":"+in.Slow.String())
+	}
+	if in.Jump != 0 {
+		words = append(words, "jump:"+name+":"+in.Jump.String())
 	}
 	if in.Fail {
 		words = append(words, "fail:"+name)

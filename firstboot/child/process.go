@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -39,7 +40,8 @@ const (
 
 // Main is the whole life of a child's process and returns its exit status.
 func Main(spec Spec) int {
-	// PID 1 prints what comes on standard error line by line. A child with the console as standard output logs there too.
+	// PID 1 prints what comes on standard error line by line. A child with the console as standard output logs there
+	// too.
 	log := slog.New(newHandler(os.Stderr))
 	if err := limit(); err != nil {
 		log.Error(err.Error())
@@ -55,29 +57,64 @@ func Main(spec Spec) int {
 		env.Root = "/"
 	}
 	tell := os.NewFile(TellFD, "tell")
-	env.Ready, env.Tell = teller(tell, log)
+	var ready func(profile string)
+	ready, env.Tell = teller(tell, log)
 	if spec.Feed {
 		env.Reports = reports(os.NewFile(FeedFD, "feed"))
 	}
 	if spec.Lines {
 		env.Lines = lines(os.NewFile(LineFD, "lines"))
 	}
-	var err error
-	if env.Profile, err = ReadProfile(env.Root); err != nil {
-		log.Error(err.Error())
-		return 1
-	}
+	// Before the profile is read: a change that comes after is then never missed.
+	changed := make(chan os.Signal, 1)
+	signal.Notify(changed, syscall.SIGHUP)
 	injections, err := ParseInjections(os.Getenv(EnvInject))
 	if err != nil {
 		log.Warn(err.Error())
 	}
-	err = injections[spec.Name].run(ctx, spec, env)
+	err = follow(ctx, spec, env, injections[spec.Name], changed, ready)
 	switch {
 	case err == nil, ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return 0
 	default:
 		log.Error(err.Error())
 		return 1
+	}
+}
+
+// follow does a child's work with the profile there is, and again with the next one when changed says there is one:
+// the process stays, and with it what it has open.
+func follow(ctx context.Context, spec Spec, env *Env, injection Injection, changed <-chan os.Signal,
+	ready func(profile string)) error {
+	for {
+		var digest string
+		var err error
+		if env.Profile, digest, err = ReadProfile(env.Root); err != nil {
+			return err
+		}
+		env.Ready = func() { ready(digest) }
+		turn, end := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- injection.run(turn, spec, env) }()
+		again := false
+		for !again {
+			select {
+			case err := <-done:
+				end()
+				return err
+			case <-changed:
+				again = spec.Follows
+			}
+		}
+		end()
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		env.Log.Info("the profile has changed")
+		injection = Injection{} // it was for the first one
 	}
 }
 
@@ -99,29 +136,49 @@ func limit() error {
 	return nil
 }
 
-// maxProfile bounds the profile on the root, which the builder wrote.
-const maxProfile = 4 << 20
+// maxProfile bounds the profile of a guest, in bytes.
+const maxProfile = contract.MaxLive
 
-// ReadProfile reads the profile a guest carries below root.
-func ReadProfile(root string) (*profiles.Profile, error) {
-	f, err := os.Open(filepath.Join(root, contract.ProfilePath))
+// ReadProfile reads the profile in force below root, and its contract.ProfileDigest: the live one, or else the
+// master's.
+func ReadProfile(root string) (*profiles.Profile, string, error) {
+	f, err := os.Open(filepath.Join(root, contract.LivePath))
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = os.Open(filepath.Join(root, contract.ProfilePath))
+	}
 	if err != nil {
-		return nil, fmt.Errorf("profile of the guest: %w", err)
+		return nil, "", fmt.Errorf("profile of the guest: %w", err)
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxProfile))
+	b, err := io.ReadAll(io.LimitReader(f, maxProfile+1))
 	if err != nil {
-		return nil, fmt.Errorf("profile of the guest: %w", err)
+		return nil, "", fmt.Errorf("profile of the guest: %w", err)
+	}
+	p, digest, err := DecodeProfile(b)
+	if err != nil {
+		return nil, "", fmt.Errorf("profile of the guest %s: %w", f.Name(), err)
+	}
+	return p, digest, nil
+}
+
+// DecodeProfile decodes the JSON of a profile and returns its contract.ProfileDigest with it.
+func DecodeProfile(b []byte) (*profiles.Profile, string, error) {
+	if len(b) > maxProfile {
+		return nil, "", fmt.Errorf("larger than %d bytes", maxProfile)
 	}
 	p, err := profiles.Decode(b)
 	if err != nil {
-		return nil, fmt.Errorf("profile of the guest %s: %w", f.Name(), err)
+		return nil, "", err
 	}
-	return p, nil
+	canonical, err := json.Marshal(p)
+	if err != nil {
+		return nil, "", err
+	}
+	return p, contract.ProfileDigest(canonical), nil
 }
 
-// teller returns Env's Ready and Tell over a pipe to PID 1.
-func teller(w io.Writer, log *slog.Logger) (ready func(), tell func(string, any)) {
+// teller returns Env's Tell, and Ready for the profile of a digest, over a pipe to PID 1.
+func teller(w io.Writer, log *slog.Logger) (ready func(profile string), tell func(string, any)) {
 	var mu sync.Mutex
 	send := func(m Message) {
 		line, err := m.Encode()
@@ -134,7 +191,7 @@ func teller(w io.Writer, log *slog.Logger) (ready func(), tell func(string, any)
 			log.Error("PID 1 was not told", "key", m.Key, "error", err)
 		}
 	}
-	ready = func() { send(Message{Ready: true}) }
+	ready = func(profile string) { send(Message{Ready: true, Profile: profile}) }
 	tell = func(key string, value any) {
 		b, err := json.Marshal(value)
 		if err != nil {

@@ -13,11 +13,15 @@ const MaxLine = 64 << 10
 // MaxKey bounds the key of a message, in bytes.
 const MaxKey = 32
 
+// maxDigest bounds the digest of a profile, in bytes: SHA-256 in hex.
+const maxDigest = 64
+
 // Message is one line from a child to PID 1, as JSON: readiness, or a value for the report.
 type Message struct {
-	Ready bool            `json:"ready,omitempty"`
-	Key   string          `json:"key,omitempty"`
-	Value json.RawMessage `json:"value,omitempty"`
+	Ready   bool            `json:"ready,omitempty"`
+	Profile string          `json:"profile,omitempty"` // with Ready: the digest of the profile the job holds for
+	Key     string          `json:"key,omitempty"`
+	Value   json.RawMessage `json:"value,omitempty"`
 }
 
 // ErrMessage is wrapped by every error of DecodeMessage.
@@ -36,7 +40,8 @@ func (m Message) Encode() ([]byte, error) {
 }
 
 // DecodeMessage reads one line, without its newline. The child that wrote it may be in a stranger's hands: unknown
-// fields, both kinds at once and anything beyond the bounds are refused. What a value holds is checked by who uses it.
+// fields, both kinds at once and anything beyond the bounds are refused. What a value holds is checked by who uses
+// it.
 func DecodeMessage(line []byte) (Message, error) {
 	var m Message
 	if len(line) >= MaxLine {
@@ -45,7 +50,8 @@ func DecodeMessage(line []byte) (Message, error) {
 	if err := Strict(line, &m); err != nil {
 		return Message{}, fmt.Errorf("%w: %w", ErrMessage, err)
 	}
-	if m.Ready == (m.Key != "") || len(m.Key) > MaxKey || (m.Key != "") != (len(m.Value) > 0) {
+	if m.Ready == (m.Key != "") || len(m.Key) > MaxKey || (m.Key != "") != (len(m.Value) > 0) ||
+		len(m.Profile) > maxDigest || m.Profile != "" && !m.Ready {
 		return Message{}, fmt.Errorf("%w: want either ready or a key of at most %d bytes with a value", ErrMessage, MaxKey)
 	}
 	return m, nil

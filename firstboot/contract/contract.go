@@ -6,6 +6,7 @@
 package contract
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"strconv"
@@ -20,8 +21,9 @@ const Version = "0.1.0"
 const (
 	// KeyVerity carries the parameters of the root: "rempart.verity=ROOTHASH,DATABLOCKS"; see Verity.
 	KeyVerity = "rempart.verity"
-	// KeyInject makes a named piece of the guest slow, failing, panicking or hungry, for tests: "rempart.inject=SPEC,...".
-	// SPEC is "slow:CHILD:DURATION", "fail:CHILD", "panic:CHILD" or "hog:CHILD". No injection can open anything.
+	// KeyInject makes a named piece of the guest slow, failing, panicking or hungry, for tests:
+	// "rempart.inject=SPEC,...". SPEC is "slow:CHILD:DURATION", "fail:CHILD", "panic:CHILD" or "hog:CHILD". No
+	// injection can open anything.
 	KeyInject = "rempart.inject"
 )
 
@@ -108,7 +110,13 @@ type Master struct {
 	Version string `json:"version"` // of rempart
 	Arch    string `json:"arch"`    // Debian architecture: amd64, arm64
 	Kernel  string `json:"kernel"`  // kernel release, as in `uname -r`
-	Profile string `json:"profile"` // SHA-256 of the normalised profile, hex
+	Profile string `json:"profile"` // ProfileDigest
+}
+
+// ProfileDigest names a profile: the SHA-256 of its JSON, hex.
+func ProfileDigest(profile []byte) string {
+	sum := sha256.Sum256(profile)
+	return hex.EncodeToString(sum[:])
 }
 
 // Boot is what the boot stage found, for the stages after it.

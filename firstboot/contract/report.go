@@ -16,6 +16,7 @@ type Report struct {
 	Children []ChildState `json:"children"`
 	Times    Times        `json:"times"`
 	Memory   Memory       `json:"memory"`
+	Live     LiveReport   `json:"live"`
 }
 
 // RootReport tells how the root is protected.

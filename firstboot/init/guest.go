@@ -1,6 +1,6 @@
 // Package pid1 is firstboot as PID 1: it mounts, loads modules, starts the children, keeps them running, reaps what
-// ends and stops everything in order. It reads no byte that comes from outside the guest: what children tell is bounded
-// and checked, and the children do the rest.
+// ends and stops everything in order. It reads no byte that comes from outside the guest: what children tell is
+// bounded and checked, and the children do the rest.
 //
 // Nothing that fails makes it exit or panic. Each step that fails is a line of the report; what depends on it stays
 // closed; the console says what and why.
@@ -71,15 +71,19 @@ type guest struct {
 
 	changed  chan struct{}      // something the report tells of has changed
 	requests chan child.Request // from the control child
+	// liveRequests are those that change the profile, for keepLive.
+	liveRequests chan child.Request
 
 	seedMutex sync.Mutex // held while a seed is written to /var, and while /var is taken off
 	stateLeft bool       // /var is, or is about to be, off
 
 	mu       sync.Mutex
 	facts    facts
-	landlock map[string]int   // version laid on each child when it was last started; 0: none
-	feeds    map[string]*feed // of children that want reports
-	report   []byte           // the newest report, encoded
+	landlock map[string]int    // version laid on each child when it was last started; 0: none
+	feeds    map[string]*feed  // of children that want reports
+	holds    map[string]string // for which profile each child says its job holds, by digest
+	heard    chan struct{}     // closed and replaced when a child said so, or that it failed
+	report   []byte            // the newest report, encoded
 }
 
 // Run is PID 1. It returns only when the machine could not even be switched off.
@@ -101,6 +105,7 @@ func newGuest(o Options) *guest {
 	c := newConsole(o.Console)
 	return &guest{Options: o, console: c, log: slog.New(c.handler("init")), reaper: launch.NewReaper(), begun: time.Now(),
 		changed: make(chan struct{}, 1), requests: make(chan child.Request, 4), feeds: map[string]*feed{},
+		liveRequests: make(chan child.Request, 1), holds: map[string]string{}, heard: make(chan struct{}),
 		landlock: map[string]int{},
 		facts:    newFacts()}
 }
@@ -118,7 +123,10 @@ func (g *guest) run(ctx context.Context) {
 	g.step("command line", g.readInjections)
 	g.warn("modules", func() error { return loadModules(g.Root) })
 	g.warn("sysctl", func() error { return setSysctls(g.Root) })
+	g.step("live profile", func() error { return os.MkdirAll(filepath.Join(g.Root, contract.LiveDir), 0o755) })
 	g.step("children", g.startChildren)
+	pending := &change{}
+	go g.forever("live changes", func() { g.keepLive(ctx, pending) })
 	go g.forever("report", func() { g.keepReport(ctx) })
 }
 
@@ -173,20 +181,24 @@ func (g *guest) protect() error {
 
 func (g *guest) readProfile() error {
 	g.profile = &profiles.Profile{}
-	p, err := child.ReadProfile(g.Root)
+	p, digest, err := child.ReadProfile(g.Root)
 	if err != nil {
 		return err
 	}
 	g.profile = p
+	g.facts.live.Profile, g.facts.live.Master = digest, digest
 	return nil
 }
 
 func (g *guest) setName() error {
-	if g.Root != "/" || g.profile.Name == "" {
+	g.mu.Lock()
+	name := g.profile.Name
+	g.mu.Unlock()
+	if g.Root != "/" || name == "" {
 		return nil
 	}
-	if err := unix.Sethostname([]byte(g.profile.Name)); err != nil {
-		return fmt.Errorf("host name %q: %w", g.profile.Name, err)
+	if err := unix.Sethostname([]byte(name)); err != nil {
+		return fmt.Errorf("host name %q: %w", name, err)
 	}
 	return nil
 }

@@ -19,6 +19,9 @@ import (
 	"rempart/profiles"
 )
 
+// refused is the name of a profile whose policy cannot be loaded.
+const refused = "refused"
+
 // The children of the test guest; the test binary is its firstboot.
 func specs() []child.Spec {
 	daemon := func(ctx context.Context, env *child.Env) error {
@@ -27,13 +30,17 @@ func specs() []child.Spec {
 		return nil
 	}
 	return []child.Spec{
-		{Name: "policy", Run: func(ctx context.Context, env *child.Env) error {
+		{Name: "policy", Follows: true, Run: func(ctx context.Context, env *child.Env) error {
+			if env.Profile.Name == refused {
+				env.Tell(child.KeyFailure, "rules nobody takes")
+				return errors.New("rules nobody takes")
+			}
 			env.Tell(child.KeyPolicy, "closed")
 			env.Tell(child.KeyPolicy, "loaded")
 			return daemon(ctx, env)
 		}},
-		{Name: "link", After: []string{"policy"}, Own: []string{contract.LinkDir}, Run: func(ctx context.Context,
-			env *child.Env) error {
+		{Name: "link", After: []string{"policy"}, Follows: true, Own: []string{contract.LinkDir}, Run: func(
+			ctx context.Context, env *child.Env) error {
 			env.Tell(child.KeyLinks, []contract.LinkReport{{Name: "lan0", Up: true, Addresses: []string{"10.0.0.1/24"}}})
 			env.Tell(child.KeyWarning, "two NICs more\x1b[2J than links")
 			return daemon(ctx, env)
@@ -201,10 +208,12 @@ func (g *testGuest) wait(t *testing.T, what string, want func(contract.Report) b
 	return r
 }
 
-func oneLink() *profiles.Profile {
+func oneLink() *profiles.Profile { return named("gw", "128M") }
+
+func named(name, memory string) *profiles.Profile {
 	p, err := profiles.Parse("profile.yaml", []byte(`rempart: 1
-name: gw
-memory: 128M
+name: `+name+`
+memory: `+memory+`
 state: 16M
 admin: none
 links:
@@ -362,12 +371,12 @@ func FuzzTold(f *testing.F) {
 	for _, line := range []string{`{"key":"links","value":[{"name":"lan0","addresses":["10.0.0.1/24"]}]}`,
 		`{"key":"policy","value":"loaded"}`, `{"key":"state","value":{"action":"mounted","device":"vdb","bytes":1}}`,
 		`{"key":"request","value":{"verb":"kill","child":"link","signal":9}}`, `{"key":"warning","value":"x"}`,
-		`{"key":"scrubbed","value":true}`} {
+		`{"key":"scrubbed","value":true}`, `{"key":"request","value":{"verb":"apply","seconds":60,"number":7}}`} {
 		f.Add([]byte(line))
 	}
 	g := newGuest(Options{Root: "/nonexistent", Console: &strings.Builder{}, Settling: time.Second})
 	g.profile = oneLink()
-	names := []string{policyChild, linkChild, scrubChild, stateChild, controlChild}
+	names := []string{policyChild, linkChild, scrubChild, stateChild, controlChild, adminChild}
 	f.Fuzz(func(t *testing.T, line []byte) {
 		m, err := child.DecodeMessage(line)
 		if err != nil {
@@ -391,6 +400,8 @@ func FuzzTold(f *testing.F) {
 			if q.Verb == "kill" {
 				g.serve(q)
 			}
+		case q := <-g.liveRequests:
+			_ = g.serveLive(context.Background(), &change{}, q) // nothing is proposed: it is refused, or nothing to do
 		default:
 		}
 	})

@@ -53,6 +53,23 @@ func loadModules(root string) error {
 	return errors.Join(failed...)
 }
 
+// loadNamed loads modules of the root by their names, and returns what failed, having tried all. Whatever the names,
+// the files come from the verified root and nowhere else.
+func (g *guest) loadNamed(names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	loader, err := openModules(g.Root)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, name := range names {
+		failed = append(failed, loader.Load(name))
+	}
+	return errors.Join(failed...)
+}
+
 // Modprobe is /sbin/modprobe as the kernel calls it ("modprobe -q -- ALIAS", kernel/kmod.c): it loads what each
 // alias or module name names and returns the exit status. With -q an unknown one is no message, as kmod has it.
 func Modprobe(root string, args []string, say func(string)) int {

@@ -49,7 +49,8 @@ func (g *guest) startChild(spec child.Spec, starts int) (*supervise.Process, err
 	p, err := g.reaper.Start(launch.Command{
 		Path: g.Program, Args: []string{"firstboot", "child", spec.Name}, Env: g.environment(spec, starts), Files: files,
 		Confine: g.Confine, UID: spec.UID, Caps: spec.Caps,
-		Read:  append([]string{filepath.Join(g.Root, contract.ProfilePath)}, spec.Read...),
+		Read: append([]string{filepath.Join(g.Root, contract.ProfilePath), filepath.Join(g.Root, contract.LiveDir)},
+			spec.Read...),
 		Write: write, Exec: spec.Exec,
 	})
 	if err != nil {
@@ -254,6 +255,7 @@ func (g *guest) readTold(spec child.Spec, r io.ReadCloser, ready chan<- struct{}
 					g.forget(spec.Name, key)
 				}
 			}
+			g.hear(spec.Name, m.Profile)
 			select {
 			case ready <- struct{}{}:
 			default:

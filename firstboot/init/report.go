@@ -61,9 +61,9 @@ func (g *guest) compose() contract.Report {
 		after[spec.Name] = spec.After
 	}
 	g.mu.Lock()
-	f := g.facts
+	f, profile := g.facts, g.profile
 	r := contract.Report{
-		Name:     g.profile.Name,
+		Name:     profile.Name,
 		Version:  contract.Version,
 		Warnings: slices.Collect(sortedValues(f.warnings)),
 		Root: contract.RootReport{ReadOnlyDisk: g.boot.ReadOnly, Verified: g.boot.RootHash != "", Scrubbed: f.scrubbed,
@@ -74,6 +74,7 @@ func (g *guest) compose() contract.Report {
 		Children: states,
 		Times:    f.times,
 		Memory:   g.memory(),
+		Live:     f.live,
 	}
 	r.Times.BootStage = g.boot.Started
 	told := health.Told{Failures: slices.Collect(sortedValues(f.failures)), StateError: f.stateErr,
@@ -82,11 +83,12 @@ func (g *guest) compose() contract.Report {
 	if r.State.Device != "" {
 		r.State.Free = free(filepath.Join(g.Root, contract.StateDir))
 	}
-	health.Judge(&r, g.profile, told)
+	health.Judge(&r, profile, told)
 	g.mu.Lock()
-	g.facts.settled = g.facts.settled || r.Settled
+	// While children follow a changed profile nothing is settled: what is not as the new one says yet is no news.
+	g.facts.settled = g.facts.changing.IsZero() && (g.facts.settled || r.Settled)
 	r.Settled = g.facts.settled
-	if g.facts.times.Links == 0 && health.LinksUp(&r, g.profile) {
+	if g.facts.times.Links == 0 && health.LinksUp(&r, profile) {
 		g.facts.times.Links = boottime()
 	}
 	if g.facts.times.Ready == 0 && r.Ready {
@@ -140,7 +142,8 @@ func (g *guest) memory() (m contract.Memory) {
 	return m
 }
 
-// publish gives a report to the children that want it and to contract.ReportPath, unless it says what the last one did.
+// publish gives a report to the children that want it and to contract.ReportPath, unless it says what the last one
+// did.
 func (g *guest) publish(r contract.Report) {
 	b, err := json.Marshal(r)
 	if err != nil || len(b)+1 > child.MaxReport {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
@@ -18,6 +19,7 @@ const (
 	scrubChild   = "scrub"
 	stateChild   = "state"
 	controlChild = "control"
+	adminChild   = "admin"
 )
 
 // Bounds of what children may tell.
@@ -43,6 +45,8 @@ type facts struct {
 	times    contract.Times
 	stopping bool // children end because they are told to: no news
 	settled  bool // the start is over; what changes later is news at once
+	live     contract.LiveReport
+	changing time.Time // when a change of the profile began that children still follow; zero: none
 }
 
 func newFacts() facts {
@@ -69,6 +73,9 @@ func (g *guest) told(name string, m child.Message) error {
 				into[name] = name + ": " + cutText(text)
 			}
 		})
+		if m.Key == child.KeyFailure {
+			g.hear(name, "")
+		}
 		return nil
 	case child.KeyPolicy:
 		return g.toldPolicy(name, m)
@@ -98,17 +105,42 @@ func (g *guest) told(name string, m child.Message) error {
 		return nil
 	case child.KeyRequest:
 		var r child.Request
-		if err := only(name, controlChild, m, &r); err != nil {
+		live, err := toldRequest(name, m, &r)
+		if err != nil {
 			return err
 		}
+		to := g.requests
+		if live {
+			to = g.liveRequests
+		}
 		select {
-		case g.requests <- r:
+		case to <- r:
 			return nil
 		default:
 			return errors.New("too many requests at once")
 		}
 	}
 	return fmt.Errorf("unknown key %q", m.Key)
+}
+
+// toldRequest takes a request from a child that may make it, and tells whether it is one to change the profile.
+func toldRequest(name string, m child.Message, r *child.Request) (live bool, err error) {
+	if name != controlChild && name != adminChild {
+		return false, fmt.Errorf("key %s from %s: %w", m.Key, name, errNotYours)
+	}
+	if err := decode(m, r); err != nil {
+		return false, err
+	}
+	switch r.Verb {
+	case verbApply, verbConfirm, verbUndo:
+		live = true
+	case "poweroff", "reboot":
+	default:
+		if name == adminChild {
+			return false, fmt.Errorf("request %.32q from %s: %w", r.Verb, name, errNotYours)
+		}
+	}
+	return live, nil
 }
 
 func decode(m child.Message, v any) error {
@@ -188,8 +220,8 @@ func checkState(r child.StateResult) error {
 	return nil
 }
 
-// childEnded mounts /var once the state child has said what to mount. Anything else a child made or said holds when it
-// ends: a policy in the kernel and the addresses of links outlive who put them there, and its last failure is why.
+// childEnded mounts /var once the state child has said what to mount. Anything else a child made or said holds when
+// it ends: a policy in the kernel and the addresses of links outlive who put them there, and its last failure is why.
 func (g *guest) childEnded(spec child.Spec, status error) {
 	if spec.Name == stateChild && status == nil {
 		g.mountState()

@@ -22,6 +22,7 @@ func Spec() child.Spec {
 		Name:        "link",
 		Run:         Run,
 		After:       []string{"policy"},
+		Follows:     true,
 		UID:         contract.UIDLink,
 		Caps:        []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE},
 		Own:         []string{contract.LinkDir},
@@ -50,7 +51,8 @@ const (
 )
 
 // Run brings the links to the state the profile declares and keeps them there until ctx is done. It leaves them as
-// they are when it ends, so that the next run finds nothing to do: the policy is what protects them, not this program.
+// they are when it ends, so that the next run finds nothing to do: the policy is what protects them, not this
+// program.
 func Run(ctx context.Context, env *child.Env) error {
 	k, err := newKernel(env.Root)
 	if err != nil {

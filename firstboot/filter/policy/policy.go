@@ -9,6 +9,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -27,13 +29,15 @@ const (
 
 // Spec describes the child: it needs the one capability that nf_tables asks for, and no file at all.
 func Spec() child.Spec {
-	return child.Spec{Name: "policy", Run: Run, UID: contract.UIDPolicy, Caps: []uintptr{unix.CAP_NET_ADMIN}}
+	return child.Spec{Name: "policy", Run: Run, UID: contract.UIDPolicy, Caps: []uintptr{unix.CAP_NET_ADMIN},
+		Follows: true}
 }
 
 // Run loads the policy and waits for ctx to end. A child that is started again finds its predecessor's policy in the
-// kernel and replaces it in one transaction: the closed rules do not come between, so no connection is cut. When the
-// policy cannot be compiled or loaded the rules in force stay as they are, which are the closed ones unless this very
-// policy was loaded before, and the error says why.
+// kernel and replaces it in one transaction: the closed rules do not come between, so no connection is cut. So does
+// one that finds the policy of the profile before a live change. When the policy cannot be compiled or loaded the
+// rules in force stay as they are, which are the closed ones unless one of these two was loaded before, and the error
+// says why.
 func Run(ctx context.Context, env *child.Env) error {
 	return run(ctx, env, filter.Compile)
 }
@@ -61,7 +65,7 @@ func load(ctx context.Context, env *child.Env, compile compiler) error {
 			env.Log.Warn("cannot see which policy is loaded; closing first", "error", err)
 		}
 	}
-	if inForce {
+	if inForce = inForce || previousInForce(ctx, env, compile); inForce {
 		env.Tell(child.KeyPolicy, stateLoaded)
 	} else {
 		if err := closeDown(ctx, env); err != nil {
@@ -89,6 +93,27 @@ func load(ctx context.Context, env *child.Env, compile compiler) error {
 	env.Tell(child.KeyPolicy, stateLoaded)
 	env.Log.Info("policy loaded", "rules", full.Fingerprint())
 	return nil
+}
+
+// previousInForce tells whether the rules in the kernel are those of the profile before a live change: then the new
+// ones replace them in one step. Everything else that is found there was not made for this guest, and is closed
+// first.
+func previousInForce(ctx context.Context, env *child.Env, compile compiler) bool {
+	b, err := os.ReadFile(filepath.Join(env.Root, contract.PreviousPath))
+	if err != nil {
+		return false // the usual case: no profile was ever changed
+	}
+	p, _, err := child.DecodeProfile(b)
+	if err != nil {
+		env.Log.Warn("the profile before the change cannot be read", "error", err)
+		return false
+	}
+	rules, err := compile(p)
+	if err != nil {
+		return false
+	}
+	ok, err := kernel.InForce(ctx, rules, kernel.Options{})
+	return ok && err == nil
 }
 
 // closeDown puts the closed rules in force.

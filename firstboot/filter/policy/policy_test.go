@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rempart/firstboot/child"
+	"rempart/firstboot/contract"
 	"rempart/firstboot/filter"
 	"rempart/firstboot/filter/filtertest"
 	"rempart/firstboot/filter/kernel"
@@ -44,9 +46,28 @@ func TestMain(m *testing.M) {
 // told runs the child in the namespace of the calling thread until it is ready or fails, and returns what it told.
 func told(t *testing.T, p *profiles.Profile, compile compiler) (said []string, err error) {
 	t.Helper()
+	return toldAfter(t, p, nil, compile)
+}
+
+// toldAfter is told in a guest whose profile was changed from an earlier one; nil: never.
+func toldAfter(t *testing.T, p, earlier *profiles.Profile, compile compiler) (said []string, err error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	env := &child.Env{Profile: p, Log: slog.New(slog.DiscardHandler),
+	root := t.TempDir()
+	if earlier != nil {
+		b, err := json.Marshal(earlier)
+		if err == nil {
+			err = os.MkdirAll(filepath.Join(root, contract.LiveDir), 0o755)
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(root, contract.PreviousPath), b, 0o644)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	env := &child.Env{Profile: p, Log: slog.New(slog.DiscardHandler), Root: root,
 		Ready: func() { said = append(said, "ready"); cancel() },
 		Tell:  func(key string, value any) { said = append(said, fmt.Sprint(key, " ", value)) }}
 	err = run(ctx, env, compile)
@@ -115,6 +136,43 @@ func TestForeignPolicyIsClosedFirst(t *testing.T) {
 			t.Errorf("told %q, %v; want %q", said, err, want)
 		}
 	})
+}
+
+// The policy of the profile before a live change is replaced in one step: nothing is closed in between. One that was
+// loaded behind the back of the guest is closed first all the same.
+func TestPreviousPolicyIsReplaced(t *testing.T) {
+	next, running := parsed(t, "tcp/22"), parsed(t, "ping")
+	alone(t, func() {
+		if _, err := told(t, running, filter.Compile); err != nil {
+			t.Errorf("load the first policy: %v", err)
+		}
+		said, err := toldAfter(t, next, running, filter.Compile)
+		if want := []string{"policy loaded", "policy loaded", "ready"}; err != nil || !reflect.DeepEqual(said, want) {
+			t.Errorf("after a live change told %q, %v; want %q", said, err, want)
+		}
+		if !inForce(t, filter.Compile, next) {
+			t.Error("the changed policy is not in force")
+		}
+		said, err = toldAfter(t, running, filtertest.Wide(), filter.Compile)
+		if want := []string{"policy closed", "policy loaded", "ready"}; err != nil || !reflect.DeepEqual(said, want) {
+			t.Errorf("with foreign rules told %q, %v; want %q", said, err, want)
+		}
+	})
+}
+
+func parsed(t *testing.T, service string) *profiles.Profile {
+	t.Helper()
+	p, err := profiles.Parse("profile.yaml", []byte(`rempart: 1
+name: gw
+admin: none
+links: {lan0: {address: 10.0.0.1/24}}
+zones: {lan: lan0}
+policy: [lan -> self: `+service+`]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 func TestFailureStaysClosed(t *testing.T) {

@@ -1,0 +1,22 @@
+package profiles
+
+import "fmt"
+
+// Fixed says what of a profile a guest that runs another one cannot take over while it runs: one line each with what
+// differs and why; none when it can take over everything.
+func Fixed(running, next *Profile) []string {
+	var why []string
+	if running.Memory != next.Memory {
+		why = append(why, fmt.Sprintf("memory: %d MiB now, %d MiB in the profile: a guest is given its memory when it starts",
+			running.Memory>>20, next.Memory>>20))
+	}
+	if running.Kernel != next.Kernel {
+		why = append(why, fmt.Sprintf("kernel: %s now, %s in the profile: a kernel runs from start to end", running.Kernel,
+			next.Kernel))
+	}
+	if running.State.Size != next.State.Size {
+		why = append(why, fmt.Sprintf("state: %d MiB now, %d MiB in the profile: the disk is attached when the guest starts",
+			running.State.Size>>20, next.State.Size>>20))
+	}
+	return why
+}
