@@ -160,7 +160,7 @@ func rig(t *testing.T, name string) (*Bench, *kernelGuest, *profiles.Profile) {
 		t.Fatal(err)
 	}
 	var links []string
-	for _, l := range p.Links {
+	for _, l := range p.NICs() {
 		links = append(links, l.Name)
 	}
 	macs := hypervisor.MACs(p.Name, links)

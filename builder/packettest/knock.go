@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -39,7 +40,7 @@ func (b *Bench) Knock(ctx context.Context) Knocks {
 	var knocks []knock
 	var attempts []*attempt
 	for _, p := range b.probes {
-		if p.Pass || !p.Dst.IsValid() {
+		if p.Pass || !p.Dst.IsValid() || b.knockAt(p) == nil {
 			continue
 		}
 		frame, a := b.knock(p)
@@ -78,7 +79,7 @@ func (b *Bench) Knock(ctx context.Context) Knocks {
 func (b *Bench) knock(p filter.Probe) ([]byte, *attempt) {
 	a := b.watch.begin(p)
 	s := b.links[p.Link]
-	d := virtualnet.Datagram{SrcMAC: s.hosts[p.Src].MAC, DstMAC: b.macs[s.index],
+	d := virtualnet.Datagram{SrcMAC: s.hosts[p.Src].MAC, DstMAC: b.knockAt(p),
 		Src: netip.AddrPortFrom(p.Src, knockPort), Dst: netip.AddrPortFrom(p.Dst, p.Port)}
 	switch p.Protocol {
 	case profiles.TCP:
@@ -91,4 +92,12 @@ func (b *Bench) knock(p filter.Probe) ([]byte, *attempt) {
 		return d.UDP([]byte(a.token)), a
 	}
 	return d.Echo([]byte(a.token)), a
+}
+
+// knockAt is the hardware address a knock goes to: the guest's, or past it the receiver's; nil where it is not known.
+func (b *Bench) knockAt(p filter.Probe) net.HardwareAddr {
+	if p.Bridge == "" {
+		return b.macs[p.Link]
+	}
+	return b.links[p.OutLink].hosts[p.Dst].MAC
 }

@@ -10,6 +10,8 @@
 // From power-on until the guest is ready it also knocks with every flow that must not pass: nothing may get through
 // before the policy is there either.
 //
+// VLANs, bonds, bridges and macvlans of the guest are plugged into by what lies below them. Nobody is on a dummy.
+//
 // What it deliberately does not do: start the guest, compute the flows, or test throughput.
 package packettest
 
@@ -33,7 +35,9 @@ import (
 type Bench struct {
 	profile *profiles.Profile
 	probes  []filter.Probe
-	macs    []net.HardwareAddr // the guest's, by index of the link
+	born    map[string]net.HardwareAddr    // what the guest's NICs have, by link
+	macs    map[string]net.HardwareAddr    // what the guest uses, by link; nil: its kernel's choice
+	wires   map[string]*virtualnet.Segment // by link; some share one
 	links   map[string]*segment
 	watch   *watch
 	// receivers are the open ends of flows, each by what stops it; only link, dst, protocol and port of the key are set.
@@ -44,7 +48,7 @@ type Bench struct {
 	pcaps     string
 }
 
-// segment is what one link of the guest is plugged into.
+// segment is what one link of the guest is plugged into, and who is there.
 type segment struct {
 	*virtualnet.Segment
 	link     profiles.Link
@@ -60,39 +64,48 @@ type segment struct {
 // Options are what a bench may be told.
 type Options struct {
 	Log *slog.Logger
-	// Captures is a folder for one capture of each link, LINK.pcap; empty: none.
+	// Captures is a folder for one capture of each NIC, LINK.pcap; empty: none.
 	Captures string
 }
 
-// New builds the internet around a guest with the given profile, whose links have the given hardware addresses.
+// New builds the internet around a guest with the given profile, whose NICs have the given hardware addresses, in the
+// order of profiles.Profile.NICs.
 func New(p *profiles.Profile, macs []net.HardwareAddr, o Options) (*Bench, error) {
-	for i := range p.Links {
-		if l := &p.Links[i]; !l.NIC() {
-			return nil, fmt.Errorf("packet test of %s: link %s is made by the guest, of other links; this version plugs "+
-				"only into NICs", p.Name, l.Name)
-		}
+	nics := p.NICs()
+	if len(macs) != len(nics) {
+		return nil, fmt.Errorf("packet test of %s: %d hardware addresses for %d NICs", p.Name, len(macs), len(nics))
 	}
-	if len(macs) != len(p.Links) {
-		return nil, fmt.Errorf("packet test of %s: %d hardware addresses for %d links", p.Name, len(macs), len(p.Links))
-	}
-	b := &Bench{profile: p, probes: filter.Probes(p), macs: macs, links: map[string]*segment{}, log: o.Log,
+	b := &Bench{profile: p, probes: filter.Probes(p), born: map[string]net.HardwareAddr{}, log: o.Log,
+		macs: map[string]net.HardwareAddr{}, wires: map[string]*virtualnet.Segment{}, links: map[string]*segment{},
 		watch: newWatch(), receivers: map[flowKey]func(){}, pcaps: o.Captures}
-	for i, l := range p.Links {
+	for i, l := range nics {
+		b.born[l.Name] = macs[i]
+	}
+	if err := b.build(); err != nil {
+		b.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *Bench) build() error {
+	if err := b.addWires(); err != nil {
+		return err
+	}
+	for i, l := range b.profile.Links {
 		s, err := b.addSegment(i, l)
 		if err != nil {
-			b.Close()
-			return nil, err
+			return err
 		}
 		b.links[l.Name] = s
 	}
 	for i := range b.probes {
 		b.complete(&b.probes[i])
 		if err := b.populate(b.probes[i]); err != nil {
-			b.Close()
-			return nil, err
+			return err
 		}
 	}
-	return b, nil
+	return nil
 }
 
 // Close ends everything and writes the captures out.
@@ -102,7 +115,7 @@ func (b *Bench) Close() error {
 			stop()
 		}
 	}
-	for _, s := range b.links {
+	for _, s := range b.wires {
 		s.Close()
 	}
 	var failed error
@@ -115,22 +128,22 @@ func (b *Bench) Close() error {
 	return failed
 }
 
-// Plug connects our end of the wire of a link.
-func (b *Bench) Plug(link int, wire net.Conn) {
-	b.links[b.profile.Links[link].Name].PlugGuest(wire)
+// Plug connects our end of the wire of a NIC, by its place among profiles.Profile.NICs.
+func (b *Bench) Plug(nic int, wire net.Conn) {
+	b.wires[b.profile.NICs()[nic].Name].PlugGuest(wire)
 }
 
 // Probes are the flows, with what only this bench knows filled in.
 func (b *Bench) Probes() []filter.Probe { return b.probes }
 
-func (b *Bench) capture(s *segment) error {
+func (b *Bench) capture(s *virtualnet.Segment, link string) error {
 	if b.pcaps == "" {
 		return nil
 	}
 	if err := os.MkdirAll(b.pcaps, 0o777); err != nil {
 		return fmt.Errorf("captures: %w", err)
 	}
-	f, err := os.Create(filepath.Join(b.pcaps, s.link.Name+".pcap"))
+	f, err := os.Create(filepath.Join(b.pcaps, link+".pcap"))
 	if err != nil {
 		return fmt.Errorf("captures: %w", err)
 	}

@@ -1,11 +1,9 @@
 package packettest
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
-	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -112,32 +110,64 @@ func (w *watch) expect(sequence uint32, a *attempt) {
 	w.sequence[sequence] = a
 }
 
-// observe is the observer of one link.
-func (w *watch) observe(link string, mac net.HardwareAddr) virtualnet.Observer {
-	return func(at time.Time, frame []byte, fromGuest bool) {
+// observe is the observer of one link. bridge is the bridge it is a member of, or empty.
+func (w *watch) observe(link, bridge string, o owner) virtualnet.Observer {
+	at := place{link, bridge}
+	return func(when time.Time, frame []byte, fromGuest bool) {
 		d, err := virtualnet.Dissect(frame)
 		if err != nil {
 			return
 		}
-		if fromGuest {
-			w.fromGuest(link, at, d)
-		} else if bytes.Equal(d.DstMAC, mac) {
-			w.toGuest(link, d)
+		const group = 1 // the first bit on the wire: multicast and broadcast
+		switch {
+		case fromGuest && (bridge != "" || o.sent(d.SrcMAC)):
+			w.fromGuest(at, when, d)
+		case !fromGuest && d.DstMAC[0]&group == 0:
+			w.toGuest(at, d, o.gets(d.DstMAC))
 		}
 	}
 }
 
-// toGuest counts what is delivered to the guest.
-func (w *watch) toGuest(link string, d virtualnet.Dissection) {
+// place is where a frame is seen: by a link, which may be a member of a bridge. What is routed goes by the bridge.
+type place struct{ link, bridge string }
+
+// names are what the place may be called by a probe.
+func (p place) names() []string {
+	if p.bridge == "" {
+		return []string{p.link}
+	}
+	return []string{p.bridge, p.link}
+}
+
+// of is what the place is called by a probe.
+func (p place) of(probe filter.Probe) string {
+	if p.bridge != "" && probe.Bridge == "" {
+		return p.bridge
+	}
+	return p.link
+}
+
+// flow is the running attempt with a key, but for its link, that is at the place; the lock is held.
+func (w *watch) flow(at place, key flowKey) *attempt {
+	for _, key.link = range at.names() {
+		if a := w.running[key]; a != nil && at.of(a.probe) == key.link {
+			return a
+		}
+	}
+	return nil
+}
+
+// toGuest counts what is delivered to the guest: to itself or, of what is to be bridged, past it.
+func (w *watch) toGuest(at place, d virtualnet.Dissection, itself bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	a := w.find(d)
 	if a == nil && d.Protocol == virtualnet.TCP && d.SYN && !d.ACK {
-		if a = w.running[flowKey{link, d.Src, d.Dst, profiles.TCP, d.DstPort}]; a != nil {
+		if a = w.flow(at, flowKey{src: d.Src, dst: d.Dst, protocol: profiles.TCP, port: d.DstPort}); a != nil {
 			w.sequence[d.Sequence] = a
 		}
 	}
-	if a != nil && a.probe.Link == link && a.probe.Src == d.Src {
+	if a != nil && a.probe.Link == at.of(a.probe) && a.probe.Src == d.Src && itself == (a.probe.Bridge == "") {
 		a.mu.Lock()
 		a.sent++
 		a.mu.Unlock()
@@ -156,20 +186,21 @@ func (w *watch) find(d virtualnet.Dissection) *attempt {
 }
 
 // fromGuest notes what comes out of the guest: packets of a flow, or answers to its sender.
-func (w *watch) fromGuest(link string, at time.Time, d virtualnet.Dissection) {
+func (w *watch) fromGuest(at place, when time.Time, d virtualnet.Dissection) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if a := w.find(d); a != nil {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		if d.Protocol == virtualnet.UDP && d.Dst == a.probe.Src && link == a.probe.Link {
+		if d.Protocol == virtualnet.UDP && d.Dst == a.probe.Src && at.of(a.probe) == a.probe.Link {
 			a.answered = replied // the receiver's echo, on its way back
 			return
 		}
-		a.left = append(a.left, Sighting{Link: link, Src: d.Src, Dst: netip.AddrPortFrom(d.Dst, d.DstPort), SourceAt: at})
+		a.left = append(a.left, Sighting{Link: at.of(a.probe), Src: d.Src, Dst: netip.AddrPortFrom(d.Dst, d.DstPort),
+			SourceAt: when})
 		return
 	}
-	a, said := w.answerTo(link, d)
+	a, said := w.answerTo(at, d)
 	if a == nil {
 		return
 	}
@@ -181,10 +212,10 @@ func (w *watch) fromGuest(link string, at time.Time, d virtualnet.Dissection) {
 }
 
 // answerTo tells whose sender a packet answers, and what it says.
-func (w *watch) answerTo(link string, d virtualnet.Dissection) (*attempt, answer) {
+func (w *watch) answerTo(at place, d virtualnet.Dissection) (*attempt, answer) {
 	switch d.Protocol {
 	case virtualnet.TCP:
-		a := w.running[flowKey{link, d.Dst, d.Src, profiles.TCP, d.SrcPort}]
+		a := w.flow(at, flowKey{src: d.Dst, dst: d.Src, protocol: profiles.TCP, port: d.SrcPort})
 		if d.RST {
 			return a, reset
 		}
@@ -193,7 +224,7 @@ func (w *watch) answerTo(link string, d virtualnet.Dissection) (*attempt, answer
 		}
 	case virtualnet.EchoReply:
 		if len(d.Payload) >= tokenSize {
-			if a := w.tokens[string(d.Payload[:tokenSize])]; a != nil && a.probe.Link == link && a.probe.Src == d.Dst {
+			if a := w.tokens[string(d.Payload[:tokenSize])]; a != nil && a.probe.Link == at.of(a.probe) && a.probe.Src == d.Dst {
 				return a, replied
 			}
 		}
@@ -202,7 +233,7 @@ func (w *watch) answerTo(link string, d virtualnet.Dissection) (*attempt, answer
 		if err != nil || quoted.Src != d.Dst {
 			return nil, silent
 		}
-		key := flowKey{link: link, src: quoted.Src, dst: quoted.Dst, port: quoted.DstPort}
+		key := flowKey{src: quoted.Src, dst: quoted.Dst, port: quoted.DstPort}
 		switch quoted.Protocol {
 		case virtualnet.TCP:
 			key.protocol = profiles.TCP
@@ -211,7 +242,7 @@ func (w *watch) answerTo(link string, d virtualnet.Dissection) (*attempt, answer
 		case virtualnet.EchoRequest:
 			key.protocol = profiles.Ping
 		}
-		return w.running[key], unreachableKind(d)
+		return w.flow(at, key), unreachableKind(d)
 	}
 	return nil, silent
 }

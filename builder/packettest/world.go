@@ -1,6 +1,7 @@
 package packettest
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/netip"
@@ -25,12 +26,8 @@ const (
 
 // addSegment builds what link i is plugged into: the segment and, where there is one, the router on it.
 func (b *Bench) addSegment(i int, l profiles.Link) (*segment, error) {
-	s := &segment{Segment: virtualnet.NewSegment(l.Name, b.log), link: l, index: i, own: l.Addresses,
+	s := &segment{Segment: b.wires[l.Name], link: l, index: i, own: l.Addresses,
 		gateways: map[bool]netip.Addr{}, hosts: map[netip.Addr]*virtualnet.Host{}}
-	s.Observe(b.watch.observe(l.Name, b.macs[i]))
-	if err := b.capture(s); err != nil {
-		return nil, err
-	}
 	var addresses []netip.Prefix
 	for _, g := range l.Gateways {
 		s.gateways[g.Addr.Is6()] = g.Addr
@@ -138,10 +135,13 @@ func (s *segment) onLink(a netip.Addr) netip.Prefix {
 	return netip.PrefixFrom(a, a.BitLen())
 }
 
-// nextMAC is a locally administered address (IEEE 802, second bit of the first byte) nobody else here has.
+// hostMAC begins the hardware addresses of all hosts: locally administered (IEEE 802, second bit of the first byte).
+var hostMAC = net.HardwareAddr{0x02, 0x52, 0x4d, 0x50}
+
+// nextMAC is an address nobody else here has.
 func (s *segment) nextMAC() net.HardwareAddr {
 	s.macs++
-	return net.HardwareAddr{0x02, 0x52, 0x4d, 0x50, byte(s.index), s.macs}
+	return append(bytes.Clone(hostMAC), byte(s.index), s.macs)
 }
 
 // complete fills in the addresses a link gets by DHCP.
@@ -179,6 +179,9 @@ func (b *Bench) populate(p filter.Probe) error {
 	}
 	if err := b.receive(p); err != nil {
 		return err
+	}
+	if p.Bridge != "" {
+		return b.introduce(p, sender)
 	}
 	s := b.links[p.Link]
 	via, ok := s.guest(p.Src)
@@ -224,6 +227,11 @@ func (b *Bench) host(link string, a netip.Addr) (*virtualnet.Host, error) {
 	}
 	if h := s.hosts[a]; h != nil {
 		return h, nil
+	}
+	if b.bridgeOf(link) != "" {
+		var err error
+		s.hosts[a], err = s.NewHost(a.String(), s.nextMAC(), []netip.Prefix{b.neighbourhood(link, a)})
+		return s.hosts[a], err
 	}
 	if s.router != nil && s.gateways[a.Is6()].IsValid() && !s.onLinkOf(a) {
 		s.hosts[a] = s.router

@@ -1,6 +1,7 @@
 package virtualnet
 
 import (
+	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
@@ -42,6 +43,11 @@ var ErrNoPacket = errors.New("no whole IP packet")
 func Dissect(frame []byte) (Dissection, error) {
 	if len(frame) < minFrame {
 		return Dissection{}, ErrNoPacket
+	}
+	switch binary.BigEndian.Uint16(frame[etherTypeAt:]) {
+	case uint16(header.IPv4ProtocolNumber), uint16(header.IPv6ProtocolNumber):
+	default:
+		return Dissection{}, ErrNoPacket // a tag, ARP, a slow protocol
 	}
 	d, err := DissectPacket(frame[minFrame:])
 	if err != nil {

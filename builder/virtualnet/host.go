@@ -135,6 +135,15 @@ func (h *Host) AddRoute(r Route) error {
 	return nil
 }
 
+// AddNeighbour tells the host the hardware address of another, which it then does not ask for.
+func (h *Host) AddNeighbour(a netip.Addr, mac net.HardwareAddr) error {
+	proto, addr := network(a)
+	if err := h.stack.AddStaticNeighbor(nic, proto, addr, tcpip.LinkAddress(mac)); err != nil {
+		return fmt.Errorf("host %s: neighbour %s: %s", h.Name, a, err)
+	}
+	return nil
+}
+
 // DialTCP connects from one of the host's own addresses.
 func (h *Host) DialTCP(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
 	proto, _ := network(to.Addr())

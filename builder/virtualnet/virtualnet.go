@@ -2,6 +2,9 @@
 // ports are QEMU's links and hosts with real TCP/IP stacks (gVisor's), which speak ARP, neighbour discovery, IPv4,
 // IPv6, ICMP, TCP and UDP. It needs no root, no namespaces, no tap and no tool of the host.
 //
+// What a guest makes of its NICs finds its other end too: VLANs, also one in another, and bonds, with a partner that
+// answers LACP.
+//
 // Every frame is seen by the segment's observers before it is delivered, which is how package packettest knows what a
 // firewall let through, whatever the stacks at the ends made of it.
 //

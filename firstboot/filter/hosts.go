@@ -68,6 +68,9 @@ func (b *prober) hosts(zone string, v6 bool, singled []netip.Prefix) []host {
 // else one in the link's subnets, else any.
 func (b *prober) pick(link string, ranges spans) netip.Addr {
 	l := b.space.links[link].link
+	if l.Dummy {
+		return netip.Addr{} // nobody is on it
+	}
 	ranges = ranges.minus(union(prefixSpan(linkLocal6)))
 	var wanted []spans
 	for _, d := range documentation {

@@ -21,6 +21,7 @@ type Probe struct {
 	From, To string            // zones, or profiles.Self for To
 	Link     string            // the link the packet enters by
 	OutLink  string            // the link it leaves by; empty when To is self
+	Bridge   string            // the bridge whose members both links are: the ends are neighbours; empty: it is routed
 	Src, Dst netip.Addr        // as the sender writes them
 	Protocol profiles.Protocol // TCP, UDP or Ping
 	Port     uint16            // destination port as the sender writes it; 0 for Ping

@@ -1,0 +1,68 @@
+package run
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"rempart/builder/packettest"
+	"rempart/firstboot/filter"
+	"rempart/profiles"
+	"rempart/test/rig"
+)
+
+// TestPackets runs `rempart test`, as an ordinary user, on every built-in profile and on one with all the links that a
+// guest makes itself: each flow of the policy, allowed and denied, has to be tried in a booted guest and to be right.
+func TestPackets(t *testing.T) {
+	made, err := filepath.Abs("testdata/made.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append(profiles.Builtin(), made) {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			m := rig.Build(t, name)
+			dir, err := os.MkdirTemp("", "rempart-run-")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { os.RemoveAll(dir) })
+			master, captures := filepath.Join(dir, "fw"), filepath.Join(dir, "pcap")
+			if err := os.CopyFS(master, os.DirFS(m.Dir)); err != nil {
+				t.Fatal(err)
+			}
+			bin := filepath.Join(dir, "rempart")
+			program, err := os.ReadFile(rig.Rempart(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(bin, program, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(bin, "test", master, "--json", "--pcap", captures, "--firmware", "direct", "--accel", "tcg")
+			cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + dir}
+			var report bytes.Buffer
+			s := newScreen()
+			cmd.Stdout, cmd.Stderr = &report, s
+			ordinary(t, cmd, dir)
+			if err := cmd.Run(); err != nil {
+				t.Errorf("rempart test: %v; want all right\n%s\n%s", err, s, report.String())
+			}
+			var r packettest.Report
+			if err := json.Unmarshal(report.Bytes(), &r); err != nil {
+				t.Fatalf("%v in the report %q\n%s", err, report.String(), s)
+			}
+			want := len(filter.Probes(m.Profile))
+			if !r.OK() || r.Right != want || want == 0 || r.Knocks == nil || r.Knocks.Sent == 0 {
+				t.Errorf("%d flows right, %d wrong, knocks %+v; want %d right and knocks that were sent", r.Right, r.Wrong,
+					r.Knocks, want)
+			}
+			t.Logf("%d flows in %.1f s", r.Right, r.Seconds)
+			if found, err := filepath.Glob(filepath.Join(captures, "*.pcap")); err != nil || len(found) != len(m.Profile.NICs()) {
+				t.Errorf("captures %v, %v; want one for each of %d NICs", found, err, len(m.Profile.NICs()))
+			}
+		})
+	}
+}
