@@ -27,11 +27,12 @@ func testCommand() *command {
 		summary:  "boot a master and try every flow its policy allows or forbids, with real packets",
 		help: `
 The guest is booted in QEMU with every link plugged into a network inside this process, where the hosts of every zone,
-the gateways and a piece of the internet have TCP/IP stacks of their own, also behind VLANs, bonds and bridges. They try what the policy allows and forbids,
-over IPv4 and IPv6, and the table shows for each flow what was expected and what was seen on the wire. A flow counts as
-blocked when its packets were delivered to the guest, none came out of it by any link, and none was answered, while
-allowed flows passed over the same links before and after. From power-on until the guest is READY everything forbidden
-is tried all the time, too. Nothing leaves this process; no root is needed.
+the gateways and a piece of the internet have TCP/IP stacks of their own, also behind VLANs, bonds and bridges. They
+try what the policy allows and forbids, over IPv4 and IPv6, and the table shows for each flow what was expected and
+what was seen on the wire. A flow counts as blocked when its packets were delivered to the guest, none came out of it
+by any link, and none was answered, while allowed flows passed over the same links before and after. From power-on
+until the guest is READY everything forbidden is tried all the time, too. Nothing leaves this process; no root is
+needed.
 
 Exit status: 0 when everything is as the profile says, 3 when a flow is not, 1 when the guest did not become READY.`,
 		words: profiles.Builtin,

@@ -98,8 +98,8 @@ func NewBond(inner *Segment, members []*Segment, lacp, oneAtATime bool) *Bond {
 	return b
 }
 
-// choose tells by which members a frame goes: by one, chosen by its addresses so that no flow is reordered; by all while
-// it is not known which of them the guest listens on.
+// choose tells by which members a frame goes: by one, chosen by its addresses so that no flow is reordered; by
+// all while it is not known which of them the guest listens on.
 func (b *Bond) choose(frame []byte, oneAtATime bool) []int {
 	b.mu.Lock()
 	defer b.mu.Unlock()

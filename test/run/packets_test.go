@@ -60,8 +60,9 @@ func TestPackets(t *testing.T) {
 					r.Knocks, want)
 			}
 			t.Logf("%d flows in %.1f s", r.Right, r.Seconds)
-			if found, err := filepath.Glob(filepath.Join(captures, "*.pcap")); err != nil || len(found) != len(m.Profile.NICs()) {
-				t.Errorf("captures %v, %v; want one for each of %d NICs", found, err, len(m.Profile.NICs()))
+			nics := len(m.Profile.NICs())
+			if found, err := filepath.Glob(filepath.Join(captures, "*.pcap")); err != nil || len(found) != nics {
+				t.Errorf("captures %v, %v; want one for each of %d NICs", found, err, nics)
 			}
 		})
 	}
