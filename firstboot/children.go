@@ -8,6 +8,7 @@ import (
 	"rempart/firstboot/link"
 	"rempart/firstboot/logging"
 	"rempart/firstboot/scrub"
+	"rempart/firstboot/ssh"
 	"rempart/firstboot/state"
 )
 
@@ -22,6 +23,7 @@ func children() []child.Spec {
 		policy.Spec(),
 		link.Spec(),
 		state.Spec(),
+		ssh.Spec(),
 		scrub.Spec(),
 	}
 }

@@ -117,6 +117,7 @@ func verdict(t *testing.T, src string) string {
 }
 
 func TestFindings(t *testing.T) {
+	t.Setenv("HOME", "testdata/home") // of admin.keys
 	head, base, cases := readFindingCases(t)
 	var renewed bytes.Buffer
 	done := 0

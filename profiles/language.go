@@ -162,7 +162,8 @@ func adminFields() table[Admin] {
 		{name: "from", doc: "Where SSH is accepted from: a zone, an address, a prefix, or a list of these.",
 			kind:     oneOrMore(textLike(`^([a-z][a-z0-9_-]{0,30}|[0-9a-fA-F.:]+(/[0-9]{1,3})?)$`)),
 			required: true, decode: readAdminFrom},
-		{name: "keys", doc: "Files with SSH public keys.", later: "remove it"},
+		{name: "keys", doc: "SSH public keys that may log in, or files with such keys: ~/.ssh/id_ed25519.pub, or a list." +
+			" They are read when the profile is.", kind: oneOrMore(schema{"type": "string"}), decode: readAdminKeys},
 	}
 }
 

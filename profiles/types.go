@@ -39,7 +39,10 @@ type Admin struct {
 	None     bool           `json:"none,omitempty"`     // the profile says it wants no way in but the console
 	Zones    []string       `json:"zones,omitempty"`    // from anywhere in these zones
 	Prefixes []netip.Prefix `json:"prefixes,omitempty"` // from these addresses, by any link
-	At       Pos            `json:"at"`
+	// Keys may log in by SSH: lines of authorized_keys, each "TYPE BASE64 [COMMENT]". Further ones may be on a guest's
+	// identity disk.
+	Keys []string `json:"keys,omitempty"`
+	At   Pos      `json:"at"`
 }
 
 // Link is a network interface of the guest.

@@ -13,6 +13,7 @@ import (
 	"rempart/firstboot/link"
 	"rempart/firstboot/logging"
 	"rempart/firstboot/scrub"
+	"rempart/firstboot/ssh"
 	"rempart/firstboot/state"
 	"rempart/test/rig"
 )
@@ -24,7 +25,7 @@ func TestConfinement(t *testing.T) {
 	// The tasks are made to wait before they work, so that they can be looked at. All of the kernel's log is shown.
 	g := m.Boot(t, rig.Options{Append: "ignore_loglevel " + contract.KeyInject + "=slow:state:15s,slow:scrub:1m"})
 	specs := []child.Spec{logging.Spec(), health.Spec(), control.Spec(), policy.Spec(), link.Spec(), state.Spec(),
-		scrub.Spec()}
+		ssh.Spec(), scrub.Spec()}
 	ask := func(task child.Spec) {
 		g.AwaitConsole("rempart: " + task.Name + ": warning: made slow by the kernel command line")
 		g.Order("confinement")

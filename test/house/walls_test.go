@@ -55,6 +55,7 @@ var plan = map[string]string{
 	"firstboot/power":    "who pressed the button?",
 	"firstboot/scrub":    "is the whole root still what was built?",
 	"firstboot/seed":     "where does randomness come from without a device for it?",
+	"firstboot/ssh":      "how does an admin get in?",
 	"firstboot/state":    "is the state disk blank, ours or somebody else's?",
 }
 

@@ -1,0 +1,94 @@
+package ssh
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+func newServer(log *slog.Logger, signer ssh.Signer, keys []key, c Commands) *server {
+	return &server{log: log, config: serverConfig(signer, keys), commands: c, sources: newSources(time.Now)}
+}
+
+// connection is the life of one.
+func (s *server) connection(ctx context.Context, conn net.Conn, from netip.Prefix) {
+	// Both ends of the deadline hold for all of the login, so that no trickle of bytes draws it out.
+	_ = conn.SetDeadline(time.Now().Add(loginGrace))
+	c, channels, requests, err := ssh.NewServerConn(conn, s.config)
+	s.sources.leave(from, err == nil)
+	if err != nil {
+		s.log.Info("SSH login failed", "from", conn.RemoteAddr(), "why", fmt.Sprintf("%.200s", err))
+		return
+	}
+	_ = conn.SetDeadline(time.Time{})
+	defer c.Close()
+	log := s.log.With("from", conn.RemoteAddr(), "user", fmt.Sprintf("%.32q", c.User()))
+	log.Info("SSH login", "key", c.Permissions.Extensions[permissionKey],
+		"comment", c.Permissions.Extensions[permissionComment])
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go ssh.DiscardRequests(requests) // forwarding and all else is refused
+	go s.alive(ctx, c, log)
+	sessions := make(chan struct{}, maxSessions)
+	for ch := range channels {
+		if ch.ChannelType() != "session" {
+			_ = ch.Reject(ssh.Prohibited, "only sessions are served")
+			continue
+		}
+		select {
+		case sessions <- struct{}{}:
+		default:
+			_ = ch.Reject(ssh.ResourceShortage, fmt.Sprintf("%d sessions at most", maxSessions))
+			continue
+		}
+		channel, requests, err := ch.Accept()
+		if err != nil {
+			<-sessions
+			continue
+		}
+		s.wait.Go(func() {
+			defer func() { <-sessions }()
+			x := &session{Channel: channel, commands: s.commands, log: log}
+			x.serve(ctx, requests)
+		})
+	}
+	log.Info("SSH logout")
+}
+
+// alive asks now and then whether the client is still there, and ends the connection when it is not.
+func (s *server) alive(ctx context.Context, c *ssh.ServerConn, log *slog.Logger) {
+	tick := time.NewTicker(aliveEvery)
+	defer tick.Stop()
+	answered := make(chan error, 1)
+	waiting, missed := false, 0
+	for {
+		select {
+		case <-ctx.Done():
+			c.Close()
+			return
+		case err := <-answered:
+			if waiting, missed = false, 0; err != nil {
+				return
+			}
+		case <-tick.C:
+			if waiting {
+				if missed++; missed >= aliveMissed {
+					log.Info("SSH client is gone")
+					c.Close()
+					return
+				}
+				continue
+			}
+			waiting = true
+			go func() {
+				_, _, err := c.SendRequest("keepalive@openssh.com", true, nil)
+				answered <- err
+			}()
+		}
+	}
+}

@@ -1,0 +1,135 @@
+package ssh
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"strings"
+
+	"golang.org/x/term"
+)
+
+// interrupt is what a terminal in raw mode sends for Ctrl-C.
+const interrupt = 3
+
+// prompt takes lines and runs them until the client has no more. Its status is that of the last.
+func (x *session) prompt(ctx context.Context) int {
+	x.mu.Lock()
+	tty := x.tty
+	x.mu.Unlock()
+	if tty == nil {
+		return x.script(ctx)
+	}
+	keys := &keyboard{bytes: make(chan []byte), gone: make(chan struct{})}
+	go keys.read(x.Channel)
+	t := term.NewTerminal(struct {
+		io.Reader
+		io.Writer
+	}{keys, x.Channel}, "")
+	x.mu.Lock()
+	x.screen = func(s size) { _ = t.SetSize(s.columns, s.rows) }
+	x.screen(*x.tty)
+	x.mu.Unlock()
+	io.WriteString(t, "This guest takes its own commands; help lists them, Ctrl-D leaves.\n")
+	status := 0
+	for ctx.Err() == nil {
+		t.SetPrompt(x.commands.Prompt() + "> ")
+		line, err := t.ReadLine()
+		if err != nil {
+			break
+		}
+		line = strings.TrimSpace(line)
+		if line == "exit" || line == "logout" || line == "quit" {
+			break
+		}
+		running, stop := context.WithCancel(ctx)
+		done := make(chan int, 1)
+		go func() { done <- x.line(running, line, t, t) }()
+		status = keys.watch(done, stop)
+		stop()
+	}
+	return status
+}
+
+// script runs lines that come without a terminal.
+func (x *session) script(ctx context.Context) int {
+	in := bufio.NewReaderSize(x.Channel, maxCommand)
+	status := 0
+	for ctx.Err() == nil {
+		line, err := in.ReadSlice('\n')
+		if errors.Is(err, bufio.ErrBufferFull) {
+			_, _ = io.WriteString(x.Stderr(), "a line is too long\n")
+			return exitUsage
+		}
+		if text := strings.TrimSpace(string(line)); text != "" {
+			status = x.line(ctx, text, x.Channel, x.Stderr())
+		}
+		if err != nil {
+			break
+		}
+	}
+	return status
+}
+
+// keyboard hands what a client types to the prompt, or, while a command runs, looks for Ctrl-C in it.
+type keyboard struct {
+	bytes chan []byte
+	gone  chan struct{}
+	rest  []byte
+}
+
+func (k *keyboard) read(from io.Reader) {
+	defer close(k.gone)
+	for {
+		b := make([]byte, 256)
+		n, err := from.Read(b)
+		if n > 0 {
+			k.bytes <- b[:n]
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// Read implements io.Reader for the prompt.
+func (k *keyboard) Read(p []byte) (int, error) {
+	if len(k.rest) == 0 {
+		select {
+		case k.rest = <-k.bytes:
+		case <-k.gone:
+			return 0, io.EOF
+		}
+	}
+	n := copy(p, k.rest)
+	k.rest = k.rest[n:]
+	return n, nil
+}
+
+// watch waits for a command, which stop interrupts when Ctrl-C is typed or the client goes. What else is typed
+// meanwhile is for the prompt after it, as far as one look holds.
+func (k *keyboard) watch(done <-chan int, stop func()) int {
+	gone := k.gone
+	for {
+		select {
+		case status := <-done:
+			return status
+		case b := <-k.bytes:
+			for _, c := range b {
+				if c == interrupt {
+					stop()
+					b = nil
+					k.rest = nil
+					break
+				}
+			}
+			if len(k.rest)+len(b) <= maxCommand {
+				k.rest = append(k.rest, b...)
+			}
+		case <-gone:
+			gone = nil
+			stop()
+		}
+	}
+}

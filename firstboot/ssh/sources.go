@@ -1,0 +1,114 @@
+package ssh
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Rates of one source, which is an IPv4 address or an IPv6 /64. A connection costs one, a failed login more; the purse
+// fills again with time.
+const (
+	purse        = 30.0
+	perSecond    = 0.1 // 6 connections a minute for ever, 30 at once
+	failureCosts = 5.0 // six failures empty a purse: then one try in 50 s
+	maxPending   = 4   // not yet logged in, at a time
+	maxSources   = 4096
+)
+
+// sources slows down those who fail, each for itself: nobody can shut out another.
+type sources struct {
+	now func() time.Time
+	mu  sync.Mutex
+	all map[netip.Prefix]*source
+}
+
+type source struct {
+	left    float64
+	at      time.Time
+	pending int
+}
+
+func newSources(now func() time.Time) *sources {
+	return &sources{now: now, all: map[netip.Prefix]*source{}}
+}
+
+// sourceOf is what counts as one source.
+func sourceOf(a net.Addr) netip.Prefix {
+	ap, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.Prefix{}
+	}
+	addr := ap.Addr().Unmap().WithZone("")
+	bits := 64
+	if addr.Is4() {
+		bits = 32
+	}
+	p, err := addr.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+// enter tells whether a source may try to log in now. Whoever may must leave.
+func (s *sources) enter(from netip.Prefix) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	x := s.all[from]
+	if x == nil {
+		if len(s.all) >= maxSources {
+			s.forget(now)
+		}
+		x = &source{left: purse, at: now}
+		s.all[from] = x
+	}
+	x.fill(now)
+	if x.left < 1 || x.pending >= maxPending {
+		return false
+	}
+	x.left--
+	x.pending++
+	return true
+}
+
+// leave tells how a try ended.
+func (s *sources) leave(from netip.Prefix, loggedIn bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x := s.all[from]
+	if x == nil {
+		return
+	}
+	x.pending--
+	if !loggedIn {
+		x.left -= failureCosts
+	}
+}
+
+func (x *source) fill(now time.Time) {
+	x.left = min(purse, x.left+perSecond*max(0, now.Sub(x.at).Seconds()))
+	x.at = now
+}
+
+// forget makes room: those whose purse is full again go, and if there are none, the fullest.
+func (s *sources) forget(now time.Time) {
+	var fullest netip.Prefix
+	most := -purse
+	for from, x := range s.all {
+		x.fill(now)
+		if x.pending > 0 {
+			continue
+		}
+		if x.left >= purse {
+			delete(s.all, from)
+		} else if x.left > most {
+			fullest, most = from, x.left
+		}
+	}
+	if len(s.all) >= maxSources {
+		delete(s.all, fullest)
+	}
+}

@@ -1,0 +1,168 @@
+// Package ssh is the guest's SSH server: public keys only, and no shell but a prompt that takes the guest's own
+// commands. It runs where the policy opens the admin path, as a user of its own that may do nothing but listen.
+//
+// Who may log in is in the profile and on the identity disk; the host key is on the identity disk only, so a guest
+// without one has no SSH. Keys decide, not user names: any name is taken. Sources that fail are slowed down, each
+// connection has bounds of time and number, and nothing is ever forwarded.
+//
+// What it deliberately does not do: passwords, certificates, agents, X11, environment, subsystems, files.
+package ssh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/child"
+	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/identity"
+)
+
+// Port is where SSH is: what the policy opens as the admin path.
+const Port = "22"
+
+// Spec is the child.
+func Spec() child.Spec {
+	return child.Spec{
+		Name:        "ssh",
+		Run:         run,
+		After:       []string{"policy"},
+		UID:         contract.UIDSSH,
+		Caps:        []uintptr{unix.CAP_NET_BIND_SERVICE},
+		Read:        []string{identity.ConsumerDir(identity.ConsumerSSH), contract.LogRunDir},
+		Feed:        true,
+		OOMScore:    400,
+		MemoryLimit: 16 << 20,
+	}
+}
+
+func run(ctx context.Context, env *child.Env) error {
+	status := &status{}
+	go status.keep(ctx, env.Reports)
+	if env.Profile.Admin.None {
+		env.Ready()
+		<-ctx.Done()
+		return nil
+	}
+	signer, err := hostKey(env.Root)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		env.Log.Info("no SSH: the guest has no host key; start it with an identity disk that holds one")
+		env.Ready()
+		<-ctx.Done()
+		return nil
+	case err != nil:
+		return err
+	}
+	keys, err := authorized(env)
+	if err != nil {
+		env.Tell(child.KeyWarning, err.Error())
+	}
+	if len(keys) == 0 {
+		env.Tell(child.KeyWarning, "SSH lets nobody in: neither the profile (admin.keys) nor the identity disk has a key")
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", ":"+Port)
+	if err != nil {
+		return err
+	}
+	s := newServer(env.Log, signer, keys, &commands{root: env.Root, status: status, log: env.Log})
+	env.Log.Info("SSH listens", "host_key", ssh.FingerprintSHA256(signer.PublicKey()), "keys", len(keys))
+	env.Ready()
+	return s.serve(ctx, listener)
+}
+
+// maxKeyFile bounds the files of the identity disk, in bytes.
+const maxKeyFile = 64 << 10
+
+func hostKey(root string) (ssh.Signer, error) {
+	b, err := readBounded(filepath.Join(root, identity.SecretPath(identity.ConsumerSSH, identity.SSHHostKey)))
+	if err != nil {
+		return nil, err
+	}
+	signer, err := ssh.ParsePrivateKey(b)
+	if err != nil {
+		return nil, errors.New("the host key is no private key in PEM") // the cause might quote it
+	}
+	if kind := signer.PublicKey().Type(); kind != ssh.KeyAlgoED25519 {
+		return nil, fmt.Errorf("the host key is of type %s; want %s", kind, ssh.KeyAlgoED25519)
+	}
+	return signer, nil
+}
+
+func readBounded(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxKeyFile {
+		return nil, fmt.Errorf("%s: want a file of at most %d bytes", name, maxKeyFile)
+	}
+	return os.ReadFile(name)
+}
+
+// server accepts connections.
+type server struct {
+	log      *slog.Logger
+	config   *ssh.ServerConfig
+	commands Commands
+	sources  *sources
+	wait     sync.WaitGroup
+}
+
+// Bounds of connections.
+const (
+	maxConnections = 32               // logged in or not
+	loginGrace     = 20 * time.Second // to log in; OpenSSH's LoginGraceTime is 120
+	maxTries       = 6                // keys offered; an agent offers several. OpenSSH's MaxAuthTries
+	maxSessions    = 8                // at once in one connection; OpenSSH's MaxSessions is 10
+	aliveEvery     = 15 * time.Second // between questions whether the client is still there
+	aliveMissed    = 3                // unanswered ones until it is not
+)
+
+// serve runs until ctx is done.
+func (s *server) serve(ctx context.Context, l net.Listener) error {
+	defer s.wait.Wait()
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	places := make(chan struct{}, maxConnections)
+	for {
+		conn, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOMEM),
+			errors.Is(err, unix.ECONNABORTED):
+			continue
+		case err != nil:
+			l.Close()
+			return err
+		}
+		source := sourceOf(conn.RemoteAddr())
+		if !s.sources.enter(source) {
+			conn.Close()
+			continue
+		}
+		select {
+		case places <- struct{}{}:
+		default:
+			s.sources.leave(source, true)
+			conn.Close()
+			continue
+		}
+		s.wait.Go(func() {
+			defer func() { <-places }()
+			defer conn.Close()
+			defer context.AfterFunc(ctx, func() { conn.Close() })()
+			s.connection(ctx, conn, source)
+		})
+	}
+}
