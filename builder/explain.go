@@ -61,6 +61,7 @@ type answer struct {
 	Dst  netip.Addr `json:"dst"` // empty: the address the guest has by DHCP
 	// What the receiver sees; only of flows that pass.
 	SeenSrc  netip.Addr `json:"seen_src,omitzero"`
+	SeenLast netip.Addr `json:"seen_last,omitzero"` // any source from SeenSrc to it
 	SeenDst  netip.Addr `json:"seen_dst,omitzero"`
 	SeenPort uint16     `json:"seen_port,omitempty"`
 }
@@ -82,7 +83,7 @@ func explainPolicy(c *console, name string, q question, asJSON bool) error {
 	for _, probe := range probes {
 		a := answer{Pass: probe.Pass, Why: probe.Proves, From: probe.From, To: probe.To, Src: probe.Src, Dst: probe.Dst}
 		if probe.Pass {
-			a.SeenSrc, a.SeenDst, a.SeenPort = probe.SeenSrc, probe.SeenDst, probe.SeenPort
+			a.SeenSrc, a.SeenLast, a.SeenDst, a.SeenPort = probe.SeenSrc, probe.SeenLast, probe.SeenDst, probe.SeenPort
 		}
 		answers = append(answers, a)
 	}
@@ -105,13 +106,21 @@ func shownAddr(a netip.Addr) string {
 	return a.String()
 }
 
+// shownSource is the sender of a probe as its receiver sees it.
+func shownSource(p filter.Probe) string {
+	if p.SeenLast.IsValid() {
+		return shownAddr(p.SeenSrc) + "-" + shownAddr(p.SeenLast)
+	}
+	return shownAddr(p.SeenSrc)
+}
+
 // line is an answer for people.
 func (a answer) line(p filter.Probe) string {
 	verdict, seen := "blocked", ""
 	if a.Pass {
 		verdict = "passes"
 		if a.SeenSrc != a.Src || a.SeenDst != a.Dst || a.SeenPort != p.Port {
-			seen = fmt.Sprintf("; the receiver %s sees %s", shownAddr(a.SeenDst), shownAddr(a.SeenSrc))
+			seen = fmt.Sprintf("; the receiver %s sees %s", shownAddr(a.SeenDst), shownSource(p))
 			if a.SeenPort != p.Port {
 				seen += fmt.Sprintf(" at port %d", a.SeenPort)
 			}

@@ -66,7 +66,7 @@ func flowAndFate(p filter.Probe) (flow, fate string) {
 	case p.SeenSrc == p.Src && p.SeenDst == p.Dst && p.SeenPort == p.Port:
 		return flow, "passes"
 	}
-	return flow, fmt.Sprintf("passes to %s port %d as %s", shownAddr(p.SeenDst), p.SeenPort, shownAddr(p.SeenSrc))
+	return flow, fmt.Sprintf("passes to %s port %d as %s", shownAddr(p.SeenDst), p.SeenPort, shownSource(p))
 }
 
 // fateDiff tells the flows that two policies treat differently, of those that show something of both.

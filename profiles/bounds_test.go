@@ -91,7 +91,7 @@ func TestBounds(t *testing.T) {
 		{"ports in all", one + "forwards:\n" + many(64, func(i int) string {
 			ports := many(129, func(j int) string { return fmt.Sprintf("%d,", i*129+j+1) })
 			return "  - {from: home, to: 10.0.0.2, snat: self, tcp: [" + ports + "]}\n"
-		}), "forwards: more than 4096, or 8192 ports, in all"},
+		}), "forwards: more than 4096, or 8192 ports or 8192 sources, in all"},
 		{"prefixes in all", base + "links: {a: {address: 10.0.0.1/8}}\nzones:\n" + many(5, func(i int) string {
 			prefixes := many(1000, func(j int) string { return fmt.Sprintf("10.%d.%d.%d,", i, j/256, j%256) })
 			return fmt.Sprintf("  z%d: {link: a, prefix: [%s]}\n", i, prefixes)

@@ -86,7 +86,8 @@ func (v *validator) checkNeighbour(a netip.Addr) (problem, hint string) {
 // forwards checks each forward by itself.
 func (v *validator) forwards() {
 	if at, yes := v.forwardsTooLarge(); yes {
-		v.reject(at, "", "forwards: more than %d, or %d ports, in all", maxForwardRules, maxForwardPorts)
+		v.reject(at, "", "forwards: more than %d, or %d ports or %d sources, in all", maxForwardRules, maxForwardPorts,
+			maxForwardSources)
 		return
 	}
 	for i, f := range v.p.Forwards {
@@ -104,13 +105,17 @@ func (v *validator) forwards() {
 const (
 	maxForwardRules = maxForwards * 4 // an entry means up to four, by protocol and family
 	maxForwardPorts = 8192            // a range is one
+	// maxForwardSources are prefixes and sets.
+	maxForwardSources = 8192
 )
 
 // forwardsTooLarge is the place of the first forward too many.
 func (v *validator) forwardsTooLarge() (Pos, bool) {
-	ports := 0
+	ports, sources := 0, 0
 	for i, f := range v.p.Forwards {
-		if ports += len(f.Ports); ports > maxForwardPorts || i >= maxForwardRules {
+		ports += len(f.Ports)
+		sources += len(f.Sources) + len(f.SourceSets)
+		if ports > maxForwardPorts || sources > maxForwardSources || i >= maxForwardRules {
 			return f.At, true
 		}
 	}

@@ -243,32 +243,6 @@ func coversAddresses(wide, narrow []netip.Prefix) bool {
 	return true
 }
 
-func (v *validator) masquerade() {
-	if n := len(v.p.Masquerade); n > maxPairs {
-		v.reject(v.p.Masquerade[maxPairs].At, "", "masquerade: %d directions, expected at most %d", n, maxPairs)
-		return
-	}
-	seen := map[Pair]Pos{}
-	for i, pair := range v.p.Masquerade {
-		good := v.end("masquerade", pair.From, v.places.find(pair.At, "masquerade[%d].from", i))
-		toAt := v.places.find(pair.At, "masquerade[%d].to", i)
-		good = v.end("masquerade", pair.To, toAt) && good
-		key := Pair{From: pair.From, To: pair.To}
-		if first, twice := seen[key]; twice {
-			v.reject(pair.At, "remove one", "masquerade: %s -> %s comes twice, first at %s",
-				clip(pair.From), clip(pair.To), first)
-		}
-		seen[key] = pair.At
-		switch {
-		case !good:
-		case pair.From == pair.To:
-			v.reject(pair.At, "", "masquerade: from zone %s to itself", clip(pair.From))
-		case !v.hasFamily(pair.To, netip.IPv4Unspecified()):
-			v.reject(toAt, "masquerading is for IPv4", "masquerade: the guest has no IPv4 address in zone %s", clip(pair.To))
-		}
-	}
-}
-
 // hasFamily tells whether the guest has an address of the family of a on a link of the zone, or may have: a link that
 // could not be read counts.
 func (v *validator) hasFamily(zone string, a netip.Addr) bool {

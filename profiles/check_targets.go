@@ -142,7 +142,7 @@ func (v *validator) leavesAddress(f Forward) bool {
 
 // takesAll tells whether what a later forward takes at a port is taken by this one.
 func (f *Forward) takesAll(later *Forward) bool {
-	if f.Address.IsValid() && f.Address != later.Address {
+	if f.Address != later.Address { // forwards that name an address come first
 		return false
 	}
 	return len(f.Sources)+len(f.SourceSets) == 0 || len(later.Sources)+len(later.SourceSets) > 0 &&

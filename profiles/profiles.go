@@ -21,6 +21,9 @@
 //	policy:                       what may pass
 //	  - home -> self: ping
 //	masquerade: [home -> internet]
+//	nat:
+//	  source: [inside -> internet: 203.0.113.8-203.0.113.11]
+//	  map: [{zone: internet, outside: 203.0.113.9, inside: 10.2.0.9}]
 //	forwards:
 //	  - {from: internet, tcp: [80, 443], to: 192.168.0.102, snat: self}
 //	hosts: {web: 192.168.0.102}
@@ -29,12 +32,20 @@
 // A packet belongs to a zone by the link and, where zones share a link, by its address on that link. Between zones,
 // and between two links of one zone, everything is dropped that no policy line accepts; the lines are read top-down and
 // the first that matches decides. "any" is every zone but not the guest, which is "self"; what the guest itself sends
-// passes unless a line from self forbids it. Answers to what was accepted always pass. Masquerading is for IPv4.
+// passes unless a line from self forbids it. Answers to what was accepted always pass. Masquerading is for IPv4, unless
+// the line says "ipv6" or "both": IPv6 is translated only where a profile asks for it.
 //
 // A forward needs no policy line. It may come from several zones, be about one of the guest's addresses, and be for
-// some sources only; of two that could take a flow the first does. From an external zone only addresses of the link by
-// which the traffic arrives count, from others any address of the guest. Clients in the server's own subnet are
-// answered by way of the guest, which stands for them as the sender.
+// some sources only; those that name the address come first, and of two the one that stands first. From an external
+// zone only addresses of the link by which the traffic arrives count, from others any address of the guest. Clients
+// in the server's own subnet are answered by way of the guest, which stands for them as the sender.
+//
+// nat.source gives what leaves the addresses named, before masquerading, line by line. nat.map makes hosts, or the
+// hosts of a prefix, known under other addresses in both directions; a prefix keeps the host part and is not the
+// checksum-neutral mapping of RFC 6296. What a mapping lets in the policy decides, and its lines speak of the inside
+// addresses. Of what may take a flow to an address, forwards that name it come first, then mappings, then other
+// forwards. Addresses on a link's own subnet must be among the guest's, or nobody would answer for them; others must
+// be routed to it.
 //
 // A line names services: names such as ssh or ping, tcp/PORT, udp/PORT, sctp/PORT, icmp/TYPE, icmpv6/TYPE, protocols
 // such as gre, or proto/NUMBER. In the long form, FROM -> TO: {SERVICE: {...}}, each may be narrowed by from and to,

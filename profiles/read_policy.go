@@ -4,6 +4,7 @@ package profiles
 
 import (
 	"net/netip"
+	"slices"
 
 	"gopkg.in/yaml.v3"
 )
@@ -228,10 +229,25 @@ func (r *reader) ends(v value) (all []netip.Prefix, places []Pos, sets []string)
 func readMasquerade(r *reader, v value, p *Profile) {
 	for _, item := range r.elements(v, "a list of directions such as [inside -> internet]", maxPairs) {
 		n := item.node
+		var families Families
 		if n.Kind == yaml.MappingNode {
-			r.expected(item, "a direction such as inside -> internet",
-				"masquerading takes no options in this version, it is for IPv4")
-			continue
+			if len(n.Content) != 2 {
+				r.expected(item, "a direction such as inside -> internet", "begin each line of its own with -")
+				continue
+			}
+			n = item.node.Content[0]
+			word := value{node: item.node.Content[1], key: n, name: "masquerade: " + clip(n.Value)}
+			text, ok := r.word(word, "ipv4, ipv6 or both")
+			if ok && !slices.Contains(familyWords(), text) {
+				r.expected(word, "ipv4, ipv6 or both", "")
+				ok = false
+			}
+			if !ok {
+				continue
+			}
+			if text != familyWords()[0] {
+				families = Families(text)
+			}
 		}
 		from, to, ok := r.direction(n, "masquerade")
 		if !ok {
@@ -240,6 +256,6 @@ func readMasquerade(r *reader, v value, p *Profile) {
 		i := len(p.Masquerade)
 		r.places.put(from.at, "masquerade[%d].from", i)
 		r.places.put(to.at, "masquerade[%d].to", i)
-		p.Masquerade = append(p.Masquerade, Pair{From: from.text, To: to.text, At: item.pos()})
+		p.Masquerade = append(p.Masquerade, Pair{From: from.text, To: to.text, Families: families, At: item.pos()})
 	}
 }

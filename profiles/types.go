@@ -14,6 +14,7 @@ type Profile struct {
 	Zones      []Zone    `json:"zones"` // in the order of the file
 	Policy     []Rule    `json:"policy"`
 	Masquerade []Pair    `json:"masquerade,omitempty"`
+	NAT        NAT       `json:"nat,omitzero"`
 	Forwards   []Forward `json:"forwards,omitempty"`
 	Hosts      []Host    `json:"hosts,omitempty"`
 	Sets       []Set     `json:"sets,omitempty"`
@@ -206,13 +207,6 @@ const (
 type PortRange struct {
 	First uint16 `json:"first"`
 	Last  uint16 `json:"last"`
-}
-
-// Pair is a direction between two zones: masquerade what goes from From to To.
-type Pair struct {
-	From string `json:"from"`
-	To   string `json:"to"`
-	At   Pos    `json:"at"`
 }
 
 // Forward sends what arrives for the guest's own address on to a host behind it (destination NAT). The policy need

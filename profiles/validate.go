@@ -44,9 +44,11 @@ func (v *validator) profile() {
 	v.admin()
 	v.policy()
 	v.shadows()
-	v.masquerade()
 	v.forwards()
 	v.forwardOverlaps()
+	v.sourceNAT()
+	v.masquerade()
+	v.mappings()
 }
 
 func (v *validator) link(name string) *Link {

@@ -132,7 +132,7 @@ func Preload(p *profiles.Profile) []string {
 	if p != nil && slices.ContainsFunc(p.Policy, func(r profiles.Rule) bool { return r.Connections > 0 }) {
 		names = append(names, "nft_connlimit")
 	}
-	if p == nil || len(p.Masquerade) > 0 || len(p.Forwards) > 0 {
+	if p == nil || len(p.Masquerade) > 0 || len(p.Forwards) > 0 || len(p.NAT.Sources) > 0 || len(p.NAT.Mappings) > 0 {
 		names = append(names, "nft_chain_nat", "nft_nat", "nft_masq", "nft_redir")
 	}
 	return append(names, linkModules(p)...)

@@ -151,10 +151,13 @@ func (b *Bench) judgePass(p filter.Probe, a *attempt) Row {
 	row.Expected = "reaches " + endName(want)
 	as := len(row.Left) > 0
 	for _, s := range row.Left {
-		as = as && s.Link == want.Link && s.Src == want.Src && s.Dst == want.Dst
+		as = as && s.Link == want.Link && p.SeenAs(s.Src) && s.Dst == want.Dst
 	}
 	if p.SeenSrc != p.Src {
 		row.Expected += " as " + p.SeenSrc.String()
+		if p.SeenLast.IsValid() {
+			row.Expected += "-" + p.SeenLast.String()
+		}
 	}
 	row.Right = as && a.whole
 	switch {

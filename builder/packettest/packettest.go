@@ -42,10 +42,12 @@ type Bench struct {
 	watch   *watch
 	// receivers are the open ends of flows, each by what stops it; only link, dst, protocol and port of the key are set.
 	receivers map[flowKey]func()
-	log       *slog.Logger
-	files     []*os.File
-	dumps     []*virtualnet.Capture
-	pcaps     string
+	// routed are the receivers, each with the sources it answers by way of the guest.
+	routed map[[2]netip.Addr]bool
+	log    *slog.Logger
+	files  []*os.File
+	dumps  []*virtualnet.Capture
+	pcaps  string
 }
 
 // segment is what one link of the guest is plugged into, and who is there.
@@ -77,7 +79,8 @@ func New(p *profiles.Profile, macs []net.HardwareAddr, o Options) (*Bench, error
 	}
 	b := &Bench{profile: p, probes: filter.Probes(p), born: map[string]net.HardwareAddr{}, log: o.Log,
 		macs: map[string]net.HardwareAddr{}, wires: map[string]*virtualnet.Segment{}, links: map[string]*segment{},
-		watch: newWatch(), receivers: map[flowKey]func(){}, pcaps: o.Captures}
+		watch: newWatch(), receivers: map[flowKey]func(){}, routed: map[[2]netip.Addr]bool{},
+		pcaps: o.Captures}
 	for i, l := range nics {
 		b.born[l.Name] = macs[i]
 	}

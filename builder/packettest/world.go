@@ -165,10 +165,7 @@ func target(p filter.Probe) (link string, at netip.AddrPort, ok bool) {
 	if p.OutLink == "" {
 		return "", netip.AddrPort{}, false
 	}
-	if p.Pass {
-		return p.OutLink, netip.AddrPortFrom(p.SeenDst, p.SeenPort), true
-	}
-	return p.OutLink, netip.AddrPortFrom(p.Dst, p.Port), true
+	return p.OutLink, netip.AddrPortFrom(p.SeenDst, p.SeenPort), true
 }
 
 // populate makes sure that both ends of a probe exist, and that the sender's packets take the way by the guest.
@@ -183,6 +180,9 @@ func (b *Bench) populate(p filter.Probe) error {
 	if p.Bridge != "" {
 		return b.introduce(p, sender)
 	}
+	if err := b.routeBack(p); err != nil {
+		return err
+	}
 	s := b.links[p.Link]
 	via, ok := s.guest(p.Src)
 	if !ok || p.OutLink == "" || via == p.Dst {
@@ -191,6 +191,33 @@ func (b *Bench) populate(p filter.Probe) error {
 	// Not what this host would do by itself, where its own gateway is another or the receiver is on its own link: an
 	// attacker would.
 	return sender.AddRoute(virtualnet.Route{Prefix: netip.PrefixFrom(p.Dst, p.Dst.BitLen()), Via: via})
+}
+
+// routeBack makes the receiver of a probe answer by way of the guest to a source that the guest gave it and that is on
+// nobody's link: such addresses are routed to the guest.
+func (b *Bench) routeBack(p filter.Probe) error {
+	s := b.links[p.OutLink]
+	if s == nil || p.SeenSrc == p.Src {
+		return nil
+	}
+	receiver, err := b.host(p.OutLink, p.SeenDst)
+	if err != nil {
+		return err
+	}
+	last := p.SeenLast
+	if !last.IsValid() {
+		last = p.SeenSrc
+	}
+	const most = 256 // of a pool: a profile with a larger one is not tried in full
+	for a, n := p.SeenSrc, 0; a.IsValid() && !last.Less(a) && n < most; a, n = a.Next(), n+1 {
+		if via, ok := s.guest(p.SeenDst); ok && !s.onLinkOf(a) && !b.routed[[2]netip.Addr{p.SeenDst, a}] {
+			b.routed[[2]netip.Addr{p.SeenDst, a}] = true
+			if err := receiver.AddRoute(virtualnet.Route{Prefix: netip.PrefixFrom(a, a.BitLen()), Via: via}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (s *segment) onLinkOf(a netip.Addr) bool { return !s.onLink(a).IsSingleIP() }

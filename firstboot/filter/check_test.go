@@ -69,6 +69,30 @@ func TestCompileRefuses(t *testing.T) {
 			`there is no set "gone"`},
 		{"forward for no prefix", func(p *profiles.Profile) { p.Forwards[0].Sources = []netip.Prefix{{}} },
 			"is not a prefix"},
+		{"source from nowhere", func(p *profiles.Profile) {
+			p.NAT.Sources = []profiles.SourceNAT{{From: "gone", To: "internet", First: netip.MustParseAddr("192.0.2.1"),
+				Last: netip.MustParseAddr("192.0.2.1")}}
+		}, `nat: there is no zone "gone"`},
+		{"source upside down", func(p *profiles.Profile) {
+			p.NAT.Sources = []profiles.SourceNAT{{From: "dmz", To: "internet", First: netip.MustParseAddr("192.0.2.2"),
+				Last: netip.MustParseAddr("192.0.2.1")}}
+		}, "192.0.2.2 to 192.0.2.1 is no range"},
+		{"source of another family", func(p *profiles.Profile) {
+			p.NAT.Sources = []profiles.SourceNAT{{From: "dmz", To: "internet", First: netip.MustParseAddr("192.0.2.2"),
+				Last: netip.MustParseAddr("192.0.2.2"), Clients: []netip.Prefix{netip.MustParsePrefix("fd00::/8")}}}
+		}, "fd00::/8 is no prefix that can leave under 192.0.2.2"},
+		{"mapping of nothing", func(p *profiles.Profile) { p.NAT.Mappings = []profiles.Mapping{{Zone: "internet"}} },
+			"is no prefix that can be mapped"},
+		{"mapping of two lengths", func(p *profiles.Profile) {
+			p.NAT.Mappings = []profiles.Mapping{{Zone: "internet", Outside: netip.MustParsePrefix("100.64.0.0/28"),
+				Inside: netip.MustParsePrefix("10.9.0.0/29")}}
+		}, "100.64.0.0/28 and 10.9.0.0/29 cannot be mapped"},
+		{"mapping of a forward's target", func(p *profiles.Profile) {
+			p.NAT.Mappings = []profiles.Mapping{{Zone: "internet", Outside: netip.MustParsePrefix("100.64.0.2/32"),
+				Inside: netip.MustParsePrefix("192.168.0.102/32")}}
+		}, "is the target of a forward too"},
+		{"too many translations", func(p *profiles.Profile) { p.NAT.Mappings = make([]profiles.Mapping, 5000) },
+			"the profile is too large"},
 		{"forward to loopback", func(p *profiles.Profile) { p.Forwards[0].To = netip.MustParseAddr("127.0.0.1") },
 			"no address a connection"},
 		{"forward of ping", func(p *profiles.Profile) { p.Forwards[0].Protocol = profiles.Ping }, `protocol "ping"`},

@@ -30,10 +30,12 @@ func newCompiler(p *profiles.Profile) (*compiler, error) {
 
 // check returns every reason for which the profile cannot be compiled, or nil.
 func check(p *profiles.Profile) error {
-	if len(p.Links) > maxLinks || len(p.Zones) > maxZones || len(p.Policy) > maxRules || len(p.Forwards) > maxForwards {
-		return errorAt(profiles.Pos{}, "the profile is too large: %d links, %d zones, %d policy lines, %d forwards; "+
-			"at most %d, %d, %d, %d", len(p.Links), len(p.Zones), len(p.Policy), len(p.Forwards),
-			maxLinks, maxZones, maxRules, maxForwards)
+	translations := len(p.Masquerade) + len(p.NAT.Sources) + len(p.NAT.Mappings)
+	if len(p.Links) > maxLinks || len(p.Zones) > maxZones || len(p.Policy) > maxRules || len(p.Forwards) > maxForwards ||
+		translations > maxTranslations {
+		return errorAt(profiles.Pos{}, "the profile is too large: %d links, %d zones, %d policy lines, %d forwards, "+
+			"%d translations; at most %d, %d, %d, %d, %d", len(p.Links), len(p.Zones), len(p.Policy), len(p.Forwards),
+			translations, maxLinks, maxZones, maxRules, maxForwards, maxTranslations)
 	}
 	var errs []error
 	bad := func(pos profiles.Pos, format string, args ...any) { errs = append(errs, errorAt(pos, format, args...)) }
@@ -105,6 +107,7 @@ func check(p *profiles.Profile) error {
 		named(m.At, "masquerade", m.From)
 		named(m.At, "masquerade", m.To)
 	}
+	checkNAT(p, named, bad)
 	for i := range p.Forwards {
 		f := &p.Forwards[i]
 		named(f.At, "forward", f.From)
@@ -169,49 +172,6 @@ func checkRule(r *profiles.Rule, bad func(profiles.Pos, string, ...any)) {
 			}
 		}
 	}
-}
-
-func checkForward(p *profiles.Profile, f *profiles.Forward, bad func(profiles.Pos, string, ...any)) {
-	if f.Protocol != profiles.TCP && f.Protocol != profiles.UDP {
-		bad(f.At, "forward: protocol %q: want tcp or udp", f.Protocol)
-	}
-	if a := f.To; !a.IsValid() || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.Is4In6() || a.Zone() != "" {
-		bad(f.At, "forward: %v is no address a connection can be sent to", f.To)
-	}
-	if len(f.Ports) == 0 {
-		bad(f.At, "forward: no ports given")
-	}
-	for _, ports := range f.Ports {
-		switch {
-		case ports.First == 0 || ports.First > ports.Last:
-			bad(f.At, "forward: ports %d-%d: want 1 to 65535, the first not above the last", ports.First, ports.Last)
-		case f.ToPort != 0 && int(f.ToPort)+int(ports.Last-ports.First) > 65535:
-			bad(f.At, "forward: ports %d-%d to %d: would end above 65535", ports.First, ports.Last, f.ToPort)
-		}
-	}
-	if isOwn(p, f.To) {
-		bad(f.At, "forward: %v is this machine's own address; allow the port to self instead", f.To)
-	}
-	if a := f.Address; a.IsValid() && (isV6(a) != isV6(f.To) || !isOwn(p, a)) {
-		bad(f.At, "forward: %v is no address of this machine in the family of %v", a, f.To)
-	}
-	for _, prefix := range f.Sources {
-		if !prefix.IsValid() || prefix.Addr().Is4In6() {
-			bad(f.At, "forward: %v is not a prefix", prefix)
-		}
-	}
-	for _, name := range f.SourceSets {
-		if p.Set(name) == nil {
-			bad(f.At, "forward: there is no set %q", name)
-		}
-	}
-}
-
-// isOwn tells whether the profile gives an address to this machine.
-func isOwn(p *profiles.Profile, a netip.Addr) bool {
-	return slices.ContainsFunc(p.Links, func(l profiles.Link) bool {
-		return slices.ContainsFunc(l.Addresses, func(own netip.Prefix) bool { return own.Addr() == a })
-	})
 }
 
 // plainName tells whether a name is made of letters, digits, '_', '-' and the extra bytes: what nft reads without

@@ -89,12 +89,24 @@ func speaksOf(m profiles.Match, f flow) bool {
 func inRange(r profiles.PortRange, port uint16) bool { return r.First <= port && port <= r.Last }
 
 // forwardOf is the first forward that takes a flow to one of the machine's own addresses elsewhere, and the port it
-// goes to there. The address may be unknown, one got by DHCP.
+// goes to there: first of those that name the address, then, unless it stands for a host, of the others. The address
+// may be unknown, one got by DHCP.
 func forwardOf(p *profiles.Profile, f flow) (*profiles.Forward, uint16) {
+	if fw, port := forwardAt(p, f, true); fw != nil {
+		return fw, port
+	}
+	if m, _ := mappingOf(p, f.from, f.dst); m != nil {
+		return nil, 0
+	}
+	return forwardAt(p, f, false)
+}
+
+func forwardAt(p *profiles.Profile, f flow, addressed bool) (*profiles.Forward, uint16) {
 	for i := range p.Forwards {
 		fw := &p.Forwards[i]
-		if fw.From != f.from || fw.Protocol != f.protocol || isV6(fw.To) != isV6(f.src) ||
-			fw.Address.IsValid() && fw.Address != f.dst || !within(p, fw.Sources, fw.SourceSets, f.src) {
+		if fw.Address.IsValid() != addressed || fw.From != f.from || fw.Protocol != f.protocol ||
+			isV6(fw.To) != isV6(f.src) || fw.Address.IsValid() && fw.Address != f.dst ||
+			!within(p, fw.Sources, fw.SourceSets, f.src) {
 			continue
 		}
 		for _, r := range fw.Ports {

@@ -72,7 +72,7 @@ func (b *prober) answer(q Question, v6 bool) error {
 		return err
 	}
 	for _, src := range srcs {
-		if q.To == profiles.Self {
+		if m, _ := mappingOf(b.p, src.zone, q.Dst); q.To == profiles.Self || m != nil {
 			if err := b.explainSelf(src, q.Dst, k); err != nil {
 				return err
 			}
@@ -122,7 +122,7 @@ func (b *prober) explainSelf(src host, dst netip.Addr, k knock) error {
 		return nil
 	}
 	if dst.IsValid() {
-		if !isOwn(b.p, dst) {
+		if m, _ := mappingOf(b.p, src.zone, dst); m == nil && !isOwn(b.p, dst) {
 			return fmt.Errorf("%v is no address of the guest", dst)
 		}
 		own = dst
@@ -136,15 +136,24 @@ func (b *prober) explainSelf(src host, dst netip.Addr, k knock) error {
 			return nil
 		}
 	}
+	if m, inside := mappingOf(b.p, src.zone, own); m != nil {
+		if probe, ok := b.byMapping(probe, src, inside); ok {
+			b.distinct(probe)
+		}
+		return nil
+	}
 	r := decide(b.p, f)
 	probe.Pass, probe.Proves = r.pass, r.why
 	b.distinct(probe)
 	return nil
 }
 
-// meets tells whether a forward takes what is sent to an address of the guest: from an external zone only an address
-// of the link it arrives by.
+// meets tells whether a forward takes what is sent to an address: one of the guest's, and from an external zone only
+// one of the link it arrives by.
 func (b *prober) meets(src host, own netip.Addr, fw *profiles.Forward) bool {
+	if own.IsValid() && !isOwn(b.p, own) {
+		return false
+	}
 	external := slices.ContainsFunc(b.p.Zones, func(z profiles.Zone) bool { return z.Name == fw.From && z.External })
 	return !external || !own.IsValid() || slices.ContainsFunc(b.space.links[src.link].link.Addresses,
 		func(a netip.Prefix) bool { return a.Addr() == own })

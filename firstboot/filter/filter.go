@@ -95,6 +95,8 @@ const (
 	maxRules    = 20_000
 	maxForwards = 4_096
 	maxPortMap  = 65_536 // elements of all port maps together
+
+	maxTranslations = 4_096 // lines of masquerade and nat
 )
 
 // Compile returns the rules of a profile. The profile must be one that package profiles accepted; what Compile

@@ -23,6 +23,14 @@ func (b *prober) special(zone string) []netip.Prefix {
 			list = append(append(list, f.Sources...), setPrefixes(b.p, f.SourceSets)...)
 		}
 	}
+	for _, s := range b.p.NAT.Sources {
+		if s.From == zone {
+			list = append(list, s.Clients...)
+		}
+	}
+	for _, m := range b.p.NAT.Mappings {
+		list = append(list, m.Inside)
+	}
 	return list
 }
 

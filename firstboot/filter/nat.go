@@ -9,7 +9,8 @@ import (
 
 // destinationNAT sends what arrives at this machine's own addresses to where the forwards say. From an external zone
 // only an address of the very link it arrives by counts, so that no private address of this machine can be used
-// from outside; from the other zones any own address does, so that hosts inside can use the public one.
+// from outside; from the other zones any own address does, so that hosts inside can use the public one. What names the
+// address comes first: forwards of one address, then mappings, then forwards of any address.
 func (c *compiler) destinationNAT() {
 	rules := Chain{Name: "dstnat",
 		Base: &Base{Type: "nat", Hook: Prerouting, Priority: priorityDstNAT, Policy: VerdictAccept}}
@@ -20,11 +21,17 @@ func (c *compiler) destinationNAT() {
 		if z.External {
 			own = DAddrTypeOnLink
 		}
-		for n := range c.profile.Forwards {
-			if f := &c.profile.Forwards[n]; f.From == z.Name && c.space.has(z.Name, isV6(f.To)) {
-				c.translate(&ch, f, n+1, own)
+		forwards := func(addressed bool) {
+			for n := range c.profile.Forwards {
+				f := &c.profile.Forwards[n]
+				if f.From == z.Name && f.Address.IsValid() == addressed && c.space.has(z.Name, isV6(f.To)) {
+					c.translate(&ch, f, n+1, own)
+				}
 			}
 		}
+		forwards(true)
+		c.mapInwards(&ch, z)
+		forwards(false)
 		c.fromZone(&rules, ch, z.Name)
 	}
 	if len(rules.Rules) > 0 {
@@ -52,6 +59,8 @@ func isAddr(e Expr, v6 bool) bool {
 	case Match:
 		return e.Field == dstField(v6)
 	case DestinationNAT:
+		return e.IPv6 == v6
+	case MapPrefix:
 		return e.IPv6 == v6
 	}
 	return false
@@ -101,63 +110,4 @@ func (c *compiler) portMap(name string, p profiles.PortRange, to uint16) string 
 	}
 	c.set(s)
 	return name
-}
-
-// sourceNAT gives connections this machine's own address as their source: forwards that ask for it, forwards whose
-// client sits in the same subnet as the server and would get its answers directly, and the masqueraded pairs.
-func (c *compiler) sourceNAT() {
-	rules := Chain{Name: "srcnat",
-		Base: &Base{Type: "nat", Hook: Postrouting, Priority: prioritySrcNAT, Policy: VerdictAccept}}
-	for _, z := range c.profile.Zones {
-		ch := Chain{Name: "srcnat/" + z.Name}
-		for i := range c.profile.Forwards {
-			f := &c.profile.Forwards[i]
-			switch {
-			case f.From != z.Name || !c.space.has(z.Name, isV6(f.To)):
-			case f.SNAT:
-				ch.add(forwardComment(f), append(exactly(f), Masquerade{})...)
-			default:
-				c.hairpin(&ch, f)
-			}
-		}
-		c.fromZone(&rules, ch, z.Name)
-	}
-	for _, m := range c.profile.Masquerade {
-		if !c.speaks(m.From, m.To, false) {
-			continue
-		}
-		ch := Chain{Name: "masquerade/" + m.From + "/" + m.To}
-		for _, sh := range c.space.zones[m.To] {
-			for _, r := range sh.ranges[family(false)] {
-				ch.add("masquerade: "+m.From+" -> "+m.To+at(m.At), Match{OIfName, []Range{ifName(sh.link)}},
-					Match{IPDAddr, []Range{addrRange(r)}}, Masquerade{})
-			}
-		}
-		if c.table.find(ch.Name) == nil { // a pair may be written twice
-			*c.chain(ch.Name, nil) = ch
-			c.ends(&rules, "from "+m.From, IIfName, m.From, false, ch.Name)
-		}
-	}
-	if len(rules.Rules) > 0 {
-		*c.chain(rules.Name, nil) = rules
-	}
-}
-
-// hairpin adds rules for the clients of a forward that share the server's subnet.
-func (c *compiler) hairpin(ch *Chain, f *profiles.Forward) {
-	l, subnet := linkTo(c.profile, f.To)
-	if l == nil || !subnet.IsValid() {
-		return
-	}
-	v6 := isV6(f.To)
-	for _, sh := range c.space.zones[f.From] {
-		if sh.link != l.Name {
-			continue
-		}
-		for _, near := range sh.ranges[family(v6)].and(union(prefixSpan(subnet))) {
-			ch.add(forwardComment(f)+" hairpin", slices.Concat(
-				[]Expr{Match{IIfName, []Range{ifName(l.Name)}}, Match{OIfName, []Range{ifName(l.Name)}},
-					Match{srcField(v6), []Range{addrRange(near)}}}, exactly(f), []Expr{Masquerade{}})...)
-		}
-	}
 }

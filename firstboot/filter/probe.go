@@ -30,4 +30,11 @@ type Probe struct {
 	// where nothing is translated. Meaningless when Pass is false.
 	SeenSrc, SeenDst netip.Addr
 	SeenPort         uint16
+	// SeenLast is set where the source may be any address from SeenSrc to it.
+	SeenLast netip.Addr
+}
+
+// SeenAs tells whether a source the receiver sees is as the probe says. SeenSrc must be filled in.
+func (p *Probe) SeenAs(src netip.Addr) bool {
+	return src == p.SeenSrc || p.SeenLast.IsValid() && span{p.SeenSrc, p.SeenLast}.contains(src)
 }

@@ -171,17 +171,34 @@ func (b *prober) ownAddresses(src host) []netip.Addr {
 			out = append(out, f.Address)
 		}
 	}
+	for _, a := range b.standIns(src) {
+		if !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
 	return out
 }
 
 // toOwn adds what a host may ask of one of the guest's addresses.
 func (b *prober) toOwn(src host, own netip.Addr) {
-	for _, k := range b.knocks(src.zone, profiles.Self) {
+	knocks := b.knocks(src.zone, profiles.Self)
+	if m, inside := mappingOf(b.p, src.zone, own); m != nil {
+		if out, _ := linkTo(b.p, inside); out != nil {
+			knocks = append(knocks, b.knocks(src.zone, b.zoneOf(out.Name, inside))...)
+		}
+	}
+	for _, k := range knocks {
 		f := flow{src.zone, profiles.Self, src.addr, own, k.protocol, k.port}
 		probe := Probe{From: src.zone, To: profiles.Self, Link: src.link, Src: src.addr, Dst: own,
 			Protocol: k.protocol, Port: k.port, SeenSrc: src.addr, SeenDst: own, SeenPort: k.port}
 		if fw, port := forwardOf(b.p, f); fw != nil && b.meets(src, own, fw) {
 			b.forwarded(probe, fw, port)
+			continue
+		}
+		if m, inside := mappingOf(b.p, src.zone, own); m != nil {
+			if probe, ok := b.byMapping(probe, src, inside); ok {
+				b.add(probe)
+			}
 			continue
 		}
 		r := decide(b.p, f)
@@ -208,7 +225,7 @@ func (b *prober) through(probe Probe, fw *profiles.Forward, port uint16) (Probe,
 	probe.To = b.zoneOf(out.Name, fw.To)
 	hairpin := probe.Link == out.Name && subnet.IsValid() && subnet.Contains(probe.Src)
 	if fw.SNAT || hairpin {
-		probe.SeenSrc, _ = ownAddress(out, fw.To)
+		probe.SeenSrc, probe.SeenLast = masked(out, fw.To)
 	}
 	return probe, true
 }
@@ -268,10 +285,7 @@ func (b *prober) between(src, dst host, k knock, r ruling) Probe {
 	probe := Probe{Proves: r.why, From: src.zone, To: dst.zone, Link: src.link, OutLink: dst.link, Src: src.addr,
 		Dst: dst.addr, Protocol: k.protocol, Port: k.port, Pass: r.pass,
 		SeenSrc: src.addr, SeenDst: dst.addr, SeenPort: k.port}
-	masked := func(m profiles.Pair) bool { return m.From == src.zone && m.To == dst.zone }
-	if !isV6(src.addr) && slices.ContainsFunc(b.p.Masquerade, masked) {
-		probe.SeenSrc, _ = ownAddress(b.space.links[dst.link].link, b.nextHop(dst))
-	}
+	probe.SeenSrc, probe.SeenLast = b.leavesAs(src, dst)
 	return probe
 }
 

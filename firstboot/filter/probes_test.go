@@ -21,7 +21,11 @@ func table(probes []filter.Probe) string {
 	for _, p := range probes {
 		verdict := "drop"
 		if p.Pass {
-			verdict = fmt.Sprintf("pass  seen %s -> %s %d", addr(p.SeenSrc), addr(p.SeenDst), p.SeenPort)
+			seen := addr(p.SeenSrc)
+			if p.SeenLast.IsValid() {
+				seen += "-" + addr(p.SeenLast)
+			}
+			verdict = fmt.Sprintf("pass  seen %s -> %s %d", seen, addr(p.SeenDst), p.SeenPort)
 		}
 		fmt.Fprintf(&b, "%s -> %s | %s>%s | %s -> %s %s %d | %s | %s\n", p.From, p.To, p.Link, p.OutLink,
 			addr(p.Src), addr(p.Dst), p.Protocol, p.Port, verdict, p.Proves)

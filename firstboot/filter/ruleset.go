@@ -96,7 +96,7 @@ type Rule struct {
 const MaxComment = 127
 
 // Expr is one step of a rule. The set of implementations is closed: Match, Bits, Lookup, Count, Verdict, Reject,
-// DestinationNAT, Masquerade, ClampMSS, Rate, LimitSource, CountSource, Log.
+// DestinationNAT, SourceNAT, MapPrefix, Masquerade, ClampMSS, Rate, LimitSource, CountSource, Log.
 type Expr interface{ text() string }
 
 // Match continues when the selected value is in one of the ranges.
@@ -188,6 +188,19 @@ type DestinationNAT struct {
 	Port    uint16 // 0: unchanged, unless PortMap is given
 	PortMap string // name of a MapPort set: destination port -> new one
 	Field   Field  // TCPDPort or UDPDPort: what PortMap is asked with
+}
+
+// SourceNAT gives the connection another source: the address, or one of several, always the same for a client.
+type SourceNAT struct {
+	To   Range
+	IPv6 bool
+}
+
+// MapPrefix gives the connection the leading bits of a prefix in its source or its destination; the rest stays.
+type MapPrefix struct {
+	To     Range // a prefix
+	IPv6   bool
+	Source bool
 }
 
 // Masquerade gives the connection the address of the link it leaves by as its source.

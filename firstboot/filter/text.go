@@ -247,14 +247,12 @@ func (c CountSource) text() string {
 func (l Log) text() string { return `log prefix "` + l.Prefix + `" level info` }
 
 func (d DestinationNAT) text() string {
-	family, typ, open, shut := "ip", TypeIPv4, "", ""
-	if d.IPv6 {
-		family, typ = "ip6", TypeIPv6
-		if d.Port != 0 || d.PortMap != "" {
-			open, shut = "[", "]" // nft reads the port after the bracket
-		}
+	word, typ := natFamily(d.IPv6)
+	open, shut := "", ""
+	if d.IPv6 && (d.Port != 0 || d.PortMap != "") {
+		open, shut = "[", "]" // nft reads the port after the bracket
 	}
-	text := "dnat " + family + " to " + open + typ.format(d.To) + shut
+	text := "dnat " + word + " to " + open + typ.format(d.To) + shut
 	switch {
 	case d.PortMap != "":
 		text += ":" + d.Field.String() + " map @" + d.PortMap
@@ -262,6 +260,32 @@ func (d DestinationNAT) text() string {
 		text += ":" + strconv.Itoa(int(d.Port))
 	}
 	return text
+}
+
+// natFamily is the word for the family of a translation.
+func natFamily(v6 bool) (word string, t Type) {
+	if v6 {
+		return "ip6", TypeIPv6
+	}
+	return "ip", TypeIPv4
+}
+
+func (s SourceNAT) text() string {
+	word, typ := natFamily(s.IPv6)
+	text := "snat " + word + " to " + typ.format(one(s.To.First))
+	if !s.To.Single() {
+		text += "-" + typ.format(one(s.To.Last)) + " persistent"
+	}
+	return text
+}
+
+func (m MapPrefix) text() string {
+	word, typ := natFamily(m.IPv6)
+	kind := "dnat "
+	if m.Source {
+		kind = "snat "
+	}
+	return kind + word + " prefix to " + typ.format(m.To)
 }
 
 func (Masquerade) text() string { return "masquerade" }

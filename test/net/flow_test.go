@@ -260,7 +260,7 @@ func (o outcome) wrong() string {
 	case p.Pass && !o.answered:
 		return "got no answer"
 	case p.Pass && p.To != profiles.Self && !slices.ContainsFunc(o.arrived, func(a arrival) bool {
-		return a.src == p.SeenSrc && a.dst == p.SeenDst && a.port == p.SeenPort
+		return p.SeenAs(a.src) && a.dst == p.SeenDst && a.port == p.SeenPort
 	}):
 		return fmt.Sprintf("arrived as %v; want %v -> %v port %d", o.arrived, p.SeenSrc, p.SeenDst, p.SeenPort)
 	case !p.Pass && o.answered:

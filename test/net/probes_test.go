@@ -41,7 +41,8 @@ func TestProbes(t *testing.T) {
 
 			var denied []filter.Probe
 			for _, probe := range probes {
-				if !probe.Pass {
+				// What must be translated to arrive anywhere has no control without rules.
+				if !probe.Pass && probe.Dst == probe.SeenDst {
 					probe.Pass, probe.Proves = true, "control: no rules are loaded"
 					probe.SeenSrc = probe.Src // nobody masquerades
 					denied = append(denied, probe)
@@ -67,6 +68,9 @@ func TestProbes(t *testing.T) {
 func whenClosed(probes []filter.Probe) []filter.Probe {
 	var out []filter.Probe
 	for _, p := range probes {
+		if p.Dst != p.SeenDst && p.Dst.IsValid() && p.Port == filter.PortSSH {
+			continue // an address that stands for a host is the firewall's own until the policy is there
+		}
 		p.Pass = p.Pass && p.To == profiles.Self && p.Protocol == profiles.TCP && p.Port == filter.PortSSH
 		p.Proves = "closed"
 		out = append(out, p)

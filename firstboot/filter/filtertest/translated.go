@@ -10,26 +10,49 @@ import (
 func Translated() *profiles.Profile {
 	addr := netip.MustParseAddr
 	web, web6, inside := addr("10.2.0.10"), addr("fd00:2::10"), addr("10.1.0.10")
-	const git, mail = "203.0.113.3", "2001:db8:1::3"
+	const git, mail, mapped = "203.0.113.3", "2001:db8:1::3", "203.0.113.4"
 	return &profiles.Profile{
 		Name:  "translated",
 		Admin: profiles.Admin{Zones: []string{"inside"}, At: line(3)},
 		Links: []profiles.Link{
-			{Name: "up0", Addresses: prefixes("203.0.113.2/24", git+"/24", "2001:db8:1::2/64", mail+"/64"),
+			{Name: "up0", Addresses: prefixes("203.0.113.2/24", git+"/24", mapped+"/24", "2001:db8:1::2/64", mail+"/64"),
 				Gateways: gateways("203.0.113.1", "2001:db8:1::1"), At: line(5)},
 			{Name: "in0", Addresses: prefixes("10.1.0.1/24", "fd00:1::1/64"), At: line(6)},
 			{Name: "srv0", Addresses: prefixes("10.2.0.1/24", "fd00:2::1/64"), At: line(7)},
+			{Name: "lab0", Addresses: prefixes("10.3.0.1/24", "fd00:3::1/64"), At: line(7)},
 		},
 		Zones: []profiles.Zone{
 			{Name: "net", Members: on("up0"), External: true},
 			{Name: "inside", Members: on("in0")},
 			{Name: "servers", Members: on("srv0")},
+			{Name: "lab", Members: on("lab0")},
 		},
 		Sets: []profiles.Set{{Name: "partners", At: line(8), Ranges: ranges("192.0.2.9-192.0.2.11")}},
 		Policy: []profiles.Rule{
 			allow(10, "inside", "net"),
+			allow(11, "servers", "net"),
+			allow(12, "lab", "net"),
+			allow(13, "net", "servers", profiles.Match{Protocol: profiles.TCP, Ports: ports(993),
+				Destinations: prefixes("10.2.0.20/32")}),
+			allow(14, profiles.Any, "lab", profiles.Match{Protocol: profiles.Ping}),
 		},
-		Masquerade: []profiles.Pair{{From: "inside", To: "net", At: line(15)}},
+		Masquerade: []profiles.Pair{{From: "inside", To: "net", At: line(15)},
+			{From: "servers", To: "net", Families: profiles.BothFamilies, At: line(16)}},
+		NAT: profiles.NAT{
+			Sources: []profiles.SourceNAT{
+				// Addresses that are routed here, shared by some; others by the family.
+				{From: "inside", To: "net", First: addr("100.64.9.1"), Last: addr("100.64.9.6"),
+					Clients: prefixes("10.1.0.64/26", "10.1.0.200/32"), At: line(17)},
+				{From: "inside", To: "net", First: addr(mail), Last: addr(mail), At: line(17)},
+			},
+			Mappings: []profiles.Mapping{
+				{Zone: "net", Outside: prefixes(mapped + "/32")[0], Inside: prefixes("10.2.0.20/32")[0], At: line(18)},
+				{Zone: "net", Outside: prefixes("2001:db8:f0::/64")[0], Inside: prefixes("fd00:3::/64")[0], At: line(18)},
+				{Zone: "net", Outside: prefixes("100.64.3.128/25")[0], Inside: prefixes("10.3.0.0/25")[0], At: line(18)},
+				{Zone: "net", Outside: prefixes("2001:db8:ff::20/128")[0], Inside: prefixes("fd00:2::20/128")[0],
+					At: line(18)},
+			},
+		},
 		Forwards: []profiles.Forward{
 			// One port at two addresses, in both families, and at the rest of them.
 			{From: "net", Protocol: profiles.TCP, Ports: ports(22), To: web, Address: addr(git), At: line(20)},

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
@@ -161,6 +160,10 @@ func (t *translator) one(e filter.Expr) error {
 		}
 	case filter.DestinationNAT:
 		return t.destinationNAT(e)
+	case filter.SourceNAT:
+		return t.sourceNAT(e)
+	case filter.MapPrefix:
+		return t.mapPrefix(e)
 	case filter.Masquerade:
 		t.emit(&expr.Masq{})
 	case filter.ClampMSS:
@@ -293,29 +296,4 @@ func fieldSize(f filter.Field) uint32 {
 		return 16
 	}
 	return reg32Size
-}
-
-func (t *translator) destinationNAT(d filter.DestinationNAT) error {
-	nat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg1}
-	if d.IPv6 {
-		nat.Family = unix.NFPROTO_IPV6
-	}
-	t.emit(&expr.Immediate{Register: reg1, Data: d.To.First})
-	switch {
-	case d.PortMap != "":
-		set := t.p.sets[d.PortMap]
-		if set == nil {
-			return fmt.Errorf("there is no map %s", d.PortMap)
-		}
-		if err := t.load(d.Field, reg2); err != nil {
-			return err
-		}
-		t.emit(&expr.Lookup{SourceRegister: reg2, DestRegister: reg2, IsDestRegSet: true, SetName: set.Name, SetID: set.ID})
-		nat.RegProtoMin, nat.Specified = reg2, true
-	case d.Port != 0:
-		t.emit(&expr.Immediate{Register: reg2, Data: binaryutil.BigEndian.PutUint16(d.Port)})
-		nat.RegProtoMin, nat.Specified = reg2, true
-	}
-	t.emit(nat)
-	return nil
 }

@@ -1,0 +1,168 @@
+package filter
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"rempart/profiles"
+)
+
+// sourceNAT gives connections another source. First come forwards that ask for this machine's own, and those whose
+// client sits in the same subnet as the server and would get its answers directly; then hosts that are mapped, the
+// lines of the profile in their order, and at last the masqueraded pairs.
+func (c *compiler) sourceNAT() {
+	rules := Chain{Name: "srcnat",
+		Base: &Base{Type: "nat", Hook: Postrouting, Priority: prioritySrcNAT, Policy: VerdictAccept}}
+	for _, z := range c.profile.Zones {
+		ch := Chain{Name: "srcnat/" + z.Name}
+		for i := range c.profile.Forwards {
+			f := &c.profile.Forwards[i]
+			switch {
+			case f.From != z.Name || !c.space.has(z.Name, isV6(f.To)):
+			case f.SNAT:
+				ch.add(forwardComment(f), append(exactly(f), Masquerade{})...)
+			default:
+				c.hairpin(&ch, f)
+			}
+		}
+		c.fromZone(&rules, ch, z.Name)
+	}
+	for i := range c.profile.NAT.Mappings {
+		c.mapOutwards(&rules, i)
+	}
+	for i := range c.profile.NAT.Sources {
+		c.source(&rules, i)
+	}
+	for _, m := range c.profile.Masquerade {
+		c.masquerade(&rules, m)
+	}
+	if len(rules.Rules) > 0 {
+		*c.chain(rules.Name, nil) = rules
+	}
+}
+
+// hairpin adds rules for the clients of a forward that share the server's subnet.
+func (c *compiler) hairpin(ch *Chain, f *profiles.Forward) {
+	l, subnet := linkTo(c.profile, f.To)
+	if l == nil || !subnet.IsValid() {
+		return
+	}
+	v6 := isV6(f.To)
+	for _, sh := range c.space.zones[f.From] {
+		if sh.link != l.Name {
+			continue
+		}
+		for _, near := range sh.ranges[family(v6)].and(union(prefixSpan(subnet))) {
+			ch.add(forwardComment(f)+" hairpin", slices.Concat(
+				[]Expr{Match{IIfName, []Range{ifName(l.Name)}}, Match{OIfName, []Range{ifName(l.Name)}},
+					Match{srcField(v6), []Range{addrRange(near)}}}, exactly(f), []Expr{Masquerade{}})...)
+		}
+	}
+}
+
+// masquerade adds what leaves under the address of its link.
+func (c *compiler) masquerade(rules *Chain, m profiles.Pair) {
+	ch := Chain{Name: "masquerade/" + m.From + "/" + m.To}
+	if c.table.find(ch.Name) != nil {
+		return // written twice
+	}
+	for _, v6 := range families {
+		if m.Families.Has(v6) && c.speaks(m.From, m.To, v6) {
+			c.leaving(&ch, "masquerade: "+m.From+" -> "+m.To+at(m.At), m.To, v6, Masquerade{})
+		}
+	}
+	c.fromZone(rules, ch, m.From)
+}
+
+// leaving adds a rule for each range of a zone's share of each link that translates what goes there.
+func (c *compiler) leaving(ch *Chain, comment, zone string, v6 bool, do Expr) {
+	for _, sh := range c.space.zones[zone] {
+		for _, r := range sh.ranges[family(v6)] {
+			ch.add(comment, Match{OIfName, []Range{ifName(sh.link)}}, Match{dstField(v6), []Range{addrRange(r)}}, do)
+		}
+	}
+}
+
+// source adds the n-th line of addresses that traffic leaves under.
+func (c *compiler) source(rules *Chain, n int) {
+	s := &c.profile.NAT.Sources[n]
+	v6 := isV6(s.First)
+	if !c.speaks(s.From, s.To, v6) {
+		return
+	}
+	ch := Chain{Name: "source/" + strconv.Itoa(n+1)}
+	c.leaving(&ch, sourceComment(s), s.To, v6, SourceNAT{addrRange(span{s.First, s.Last}), v6})
+	if len(s.Clients) == 0 {
+		c.fromZone(rules, ch, s.From)
+		return
+	}
+	*c.chain(ch.Name, nil) = ch
+	clients := prefixSpans(s.Clients, v6)
+	for _, sh := range c.space.zones[s.From] {
+		for _, r := range sh.ranges[family(v6)].and(clients) {
+			rules.add("from "+s.From, Match{IIfName, []Range{ifName(sh.link)}}, Match{srcField(v6), []Range{addrRange(r)}},
+				Verdict{VerdictJump, ch.Name})
+		}
+	}
+}
+
+// mapInwards adds what comes from a zone for addresses that stand for others.
+func (c *compiler) mapInwards(ch *Chain, z *profiles.Zone) {
+	for i := range c.profile.NAT.Mappings {
+		m := &c.profile.NAT.Mappings[i]
+		v6 := isV6(m.Inside.Addr())
+		if mapsFor(m, z) && c.space.has(z.Name, v6) {
+			ch.add(mapComment(m), Match{dstField(v6), []Range{addrRange(prefixSpan(m.Outside))}}, toPrefix(m.Inside, false))
+		}
+	}
+}
+
+// mapsFor tells whether a mapping holds for what comes from a zone: its own, and those that are not external.
+func mapsFor(m *profiles.Mapping, z *profiles.Zone) bool { return m.Zone == z.Name || !z.External }
+
+// toPrefix translates to a prefix, or to the one address it is.
+func toPrefix(p netip.Prefix, source bool) Expr {
+	to, v6 := addrRange(prefixSpan(p)), isV6(p.Addr())
+	switch {
+	case !p.IsSingleIP():
+		return MapPrefix{To: to, IPv6: v6, Source: source}
+	case source:
+		return SourceNAT{To: to, IPv6: v6}
+	}
+	return DestinationNAT{To: to, IPv6: v6}
+}
+
+// mapOutwards adds what the hosts of the n-th mapping send to its zone; and what is sent to them from their own
+// subnet by their outside address, which they would answer directly.
+func (c *compiler) mapOutwards(rules *Chain, n int) {
+	m := &c.profile.NAT.Mappings[n]
+	v6 := isV6(m.Inside.Addr())
+	ch := Chain{Name: "map/" + strconv.Itoa(n+1)}
+	c.leaving(&ch, mapComment(m), m.Zone, v6, toPrefix(m.Outside, true))
+	*c.chain(ch.Name, nil) = ch
+	inside := Match{srcField(v6), []Range{addrRange(prefixSpan(m.Inside))}}
+	rules.add(mapComment(m), inside, Verdict{VerdictJump, ch.Name})
+	for _, l := range c.profile.Links {
+		for _, own := range l.Addresses {
+			if !own.Masked().Overlaps(m.Inside) {
+				continue
+			}
+			hosts := union(prefixSpan(own)).and(union(prefixSpan(m.Inside)))
+			rules.add(mapComment(m)+" hairpin", Match{IIfName, []Range{ifName(l.Name)}}, Match{OIfName, []Range{ifName(l.Name)}},
+				Match{srcField(v6), []Range{addrRange(prefixSpan(own))}}, Match{dstField(v6), ranges(hosts)},
+				Bits{CTStatus, ctDestNAT}, Masquerade{})
+		}
+	}
+}
+
+// sourceComment names a line of addresses that traffic leaves under.
+func sourceComment(s *profiles.SourceNAT) string {
+	return "source: " + s.From + " -> " + s.To + " as " + span{s.First, s.Last}.String() + at(s.At)
+}
+
+// mapComment names a mapping.
+func mapComment(m *profiles.Mapping) string {
+	return "map: " + span{m.Outside.Addr(), prefixSpan(m.Outside).last}.String() + " = " +
+		span{m.Inside.Addr(), prefixSpan(m.Inside).last}.String() + at(m.At)
+}
