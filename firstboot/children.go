@@ -1,6 +1,7 @@
 package main
 
 import (
+	"rempart/firstboot/admin"
 	"rempart/firstboot/child"
 	"rempart/firstboot/control"
 	"rempart/firstboot/filter/policy"
@@ -20,6 +21,7 @@ func children() []child.Spec {
 		logging.Spec(),
 		health.Spec(),
 		control.Spec(),
+		admin.Spec(),
 		policy.Spec(),
 		link.Spec(),
 		state.Spec(),

@@ -11,6 +11,7 @@ const (
 	// ProposalPath is where the admin child lays a live.Change for PID 1, in its own directory.
 	ProposalPath = AdminDir + "/proposal.json"
 	AdminDir     = "/run/rempart/admin"
+	AdminSocket  = AdminDir + "/socket" // package ctl is spoken there
 )
 
 // MaxLive bounds an encoded live.Change, in bytes: the JSON of a profile at every bound of the language is smaller.

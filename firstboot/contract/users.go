@@ -27,6 +27,7 @@ const (
 	UIDState   = 911 // makes and checks the filesystem of the state disk
 	UIDLog     = 914 // keeps the log
 	UIDSyslog  = 915 // sends the log to a server
+	UIDAdmin   = 916 // carries out what administrators ask for
 	UIDNobody  = 65534
 )
 
@@ -48,6 +49,7 @@ func Users() []User {
 		{"rempart-state", UIDState, "/"},
 		{"rempart-log", UIDLog, "/"},
 		{"rempart-syslog", UIDSyslog, "/"},
+		{"rempart-admin", UIDAdmin, "/"},
 		{"nobody", UIDNobody, "/"},
 	}
 }

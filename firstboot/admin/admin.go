@@ -1,0 +1,165 @@
+// Package admin is the child that carries out what administrators ask for: it serves a unix socket to the children that
+// know who is asking (the SSH server, the control channel, the console), and has the rights their commands need, which
+// those do not.
+//
+// What it deliberately does not do: decide who is an administrator, or act where PID 1 must: it asks PID 1.
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/child"
+	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/ctl"
+)
+
+// Spec is the child.
+func Spec() child.Spec {
+	return child.Spec{
+		Name:        "admin",
+		Run:         run,
+		UID:         contract.UIDAdmin,
+		Own:         []string{contract.AdminDir},
+		Feed:        true,
+		OOMScore:    150,
+		MemoryLimit: 16 << 20,
+	}
+}
+
+// maxClients bounds the connections to the socket at a time.
+const maxClients = 16
+
+// clients are the user ids that may connect: children that know whom they speak for, and root, for a person on the
+// console of a guest under repair.
+var clients = []uint32{contract.UIDRoot, contract.UIDSSH, contract.UIDControl}
+
+func run(ctx context.Context, env *child.Env) error {
+	d := &desk{root: env.Root, log: env.Log, tell: env.Tell, news: newNews()}
+	go d.news.keep(ctx, env.Reports)
+	listener, err := listen(filepath.Join(env.Root, contract.AdminSocket))
+	if err != nil {
+		return err
+	}
+	env.Ready()
+	return d.serve(ctx, listener, clients)
+}
+
+// listen makes the socket. Everybody may knock; who may enter is asked of the kernel.
+func listen(path string) (*net.UnixListener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	return l, nil
+}
+
+// desk is where commands are carried out.
+type desk struct {
+	root string
+	log  *slog.Logger
+	tell func(key string, value any)
+	news *news
+	live sync.Mutex // one change of the profile at a time
+}
+
+// serve takes connections until ctx is done.
+func (d *desk) serve(ctx context.Context, l *net.UnixListener, allowed []uint32) error {
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	var open sync.WaitGroup
+	defer open.Wait()
+	places := make(chan struct{}, maxClients)
+	for {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("admin socket: %w", err)
+		}
+		uid, err := peer(conn)
+		if err != nil || !slices.Contains(allowed, uid) {
+			d.log.Warn("somebody who may not asked for the admin socket", "uid", uid, "error", err)
+			conn.Close()
+			continue
+		}
+		select {
+		case places <- struct{}{}:
+		default:
+			d.log.Warn("too many connections to the admin socket", "most", maxClients)
+			conn.Close()
+			continue
+		}
+		open.Go(func() {
+			defer func() { <-places }()
+			defer conn.Close()
+			defer context.AfterFunc(ctx, func() { conn.Close() })()
+			err := ctl.Serve(ctx, conn, func(ctx context.Context, r ctl.Request) int { return d.carryOut(ctx, r) })
+			if err != nil && ctx.Err() == nil {
+				d.log.Warn("admin socket", "uid", uid, "error", err)
+			}
+		})
+	}
+}
+
+// peer asks the kernel who connected (unix(7), SO_PEERCRED).
+func peer(conn *net.UnixConn) (uint32, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	err = raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err = errors.Join(err, credErr); err != nil {
+		return 0, err
+	}
+	return cred.Uid, nil
+}
+
+// carryOut runs one command and returns its exit status. A fault in one command must not end the others.
+func (d *desk) carryOut(ctx context.Context, r ctl.Request) (status int) {
+	defer func() {
+		if p := recover(); p != nil {
+			d.log.Error("fault in a command", "command", r.Args[0], "panic", p, "stack", string(debug.Stack()))
+			fmt.Fprintf(r.Stderr, "%s: a fault in the guest; its log says more\n", r.Args[0])
+			status = ctl.Failed
+		}
+	}()
+	i := slices.IndexFunc(commands(), func(c command) bool { return c.name == r.Args[0] })
+	if i < 0 {
+		fmt.Fprintf(r.Stderr, "there is no command %.32q; `help` lists those there are\n", r.Args[0])
+		return ctl.Usage
+	}
+	err := commands()[i].run(ctx, d, r)
+	var usage usageError
+	switch {
+	case errors.As(err, &usage):
+		fmt.Fprintf(r.Stderr, "%s: %v; `help` tells more\n", r.Args[0], err)
+		return ctl.Usage
+	case err != nil:
+		fmt.Fprintf(r.Stderr, "%s: %s\n", r.Args[0], strings.TrimSpace(err.Error()))
+		return ctl.Failed
+	}
+	return ctl.Done
+}

@@ -1,0 +1,103 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"rempart/firstboot/child"
+	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/ctl"
+	"rempart/firstboot/health"
+)
+
+// command is one thing an administrator may ask for.
+type command struct {
+	name, synopsis, summary string
+	run                     func(ctx context.Context, d *desk, r ctl.Request) error
+}
+
+// commands are all commands, in the order of the help.
+func commands() []command {
+	return []command{
+		{"status", "[--json]", "what the guest is, and whether it does its job", runStatus},
+		{"profile", "", "the profile in force, as JSON", runProfile},
+		{"apply", "[--undo-after SECONDS]", "put the change on standard input in force; undone unless confirmed", runApply},
+		{"confirm", "", "keep the change, until the guest starts anew", runConfirm},
+		{"undo", "", "take the change back at once", runUndo},
+		{"help", "", "this list", runHelp},
+	}
+}
+
+// usageError says that a command was called wrongly.
+type usageError struct{ error }
+
+// parse reads the options of a command that takes no other words.
+func parse(r ctl.Request, flags *flag.FlagSet) error {
+	flags.SetOutput(io.Discard)
+	if err := flags.Parse(r.Args[1:]); err != nil {
+		return usageError{err}
+	}
+	if flags.NArg() > 0 {
+		return usageError{fmt.Errorf("unexpected %.32q", flags.Arg(0))}
+	}
+	return nil
+}
+
+// options begins the options of a command with the one nearly all have.
+func options(r ctl.Request) (flags *flag.FlagSet, asJSON *bool) {
+	flags = flag.NewFlagSet(r.Args[0], flag.ContinueOnError)
+	return flags, flags.Bool("json", false, "answer as JSON")
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func runHelp(_ context.Context, _ *desk, r ctl.Request) error {
+	w := tabwriter.NewWriter(r.Stdout, 0, 8, 2, ' ', 0)
+	for _, c := range commands() {
+		fmt.Fprintf(w, "%s\t%s\n", strings.TrimSpace(c.name+" "+c.synopsis), c.summary)
+	}
+	return w.Flush()
+}
+
+func runStatus(_ context.Context, d *desk, r ctl.Request) error {
+	flags, asJSON := options(r)
+	if err := parse(r, flags); err != nil {
+		return err
+	}
+	report, _ := d.news.newest()
+	if *asJSON {
+		return printJSON(r.Stdout, report)
+	}
+	words := strings.ReplaceAll(health.Words(contract.Report{}, report), contract.ConsolePrefix, "")
+	if words == "" {
+		words = "starting\n"
+	}
+	_, err := io.WriteString(r.Stdout, words)
+	return err
+}
+
+func runProfile(_ context.Context, d *desk, r ctl.Request) error {
+	flags, _ := options(r)
+	if err := parse(r, flags); err != nil {
+		return err
+	}
+	p, _, err := child.ReadProfile(d.root)
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	_, err = r.Stdout.Write(append(b, '\n'))
+	return err
+}

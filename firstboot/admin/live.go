@@ -1,0 +1,126 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/child"
+	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/ctl"
+	"rempart/firstboot/contract/live"
+)
+
+// patience is how long PID 1 may take to answer: it waits for the policy and for the links to follow, or to go back.
+const patience = 90 * time.Second
+
+func runApply(ctx context.Context, d *desk, r ctl.Request) error {
+	flags, _ := options(r)
+	seconds := flags.Int("undo-after", contract.DefaultUndo, "seconds until the change undoes itself unless confirmed")
+	if err := parse(r, flags); err != nil {
+		return err
+	}
+	if *seconds < contract.LeastUndo || *seconds > contract.MostUndo {
+		return usageError{fmt.Errorf("--undo-after %d: want %d to %d seconds", *seconds, contract.LeastUndo,
+			contract.MostUndo)}
+	}
+	b, err := io.ReadAll(io.LimitReader(r.Stdin, contract.MaxLive+1))
+	switch {
+	case err != nil:
+		return fmt.Errorf("reading the change: %w", err)
+	case len(b) > contract.MaxLive:
+		return fmt.Errorf("the change has more than %d bytes", contract.MaxLive)
+	}
+	// Looked at here for a better message; PID 1 looks again, it need not believe this child.
+	var change live.Change
+	if err := child.Strict(b, &change); err != nil {
+		return fmt.Errorf("the change is not what `rempart apply` sends: %w", err)
+	}
+	d.live.Lock()
+	defer d.live.Unlock()
+	path := filepath.Join(d.root, contract.ProposalPath)
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	defer os.Remove(path)
+	report, err := d.ask(ctx, child.Request{Verb: "apply", Seconds: *seconds})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(r.Stdout, "changed; undone in %d s unless confirmed\n", *seconds)
+	return errors.Join(err, d.sayState(r.Stderr, report))
+}
+
+// sayState warns when the guest does not do its job under the changed profile.
+func (d *desk) sayState(w io.Writer, r contract.Report) error {
+	if r.Ready || !r.Settled {
+		return nil
+	}
+	for _, f := range r.Failures {
+		if _, err := fmt.Fprintf(w, "warning: %s\n", f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func runConfirm(ctx context.Context, d *desk, r ctl.Request) error {
+	flags, _ := options(r)
+	if err := parse(r, flags); err != nil {
+		return err
+	}
+	report, _ := d.news.newest()
+	if r.Since != 0 && r.Since < report.Live.Since {
+		return errors.New("this connection was made before the change, so it does not show that you can still get in; " +
+			"connect anew and confirm then")
+	}
+	d.live.Lock()
+	defer d.live.Unlock()
+	if _, err := d.ask(ctx, child.Request{Verb: "confirm"}); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(r.Stdout, "confirmed, until the guest starts anew")
+	return err
+}
+
+func runUndo(ctx context.Context, d *desk, r ctl.Request) error {
+	flags, _ := options(r)
+	if err := parse(r, flags); err != nil {
+		return err
+	}
+	d.live.Lock()
+	defer d.live.Unlock()
+	if _, err := d.ask(ctx, child.Request{Verb: "undo"}); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(r.Stdout, "undone")
+	return err
+}
+
+// ask has PID 1 do something about the profile and waits for its answer. The caller holds d.live. A client that goes
+// away meanwhile changes nothing: what was asked is done.
+func (d *desk) ask(ctx context.Context, r child.Request) (contract.Report, error) {
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), patience,
+		fmt.Errorf("PID 1 did not answer for %v", patience))
+	defer cancel()
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return contract.Report{}, err
+	}
+	r.Number = uint64(now.Nano()) // never again, even by a successor of this process
+	d.tell(child.KeyRequest, r)
+	report, err := d.news.await(ctx, func(rep contract.Report) bool { return rep.Live.Answer == r.Number })
+	if err == nil && report.Live.Error != "" {
+		err = errors.New(report.Live.Error)
+	}
+	return report, err
+}
