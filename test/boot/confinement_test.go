@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"rempart/firstboot/admin"
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/control"
@@ -24,8 +25,8 @@ func TestConfinement(t *testing.T) {
 	m := rig.Build(t, profile)
 	// The tasks are made to wait before they work, so that they can be looked at. All of the kernel's log is shown.
 	g := m.Boot(t, rig.Options{Append: "ignore_loglevel " + contract.KeyInject + "=slow:state:15s,slow:scrub:1m"})
-	specs := []child.Spec{logging.Spec(), health.Spec(), control.Spec(), policy.Spec(), link.Spec(), state.Spec(),
-		ssh.Spec(), scrub.Spec()}
+	specs := []child.Spec{logging.Spec(), health.Spec(), control.Spec(), admin.Spec(), policy.Spec(), link.Spec(),
+		state.Spec(), ssh.Spec(), scrub.Spec()}
 	ask := func(task child.Spec) {
 		g.AwaitConsole("rempart: " + task.Name + ": warning: made slow by the kernel command line")
 		g.Order("confinement")

@@ -161,7 +161,8 @@ func TestLost(t *testing.T) {
 }
 
 func TestNoFrame(t *testing.T) {
-	for _, b := range []string{"GET / HTTP/1.0\r\n\r\n", "RMc\x01\x00\x00\x00\x00\x00\x01", "RM?\x00\x00\x00\x00\x00\x00\x01",
+	for _, b := range []string{"GET / HTTP/1.0\r\n\r\n", "RMc\x01\x00\x00\x00\x00\x00\x01",
+		"RM?\x00\x00\x00\x00\x00\x00\x01",
 		"RMc\x00\xff\xff\x00\x00\x00\x01"} {
 		err := Serve(context.Background(), &script{Reader: strings.NewReader(b)}, echo)
 		if !errors.Is(err, ErrFrame) {
