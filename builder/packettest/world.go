@@ -65,6 +65,13 @@ func (b *Bench) addRouter(s *segment, mac net.HardwareAddr, addresses []netip.Pr
 	for _, a := range addresses {
 		s.hosts[a.Addr()] = s.router
 	}
+	for _, own := range s.own {
+		if own.IsSingleIP() { // in no subnet of the router either: it finds the guest on the link all the same
+			if err := s.router.AddRoute(virtualnet.Route{Prefix: own}); err != nil {
+				return err
+			}
+		}
+	}
 	return b.routesBehind(s, s.router)
 }
 
