@@ -8,6 +8,8 @@ import (
 
 // Bounds of links that are made.
 const (
+	minMiimon  = 10 // the kernel's clock is no finer
+	maxMiimon  = 10_000
 	maxVLAN    = 4094 // IEEE 802.1Q, 9.6: 0 is no VLAN and 4095 is reserved
 	maxTxQueue = 100_000
 	usualMTU   = 1500 // what a NIC has unless told otherwise, IEEE 802.3
@@ -137,6 +139,12 @@ func (v *validator) bond(b *Bond, bad func(hint, format string, args ...any)) {
 		bad("", "bond.lacp_rate: expected slow or fast, found %s", quote(b.LACPRate))
 	case b.HashPolicy != "" && b.Mode != BondLACP && b.Mode != BondXOR:
 		bad("remove it", "bond.hash_policy: mode %s does not hash", b.Mode)
+	case b.Primary != "" && b.Mode != BondActiveBackup:
+		bad("remove it", "bond.primary: mode %s uses all members", b.Mode)
+	case b.Primary != "" && !slices.Contains(b.Members, b.Primary):
+		bad(suggest(b.Primary, b.Members), "bond.primary: %s is no member", quote(b.Primary))
+	case b.Miimon != 0 && (b.Miimon < minMiimon || b.Miimon > maxMiimon):
+		bad("", "bond.miimon: %d, expected %d to %d milliseconds", b.Miimon, minMiimon, maxMiimon)
 	case b.HashPolicy != "" && !slices.Contains(hashPolicies(), b.HashPolicy):
 		bad("", "bond.hash_policy: expected one of %s, found %s", strings.Join(hashPolicies(), ", "), quote(b.HashPolicy))
 	}

@@ -21,6 +21,8 @@ type Bond struct {
 	Mode       string   `json:"mode"`
 	LACPRate   string   `json:"lacp_rate,omitempty"`   // "slow" or "fast"; 802.3ad only
 	HashPolicy string   `json:"hash_policy,omitempty"` // 802.3ad and balance-xor only
+	Primary    string   `json:"primary,omitempty"`     // active-backup only: the member used whenever it has carrier
+	Miimon     int      `json:"miimon,omitempty"`      // how often carriers are looked at, in milliseconds; 0: 100
 }
 
 // Modes of a bond, Documentation/networking/bonding.rst.

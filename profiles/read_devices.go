@@ -106,6 +106,12 @@ func bondFields(members func(string) field[[]string]) table[Bond] {
 			"layer3+4," +
 			" encap2+3 or encap3+4.", kind: oneWordOf(hashPolicies()...),
 			decode: func(r *reader, v value, b *Bond) { b.HashPolicy = r.choice(v, hashPolicies()...) }},
+		{name: "primary", doc: "With active-backup: the member that is used whenever it has carrier. Default: one is used" +
+			" until it fails.", kind: textLike(linkPattern),
+			decode: func(r *reader, v value, b *Bond) { b.Primary, _ = r.word(v, "the name of a member") }},
+		{name: "miimon", doc: "How often the members' carriers are looked at, in milliseconds. Default 100.",
+			kind:   numberIn(minMiimon, maxMiimon),
+			decode: func(r *reader, v value, b *Bond) { b.Miimon, _ = r.integer(v, minMiimon, maxMiimon, "milliseconds") }},
 	}
 }
 

@@ -35,6 +35,7 @@ const (
 	SetFullDuplex
 	AddVLANs // or set how they leave
 	DeleteVLANs
+	SetPrimary // Master: the member; 0: none
 )
 
 // Change is one difference between what is and what is wanted, in the terms of the kernel.
@@ -122,6 +123,11 @@ func (c Change) String() string {
 		return c.Link + ": full duplex"
 	case SetBridging:
 		return fmt.Sprintf("%s: %s", c.Link, c.Bridging)
+	case SetPrimary:
+		if c.Master == 0 {
+			return c.Link + ": no member before the others"
+		}
+		return fmt.Sprintf("%s: interface %d before the others", c.Link, c.Master)
 	case AddVLANs:
 		return fmt.Sprintf("%s: VLANs %s", c.Link, vlanText(c.VLANs))
 	case DeleteVLANs:
@@ -260,6 +266,9 @@ func (d *differ) settings() {
 	}
 	if w.FullDuplex && !h.FullDuplex {
 		d.add(Change{Kind: SetFullDuplex})
+	}
+	if h.Primary != w.Primary {
+		d.add(Change{Kind: SetPrimary, Master: w.Primary})
 	}
 	if w.Bridging != nil && h.Bridging != nil && *h.Bridging != *w.Bridging {
 		d.add(Change{Kind: SetBridging, Bridging: *w.Bridging})

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"slices"
 
 	"rempart/profiles"
@@ -32,7 +33,8 @@ func made(kind string) bool {
 	return slices.Contains([]string{KindVLAN, KindBond, KindBridge, KindMacvlan, KindDummy}, kind)
 }
 
-// miimon is in milliseconds; without it a bond never notices a member without carrier (bonding.rst: miimon).
+// miimon is the usual interval, in milliseconds; without one a bond never notices a member without carrier
+// (bonding.rst: miimon).
 const miimon = 100
 
 // Ethernet types of VLAN tags, linux/if_ether.h: ETH_P_8021Q, ETH_P_8021AD.
@@ -67,7 +69,7 @@ func device(l profiles.Link) Device {
 		return d
 	case l.Bond != nil:
 		return Device{Kind: KindBond, Mode: bondModes[l.Bond.Mode], LACPFast: l.Bond.LACPRate == "fast",
-			Hash: hashPolicies[l.Bond.HashPolicy], Miimon: miimon}
+			Hash: hashPolicies[l.Bond.HashPolicy], Miimon: cmp.Or(l.Bond.Miimon, miimon)}
 	case l.Bridge != nil:
 		return Device{Kind: KindBridge}
 	case l.Macvlan != nil:

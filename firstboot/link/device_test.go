@@ -142,6 +142,39 @@ func TestMembers(t *testing.T) {
 	}
 }
 
+// TestPrimary: a bond is told which member it prefers, once that is there, and a stranger's choice is taken back.
+func TestPrimary(t *testing.T) {
+	p := &profiles.Profile{Links: []profiles.Link{{Name: "p1"}, {Name: "p2"}, {Name: "lag", Bond: &profiles.Bond{
+		Members: []string{"p1", "p2"}, Mode: profiles.BondActiveBackup, Primary: "p2", Miimon: 50}}}}
+	plan := Compile(p)
+	if d := plan.Links[2].Device; d.Mode != 1 || d.Miimon != 50 {
+		t.Errorf("the bond is made as %+v; want active-backup that looks every 50 ms", d)
+	}
+	assigned := []Assignment{{0, NIC{Index: 1}, ByBus}, {2, NIC{Index: 3}, ByName}}
+	for i, c := range []struct {
+		have Interface
+		more []Assignment
+		want []string
+	}{
+		{Interface{Index: 3, Name: "lag"}, nil, nil},
+		{Interface{Index: 3, Name: "lag"}, []Assignment{{1, NIC{Index: 2}, ByBus}},
+			[]string{"lag: interface 2 before the others"}},
+		{Interface{Index: 3, Name: "lag", Primary: 2}, []Assignment{{1, NIC{Index: 2}, ByBus}}, nil},
+		{Interface{Index: 3, Name: "lag", Primary: 1}, nil, []string{"lag: no member before the others"}},
+	} {
+		var got []string
+		c.have.Claim = "lag"
+		for _, change := range Changes([]Interface{c.have}, Want(plan, append(assigned, c.more...), nil, nil, 0)) {
+			if change.Kind == SetPrimary {
+				got = append(got, change.String())
+			}
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("case %d: %q; want %q", i, got, c.want)
+		}
+	}
+}
+
 // TestPlanOfDevices: links that are made take no NIC, and members follow their bond.
 func TestPlanOfDevices(t *testing.T) {
 	plan := Compile(trunkProfile())

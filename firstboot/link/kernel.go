@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -81,6 +82,7 @@ func (k *kernel) look() ([]Interface, []NIC, error) {
 			Device:  deviceOf(l),
 			Parent:  a.ParentIndex,
 			Master:  a.MasterIndex,
+			Primary: primaryOf(l),
 			MAC:     a.HardwareAddr.String(),
 			TxQueue: a.TxQLen,
 			NoARP:   a.RawFlags&unix.IFF_NOARP != 0,
@@ -329,6 +331,8 @@ func (k *kernel) do(c Change) error {
 		return setOffload(c.Link, c.Offload, c.Switch)
 	case SetFullDuplex:
 		return setFullDuplex(c.Link)
+	case SetPrimary:
+		return tellKind(KindBond, c.Index, nl.IFLA_BOND_PRIMARY, nl.Uint32Attr(uint32(c.Master)))
 	case SetBridging:
 		have, _ := k.lookBridging(c.Link)
 		return setBridging(c.Index, have, c.Bridging)

@@ -53,7 +53,7 @@ func setBridging(index int, have, b Bridging) error {
 		if b.VLANs {
 			value[0] = 1
 		}
-		if err := tellBridge(index, nl.IFLA_BR_VLAN_FILTERING, value); err != nil {
+		if err := tellKind(KindBridge, index, nl.IFLA_BR_VLAN_FILTERING, value); err != nil {
 			return err
 		}
 	}
@@ -61,23 +61,10 @@ func setBridging(index int, have, b Bridging) error {
 	if b.STP {
 		stp = 1
 	}
-	if err := tellBridge(index, nl.IFLA_BR_STP_STATE, nl.Uint32Attr(stp)); err != nil {
+	if err := tellKind(KindBridge, index, nl.IFLA_BR_STP_STATE, nl.Uint32Attr(stp)); err != nil {
 		return err
 	}
-	return tellBridge(index, nl.IFLA_BR_FORWARD_DELAY, nl.Uint32Attr(uint32(b.Delay)))
-}
-
-func tellBridge(index, attribute int, value []byte) error {
-	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
-	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index = int32(index)
-	req.AddData(msg)
-	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(KindBridge))
-	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(attribute, value)
-	req.AddData(info)
-	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
-	return err
+	return tellKind(KindBridge, index, nl.IFLA_BR_FORWARD_DELAY, nl.Uint32Attr(uint32(b.Delay)))
 }
 
 // Attributes of the VLANs of bridges, linux/if_bridge.h: BRIDGE_VLANDB_*.

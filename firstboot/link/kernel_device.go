@@ -5,6 +5,8 @@ import (
 	"net"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 )
 
 // deviceOf is what the kernel says an interface is made as. What does not matter in its mode is left out.
@@ -33,6 +35,28 @@ func deviceOf(l netlink.Link) Device {
 		return Device{Kind: KindDummy}
 	}
 	return Device{}
+}
+
+// primaryOf is the member a bond prefers; 0: none, or it is no member yet.
+func primaryOf(l netlink.Link) int {
+	if b, ok := l.(*netlink.Bond); ok && b.Primary > 0 {
+		return b.Primary
+	}
+	return 0
+}
+
+// tellKind changes one attribute that only interfaces of a kind have.
+func tellKind(kind string, index, attribute int, value []byte) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(index)
+	req.AddData(msg)
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(kind))
+	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(attribute, value)
+	req.AddData(info)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
 }
 
 // macvlanNumber are the kernel's numbers for the library's.

@@ -49,6 +49,7 @@ type Link struct {
 	TxQueue  int      // packets; 0: any
 	NoARP    bool
 	Offloads map[Offload]bool // those that matter
+	Primary  string           // of a bond: the member it prefers
 	LACP     bool             // a member of a bond that speaks LACP
 	Filters  bool             // a bridge that looks at VLANs
 	VLANs    []VLANs          // of a bridge that does, or of a port of one
@@ -90,6 +91,9 @@ func Compile(p *profiles.Profile) Plan {
 			l.MTU = master.MTU
 			l.LACP = master.Bond != nil && master.Bond.Mode == profiles.BondLACP
 			l.VLANs = portVLANs(p, master, l.Name)
+		}
+		if pl.Bond != nil {
+			l.Primary = pl.Bond.Primary
 		}
 		if pl.Bridge != nil {
 			l.Filters, l.VLANs = len(pl.Bridge.Ports) > 0, portVLANs(p, &pl, pl.Name)

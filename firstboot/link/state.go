@@ -29,6 +29,7 @@ type Interface struct {
 	Device  Device
 	Parent  int    // ifindex of what it is made on; only observed
 	Master  int    // ifindex of its bond or bridge; 0: none
+	Primary int    // of a bond: ifindex of the member it prefers, once that is one; 0: none
 	MAC     string // the hardware address it uses; wanted: empty means any
 	TxQueue int    // wanted: 0 means any
 	NoARP   bool
@@ -106,6 +107,7 @@ func Want(plan Plan, assigned []Assignment, spare []NIC, leases map[string]dhcp4
 
 			Device:   l.Device,
 			Master:   index[l.Master],
+			Primary:  index[l.Primary],
 			MAC:      l.Own,
 			TxQueue:  l.TxQueue,
 			NoARP:    l.NoARP,
