@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 
 	"golang.org/x/crypto/ssh"
 
@@ -115,8 +116,8 @@ const (
 	permissionComment = "comment"
 )
 
-// serverConfig lets the keys in.
-func serverConfig(signer ssh.Signer, keys []key) *ssh.ServerConfig {
+// serverConfig lets in who has one of the keys at that moment.
+func serverConfig(signer ssh.Signer, keys *atomic.Pointer[[]key]) *ssh.ServerConfig {
 	c := &ssh.ServerConfig{
 		Config:                  algorithms,
 		PublicKeyAuthAlgorithms: keyAlgorithms,
@@ -124,7 +125,7 @@ func serverConfig(signer ssh.Signer, keys []key) *ssh.ServerConfig {
 		ServerVersion:           "SSH-2.0-rempart",
 		PublicKeyCallback: func(_ ssh.ConnMetadata, offered ssh.PublicKey) (*ssh.Permissions, error) {
 			b := offered.Marshal()
-			for _, k := range keys {
+			for _, k := range *keys.Load() {
 				if bytes.Equal(b, k.Marshal()) {
 					return &ssh.Permissions{Extensions: map[string]string{permissionKey: ssh.FingerprintSHA256(k),
 						permissionComment: strconv.QuoteToASCII(k.comment)}}, nil

@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -24,20 +23,12 @@ type status struct {
 	report contract.Report
 }
 
-// keep takes reports until ctx is done.
-func (s *status) keep(ctx context.Context, reports <-chan contract.Report) {
-	for {
-		select {
-		case r, ok := <-reports:
-			if !ok {
-				return
-			}
-			s.mu.Lock()
-			s.report = r
-			s.mu.Unlock()
-		case <-ctx.Done():
-			return
-		}
+// keep takes reports until there are no more.
+func (s *status) keep(reports <-chan contract.Report) {
+	for r := range reports {
+		s.mu.Lock()
+		s.report = r
+		s.mu.Unlock()
 	}
 }
 
@@ -51,7 +42,6 @@ func (s *status) newest() contract.Report {
 type commands struct {
 	root   string
 	status *status
-	log    *slog.Logger
 }
 
 // Prompt is the guest's name, and whether its root can be written.

@@ -3,7 +3,6 @@ package ssh
 import (
 	"bytes"
 	"encoding/json"
-	"log/slog"
 	"strings"
 	"testing"
 
@@ -13,7 +12,7 @@ import (
 func TestOwnCommands(t *testing.T) {
 	r := contract.Report{Name: "gw", Ready: true, Settled: true, Root: contract.RootReport{ReadOnlyDisk: true},
 		Policy: "loaded", Links: []contract.LinkReport{{Name: "lan0", Up: true, Addresses: []string{"10.0.0.1/24"}}}}
-	c := &commands{root: t.TempDir(), status: &status{report: r}, log: slog.New(slog.DiscardHandler)}
+	c := &commands{root: t.TempDir(), status: &status{report: r}}
 	if got := c.Prompt(); got != "gw [read-only]" {
 		t.Errorf("Prompt = %q", got)
 	}

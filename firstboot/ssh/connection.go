@@ -11,8 +11,12 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-func newServer(log *slog.Logger, signer ssh.Signer, keys []key, c Commands) *server {
-	return &server{log: log, config: serverConfig(signer, keys), commands: c, sources: newSources(time.Now)}
+// newServer returns a server that lets nobody in until it is given keys.
+func newServer(log *slog.Logger, signer ssh.Signer, c Commands) *server {
+	s := &server{log: log, commands: c, sources: newSources(time.Now)}
+	s.keys.Store(&[]key{})
+	s.config = serverConfig(signer, &s.keys)
+	return s
 }
 
 // connection is the life of one.

@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -33,9 +34,11 @@ const Port = "22"
 
 // Spec is the child.
 func Spec() child.Spec {
+	d := &daemon{}
 	return child.Spec{
 		Name:        "ssh",
-		Run:         run,
+		Run:         d.run,
+		Follows:     true,
 		After:       []string{"policy"},
 		UID:         contract.UIDSSH,
 		Caps:        []uintptr{unix.CAP_NET_BIND_SERVICE},
@@ -46,39 +49,78 @@ func Spec() child.Spec {
 	}
 }
 
-func run(ctx context.Context, env *child.Env) error {
-	status := &status{}
-	go status.keep(ctx, env.Reports)
-	if env.Profile.Admin.None {
-		env.Ready()
-		<-ctx.Done()
-		return nil
+// daemon is what outlives a change of the profile: sessions go on, since the one who changes it is in one of them.
+type daemon struct {
+	status   *status
+	server   *server // nil: not begun
+	listener net.Listener
+}
+
+// run serves by the profile of env, and leaves what it serves as it is when that changes.
+func (d *daemon) run(ctx context.Context, env *child.Env) error {
+	if d.status == nil {
+		d.status = &status{}
+		go d.status.keep(env.Reports)
 	}
+	var err error
+	if env.Profile.Admin.None {
+		d.close()
+	} else {
+		err = d.open(env)
+	}
+	if err != nil {
+		return err
+	}
+	env.Ready()
+	<-ctx.Done()
+	return nil
+}
+
+// close lets nobody in any more.
+func (d *daemon) close() {
+	if d.listener != nil {
+		d.listener.Close()
+		d.listener = nil
+	}
+}
+
+// open lets those in that have a key, from now on.
+func (d *daemon) open(env *child.Env) error {
 	signer, err := hostKey(env.Root)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		env.Log.Info("no SSH: the guest has no host key; start it with an identity disk that holds one")
-		env.Ready()
-		<-ctx.Done()
 		return nil
 	case err != nil:
 		return err
 	}
 	keys, err := authorized(env)
-	if err != nil {
-		env.Tell(child.KeyWarning, err.Error())
+	warning := ""
+	switch {
+	case err != nil:
+		warning = err.Error()
+	case len(keys) == 0:
+		warning = "SSH lets nobody in: neither the profile (admin.keys) nor the identity disk has a key"
 	}
-	if len(keys) == 0 {
-		env.Tell(child.KeyWarning, "SSH lets nobody in: neither the profile (admin.keys) nor the identity disk has a key")
+	env.Tell(child.KeyWarning, warning)
+	if d.server == nil {
+		d.server = newServer(env.Log, signer, &commands{root: env.Root, status: d.status})
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", ":"+Port)
-	if err != nil {
+	d.server.keys.Store(&keys)
+	if d.listener != nil {
+		return nil
+	}
+	// Of the process, not of this profile.
+	if d.listener, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", ":"+Port); err != nil {
 		return err
 	}
-	s := newServer(env.Log, signer, keys, &commands{root: env.Root, status: status, log: env.Log})
 	env.Log.Info("SSH listens", "host_key", ssh.FingerprintSHA256(signer.PublicKey()), "keys", len(keys))
-	env.Ready()
-	return s.serve(ctx, listener)
+	go func(l net.Listener) {
+		if err := d.server.serve(context.Background(), l); err != nil {
+			env.Tell(child.KeyFailure, "SSH: "+err.Error())
+		}
+	}(d.listener)
+	return nil
 }
 
 // maxKeyFile bounds the files of the identity disk, in bytes.
@@ -114,6 +156,7 @@ func readBounded(name string) ([]byte, error) {
 type server struct {
 	log      *slog.Logger
 	config   *ssh.ServerConfig
+	keys     atomic.Pointer[[]key] // who may log in; connections look when they are asked
 	commands Commands
 	sources  *sources
 	wait     sync.WaitGroup
@@ -137,7 +180,7 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 	for {
 		conn, err := l.Accept()
 		switch {
-		case ctx.Err() != nil:
+		case ctx.Err() != nil, errors.Is(err, net.ErrClosed):
 			return nil
 		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOMEM),
 			errors.Is(err, unix.ECONNABORTED):

@@ -102,7 +102,8 @@ func startServer(t *testing.T, keys ...ssh.Signer) *running {
 		all = append(all, key{k.PublicKey(), "of a test"})
 	}
 	log := &logText{}
-	s := newServer(slog.New(slog.NewTextHandler(log, nil)), host, all, echo{})
+	s := newServer(slog.New(slog.NewTextHandler(log, nil)), host, echo{})
+	s.keys.Store(&all)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -486,4 +487,30 @@ func FuzzKeys(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestProfileChanges: the session of the one who changes the profile goes on; who may log in is the new profile's say.
+func TestProfileChanges(t *testing.T) {
+	alice, _ := newKey(t)
+	bob, _ := newKey(t)
+	r := startServer(t, alice)
+	c, err := r.dial(t, ssh.PublicKeys(alice))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.keys.Store(&[]key{{bob.PublicKey(), "bob"}})
+	if _, err := r.dial(t, ssh.PublicKeys(alice)); err == nil {
+		t.Error("a key that is no more in the profile was let in")
+	}
+	if _, err := r.dial(t, ssh.PublicKeys(bob)); err != nil {
+		t.Errorf("a new key: %v", err)
+	}
+	s, err := c.NewSession()
+	if err != nil {
+		t.Fatalf("the session before the change: %v", err)
+	}
+	defer s.Close()
+	if out, err := s.Output("echo on"); err != nil || string(out) != "on\n" {
+		t.Errorf("the session before the change = %q, %v", out, err)
+	}
 }
