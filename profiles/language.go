@@ -82,8 +82,8 @@ func profileFields() table[Profile] {
 			later: "remove it, and narrow admin.from or the policy line's from instead"},
 		{name: "sysctl", doc: "Kernel settings: KEY: VALUE.",
 			later: "remove it, the guest sets what a firewall needs"},
-		{name: "logging", doc: "What is logged and where to: {drops: ZONE, to: ADDRESS}.",
-			later: "remove it"},
+		{name: "logging", doc: "What is logged and where to: {drops: ZONE, to: ADDRESS}. The guest's own log is kept in any" +
+			" case.", kind: loggingFields().schema(), decode: readLogging},
 		{name: "services", doc: "Supervised services and containers: NAME: {image: DIGEST, cpu: 25%, memory: 50M, ...}.",
 			later: "remove it, a master of this version is a firewall only"},
 		{name: "proxy", doc: "Name-based web proxy: NAME: HOST:PORT.",

@@ -21,6 +21,7 @@ type Profile struct {
 	// Routes lead nowhere: their Type is set. Those that lead somewhere are their link's.
 	Routes       []Route       `json:"routes,omitempty"`
 	RoutingRules []RoutingRule `json:"rules,omitempty"`
+	Logging      Logging       `json:"logging,omitzero"`
 	Warnings     []Finding     `json:"-"` // what check says without refusing the profile
 }
 
@@ -238,4 +239,21 @@ type Host struct {
 	Name      string       `json:"name"`
 	Addresses []netip.Addr `json:"addresses"`
 	At        Pos          `json:"at"`
+}
+
+// Logging is what is logged beyond what lines of the policy say, and where all of the log is sent to.
+type Logging struct {
+	// Drops are the zones whose traffic is logged when no line of the policy accepts it; AllDrops: that of all zones, and
+	// what is in no zone or forged.
+	Drops    []string   `json:"drops,omitempty"`
+	AllDrops bool       `json:"all_drops,omitempty"`
+	To       *LogServer `json:"to,omitempty"` // nil: nowhere
+	At       Pos        `json:"at"`
+}
+
+// LogServer takes the log as RFC 5424 has it.
+type LogServer struct {
+	Addr     netip.Addr `json:"addr"`
+	Port     uint16     `json:"port"`
+	Protocol Protocol   `json:"protocol"` // UDP (RFC 5426) or TCP (RFC 6587, octet counting)
 }

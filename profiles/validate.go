@@ -42,6 +42,7 @@ func (v *validator) profile() {
 	v.hosts()
 	v.sets()
 	v.admin()
+	v.logging()
 	v.policy()
 	v.shadows()
 	v.forwards()

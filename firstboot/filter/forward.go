@@ -23,6 +23,7 @@ func (c *compiler) forward() {
 		*c.chain(ch.Name, nil) = ch
 		return ch.Name
 	})
+	c.logDrop(&rules, "", "in no zone")
 	rules.add("default: in no zone", c.counter(counterNoZone), drop)
 	*c.chain(rules.Name, nil) = rules
 }
@@ -60,6 +61,7 @@ func (c *compiler) pairChain(name, from, to string) string {
 		}
 	}
 	if !final && from != profiles.Self {
+		c.logDrop(&ch, from, from+" -> "+to)
 		ch.add("default: "+from+" -> "+to, c.counter(name), drop)
 	}
 	*c.chain(ch.Name, nil) = ch

@@ -36,6 +36,7 @@ func (c *compiler) antispoof() {
 			}
 		}
 	})
+	c.logDrop(&rules, "", "forged")
 	rules.add("the source belongs elsewhere", c.counter(counterSpoofed), drop)
 	*c.chain(rules.Name, nil) = rules
 }
@@ -95,6 +96,7 @@ func (c *compiler) input() {
 	c.neighbours(&rules)
 	c.dhcpAnswers(&rules)
 	c.dispatch(&rules, "in", IIfName, func(zone string) string { return c.pairChain("in/"+zone, zone, profiles.Self) })
+	c.logDrop(&rules, "", "in no zone")
 	rules.add("default: in no zone", c.counter(counterNoZone), drop)
 	*c.chain(rules.Name, nil) = rules
 }

@@ -35,6 +35,7 @@ func Guarded() *profiles.Profile {
 			{Name: "partners", At: line(9), Ranges: ranges("192.0.2.9-192.0.2.11")},
 			{Name: "nobody", At: line(9)},
 		},
+		Logging: profiles.Logging{AllDrops: true, At: line(4)},
 		Policy: []profiles.Rule{
 			{From: "net", To: profiles.Any, Action: profiles.Drop, At: line(9),
 				Matches: []profiles.Match{{SourceSets: []string{"blocked", "nobody"}}}},

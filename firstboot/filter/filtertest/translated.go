@@ -21,6 +21,7 @@ func Translated() *profiles.Profile {
 			{Name: "srv0", Addresses: prefixes("10.2.0.1/24", "fd00:2::1/64"), At: line(7)},
 			{Name: "lab0", Addresses: prefixes("10.3.0.1/24", "fd00:3::1/64"), At: line(7)},
 		},
+		Logging: profiles.Logging{Drops: []string{"net"}, At: line(4)},
 		Zones: []profiles.Zone{
 			{Name: "net", Members: on("up0"), External: true},
 			{Name: "inside", Members: on("in0")},
