@@ -11,6 +11,7 @@ import (
 	"rempart/firstboot/scrub"
 	"rempart/firstboot/ssh"
 	"rempart/firstboot/state"
+	"rempart/firstboot/syslog"
 )
 
 // children are all children of PID 1, in the order they start where nothing else orders them, and stop in reverse. The
@@ -26,6 +27,7 @@ func children() []child.Spec {
 		link.Spec(),
 		state.Spec(),
 		ssh.Spec(),
+		syslog.Spec(),
 		scrub.Spec(),
 	}
 }

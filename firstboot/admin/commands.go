@@ -25,6 +25,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"status", "[--json]", "what the guest is, and whether it does its job", runStatus},
+		{"log", "[-f] [-n LINES] [--from NAME] [--json]", "what happened; -f goes on with what comes", runLog},
 		{"profile", "", "the profile in force, as JSON", runProfile},
 		{"apply", "[--undo-after SECONDS]", "put the change on standard input in force; undone unless confirmed", runApply},
 		{"confirm", "", "keep the change, until the guest starts anew", runConfirm},

@@ -26,6 +26,10 @@ type Spec struct {
 	After []string
 	UID   uint32    // user and group id of the process; 0 only where the kernel demands it
 	Caps  []uintptr // unix.CAP_*; all others are dropped from every set
+	// Needed tells whether there is anything for the child to do in this guest; nil: always. One that is not needed is
+	// done without ever having been started. PID 1 asks before each start, and again when the profile has changed; root
+	// is as in Env.
+	Needed func(root string) bool
 	// Own are directories that PID 1 makes (mode 0755, on tmpfs) and gives to UID before the child starts, so that
 	// what it keeps there outlives its restarts. They are writable without being named in Write again.
 	Own []string

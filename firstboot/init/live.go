@@ -224,9 +224,14 @@ func (g *guest) keepPrevious() error {
 // follow tells some of the children that follow the profile to read it again, and waits until each says its job holds
 // for it, or one fails, or it takes too long.
 func (g *guest) follow(ctx context.Context, digest string, most time.Duration, which func(child.Spec) bool) error {
+	g.sup.Reconsider()
+	running := map[string]bool{}
+	for _, c := range g.sup.States() {
+		running[c.Name] = c.PID != 0
+	}
 	var names []string
 	for _, spec := range g.Specs {
-		if !spec.Follows || !which(spec) {
+		if !spec.Follows || !which(spec) || spec.Needed != nil && !running[spec.Name] && !spec.Needed(g.Root) {
 			continue
 		}
 		names = append(names, spec.Name)

@@ -21,6 +21,9 @@ import (
 
 // startChild starts one child's process; supervise calls it.
 func (g *guest) startChild(spec child.Spec, starts int) (*supervise.Process, error) {
+	if spec.Needed != nil && !spec.Needed(g.Root) {
+		return nil, supervise.ErrNotNeeded
+	}
 	devices, err := g.give(spec)
 	if err != nil {
 		return nil, err

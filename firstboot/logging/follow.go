@@ -23,9 +23,11 @@ import (
 
 // Request is what a follower wants, sent as one line of JSON.
 type Request struct {
-	Last   uint64 `json:"last,omitempty"`   // begin with the last so many entries
-	From   uint64 `json:"from,omitempty"`   // or with this number; neither: with what comes next
-	Follow bool   `json:"follow,omitempty"` // go on with what comes
+	Last uint64 `json:"last,omitempty"` // begin with the last so many entries
+	From uint64 `json:"from,omitempty"` // or with this number
+	// ThisStart begins with the first entry since the guest started; none of the three: with what comes next.
+	ThisStart bool `json:"this_start,omitempty"`
+	Follow    bool `json:"follow,omitempty"` // go on with what comes
 }
 
 // Bounds of followers.
@@ -37,7 +39,7 @@ const (
 )
 
 // followers are the users that may read the log, besides root and this child's own.
-var followers = []uint32{contract.UIDControl, contract.UIDSSH, contract.UIDSyslog}
+var followers = []uint32{contract.UIDAdmin, contract.UIDSyslog}
 
 // Follow reads the log at a socket and calls f for each entry until f returns an error, which it returns, the log ends
 // or ctx is done. Without Follow in the request nil is returned after the last entry there is.
@@ -93,7 +95,8 @@ func listen(path string) (*net.UnixListener, error) {
 	return l, nil
 }
 
-func serve(ctx context.Context, l *net.UnixListener, store *segment.Store, log *slog.Logger) {
+// serve answers followers; first is the number of the first entry since the guest started.
+func serve(ctx context.Context, l *net.UnixListener, store *segment.Store, first uint64, log *slog.Logger) {
 	context.AfterFunc(ctx, func() { l.Close() })
 	places := make(chan struct{}, maxFollowers)
 	var wait sync.WaitGroup
@@ -116,7 +119,7 @@ func serve(ctx context.Context, l *net.UnixListener, store *segment.Store, log *
 			defer func() { <-places }()
 			defer conn.Close()
 			defer context.AfterFunc(ctx, func() { conn.Close() })()
-			if err := answer(ctx, conn, store); err != nil && ctx.Err() == nil && !gone(err) {
+			if err := answer(ctx, conn, store, first); err != nil && ctx.Err() == nil && !gone(err) {
 				log.Warn("follower of the log", "error", err)
 			}
 		})
@@ -130,7 +133,7 @@ func gone(err error) bool {
 }
 
 // answer serves one follower.
-func answer(ctx context.Context, conn *net.UnixConn, store *segment.Store) error {
+func answer(ctx context.Context, conn *net.UnixConn, store *segment.Store, first uint64) error {
 	if err := allowed(conn); err != nil {
 		return err
 	}
@@ -147,6 +150,8 @@ func answer(ctx context.Context, conn *net.UnixConn, store *segment.Store) error
 	}
 	var r *segment.Reader
 	switch {
+	case q.ThisStart:
+		r = store.ReadFrom(first)
 	case q.From > 0:
 		r = store.ReadFrom(q.From)
 	default:

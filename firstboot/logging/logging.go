@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -71,10 +72,27 @@ func run(ctx context.Context, env *child.Env) error {
 	if err != nil {
 		return err
 	}
-	go serve(ctx, listener, store, env.Log)
+	first, err := firstOfStart(filepath.Join(env.Root, contract.LogRunDir, "first"), store.Next())
+	if err != nil {
+		return err
+	}
+	go serve(ctx, listener, store, first, env.Log)
 	kernel := openKernel(ctx, env)
 	env.Ready()
 	return k.keep(ctx, kernel)
+}
+
+// firstOfStart returns the number that the first entry had, or will have, since the guest started: the first process
+// of this child in a guest leaves it in a file in memory.
+func firstOfStart(file string, next uint64) (uint64, error) {
+	b, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return next, os.WriteFile(file, strconv.AppendUint(nil, next, 10), 0o600)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseUint(string(b), 10, 64)
 }
 
 // bound is how much log a filesystem is given.

@@ -2,52 +2,74 @@ package ssh
 
 import (
 	"bytes"
-	"encoding/json"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/ctl"
 )
 
-func TestOwnCommands(t *testing.T) {
-	r := contract.Report{Name: "gw", Ready: true, Settled: true, Root: contract.RootReport{ReadOnlyDisk: true},
-		Policy: "loaded", Links: []contract.LinkReport{{Name: "lan0", Up: true, Addresses: []string{"10.0.0.1/24"}}}}
-	c := &commands{root: t.TempDir(), status: &status{report: r}}
-	if got := c.Prompt(); got != "gw [read-only]" {
+// TestDesk has commands carried out over a socket as the admin child has it.
+func TestDesk(t *testing.T) {
+	d := &desk{socket: filepath.Join(t.TempDir(), "socket"), status: &status{}}
+	d.status.report = contract.Report{Name: "gw", Root: contract.RootReport{ReadOnlyDisk: true}}
+	if got := d.Prompt(); got != "gw [read-only]" {
 		t.Errorf("Prompt = %q", got)
 	}
-	c.status.report.Root.ReadOnlyDisk = false
-	if got := c.Prompt(); got != "gw [WRITABLE]" {
+	d.status.report.Root.ReadOnlyDisk = false
+	if got := d.Prompt(); got != "gw [WRITABLE]" {
 		t.Errorf("Prompt = %q", got)
 	}
-	for _, x := range []struct {
-		line, stdout, stderr string // parts
-		status               int
-	}{
-		{"help", "status", "", 0},
-		{"status", "link: lan0  up 10.0.0.1/24\nREADY gw", "", 0},
-		{"status --json", `"name": "gw"`, "", 0},
-		{"status --jsn", "", "-json", exitUsage},
-		{"status x", "", `unexpected "x"`, exitUsage},
-		{"log -n x", "", "begin with so many", exitUsage},
-		{"log", "", "no such file", exitFailed},
-		{"rm -rf /", "", `no command "rm"`, exitUsage},
-	} {
-		args, err := split(x.line)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var out, errOut bytes.Buffer
-		got := c.Run(t.Context(), Call{Args: args, Stdout: &out, Stderr: &errOut})
-		if got != x.status || !strings.Contains(out.String(), x.stdout) || !strings.Contains(errOut.String(), x.stderr) {
-			t.Errorf("%s = %q, %q, %d; want %q, %q, %d", x.line, out.String(), errOut.String(), got, x.stdout, x.stderr,
-				x.status)
-		}
-		if x.line == "status --json" {
-			var back contract.Report
-			if err := json.Unmarshal(out.Bytes(), &back); err != nil || back.Name != "gw" {
-				t.Errorf("status --json = %s: %v", out.String(), err)
+	var out, errOut bytes.Buffer
+	call := Call{Args: []string{"status", "a b"}, Since: 1.5, Stdin: strings.NewReader("input"), Stdout: &out,
+		Stderr: &errOut}
+	if got := d.Run(t.Context(), call); got != ctl.Failed || !strings.Contains(errOut.String(), "nobody in the guest") {
+		t.Errorf("without an admin child: %d, %q", got, errOut.String())
+	}
+	l, err := net.Listen("unix", d.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	given := make(chan struct{})
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
 			}
+			go func() {
+				defer conn.Close()
+				_ = ctl.Serve(context.Background(), conn, func(ctx context.Context, r ctl.Request) int {
+					if r.Args[0] == "wait" {
+						close(given)
+						<-ctx.Done()
+						return ctl.Failed
+					}
+					in, _ := io.ReadAll(r.Stdin)
+					fmt.Fprintf(r.Stdout, "%q %v %s", r.Args, r.Since, in)
+					fmt.Fprint(r.Stderr, "beware")
+					return 7
+				})
+			}()
 		}
+	}()
+	out.Reset()
+	errOut.Reset()
+	got := d.Run(t.Context(), call)
+	if want := `["status" "a b"] 1.5 input`; got != 7 || out.String() != want || errOut.String() != "beware" {
+		t.Errorf("Run = %d, %q, %q; want 7, %q", got, out.String(), errOut.String(), want)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-given; cancel() }()
+	errOut.Reset()
+	if got := d.Run(ctx, Call{Args: []string{"wait"}, Stdout: &out, Stderr: &errOut}); got != ctl.Failed ||
+		errOut.Len() > 0 {
+		t.Errorf("a command given up = %d, %q", got, errOut.String())
 	}
 }

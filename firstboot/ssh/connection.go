@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 )
 
 // newServer returns a server that lets nobody in until it is given keys.
@@ -21,6 +22,7 @@ func newServer(log *slog.Logger, signer ssh.Signer, c Commands) *server {
 
 // connection is the life of one.
 func (s *server) connection(ctx context.Context, conn net.Conn, from netip.Prefix) {
+	since := uptime() // before its first packet is answered: a policy that comes later may be judged by it
 	// Both ends of the deadline hold for all of the login, so that no trickle of bytes draws it out.
 	_ = conn.SetDeadline(time.Now().Add(loginGrace))
 	c, channels, requests, err := ssh.NewServerConn(conn, s.config)
@@ -57,11 +59,20 @@ func (s *server) connection(ctx context.Context, conn net.Conn, from netip.Prefi
 		}
 		s.wait.Go(func() {
 			defer func() { <-sessions }()
-			x := &session{Channel: channel, commands: s.commands, log: log}
+			x := &session{Channel: channel, commands: s.commands, log: log, since: since}
 			x.serve(ctx, requests)
 		})
 	}
 	log.Info("SSH logout")
+}
+
+// uptime is CLOCK_BOOTTIME in seconds.
+func uptime() float64 {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return 0
+	}
+	return time.Duration(t.Nano()).Seconds()
 }
 
 // alive asks now and then whether the client is still there, and ends the connection when it is not.

@@ -45,7 +45,7 @@ func (x *session) prompt(ctx context.Context) int {
 		}
 		running, stop := context.WithCancel(ctx)
 		done := make(chan int, 1)
-		go func() { done <- x.line(running, line, t, t) }()
+		go func() { done <- x.line(running, line, Call{Stdout: t, Stderr: t}) }()
 		status = keys.watch(done, stop)
 		stop()
 	}
@@ -63,7 +63,7 @@ func (x *session) script(ctx context.Context) int {
 			return exitUsage
 		}
 		if text := strings.TrimSpace(string(line)); text != "" {
-			status = x.line(ctx, text, x.Channel, x.Stderr())
+			status = x.line(ctx, text, Call{Stdout: x.Channel, Stderr: x.Stderr()})
 		}
 		if err != nil {
 			break

@@ -12,8 +12,9 @@ import (
 
 // Call is one command as a session hands it on.
 type Call struct {
-	Args           []string // not empty
-	Stdin          io.Reader
+	Args           []string  // not empty
+	Since          float64   // CLOCK_BOOTTIME of the connection, in seconds
+	Stdin          io.Reader // nil: nothing
 	Stdout, Stderr io.Writer
 }
 
@@ -36,6 +37,7 @@ type session struct {
 	ssh.Channel
 	commands Commands
 	log      *slog.Logger
+	since    float64
 	cancel   context.CancelFunc
 	mu       sync.Mutex
 	tty      *size // the client's terminal; nil: it has none
@@ -117,19 +119,20 @@ func (x *session) resize(columns, rows uint32) {
 func (x *session) exec(ctx context.Context, line string) int {
 	// A client that closes its end has gone or has nothing more to say: only the former ends a command, and that the
 	// end of the requests tells.
-	return x.line(ctx, line, x.Channel, x.Stderr())
+	return x.line(ctx, line, Call{Stdin: x.Channel, Stdout: x.Channel, Stderr: x.Stderr()})
 }
 
 // line runs one line of a prompt or of an exec request.
-func (x *session) line(ctx context.Context, line string, stdout, stderr io.Writer) int {
+func (x *session) line(ctx context.Context, line string, c Call) int {
 	args, err := split(line)
 	if err != nil {
-		fmt.Fprintln(stderr, err)
+		fmt.Fprintln(c.Stderr, err)
 		return exitUsage
 	}
 	if len(args) == 0 {
 		return 0
 	}
+	c.Args, c.Since = args, x.since
 	x.log.Info("SSH command", "command", fmt.Sprintf("%.200q", line))
-	return x.commands.Run(ctx, Call{Args: args, Stdin: x.Channel, Stdout: stdout, Stderr: stderr})
+	return x.commands.Run(ctx, c)
 }

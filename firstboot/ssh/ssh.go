@@ -36,13 +36,17 @@ const Port = "22"
 func Spec() child.Spec {
 	d := &daemon{}
 	return child.Spec{
-		Name:        "ssh",
-		Run:         d.run,
+		Name: "ssh",
+		Run:  d.run,
+		Needed: func(root string) bool {
+			p, _, err := child.ReadProfile(root)
+			return err == nil && !p.Admin.None
+		},
 		Follows:     true,
 		After:       []string{"policy"},
 		UID:         contract.UIDSSH,
 		Caps:        []uintptr{unix.CAP_NET_BIND_SERVICE},
-		Read:        []string{identity.ConsumerDir(identity.ConsumerSSH), contract.LogRunDir},
+		Read:        []string{identity.ConsumerDir(identity.ConsumerSSH)},
 		Feed:        true,
 		OOMScore:    400,
 		MemoryLimit: 16 << 20,
@@ -104,7 +108,7 @@ func (d *daemon) open(env *child.Env) error {
 	}
 	env.Tell(child.KeyWarning, warning)
 	if d.server == nil {
-		d.server = newServer(env.Log, signer, &commands{root: env.Root, status: d.status})
+		d.server = newServer(env.Log, signer, &desk{filepath.Join(env.Root, contract.AdminSocket), d.status})
 	}
 	d.server.keys.Store(&keys)
 	if d.listener != nil {

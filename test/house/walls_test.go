@@ -57,6 +57,7 @@ var plan = map[string]string{
 	"firstboot/scrub":    "is the whole root still what was built?",
 	"firstboot/seed":     "where does randomness come from without a device for it?",
 	"firstboot/ssh":      "how does an admin get in?",
+	"firstboot/syslog":   "how does the log get to a server?",
 	"firstboot/state":    "is the state disk blank, ours or somebody else's?",
 }
 

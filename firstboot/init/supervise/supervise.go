@@ -7,6 +7,7 @@ package supervise
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -45,6 +46,9 @@ type Timing struct {
 var DefaultTiming = Timing{First: 100 * time.Millisecond, Longest: 10 * time.Second, Healthy: time.Minute,
 	Grace: 3 * time.Second}
 
+// ErrNotNeeded is what start returns for a child that has nothing to do in this guest: it is done, until Reconsider.
+var ErrNotNeeded = errors.New("not needed in this guest")
+
 // failuresUntilFailed is how many ends in a row, without having been ready, make a child Failed. It is still tried.
 const failuresUntilFailed = 3
 
@@ -69,6 +73,7 @@ type Supervisor struct {
 	mu      sync.Mutex
 	kids    map[string]*kid
 	changed chan struct{} // closed and replaced at each change
+	again   chan struct{} // closed and replaced at each Reconsider
 	open    bool          // children with AfterReady may start
 	onEvent func()
 	running sync.WaitGroup
@@ -89,7 +94,7 @@ type kid struct {
 func New(specs []child.Spec, timing Timing, log *slog.Logger, start func(spec child.Spec, starts int) (*Process, error),
 	done func(spec child.Spec, status error), event func()) (*Supervisor, error) {
 	s := &Supervisor{timing: timing, start: start, done: done, log: log, onEvent: event,
-		kids: map[string]*kid{}, changed: make(chan struct{})}
+		kids: map[string]*kid{}, changed: make(chan struct{}), again: make(chan struct{})}
 	ordered, err := order(specs)
 	if err != nil {
 		return nil, err
@@ -199,6 +204,14 @@ func (s *Supervisor) Signal(name string, sig syscall.Signal) error {
 	return p.Signal(sig, false)
 }
 
+// Reconsider asks again whether the children are needed that were not: the profile has changed.
+func (s *Supervisor) Reconsider() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.again)
+	s.again = make(chan struct{})
+}
+
 // Stop ends all children, the last started first, each by SIGTERM and after the grace time by SIGKILL. When ctx ends
 // before, the rest are killed at once. It returns the names of those that were running, in the order they ended.
 func (s *Supervisor) Stop(ctx context.Context) (order []string) {
@@ -279,6 +292,9 @@ func (s *Supervisor) keep(ctx context.Context, spec child.Spec) {
 				k.State = Starting
 			}
 		})
+		s.mu.Lock()
+		again := s.again // from before it is asked: what changes after that is not missed
+		s.mu.Unlock()
 		healthy, err := s.guarded(ctx, spec, k)
 		if s.done != nil && ctx.Err() == nil {
 			s.tellDone(spec, err)
@@ -289,6 +305,15 @@ func (s *Supervisor) keep(ctx context.Context, spec child.Spec) {
 		if spec.Task && err == nil {
 			s.update(func() { k.State, k.PID, k.process = Done, 0, nil })
 			return
+		}
+		if errors.Is(err, ErrNotNeeded) {
+			s.update(func() { k.State, k.PID, k.process = Done, 0, nil })
+			select {
+			case <-again:
+				continue
+			case <-ctx.Done():
+			}
+			break
 		}
 		if err == nil {
 			err = errEnded

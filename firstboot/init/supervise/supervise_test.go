@@ -76,6 +76,9 @@ func newBench(t *testing.T, timing Timing, roles map[string]string, specs ...chi
 		if role == "unstartable" {
 			return nil, errors.New("cannot be started")
 		}
+		if role == "unneeded" {
+			return nil, ErrNotNeeded
+		}
 		if role == "fault" {
 			panic("a fault in whoever starts")
 		}
@@ -223,6 +226,27 @@ func TestAfterReady(t *testing.T) {
 	b.wait(t, "late", is(Waiting))
 	b.Open()
 	b.wait(t, "late", is(Done))
+}
+
+// TestNotNeeded: a child without work is done, holds nobody up, and starts when it is asked again and has some.
+func TestNotNeeded(t *testing.T) {
+	b := newBench(t, quick, map[string]string{"idle": "unneeded", "other": "daemon"},
+		child.Spec{Name: "idle"}, child.Spec{Name: "other", After: []string{"idle"}})
+	b.Start()
+	b.wait(t, "other", is(Ready))
+	if c := b.wait(t, "idle", is(Done)); c.Restarts != 0 || c.Last != "" {
+		t.Errorf("a child that is not needed is %+v", c)
+	}
+	b.mu.Lock()
+	asked := len(b.starts["idle"])
+	b.roles["idle"] = "daemon"
+	b.mu.Unlock()
+	if asked != 1 {
+		t.Errorf("asked %d times whether it is needed; want once", asked)
+	}
+	b.Reconsider()
+	b.wait(t, "idle", is(Ready))
+	b.Stop(t.Context())
 }
 
 func TestStopIsBounded(t *testing.T) {
