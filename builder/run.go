@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"rempart/builder/hypervisor"
 	"rempart/builder/hypervisor/qemu"
 	"rempart/builder/image"
+	"rempart/firstboot/contract/identity"
 	"rempart/profiles"
 )
 
@@ -30,7 +32,10 @@ func runCommand() *command {
 		summary:  "boot a master in QEMU, with its console on this terminal",
 		help: `
 DIR is the folder of a master; a PROFILE is built first. No root is needed. The system disk is attached read-only; what
-the guest writes goes to its state disk, which is kept beside the master (--state).
+the guest writes goes to its state disk, which is kept beside the master (--state). What makes it this guest and no
+other is on its identity disk, kept there too (--identity) and made where there is none: its name, the hardware
+addresses of its links, its SSH host key, and the SSH keys that may log in: those of --key, else your own,
+~/.ssh/id_*.pub. A microvm has no place for that disk and goes without.
 
 --net LINK=WHAT plugs a link in, and may be given for each:
   none                nothing else is on it (what every link is by default but the first)
@@ -51,6 +56,8 @@ when it was not READY within --timeout.`,
 			o := guestFlags(flags)
 			name := flags.String("name", "", "name of the guest; default: the profile's")
 			state := flags.String("state", "", "file of the state disk; default: beside the master")
+			disk := flags.String("identity", "", "file of the identity disk; default: beside the master")
+			keys := flags.StringArrayP("key", "k", nil, "file of SSH public keys that may log in; may be given again")
 			nets := flags.StringArray("net", nil, "plug a link in: LINK=WHAT")
 			timeout := flags.Duration("timeout", 0, "end the guest when it is not READY by then, such as 90s; 0: wait for ever")
 			untilReady := flags.Bool("until-ready", false, "switch the guest off once it is READY")
@@ -71,16 +78,40 @@ when it was not READY within --timeout.`,
 				if s.Name == "" {
 					s.Name = m.Profile.Name
 				}
+				if !identity.IsHostname(s.Name) {
+					return usageError{fmt.Sprintf("--name %s: want an RFC 1123 label in lower case, such as fw-1", s.Name)}
+				}
 				if s.Backends, err = plug(m.Profile, *nets); err != nil {
 					return err
 				}
 				if s.State = *state; s.State == "" {
 					s.State = m.StatePath(s.Name)
 				}
+				if s.Identity = *disk; s.Identity == "" {
+					s.Identity = m.IdentityPath(s.Name)
+				}
+				if err := ensureIdentity(s, m.Profile, *keys); err != nil {
+					return err
+				}
 				return runGuest(ctx, c, m, s, *timeout, *untilReady)
 			}
 		},
 	}
+}
+
+// ensureIdentity makes the guest's identity disk, or brings it up to date.
+func ensureIdentity(s guest.Settings, p *profiles.Profile, keys []string) error {
+	if len(keys) == 0 && !p.Admin.None {
+		if _, err := os.Stat(s.Identity); errors.Is(err, fs.ErrNotExist) {
+			keys = guest.OwnKeys()
+		}
+	}
+	lines, err := guest.ReadKeys(keys)
+	if err != nil {
+		return err
+	}
+	_, err = guest.EnsureIdentity(s.Identity, s.Name, p, lines)
+	return err
 }
 
 // guestOptions are what `run` and `test` have in common.

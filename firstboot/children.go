@@ -6,6 +6,7 @@ import (
 	"rempart/firstboot/control"
 	"rempart/firstboot/filter/policy"
 	"rempart/firstboot/health"
+	"rempart/firstboot/identity"
 	"rempart/firstboot/link"
 	"rempart/firstboot/logging"
 	"rempart/firstboot/scrub"
@@ -16,13 +17,14 @@ import (
 
 // children are all children of PID 1, in the order they start where nothing else orders them, and stop in reverse. The
 // log comes first (once there is a place for it) and so ends last; then control and health: what goes wrong later can
-// be seen. Links wait for the policy (link.Spec).
+// be seen. The policy waits for the identity (policy.Spec), links for the policy (link.Spec).
 func children() []child.Spec {
 	return []child.Spec{
 		logging.Spec(),
 		health.Spec(),
 		control.Spec(),
 		admin.Spec(),
+		identity.Spec(),
 		policy.Spec(),
 		link.Spec(),
 		state.Spec(),

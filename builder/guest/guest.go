@@ -136,12 +136,14 @@ func (m *Master) Kernel() (*hypervisor.Kernel, error) {
 
 // StatePath is where the state disk of a guest made from the master lies when nobody says otherwise: beside the
 // master's folder, which itself holds nothing but the master.
-func (m *Master) StatePath(guest string) string {
+func (m *Master) StatePath(guest string) string { return m.beside(guest, "state") }
+
+func (m *Master) beside(guest, what string) string {
 	dir := filepath.Clean(m.Dir)
 	if filepath.Base(dir) == guest {
-		return dir + ".state.raw"
+		return dir + "." + what + ".raw"
 	}
-	return dir + "." + guest + ".state.raw"
+	return dir + "." + guest + "." + what + ".raw"
 }
 
 // EnsureState makes a blank, sparse state disk of size bytes at path unless there is one; an existing one is never

@@ -25,6 +25,7 @@ type Settings struct {
 	Format   hypervisor.Format // empty: what is there
 	Memory   int64             // bytes; 0: the profile's
 	Accel    hypervisor.Accel
+	Identity string                        // path of the identity disk; empty: none
 	State    string                        // path of the state disk; empty: a temporary one that goes with the guest
 	Backends map[string]hypervisor.Backend // by link; missing: Unplugged
 	Console  io.Writer                     // gets everything the guest says on its serial port
@@ -64,14 +65,22 @@ func Links(name string, p *profiles.Profile) ([]hypervisor.NIC, error) {
 	for i, l := range links {
 		nics[i] = hypervisor.NIC{Link: l.Name, MAC: macs[i]}
 		if l.MAC != "" {
-			mac, err := net.ParseMAC(l.MAC)
+			mac, err := parseMAC(l)
 			if err != nil {
-				return nil, fmt.Errorf("link %s: %w", l.Name, err)
+				return nil, err
 			}
 			nics[i].MAC = mac
 		}
 	}
 	return nics, nil
+}
+
+func parseMAC(l profiles.Link) (net.HardwareAddr, error) {
+	mac, err := net.ParseMAC(l.MAC)
+	if err != nil {
+		return nil, fmt.Errorf("link %s: %w", l.Name, err)
+	}
+	return mac, nil
 }
 
 // Start starts a guest from a master. It ends with ctx at the latest.
@@ -135,6 +144,20 @@ func (g *Guest) describe(m *Master, s Settings, in qemu.Installation, arch strin
 	}
 	if machine.NICs, err = Links(m.Profile.Name, m.Profile); err != nil {
 		return machine, err
+	}
+	if s.Identity != "" && !s.Firmware.TakesIdentity() {
+		if s.Log != nil {
+			s.Log.Warn("this guest runs without its identity disk, and with the values of the profile", "firmware", s.Firmware)
+		}
+	} else if s.Identity != "" {
+		id, err := ReadIdentity(s.Identity)
+		if err == nil {
+			err = giveAddresses(machine.NICs, id)
+		}
+		if err != nil {
+			return machine, err
+		}
+		machine.Identity = &hypervisor.Disk{Path: s.Identity, Format: hypervisor.Raw}
 	}
 	for i := range machine.NICs {
 		b, ok := s.Backends[machine.NICs[i].Link]

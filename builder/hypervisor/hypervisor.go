@@ -32,6 +32,10 @@ func Firmwares() []Firmware { return []Firmware{BIOS, UEFI, Direct, MicroVM} }
 // ReadsKernelFromHost tells whether Machine.Kernel is needed.
 func (f Firmware) ReadsKernelFromHost() bool { return f == Direct || f == MicroVM }
 
+// TakesIdentity tells whether Machine.Identity can be attached. A microvm has places for two disks: with a third one
+// Linux 6.1 finds all of them and then no longer answers.
+func (f Firmware) TakesIdentity() bool { return f != MicroVM }
+
 // ParseFirmware reads the name of a way to boot.
 func ParseFirmware(s string) (Firmware, error) {
 	for _, f := range Firmwares() {
@@ -96,6 +100,7 @@ type Machine struct {
 	Kernel   *Kernel  // Direct and MicroVM only
 	System   Disk     // always attached read-only
 	State    *Disk    // nil: none
+	Identity *Disk    // always attached read-only; nil: none
 	NICs     []NIC    // in bus order
 	Serial   Channel  // the console
 	Control  Channel  // where the guest writes its report
@@ -221,6 +226,12 @@ func (m Machine) Validate() error {
 	}
 	if (m.Firmware == UEFI) != (m.Flash != nil) {
 		bad("firmware %s and UEFI flash images: want both or neither", m.Firmware)
+	}
+	if m.Identity != nil && m.Identity.Format != Raw {
+		bad("the identity disk has format %q; want raw", m.Identity.Format)
+	}
+	if m.Identity != nil && !m.Firmware.TakesIdentity() {
+		bad("firmware %s has no place for an identity disk", m.Firmware)
 	}
 	if m.Accel != KVM && m.Accel != TCG {
 		bad("accelerator %q: want kvm or tcg", m.Accel)

@@ -33,6 +33,8 @@ type Spec struct {
 	// Own are directories that PID 1 makes (mode 0755, on tmpfs) and gives to UID before the child starts, so that
 	// what it keeps there outlives its restarts. They are writable without being named in Write again.
 	Own []string
+	// Shared are directories that PID 1 makes after Own, for files of which each is for one other child to read.
+	Shared []GroupDir
 	// Landlock: the only paths the process may touch. Missing ones are left out.
 	Read, Write []string
 	// Exec are programs and libraries the process may read and execute, besides firstboot itself.
@@ -58,6 +60,13 @@ type Spec struct {
 	MemoryLimit int64
 }
 
+// GroupDir is a directory on tmpfs that belongs to the child's user and to another's group, mode 2750: what the child
+// puts there gets that group (inode(7), S_ISGID), without the child having the right to give files away.
+type GroupDir struct {
+	Path  string
+	Group uint32
+}
+
 // Env is what a child is given.
 type Env struct {
 	Profile *profiles.Profile
@@ -67,8 +76,8 @@ type Env struct {
 	// Ready tells PID 1 that the job holds (again). Calling it more than once is harmless.
 	Ready func()
 	// Tell sends PID 1 a value for the report: keys are "policy" (string), "links" ([]contract.LinkReport),
-	// "scrubbed" (bool), "state" (StateResult), "request" (Request), "warning" (string), "failure" (string). Values
-	// are encoded as JSON. A later value of the same key from the same child replaces the earlier; an empty string
+	// "scrubbed" (bool), "state" (StateResult), "request" (Request), "identity" (identity.Facts), "warning" (string),
+	// "failure" (string). Values are encoded as JSON. A later value of the same key from the same child replaces the earlier; an empty string
 	// takes a warning or failure back. PID 1 takes a key only from the child whose business it is.
 	Tell func(key string, value any)
 	// Reports delivers the report to a child with Spec.Feed, the newest only; nil otherwise. It is closed when PID 1
@@ -117,6 +126,7 @@ const (
 	KeyScrubbed = "scrubbed"
 	KeyState    = "state"
 	KeyRequest  = "request"
+	KeyIdentity = "identity"
 	KeyWarning  = "warning"
 	KeyFailure  = "failure"
 )

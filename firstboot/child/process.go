@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/identity"
 	"rempart/profiles"
 )
 
@@ -139,8 +140,34 @@ func limit() error {
 // maxProfile bounds the profile of a guest, in bytes.
 const maxProfile = contract.MaxLive
 
+// ApplyIdentity makes a profile that of this guest, by what is known of its identity by now.
+func ApplyIdentity(root string, p *profiles.Profile) error {
+	facts, err := readFacts(root)
+	if err != nil {
+		return err
+	}
+	facts.Apply(p)
+	return nil
+}
+
+// readFacts reads the public part of the identity; without one, and until the identity child has read it, there is
+// none. The file is written by that child alone, whole, and was checked by it.
+func readFacts(root string) (f identity.Facts, err error) {
+	b, err := os.ReadFile(filepath.Join(root, identity.FactsPath))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return f, nil // Landlock lets a child that started before the file was there not see it: it needs none
+	}
+	if err == nil {
+		err = Strict(b, &f)
+	}
+	if err != nil {
+		return f, fmt.Errorf("identity of the guest: %w", err)
+	}
+	return f, nil
+}
+
 // ReadProfile reads the profile in force below root, and its contract.ProfileDigest: the live one, or else the
-// master's.
+// master's. It is that of this guest: what is known of its identity by now is applied.
 func ReadProfile(root string) (*profiles.Profile, string, error) {
 	f, err := os.Open(filepath.Join(root, contract.LivePath))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -158,7 +185,7 @@ func ReadProfile(root string) (*profiles.Profile, string, error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("profile of the guest %s: %w", f.Name(), err)
 	}
-	return p, digest, nil
+	return p, digest, ApplyIdentity(root, p)
 }
 
 // DecodeProfile decodes the JSON of a profile and returns its contract.ProfileDigest with it.

@@ -12,23 +12,24 @@ type User struct {
 // and above what its packages take from the low end. They never change their meaning: files on state disks are
 // owned by these numbers.
 const (
-	UIDRoot    = 0
-	UIDPolicy  = 900 // loads the policy
-	UIDLink    = 901 // links, addresses, routes, the DHCP client
-	UIDControl = 902 // the control channel to the host
-	UIDHealth  = 903 // health probes
-	UIDScrub   = 904 // reads the whole root once
-	UIDDHCP    = 905 // DHCP server
-	UIDDNS     = 906 // DNS forwarder
-	UIDRA      = 907 // router advertisements
-	UIDSSH     = 908 // SSH, before a session has a user
-	UIDTime    = 909 // NTP client
-	UIDBan     = 910 // dynamic bans
-	UIDState   = 911 // makes and checks the filesystem of the state disk
-	UIDLog     = 914 // keeps the log
-	UIDSyslog  = 915 // sends the log to a server
-	UIDAdmin   = 916 // carries out what administrators ask for
-	UIDNobody  = 65534
+	UIDRoot     = 0
+	UIDPolicy   = 900 // loads the policy
+	UIDLink     = 901 // links, addresses, routes, the DHCP client
+	UIDControl  = 902 // the control channel to the host
+	UIDHealth   = 903 // health probes
+	UIDScrub    = 904 // reads the whole root once
+	UIDDHCP     = 905 // DHCP server
+	UIDDNS      = 906 // DNS forwarder
+	UIDRA       = 907 // router advertisements
+	UIDSSH      = 908 // SSH, before a session has a user
+	UIDTime     = 909 // NTP client
+	UIDBan      = 910 // dynamic bans
+	UIDState    = 911 // makes and checks the filesystem of the state disk
+	UIDIdentity = 912 // reads the identity disk
+	UIDLog      = 914 // keeps the log
+	UIDSyslog   = 915 // sends the log to a server
+	UIDAdmin    = 916 // carries out what administrators ask for
+	UIDNobody   = 65534
 )
 
 // Users returns all accounts of the root, in the order of their ids.
@@ -47,6 +48,7 @@ func Users() []User {
 		{"rempart-time", UIDTime, "/"},
 		{"rempart-ban", UIDBan, "/"},
 		{"rempart-state", UIDState, "/"},
+		{"rempart-identity", UIDIdentity, "/"},
 		{"rempart-log", UIDLog, "/"},
 		{"rempart-syslog", UIDSyslog, "/"},
 		{"rempart-admin", UIDAdmin, "/"},

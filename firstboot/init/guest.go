@@ -64,7 +64,6 @@ type guest struct {
 	console *console
 	reaper  *launch.Reaper
 	sup     *supervise.Supervisor
-	profile *profiles.Profile
 	boot    contract.Boot
 	inject  map[string]child.Injection
 	begun   time.Time
@@ -78,6 +77,7 @@ type guest struct {
 	stateLeft bool       // /var is, or is about to be, off
 
 	mu       sync.Mutex
+	profile  *profiles.Profile // replaced as a whole, once the identity is known
 	facts    facts
 	landlock map[string]int    // version laid on each child when it was last started; 0: none
 	feeds    map[string]*feed  // of children that want reports
@@ -106,8 +106,8 @@ func newGuest(o Options) *guest {
 	return &guest{Options: o, console: c, log: slog.New(c.handler("init")), reaper: launch.NewReaper(), begun: time.Now(),
 		changed: make(chan struct{}, 1), requests: make(chan child.Request, 4), feeds: map[string]*feed{},
 		liveRequests: make(chan child.Request, 1), holds: map[string]string{}, heard: make(chan struct{}),
-		landlock: map[string]int{},
-		facts:    newFacts()}
+		landlock: map[string]int{}, profile: &profiles.Profile{},
+		facts: newFacts()}
 }
 
 // run makes the guest: every step is tried, whatever became of the ones before.
@@ -180,13 +180,14 @@ func (g *guest) protect() error {
 }
 
 func (g *guest) readProfile() error {
-	g.profile = &profiles.Profile{}
 	p, digest, err := child.ReadProfile(g.Root)
 	if err != nil {
 		return err
 	}
+	g.mu.Lock()
 	g.profile = p
 	g.facts.live.Profile, g.facts.live.Master = digest, digest
+	g.mu.Unlock()
 	return nil
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/identity"
 	"rempart/firstboot/init/supervise"
 	"rempart/profiles"
 )
@@ -30,7 +31,17 @@ func specs() []child.Spec {
 		return nil
 	}
 	return []child.Spec{
-		{Name: "policy", Follows: true, Run: func(ctx context.Context, env *child.Env) error {
+		{Name: "identity", Task: true, Own: []string{identity.Dir}, Shared: []child.GroupDir{{Path: identity.Dir + "/ssh"}},
+			Needed: func(root string) bool {
+				b, err := os.ReadFile(filepath.Join(root, "proc/cmdline"))
+				return err == nil && strings.Contains(string(b), "with-identity")
+			},
+			Run: func(_ context.Context, env *child.Env) error {
+				env.Tell(child.KeyIdentity, identity.Facts{Hostname: "not a name"})
+				env.Tell(child.KeyIdentity, identity.Facts{Hostname: "fw-2"})
+				return nil
+			}},
+		{Name: "policy", After: []string{"identity"}, Follows: true, Run: func(ctx context.Context, env *child.Env) error {
 			if env.Profile.Name == refused {
 				env.Tell(child.KeyFailure, "rules nobody takes")
 				return errors.New("rules nobody takes")
@@ -257,7 +268,7 @@ func TestQuietWhenNothingHappens(t *testing.T) {
 	g := startGuest(t, "", oneLink())
 	g.wait(t, "READY, and every task ended", func(r contract.Report) bool {
 		for _, c := range r.Children {
-			if ended := c.Name == "scrub" || c.Name == "state"; ended != (c.State == "done") {
+			if ended := c.Name == "scrub" || c.Name == "state" || c.Name == "identity"; ended != (c.State == "done") {
 				return false
 			}
 		}
@@ -371,12 +382,13 @@ func FuzzTold(f *testing.F) {
 	for _, line := range []string{`{"key":"links","value":[{"name":"lan0","addresses":["10.0.0.1/24"]}]}`,
 		`{"key":"policy","value":"loaded"}`, `{"key":"state","value":{"action":"mounted","device":"vdb","bytes":1}}`,
 		`{"key":"request","value":{"verb":"kill","child":"link","signal":9}}`, `{"key":"warning","value":"x"}`,
-		`{"key":"scrubbed","value":true}`, `{"key":"request","value":{"verb":"apply","seconds":60,"number":7}}`} {
+		`{"key":"scrubbed","value":true}`, `{"key":"request","value":{"verb":"apply","seconds":60,"number":7}}`,
+		`{"key":"identity","value":{"hostname":"fw-2","links":[{"name":"lan0"}]}}`} {
 		f.Add([]byte(line))
 	}
 	g := newGuest(Options{Root: "/nonexistent", Console: &strings.Builder{}, Settling: time.Second})
 	g.profile = oneLink()
-	names := []string{policyChild, linkChild, scrubChild, stateChild, controlChild, adminChild}
+	names := []string{policyChild, linkChild, scrubChild, stateChild, controlChild, identityChild, adminChild}
 	f.Fuzz(func(t *testing.T, line []byte) {
 		m, err := child.DecodeMessage(line)
 		if err != nil {

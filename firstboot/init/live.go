@@ -106,7 +106,7 @@ func (g *guest) apply(ctx context.Context, c *change, undoAfter time.Duration) e
 	if err != nil {
 		return err
 	}
-	next, digest, err := child.DecodeProfile(proposal.Profile)
+	next, digest, err := g.decodeProfile(proposal.Profile)
 	if err != nil {
 		return err
 	}
@@ -148,6 +148,15 @@ func (g *guest) apply(ctx context.Context, c *change, undoAfter time.Duration) e
 	return nil
 }
 
+// decodeProfile reads a profile as that of this guest.
+func (g *guest) decodeProfile(b []byte) (*profiles.Profile, string, error) {
+	p, digest, err := child.DecodeProfile(b)
+	if err != nil {
+		return nil, "", err
+	}
+	return p, digest, child.ApplyIdentity(g.Root, p)
+}
+
 // undo puts the profile before the change that waits in force again.
 func (g *guest) undo(ctx context.Context, c *change) error {
 	before := c.before
@@ -164,7 +173,7 @@ func (g *guest) putBack(ctx context.Context, live []byte) error {
 			return fmt.Errorf("undoing the change: %w", err)
 		}
 	}
-	p, digest, err := child.DecodeProfile(b)
+	p, digest, err := g.decodeProfile(b)
 	if err == nil {
 		err = g.putInForce(ctx, live, p, digest)
 	}

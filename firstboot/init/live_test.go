@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -92,7 +93,8 @@ func TestLiveChangeIsConfirmed(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.wait(t, "READY after the death of policy", func(r contract.Report) bool {
-		return r.Ready && r.Children[0].Restarts == 1 && r.Live.Profile == digestOf(t, next)
+		i := slices.IndexFunc(r.Children, func(c contract.ChildState) bool { return c.Name == "policy" })
+		return r.Ready && r.Children[i].Restarts == 1 && r.Live.Profile == digestOf(t, next)
 	})
 }
 

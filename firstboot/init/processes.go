@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -15,6 +16,7 @@ import (
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/identity"
 	"rempart/firstboot/init/launch"
 	"rempart/firstboot/init/supervise"
 )
@@ -48,12 +50,12 @@ func (g *guest) startChild(spec child.Spec, starts int) (*supervise.Process, err
 	if spec.Lines {
 		files = append(files, pipes.lineR)
 	}
-	write := append(append(append([]string{"/dev/null"}, spec.Write...), spec.Own...), devices...)
+	write := slices.Concat([]string{"/dev/null"}, spec.Write, spec.Own, devices)
 	p, err := g.reaper.Start(launch.Command{
 		Path: g.Program, Args: []string{"firstboot", "child", spec.Name}, Env: g.environment(spec, starts), Files: files,
 		Confine: g.Confine, UID: spec.UID, Caps: spec.Caps,
-		Read: append([]string{filepath.Join(g.Root, contract.ProfilePath), filepath.Join(g.Root, contract.LiveDir)},
-			spec.Read...),
+		Read: slices.Concat([]string{filepath.Join(g.Root, contract.ProfilePath), filepath.Join(g.Root, contract.LiveDir),
+			filepath.Join(g.Root, identity.FactsPath)}, spec.Read),
 		Write: write, Exec: spec.Exec,
 	})
 	if err != nil {
@@ -134,6 +136,11 @@ func (g *guest) give(spec child.Spec) (devices []string, err error) {
 			}
 		}
 	}
+	for _, d := range spec.Shared {
+		if err := g.share(spec, d); err != nil {
+			return nil, fmt.Errorf("directory of child %s: %w", spec.Name, err)
+		}
+	}
 	if spec.Devices == nil {
 		return nil, nil
 	}
@@ -147,6 +154,20 @@ func (g *guest) give(spec child.Spec) (devices []string, err error) {
 		devices = append(devices, node)
 	}
 	return devices, nil
+}
+
+// share makes one directory of Spec.Shared.
+func (g *guest) share(spec child.Spec, d child.GroupDir) error {
+	dir := filepath.Join(g.Root, d.Path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if g.Confine {
+		if err := os.Lchown(dir, int(spec.UID), int(d.Group)); err != nil {
+			return err
+		}
+	}
+	return os.Chmod(dir, os.ModeSetgid|0o750) // after the owner: changing that clears the bit
 }
 
 func (g *guest) takeBack(devices []string) {

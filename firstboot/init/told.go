@@ -4,22 +4,25 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/identity"
 	"rempart/firstboot/state"
 )
 
 // Children whose word counts for a key, and nobody else's.
 const (
-	policyChild  = "policy"
-	linkChild    = "link"
-	scrubChild   = "scrub"
-	stateChild   = "state"
-	controlChild = "control"
-	adminChild   = "admin"
+	policyChild   = "policy"
+	linkChild     = "link"
+	scrubChild    = "scrub"
+	stateChild    = "state"
+	controlChild  = "control"
+	adminChild    = "admin"
+	identityChild = "identity"
 )
 
 // Bounds of what children may tell.
@@ -103,6 +106,8 @@ func (g *guest) told(name string, m child.Message) error {
 		}
 		g.fact(func(f *facts) { f.result = &r })
 		return nil
+	case child.KeyIdentity:
+		return g.toldIdentity(name, m)
 	case child.KeyRequest:
 		var r child.Request
 		live, err := toldRequest(name, m, &r)
@@ -141,6 +146,25 @@ func toldRequest(name string, m child.Message, r *child.Request) (live bool, err
 		}
 	}
 	return live, nil
+}
+
+// toldIdentity makes the guest the one its identity disk names.
+func (g *guest) toldIdentity(name string, m child.Message) error {
+	var f identity.Facts
+	if err := only(name, identityChild, m, &f); err != nil {
+		return err
+	}
+	if err := (&identity.Identity{Hostname: f.Hostname, Links: f.Links}).Check(); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	p := *g.profile // whoever reads the old one goes on with it
+	p.Links = slices.Clone(p.Links)
+	f.Apply(&p)
+	g.profile = &p
+	g.mu.Unlock()
+	g.poke()
+	return g.setName()
 }
 
 func decode(m child.Message, v any) error {

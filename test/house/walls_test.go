@@ -49,6 +49,7 @@ var plan = map[string]string{
 	"firstboot/filter":   "which rules and probes is a policy?",
 	"firstboot/gpt":      "where are the partitions of a disk that may be hostile?",
 	"firstboot/health":   "does the guest do its job?",
+	"firstboot/identity": "which guest is this one of all that its master makes?",
 	"firstboot/init":     "what does PID 1 do?",
 	"firstboot/link":     "how do links, addresses and routes become as the profile says?",
 	"firstboot/logging":  "what happened in the guest?",

@@ -150,6 +150,7 @@ type Options struct {
 	Format   hypervisor.Format
 	System   string // another system disk than the master's
 	State    string // another state disk than a fresh one; "none": no state disk
+	Identity string // identity disk; empty: none
 	Memory   int64  // bytes
 	Append   string // more of the kernel command line, for Direct and MicroVM
 	Backends []hypervisor.Backend
@@ -260,6 +261,9 @@ func (m *Master) machine(dir string, o Options) (hypervisor.Machine, error) {
 	}
 	if o.System != "" {
 		machine.System.Path = o.System
+	}
+	if o.Identity != "" {
+		machine.Identity = &hypervisor.Disk{Path: o.Identity, Format: hypervisor.Raw}
 	}
 	for i, mac := range hypervisor.MACs(m.Profile.Name, links) {
 		nic := hypervisor.NIC{Link: links[i], MAC: mac, Backend: hypervisor.Backend{Kind: hypervisor.Unplugged}}

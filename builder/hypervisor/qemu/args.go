@@ -7,6 +7,7 @@ import (
 
 	"rempart/builder/hypervisor"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/identity"
 )
 
 // Binary is the name of the QEMU program for a Debian architecture.
@@ -26,7 +27,7 @@ const (
 	slotSystem  = 0x02
 	slotState   = 0x03
 	slotControl = 0x04
-	slotRandom  = 0x05
+	slotRandom  = 0x05 // and the identity disk, as its second function: all slots above are links
 	slotPanic   = 0x06
 	slotLinks   = 0x07 // the first link
 	slotLast    = 0x1e // q35 keeps 0x1f for itself
@@ -171,6 +172,12 @@ func (b *builder) disks() {
 			"file.discard=unmap", s.Format, escape(s.Path)))
 		b.device("virtio-blk", slotState, mmioState, "drive=state", "id=state-disk", "serial="+contract.StateSerial)
 	}
+	if i := b.m.Identity; i != nil {
+		b.add("-blockdev", fmt.Sprintf("driver=%s,node-name=identity,read-only=on,auto-read-only=off,"+
+			"file.driver=file,file.filename=%s,file.read-only=on", i.Format, escape(i.Path)))
+		b.function(1, "virtio-blk", slotRandom, 0, "drive=identity", "id=identity-disk",
+			"serial="+identity.Serial)
+	}
 }
 
 func (b *builder) channels() {
@@ -188,7 +195,11 @@ func (b *builder) channels() {
 		b.add("-device", "virtserialport,bus=control-bus.0,nr=1,chardev=control,name="+contract.ControlPort)
 	}
 	b.add("-object", "rng-random,id=random,filename=/dev/urandom")
-	b.device("virtio-rng", slotRandom, mmioRandom, "rng=random", "id=random-device")
+	several := ""
+	if b.m.Identity != nil {
+		several = "multifunction=on"
+	}
+	b.device("virtio-rng", slotRandom, mmioRandom, "rng=random", "id=random-device", several)
 	if !b.isMicroVM() { // microvm's ACPI tables do not name a pvpanic, so there its console has to be watched
 		b.device("pvpanic", slotPanic, 0, "id=panic")
 	}
@@ -237,7 +248,15 @@ func netdev(id string, b hypervisor.Backend) string {
 
 // device adds a virtio (or pvpanic) device at its fixed place.
 func (b *builder) device(kind string, slot, mmio int, options ...string) {
+	b.function(0, kind, slot, mmio, options...)
+}
+
+// function is device for another function of a PCI slot than the first.
+func (b *builder) function(function int, kind string, slot, mmio int, options ...string) {
 	words := []string{kind + "-pci", fmt.Sprintf("bus=%s,addr=0x%x", b.rootBus(), slot)}
+	if function > 0 {
+		words[1] += "." + strconv.Itoa(function)
+	}
 	if b.isMicroVM() {
 		words = []string{kind + "-device", fmt.Sprintf("bus=virtio-mmio-bus.%d", mmio)}
 	}

@@ -49,6 +49,7 @@ func TestArgsGolden(t *testing.T) {
 	pc := example(hypervisor.BIOS)
 	pc.Chipset, pc.Accel, pc.Sandbox, pc.RebootEnds = "pc", hypervisor.KVM, false, false
 	pc.State = nil
+	pc.Identity = &hypervisor.Disk{Path: "/m/fw-1,a.identity.raw", Format: hypervisor.Raw}
 	pc.NICs[2].Backend = hypervisor.Backend{Kind: hypervisor.Unplugged}
 	pc.NICs[1].Backend = hypervisor.Backend{Kind: hypervisor.Socket, Socket: "connect=127.0.0.1:7000"}
 	cases["bios-pc-kvm"] = pc
@@ -118,53 +119,68 @@ func TestArgsSystemDiskIsReadOnly(t *testing.T) {
 // Link order is bus order: the place of each NIC rises with its index on PCI and falls on microvm, where Linux finds
 // the last transport first; no two devices share a place.
 func TestArgsLinkOrder(t *testing.T) {
-	place := regexp.MustCompile(`addr=0x([0-9a-f]+)|virtio-mmio-bus\.(\d+)`)
 	for _, f := range hypervisor.Firmwares() {
-		m := example(f)
-		m.NICs = nil
-		names := make([]string, MaxLinks(f))
-		for i := range names {
-			names[i] = fmt.Sprintf("eth%d", i)
-		}
-		for i, mac := range hypervisor.MACs("x", names) {
-			m.NICs = append(m.NICs, hypervisor.NIC{Link: names[i], MAC: mac, Backend: hypervisor.Backend{Kind: hypervisor.User}})
-		}
-		args, err := Args(m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		used, last, nics := map[string]bool{}, -1, 0
-		for _, a := range args {
-			p := place.FindStringSubmatch(a)
-			if p == nil {
-				continue
+		t.Run(string(f), func(t *testing.T) { testLinkOrder(t, example(f)) })
+		t.Run(string(f)+" with identity", func(t *testing.T) {
+			m := example(f)
+			m.Identity = &hypervisor.Disk{Path: "/m/identity.raw", Format: hypervisor.Raw}
+			if _, err := Args(m); !f.TakesIdentity() {
+				if err == nil {
+					t.Errorf("Args(%s) with an identity disk = nil error; want one", f)
+				}
+				return
 			}
-			if used[p[0]] {
-				t.Errorf("Args(%s): place %s is used twice", f, p[0])
-			}
-			used[p[0]] = true
-			if !strings.HasPrefix(a, "virtio-net-") {
-				continue
-			}
-			var n int
-			if p[1] != "" {
-				fmt.Sscanf(p[1], "%x", &n)
-			} else {
-				fmt.Sscanf(p[2], "%d", &n)
-				n = 8 - n
-			}
-			if n <= last {
-				t.Errorf("Args(%s): %s at place %d after place %d", f, a, n, last)
-			}
-			last, nics = n, nics+1
+			testLinkOrder(t, m)
+		})
+	}
+}
+
+func testLinkOrder(t *testing.T, m hypervisor.Machine) {
+	place := regexp.MustCompile(`addr=0x([0-9a-f]+)(?:\.\d)?|virtio-mmio-bus\.(\d+)`)
+	f := m.Firmware
+	m.NICs = nil
+	names := make([]string, MaxLinks(f))
+	for i := range names {
+		names[i] = fmt.Sprintf("eth%d", i)
+	}
+	for i, mac := range hypervisor.MACs("x", names) {
+		m.NICs = append(m.NICs, hypervisor.NIC{Link: names[i], MAC: mac, Backend: hypervisor.Backend{Kind: hypervisor.User}})
+	}
+	args, err := Args(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used, last, nics := map[string]bool{}, -1, 0
+	for _, a := range args {
+		p := place.FindStringSubmatch(a)
+		if p == nil {
+			continue
 		}
-		if nics != len(names) {
-			t.Errorf("Args(%s) has %d NICs; want %d", f, nics, len(names))
+		if used[p[0]] {
+			t.Errorf("Args(%s): place %s is used twice", f, p[0])
 		}
-		m.NICs = append(m.NICs, hypervisor.NIC{Link: "more", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}})
-		if _, err := Args(m); err == nil {
-			t.Errorf("Args(%s) with %d links = nil error; want one", f, len(m.NICs))
+		used[p[0]] = true
+		if !strings.HasPrefix(a, "virtio-net-") {
+			continue
 		}
+		var n int
+		if p[1] != "" {
+			fmt.Sscanf(p[1], "%x", &n)
+		} else {
+			fmt.Sscanf(p[2], "%d", &n)
+			n = 8 - n
+		}
+		if n <= last {
+			t.Errorf("Args(%s): %s at place %d after place %d", f, a, n, last)
+		}
+		last, nics = n, nics+1
+	}
+	if nics != len(names) {
+		t.Errorf("Args(%s) has %d NICs; want %d", f, nics, len(names))
+	}
+	m.NICs = append(m.NICs, hypervisor.NIC{Link: "more", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}})
+	if _, err := Args(m); err == nil {
+		t.Errorf("Args(%s) with %d links = nil error; want one", f, len(m.NICs))
 	}
 }
 

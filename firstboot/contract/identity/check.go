@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 )
 
@@ -17,24 +16,13 @@ const (
 	maxSecret    = 64 << 10 // bytes of one value
 	minSeed      = 32       // bytes: the kernel's pool is 256 bits
 	maxSeed      = 512
-	maxConsumer  = 31
-	maxName      = 80
-)
-
-// Shapes of names. A consumer and the words of a name become file names: none may begin with a dot.
-var (
-	hostname = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	link     = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,14}$`)
-	mac      = regexp.MustCompile(`^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$`) // of one station, IEEE 802: bit 0 is for groups
-	consumer = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
-	name     = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){0,2}$`)
 )
 
 // Check tells everything that is wrong with an identity, at once. No error shows a value.
 func (id *Identity) Check() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("identity: "+format, args...)) }
-	if id.Hostname != "" && !hostname.MatchString(id.Hostname) {
+	if id.Hostname != "" && !IsHostname(id.Hostname) {
 		bad("host name %.80q: want an RFC 1123 label in lower case, such as fw-1", id.Hostname)
 	}
 	if len(id.Links) > maxLinks {
@@ -42,13 +30,13 @@ func (id *Identity) Check() error {
 	}
 	links, macs := map[string]bool{}, map[string]string{}
 	for _, l := range id.Links {
-		if !link.MatchString(l.Name) || links[l.Name] {
+		if !isLink(l.Name) || links[l.Name] {
 			bad("link %.32q: no name of a link, or there twice", l.Name)
 		}
 		links[l.Name] = true
 		if l.MAC != "" {
 			switch other, taken := macs[l.MAC]; {
-			case !mac.MatchString(l.MAC) || l.MAC == "00:00:00:00:00:00":
+			case !isMAC(l.MAC):
 				bad("link %.32q: MAC %.32q: want that of one station, such as 00:16:3e:01:02:03", l.Name, l.MAC)
 			case taken:
 				bad("links %.32q and %.32q have the same MAC %s", other, l.Name, l.MAC)
@@ -91,9 +79,9 @@ func checkSecrets(all []Secret, bad func(string, ...any)) {
 	seen := map[[2]string]bool{}
 	for _, s := range all {
 		switch key := [2]string{s.Consumer, s.Name}; {
-		case len(s.Consumer) > maxConsumer || !consumer.MatchString(s.Consumer):
+		case !isConsumer(s.Consumer):
 			bad("secret for %.40q: no name of a consumer", s.Consumer)
-		case len(s.Name) > maxName || !name.MatchString(s.Name):
+		case !isName(s.Name):
 			bad("secret %s/%.100q: want one to three words of letters, digits and ._- joined by slashes", s.Consumer, s.Name)
 		case seen[key]:
 			bad("secret %s/%s is there twice", s.Consumer, s.Name)

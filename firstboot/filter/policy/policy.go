@@ -27,10 +27,11 @@ const (
 	stateLoaded = "loaded"
 )
 
-// Spec describes the child: it needs the one capability that nf_tables asks for, and no file at all.
+// Spec describes the child: it needs the one capability that nf_tables asks for, and no file at all. It waits for the
+// identity, which may say what is meant by a link: with one that cannot be read nothing is opened.
 func Spec() child.Spec {
-	return child.Spec{Name: "policy", Run: Run, UID: contract.UIDPolicy, Caps: []uintptr{unix.CAP_NET_ADMIN},
-		Follows: true}
+	return child.Spec{Name: "policy", Run: Run, After: []string{"identity"}, UID: contract.UIDPolicy,
+		Caps: []uintptr{unix.CAP_NET_ADMIN}, Follows: true}
 }
 
 // Run loads the policy and waits for ctx to end. A child that is started again finds its predecessor's policy in the
