@@ -103,7 +103,7 @@ func ReadIdentity(path string) (*identity.Identity, error) {
 	return id, nil
 }
 
-// WriteIdentity writes an identity disk, which appears whole or not at all. A guest that has the old one goes on with it.
+// WriteIdentity writes an identity disk, which appears whole or not at all. A guest that has the old one keeps that.
 func WriteIdentity(path string, id *identity.Identity) error {
 	b, err := id.Encode()
 	if err != nil {

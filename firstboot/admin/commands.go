@@ -91,7 +91,7 @@ func runProfile(_ context.Context, d *desk, r ctl.Request) error {
 	if err := parse(r, flags); err != nil {
 		return err
 	}
-	p, _, err := child.ReadProfile(d.root)
+	p, _, err := child.DeclaredProfile(d.root)
 	if err != nil {
 		return err
 	}

@@ -77,8 +77,9 @@ type Env struct {
 	Ready func()
 	// Tell sends PID 1 a value for the report: keys are "policy" (string), "links" ([]contract.LinkReport),
 	// "scrubbed" (bool), "state" (StateResult), "request" (Request), "identity" (identity.Facts), "warning" (string),
-	// "failure" (string). Values are encoded as JSON. A later value of the same key from the same child replaces the earlier; an empty string
-	// takes a warning or failure back. PID 1 takes a key only from the child whose business it is.
+	// "failure" (string). Values are encoded as JSON. A later value of the same key from the same child replaces the
+	// earlier; an empty string takes a warning or failure back. PID 1 takes a key only from the child whose business
+	// it is.
 	Tell func(key string, value any)
 	// Reports delivers the report to a child with Spec.Feed, the newest only; nil otherwise. It is closed when PID 1
 	// is gone.

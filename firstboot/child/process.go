@@ -166,9 +166,18 @@ func readFacts(root string) (f identity.Facts, err error) {
 	return f, nil
 }
 
-// ReadProfile reads the profile in force below root, and its contract.ProfileDigest: the live one, or else the
-// master's. It is that of this guest: what is known of its identity by now is applied.
+// ReadProfile reads the profile in force below root, and its contract.ProfileDigest, as that of this guest: what is
+// known of its identity by now is applied.
 func ReadProfile(root string) (*profiles.Profile, string, error) {
+	p, digest, err := DeclaredProfile(root)
+	if err != nil {
+		return nil, "", err
+	}
+	return p, digest, ApplyIdentity(root, p)
+}
+
+// DeclaredProfile reads the profile in force below root as it was declared: the live one, or else the master's.
+func DeclaredProfile(root string) (*profiles.Profile, string, error) {
 	f, err := os.Open(filepath.Join(root, contract.LivePath))
 	if errors.Is(err, fs.ErrNotExist) {
 		f, err = os.Open(filepath.Join(root, contract.ProfilePath))
@@ -185,7 +194,7 @@ func ReadProfile(root string) (*profiles.Profile, string, error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("profile of the guest %s: %w", f.Name(), err)
 	}
-	return p, digest, ApplyIdentity(root, p)
+	return p, digest, nil
 }
 
 // DecodeProfile decodes the JSON of a profile and returns its contract.ProfileDigest with it.
