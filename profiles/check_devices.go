@@ -251,7 +251,7 @@ func (v *validator) loops() {
 func (v *validator) membersInZones(members map[string]*Link) {
 	for _, z := range v.p.Zones {
 		for i, m := range z.Members {
-			if master := members[m.Link]; master != nil {
+			if master := members[m.Link]; master != nil && master.Bridge == nil {
 				v.reject(v.places.find(z.At, "zones.%s.members[%d]", z.Name, i), "name "+clip(master.Name),
 					"zones.%s: link %s is a member of %s, its packets come by that", clip(z.Name), clip(m.Link),
 					clip(master.Name))

@@ -194,6 +194,9 @@ func (v *validator) adminWithin(zone string) (netip.Prefix, bool) {
 
 // mayHold tells whether packets from a prefix may arrive from a zone.
 func (v *validator) mayHold(z *Zone, p netip.Prefix) bool {
+	if v.p.Bridged(z) {
+		return true // on one segment everybody can have any address
+	}
 	for _, m := range z.Members {
 		l := v.link(m.Link)
 		if l == nil || !l.reaches(p) {

@@ -1,6 +1,9 @@
 package profiles
 
-import "strconv"
+import (
+	"slices"
+	"strconv"
+)
 
 // VLAN is a link that is one VLAN of another.
 type VLAN struct {
@@ -42,8 +45,8 @@ func hashPolicies() []string {
 
 func lacpRates() []string { return []string{"slow", "fast"} }
 
-// Bridge is a link that joins others to one segment. What passes between its members the policy does
-// not ask about.
+// Bridge is a link that joins others to one segment. When zones are on its members, the policy between these zones
+// judges what passes from one member to another; when none is, everything passes.
 type Bridge struct {
 	Members []string `json:"members"`
 	// Ports: which VLANs each member, and the bridge itself, take part in. Empty: the bridge does not look at tags.
@@ -121,6 +124,21 @@ func (l *Link) Members() []string {
 		return l.Bridge.Members
 	}
 	return nil
+}
+
+// Filters tells whether a bridge asks the policy about what passes between its members: one of them is in a zone.
+func (p *Profile) Filters(bridge *Link) bool {
+	return bridge.Bridge != nil && slices.ContainsFunc(p.Zones, func(z Zone) bool {
+		return slices.ContainsFunc(z.Members, func(m Member) bool { return slices.Contains(bridge.Bridge.Members, m.Link) })
+	})
+}
+
+// Bridged tells whether a zone is on members of bridges: it is about what passes there, and nothing that is routed.
+func (p *Profile) Bridged(z *Zone) bool {
+	return slices.ContainsFunc(z.Members, func(m Member) bool {
+		master := p.MasterOf(m.Link)
+		return master != nil && master.Bridge != nil
+	})
 }
 
 // NICs are the links a guest needs a NIC for, in bus order.

@@ -58,7 +58,9 @@
 //
 // A link is a NIC unless it says what else it is made of: vlan and macvlan have a parent, bond and bridge have
 // members. NICs are found by mac or bus order; virtual_mac is the address one uses in place of its own. Members of a
-// bond or bridge need no address and are in no zone, and what passes between the members of a bridge is not filtered.
+// bond or bridge need no address, and those of a bond are in no zone. Zones on members of a bridge are about what the
+// bridge passes between them, and about nothing that is routed: that is of the zone of the bridge itself. Between
+// members in zones passes what lines between these zones allow; a bridge with no member in a zone passes everything.
 // Routes stand at the link they lead out by; rules choose another table than the main one for some packets. Return
 // traffic that comes by another link than the main table names needs its sources in the prefix of a zone on that link.
 //

@@ -30,8 +30,7 @@ func deviceFields() table[Link] {
 				r.places.put(v.keyPos(), "links.%s.device", l.Name)
 			}},
 		{name: "bridge", doc: "This link joins others to one segment, without STP and without delay: {members: [LINK]}. " +
-			"What" +
-			" passes between the members is not filtered.",
+			"What passes between members that are in zones is judged by the policy; between members in none all passes.",
 			kind: bridgeFields(members).schema(),
 			decode: func(r *reader, v value, l *Link) {
 				l.Bridge = &Bridge{}

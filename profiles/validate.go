@@ -39,6 +39,7 @@ func (v *validator) profile() {
 	v.routingRules()
 	v.zones()
 	v.zoneOverlaps()
+	v.bridgedZones()
 	v.hosts()
 	v.sets()
 	v.admin()

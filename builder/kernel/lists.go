@@ -132,6 +132,9 @@ func Preload(p *profiles.Profile) []string {
 	if p != nil && slices.ContainsFunc(p.Policy, func(r profiles.Rule) bool { return r.Connections > 0 }) {
 		names = append(names, "nft_connlimit")
 	}
+	if p != nil && slices.ContainsFunc(p.Links, func(l profiles.Link) bool { return p.Filters(&l) }) {
+		names = append(names, "nf_conntrack_bridge") // answers to what was accepted between members of a bridge
+	}
 	if p == nil || len(p.Masquerade) > 0 || len(p.Forwards) > 0 || len(p.NAT.Sources) > 0 || len(p.NAT.Mappings) > 0 {
 		names = append(names, "nft_chain_nat", "nft_nat", "nft_masq", "nft_redir")
 	}

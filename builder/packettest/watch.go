@@ -196,6 +196,9 @@ func (w *watch) fromGuest(at place, when time.Time, d virtualnet.Dissection) {
 			a.answered = replied // the receiver's echo, on its way back
 			return
 		}
+		if a.probe.Bridge != "" && at.bridge == a.probe.Bridge && at.link != a.probe.OutLink {
+			return // a bridge sends what is for nobody it knows to every member that may have it
+		}
 		a.left = append(a.left, Sighting{Link: at.of(a.probe), Src: d.Src, Dst: netip.AddrPortFrom(d.Dst, d.DstPort),
 			SourceAt: when})
 		return

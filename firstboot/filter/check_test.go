@@ -35,6 +35,22 @@ func TestCompileRefuses(t *testing.T) {
 			`no zone "gone" (9:3)`},
 		{"rule without action", func(p *profiles.Profile) { p.Policy[0].Action = ""; p.Policy[0].At = pos },
 			"want accept, drop or reject (9:3)"},
+		{"zone on members of a bridge and elsewhere", func(p *profiles.Profile) {
+			p.Links = append(p.Links, profiles.Link{Name: "e1"}, profiles.Link{Name: "br",
+				Bridge: &profiles.Bridge{Members: []string{"e1"}}})
+			p.Zones[2].Members = append(p.Zones[2].Members, profiles.Member{Link: "e1"})
+		}, "on members of bridges and on other links at once"},
+		{"prefix on a member of a bridge", func(p *profiles.Profile) {
+			p.Links = append(p.Links, profiles.Link{Name: "e1"}, profiles.Link{Name: "br",
+				Bridge: &profiles.Bridge{Members: []string{"e1"}}})
+			p.Zones[2].Members = []profiles.Member{{Link: "e1", Rest: true}}
+		}, "it cannot have prefixes"},
+		{"two zones on a member of a bridge", func(p *profiles.Profile) {
+			p.Links = append(p.Links, profiles.Link{Name: "e1"}, profiles.Link{Name: "br",
+				Bridge: &profiles.Bridge{Members: []string{"e1"}}})
+			p.Zones = append(p.Zones, profiles.Zone{Name: "x", Members: []profiles.Member{{Link: "e1"}}},
+				profiles.Zone{Name: "y", Members: []profiles.Member{{Link: "e1"}}})
+		}, `link e1 is in zone "x" too`},
 		{"self to self", func(p *profiles.Profile) { p.Policy[0].From = "self" }, "self -> self"},
 		{"ports of ping", func(p *profiles.Profile) {
 			p.Policy[0].Matches[0].Ports = []profiles.PortRange{{First: 1, Last: 1}}

@@ -120,6 +120,7 @@ func check(p *profiles.Profile) error {
 	}
 	if len(errs) == 0 {
 		checkOverlap(p, bad)
+		checkBridged(p, bad)
 	}
 	return errors.Join(errs...)
 }
@@ -217,13 +218,17 @@ var (
 	drop   = Verdict{Kind: VerdictDrop}
 )
 
-// finish names the table after its content and returns it.
-func (c *compiler) finish() (Ruleset, error) {
+// finish names the table after its content and returns it, with the one of the bridges if there is any that filters.
+func (c *compiler) finish(closed bool) (Ruleset, error) {
 	if c.ports > maxPortMap {
 		return Ruleset{}, errorAt(profiles.Pos{}, "the forwards change %d ports one by one; at most %d", c.ports, maxPortMap)
 	}
 	c.table.Chains = append(c.table.Chains, Chain{Name: fingerprint(&c.table)})
-	return Ruleset{Tables: []Table{c.table}}, nil
+	rs := Ruleset{Tables: []Table{c.table}}
+	if bridges, any := c.bridged(closed); any {
+		rs.Tables = append(rs.Tables, bridges)
+	}
+	return rs, nil
 }
 
 // families are the two halves of an inet table.

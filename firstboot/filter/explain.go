@@ -29,7 +29,7 @@ func Explain(p *profiles.Profile, q Question) ([]Probe, error) {
 	}
 	b := &prober{p: p, space: newSpace(p), seen: map[Probe]bool{}}
 	for _, end := range []string{q.From, q.To} {
-		if _, ok := b.space.zones[end]; !ok && end != profiles.Self {
+		if !slices.ContainsFunc(p.Zones, func(z profiles.Zone) bool { return z.Name == end }) && end != profiles.Self {
 			var known []string
 			for _, z := range p.Zones {
 				known = append(known, z.Name)
@@ -42,6 +42,12 @@ func Explain(p *profiles.Profile, q Question) ([]Probe, error) {
 	}
 	if q.Src.IsValid() && q.Dst.IsValid() && isV6(q.Src) != isV6(q.Dst) {
 		return nil, fmt.Errorf("%v and %v are of two families", q.Src, q.Dst)
+	}
+	for _, end := range []string{q.From, q.To} {
+		if end != profiles.Self && len(b.space.zones[end]) == 0 {
+			err := b.explainBridged(q)
+			return b.out, err
+		}
 	}
 	for _, v6 := range families {
 		if q.Src.IsValid() && isV6(q.Src) != v6 || q.Dst.IsValid() && isV6(q.Dst) != v6 {

@@ -24,6 +24,7 @@ const (
 	TypeAddrType                 // 4 bytes, host order
 	TypeBitmask                  // 4 bytes, host order; only with Bits
 	TypeVersion                  // 1 byte, the kernel's NFPROTO_*
+	TypeEther                    // 2 bytes, big endian
 )
 
 // IfNameSize is IFNAMSIZ of the kernel: a name is shorter than this.
@@ -69,7 +70,9 @@ const (
 	DAddrType                        // what the destination is to this machine
 	DAddrTypeOnLink                  // the same, asked of the link it entered by only
 	SCTPDPort                        // SCTP destination port
-	Version                          // IPv4 or IPv6
+	Version                          // IPv4 or IPv6; in the inet family only
+	LinkProtocol                     // what the frame carries, behind a VLAN tag too; in the bridge family only
+	EtherType                        // what stands in the frame, which may be a tag; in the bridge family only
 )
 
 // fieldInfo is what both printers know of a field.
@@ -111,6 +114,8 @@ var fields = [...]fieldInfo{
 	DAddrTypeOnLink: {text: "fib daddr . iif type", typ: TypeAddrType},
 	SCTPDPort:       {text: "sctp dport", typ: TypePort, proto: ProtoSCTP},
 	Version:         {text: "meta nfproto", typ: TypeVersion},
+	LinkProtocol:    {text: "meta protocol", typ: TypeEther},
+	EtherType:       {text: "ether type", typ: TypeEther},
 }
 
 // String is the field as nft writes it.
@@ -158,6 +163,8 @@ func version(v6 bool) Match {
 	return Match{Version, []Range{number(VersionIPv4)}}
 }
 
+func etherRange(n uint16) Range { return one(binary.BigEndian.AppendUint16(nil, n)) }
+
 func number(n uint8) Range { return one([]byte{n}) }
 
 func portRange(first, last uint16) Range {
@@ -180,6 +187,10 @@ func (t Type) format(r Range) string {
 		return span{first, last}.String()
 	case TypeAddrType:
 		return "local"
+	case TypeEther:
+		names := map[uint16]string{etherIPv4: "ip", etherARP: "arp", ether8021Q: "8021q", etherIPv6: "ip6",
+			ether8021AD: "8021ad"}
+		return names[binary.BigEndian.Uint16(r.First)]
 	case TypeVersion:
 		if r.First[0] == VersionIPv6 {
 			return "ipv6"

@@ -6,7 +6,8 @@
 //
 // # How a packet is judged
 //
-// Everything is in one table, "inet rempart". Each link has a source space: its own subnets and the prefixes of its
+// Everything routed is in one table, "inet rempart"; a profile with zones on members of a bridge has another, "bridge
+// rempart", which bridge.go tells of. Each link has a source space: its own subnets and the prefixes of its
 // zones, and on a link with a default route everything that no other link claims more closely. A packet that enters
 // by a link outside the link's source space is dropped before connection tracking sees it. The zones of a link divide
 // its space; so a zone is a set of (link, address range), the same for source and destination.
@@ -113,7 +114,7 @@ func Compile(p *profiles.Profile) (Ruleset, error) {
 	c.output()
 	c.destinationNAT()
 	c.sourceNAT()
-	return c.finish()
+	return c.finish(false)
 }
 
 // Closed returns the rules that hold until the policy is loaded, and when it cannot be: nothing enters and nothing
@@ -125,7 +126,7 @@ func Closed(p *profiles.Profile) (Ruleset, error) {
 		return Ruleset{}, err
 	}
 	c.closed()
-	return c.finish()
+	return c.finish(true)
 }
 
 // fingerprintPrefix starts the name of a chain without rules that is named after the digest of the whole table: it

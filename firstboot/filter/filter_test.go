@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"rempart/firstboot/filter"
@@ -26,7 +27,7 @@ func compile(t *testing.T, p *profiles.Profile) filter.Ruleset {
 // everyProfile is the built-in profiles and the tests' own.
 func everyProfile(t *testing.T) []*profiles.Profile {
 	t.Helper()
-	all := filtertest.Profiles()
+	all := append(filtertest.Profiles(), filtertest.Bridged())
 	for _, name := range profiles.Builtin() {
 		p, err := profiles.Load(name)
 		if err != nil {
@@ -75,14 +76,18 @@ func TestTextIsAccepted(t *testing.T) {
 	if _, err := exec.LookPath("nft"); err != nil {
 		t.Fatal("nft is missing: apt-get install nftables")
 	}
-	files, err := filepath.Glob("testdata/*.nft")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("testdata/*.nft = %v, %v; want golden files", files, err)
-	}
-	for _, f := range files {
-		out, err := exec.Command("unshare", "-n", "nft", "-f", f).CombinedOutput()
+	for _, p := range everyProfile(t) {
+		closed, err := filter.Closed(p)
 		if err != nil {
-			t.Errorf("nft -f %s: %v\n%s", f, err, out)
+			t.Fatal(err)
+		}
+		for name, rs := range map[string]filter.Ruleset{"": compile(t, p), " closed": closed} {
+			rs = filtertest.WithoutBridgeConntrack(rs)
+			cmd := exec.Command("unshare", "-n", "nft", "-f", "-")
+			cmd.Stdin = strings.NewReader(rs.Text())
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("nft -f of %s%s: %v\n%s", p.Name, name, err, out)
+			}
 		}
 	}
 }

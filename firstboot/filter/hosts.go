@@ -75,6 +75,9 @@ func (b *prober) hosts(zone string, v6 bool, singled []netip.Prefix) []host {
 // pick chooses a host address out of ranges of a link: a documentation address where a default route leads to it,
 // else one in the link's subnets, else any.
 func (b *prober) pick(link string, ranges spans) netip.Addr {
+	if b.ports != nil {
+		return b.pickNeighbour(link, ranges)
+	}
 	l := b.space.links[link].link
 	if l.Dummy {
 		return netip.Addr{} // nobody is on it

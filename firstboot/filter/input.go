@@ -196,7 +196,9 @@ func ranges(list spans) []Range {
 func (c *compiler) dispatch(rules *Chain, name string, field Field, chainOf func(zone string) string) {
 	chains := map[string]string{}
 	for _, z := range c.profile.Zones {
-		chains[z.Name] = chainOf(z.Name)
+		if len(c.space.zones[z.Name]) > 0 {
+			chains[z.Name] = chainOf(z.Name)
+		}
 	}
 	c.byLink(rules, name, field, func(ch *Chain, link string) {
 		for _, z := range c.profile.Zones {

@@ -50,6 +50,7 @@ func Probes(p *profiles.Profile) []Probe {
 			}
 		}
 	}
+	b.bridged()
 	return b.out
 }
 
@@ -59,6 +60,9 @@ type prober struct {
 	space *space
 	out   []Probe
 	seen  map[Probe]bool
+	// Of what passes by bridges: the members, and behind which each chosen address is. Otherwise nil.
+	ports []bridgePort
+	at    map[netip.Addr]string
 }
 
 // knock is a protocol and port to try.

@@ -27,7 +27,11 @@ func table(probes []filter.Probe) string {
 			}
 			verdict = fmt.Sprintf("pass  seen %s -> %s %d", seen, addr(p.SeenDst), p.SeenPort)
 		}
-		fmt.Fprintf(&b, "%s -> %s | %s>%s | %s -> %s %s %d | %s | %s\n", p.From, p.To, p.Link, p.OutLink,
+		between := ">"
+		if p.Bridge != "" {
+			between = "=" + p.Bridge + "="
+		}
+		fmt.Fprintf(&b, "%s -> %s | %s%s%s | %s -> %s %s %d | %s | %s\n", p.From, p.To, p.Link, between, p.OutLink,
 			addr(p.Src), addr(p.Dst), p.Protocol, p.Port, verdict, p.Proves)
 	}
 	return b.String()

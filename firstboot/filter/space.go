@@ -115,6 +115,9 @@ func newSpace(p *profiles.Profile) *space {
 	}
 	for _, z := range p.Zones {
 		for _, m := range z.Members {
+			if master := p.MasterOf(m.Link); master != nil && master.Bridge != nil {
+				continue // what it is about is not routed; see newBridgeSpace
+			}
 			sh := share{link: m.Link}
 			for _, v6 := range families {
 				f := family(v6)

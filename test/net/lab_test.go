@@ -76,7 +76,7 @@ func newLab(t *testing.T, p *profiles.Profile) *lab {
 	for i := range p.Links {
 		l.addLink(t, &p.Links[i])
 	}
-	for _, probe := range filter.Probes(p) {
+	for _, probe := range routed(filter.Probes(p)) {
 		l.host(t, probe.Link, probe.Src)
 		if probe.To != profiles.Self {
 			l.host(t, probe.OutLink, probe.SeenDst)

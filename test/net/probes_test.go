@@ -2,6 +2,7 @@ package net
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"rempart/firstboot/filter"
@@ -17,7 +18,7 @@ func compile(t *testing.T, p *profiles.Profile) filter.Ruleset {
 	if err != nil {
 		t.Fatalf("Compile(%s) = %v; want no error", p.Name, err)
 	}
-	return rs
+	return filtertest.WithoutBridgeConntrack(rs)
 }
 
 // load puts rules in force on the lab's firewall.
@@ -36,7 +37,7 @@ func TestProbes(t *testing.T) {
 		t.Run(p.Name, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, p)
-			probes := filter.Probes(p)
+			probes := routed(filter.Probes(p))
 			l.listen(t, probes)
 
 			var denied []filter.Probe
@@ -61,6 +62,12 @@ func TestProbes(t *testing.T) {
 			l.check(t, probes)
 		})
 	}
+}
+
+// routed leaves out the probes of what bridges pass: kernels of build machines rarely have nf_conntrack_bridge, so those
+// are tried in booted guests, by test/run.
+func routed(probes []filter.Probe) []filter.Probe {
+	return slices.DeleteFunc(probes, func(p filter.Probe) bool { return p.Bridge != "" })
 }
 
 // whenClosed is what the probes must show while only the closed rules are in force: all are dropped but the knocks

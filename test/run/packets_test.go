@@ -14,14 +14,19 @@ import (
 	"rempart/test/rig"
 )
 
-// TestPackets runs `rempart test`, as an ordinary user, on every built-in profile and on one with all the links that a
-// guest makes itself: each flow of the policy, allowed and denied, has to be tried in a booted guest and to be right.
+// TestPackets runs `rempart test`, as an ordinary user, on every built-in profile, on one with all the links that a
+// guest makes itself, and on one with a bridge that filters: each flow of the policy, allowed and
+// denied, has to be tried in a booted guest and to be right.
 func TestPackets(t *testing.T) {
-	made, err := filepath.Abs("testdata/made.yaml")
-	if err != nil {
-		t.Fatal(err)
+	names := profiles.Builtin()
+	for _, file := range []string{"made.yaml", "bridged.yaml"} {
+		path, err := filepath.Abs(filepath.Join("testdata", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, path)
 	}
-	for _, name := range append(profiles.Builtin(), made) {
+	for _, name := range names {
 		t.Run(filepath.Base(name), func(t *testing.T) {
 			m := rig.Build(t, name)
 			dir, err := os.MkdirTemp("", "rempart-run-")

@@ -52,12 +52,17 @@ func (t *translator) emit(e ...expr.Any) { t.out = append(t.out, e...) }
 func (t *translator) need(f filter.Field) error {
 	version, proto := f.Needs()
 	if version != 0 && t.version == 0 {
-		nfproto := byte(unix.NFPROTO_IPV4)
+		key, data := expr.MetaKeyNFPROTO, []byte{unix.NFPROTO_IPV4}
 		if version == 6 {
-			nfproto = unix.NFPROTO_IPV6
+			data = []byte{unix.NFPROTO_IPV6}
 		}
-		t.emit(&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: []byte{nfproto}})
+		if t.p.in.Family == filter.FamilyBridge { // where NFPROTO is the bridge's own
+			key, data = expr.MetaKeyPROTOCOL, binary.BigEndian.AppendUint16(nil, unix.ETH_P_IP)
+			if version == 6 {
+				data = binary.BigEndian.AppendUint16(nil, unix.ETH_P_IPV6)
+			}
+		}
+		t.emit(&expr.Meta{Key: key, Register: reg1}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: data})
 		t.version = version
 	}
 	if proto != 0 && t.proto == 0 {
@@ -90,6 +95,10 @@ func (t *translator) load(f filter.Field, register uint32) error {
 		e = &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: register}
 	case filter.Version:
 		e = &expr.Meta{Key: expr.MetaKeyNFPROTO, Register: register}
+	case filter.LinkProtocol:
+		e = &expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: register}
+	case filter.EtherType: // IEEE 802.3, behind the two addresses
+		e = &expr.Payload{DestRegister: register, Base: expr.PayloadBaseLLHeader, Offset: 12, Len: 2}
 	case filter.L4Proto:
 		e = &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register}
 	case filter.IPSAddr: // offsets: RFC 791, section 3.1
@@ -199,6 +208,14 @@ func (t *translator) match(m filter.Match) error {
 	if m.Field == filter.Version && len(m.Ranges) == 1 {
 		t.version = 4
 		if m.Ranges[0].First[0] == filter.VersionIPv6 {
+			t.version = 6
+		}
+	}
+	if m.Field == filter.LinkProtocol && len(m.Ranges) == 1 {
+		switch binary.BigEndian.Uint16(m.Ranges[0].First) {
+		case unix.ETH_P_IP:
+			t.version = 4
+		case unix.ETH_P_IPV6:
 			t.version = 6
 		}
 	}

@@ -45,11 +45,38 @@ func Apply(ctx context.Context, rs filter.Ruleset, opts Options) error {
 	if hasLasting(rs) {
 		return applyLasting(ctx, rs, opts)
 	}
-	steps, err := plan(rs)
+	steps, err := withdraw(rs, opts)
 	if err != nil {
 		return err
 	}
-	return carryOut(ctx, rs, steps, opts)
+	planned, err := plan(rs)
+	if err != nil {
+		return err
+	}
+	return carryOut(ctx, rs, append(steps, planned...), opts)
+}
+
+// withdraw removes the table of bridges where an older policy has left one and this one has none: rules that nobody
+// wants any more would go on dropping.
+func withdraw(rs filter.Ruleset, opts Options) ([]step, error) {
+	ours := false
+	for i := range rs.Tables {
+		if rs.Tables[i].Family == filter.FamilyBridge {
+			return nil, nil
+		}
+		ours = ours || rs.Tables[i].Name == filter.TableName
+	}
+	old, err := find(context.Background(), &filter.Table{Family: filter.FamilyBridge, Name: filter.TableName}, opts)
+	switch {
+	case errors.Is(err, syscall.EPERM):
+		return nil, needsAdmin(err)
+	case err != nil:
+		return nil, fmt.Errorf("apply policy: %w", err)
+	case old == nil || !ours:
+		return nil, nil
+	}
+	return []step{{"the end of table " + filter.FamilyBridge.String() + " " + filter.TableName,
+		func(c *nftables.Conn) error { c.DelTable(old.table); return nil }}}, nil
 }
 
 // carryOut sends a transaction and makes sense of the answer.
@@ -75,6 +102,19 @@ func carryOut(ctx context.Context, rs filter.Ruleset, steps []step, opts Options
 // InForce tells whether the kernel holds this very Ruleset, by the fingerprint it left there. It cannot see changes
 // made behind our back by other programs.
 func InForce(ctx context.Context, rs filter.Ruleset, opts Options) (bool, error) {
+	if len(rs.Tables) == 0 {
+		return false, errors.New("read policy: there are no rules")
+	}
+	for i := range rs.Tables {
+		if ok, err := inForce(ctx, filter.Ruleset{Tables: rs.Tables[i : i+1]}, opts); err != nil || !ok {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// inForce is InForce of a Ruleset of one table.
+func inForce(ctx context.Context, rs filter.Ruleset, opts Options) (bool, error) {
 	want := rs.Fingerprint()
 	if want == "" {
 		return false, errors.New("read policy: the rules carry no fingerprint")
@@ -155,7 +195,7 @@ func build(conn *nftables.Conn, steps []step) error {
 // kernel reports an errno only. Each trial ends with a message that always fails, so that none takes effect.
 func culprit(ctx context.Context, steps []step, opts Options, cause error) error {
 	if errors.Is(cause, syscall.EPERM) {
-		return fmt.Errorf("apply policy: %w; it takes CAP_NET_ADMIN in the network namespace", cause)
+		return needsAdmin(cause)
 	}
 	poison := step{"a name that does not exist", func(c *nftables.Conn) error {
 		c.DelChain(&nftables.Chain{Table: &nftables.Table{Name: "rempart", Family: nftables.TableFamilyINet},
@@ -174,6 +214,10 @@ func culprit(ctx context.Context, steps []step, opts Options, cause error) error
 	}
 	return fmt.Errorf("apply policy: the kernel refuses %s: %w; the previous rules stay in force",
 		steps[bad-1].what, cause)
+}
+
+func needsAdmin(cause error) error {
+	return fmt.Errorf("apply policy: %w; it takes CAP_NET_ADMIN in the network namespace", cause)
 }
 
 // onlyPoison tells whether a trial failed by its last message alone: ENOENT, once.

@@ -107,6 +107,10 @@ func (f *present) has(name string) bool {
 
 // applyLasting is Apply for a Ruleset with sets that are kept.
 func applyLasting(ctx context.Context, rs filter.Ruleset, opts Options) error {
+	steps, err := withdraw(rs, opts)
+	if err != nil {
+		return err
+	}
 	for i := range rs.Tables {
 		t := &rs.Tables[i]
 		before, err := find(ctx, t, opts)
@@ -119,15 +123,13 @@ func applyLasting(ctx context.Context, rs filter.Ruleset, opts Options) error {
 		if before, err = find(ctx, t, opts); err != nil {
 			return fmt.Errorf("apply policy: read table %s %s: %w", t.Family, t.Name, err)
 		}
-		steps, err := planInto(t, before)
+		more, err := planInto(t, before)
 		if err != nil {
 			return err
 		}
-		if err := carryOut(ctx, filter.Ruleset{Tables: rs.Tables[i : i+1]}, steps, opts); err != nil {
-			return err
-		}
+		steps = append(steps, more...)
 	}
-	return nil
+	return carryOut(ctx, rs, steps, opts)
 }
 
 // fill adds the sets that are missing, complete or not at all. No rule asks them yet.
@@ -143,7 +145,7 @@ func fill(ctx context.Context, t *filter.Table, before *present, opts Options) e
 			}
 		}
 	}
-	if !missing {
+	if !missing && before != nil {
 		return nil
 	}
 	if err := send(p.steps, opts); err != nil {

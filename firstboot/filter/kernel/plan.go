@@ -128,6 +128,8 @@ func keyType(t filter.Type) (nftables.SetDatatype, error) {
 		return nftables.TypeICMPType, nil
 	case filter.TypeICMP6:
 		return nftables.TypeICMP6Type, nil
+	case filter.TypeEther:
+		return nftables.TypeEtherType, nil
 	case filter.TypeProto:
 		return nftables.TypeInetProto, nil
 	}
