@@ -43,6 +43,13 @@ func (v *validator) bridgedZones() {
 		routed(v.places.find(pair.At, "masquerade[%d].from", i), "masquerade", pair.From)
 		routed(v.places.find(pair.At, "masquerade[%d].to", i), "masquerade", pair.To)
 	}
+	for _, n := range v.p.NAT.Sources {
+		routed(n.At, "nat", n.From)
+		routed(n.At, "nat", n.To)
+	}
+	for _, m := range v.p.NAT.Mappings {
+		routed(m.At, "nat", m.Zone)
+	}
 	for i, f := range v.p.Forwards {
 		routed(v.places.find(f.At, "forwards[%d].from", i), "forwards", f.From)
 	}

@@ -64,8 +64,8 @@ func TestProbes(t *testing.T) {
 	}
 }
 
-// routed leaves out the probes of what bridges pass: kernels of build machines rarely have nf_conntrack_bridge, so those
-// are tried in booted guests, by test/run.
+// routed leaves out the probes of what bridges pass: kernels of build machines rarely have nf_conntrack_bridge, so
+// those are tried in booted guests, by test/run.
 func routed(probes []filter.Probe) []filter.Probe {
 	return slices.DeleteFunc(probes, func(p filter.Probe) bool { return p.Bridge != "" })
 }
