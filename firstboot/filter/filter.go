@@ -15,8 +15,10 @@
 // In the input and forward hooks answers and ICMP errors of known connections pass first, then what is invalid is
 // dropped, then come loopback, the admin path, what IPv6 needs to live, and then the pair of zones is looked up: by
 // link and the few ranges of that link, first for the source and then for the destination, so the cost does not grow
-// with the policy. In the chain of the pair the profile's lines stand in their order; what reaches
-// its end is counted and dropped.
+// with the policy. In the chain of the pair the profile's lines stand in their order; what reaches its end is counted
+// and dropped. Where 16 or more lines in a row do the same, so that their order among each other means nothing, lookups
+// take their place: one for each combination of fields, so a packet pays for kinds of lines and not for lines. Each
+// element says which line it is from.
 //
 // # Why addresses and links are compared one by one
 //
@@ -28,8 +30,9 @@
 // of the source only new connections meet them. Lists in a line of the policy are sets all the same: a lost first
 // packet is sent again.
 //
-// The sets of the profile may be large. Each is named after its content, and package filter/kernel puts it in before
-// the rules that ask it and keeps it as long as it is wanted: over 100 reloads of two policies no packet was lost.
+// The sets of the profile and those of merged lines may be large. Each is named after its content, and package
+// filter/kernel puts it in before the rules that ask it and keeps it as long as it is wanted: over 100 reloads of two
+// policies with different ones no packet was lost.
 //
 // # What it deliberately does not do
 //

@@ -60,6 +60,7 @@ func (c *compiler) pairChain(name, from, to string) string {
 			}
 		}
 	}
+	c.merge(&ch)
 	if !final && from != profiles.Self {
 		c.logDrop(&ch, from, from+" -> "+to)
 		ch.add("default: "+from+" -> "+to, c.counter(name), drop)

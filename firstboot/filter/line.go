@@ -184,7 +184,10 @@ func numbers(types []uint16) []Range {
 func (c *compiler) act(ch *Chain, n int, proto profiles.Protocol, v6 bool, do []Expr) {
 	r := &c.profile.Policy[n]
 	comment := "policy: " + r.From + " -> " + r.To + at(r.At)
-	add := func(more ...Expr) { ch.add(comment, slices.Concat(do, more)...) }
+	add := func(more ...Expr) {
+		ch.add(comment, slices.Concat(do, more)...)
+		ch.Rules[len(ch.Rules)-1].At = r.At
+	}
 	if r.Log != "" {
 		add(c.counter(ch.Name+".log"), Rate{logsPerMinute, time.Minute, logBurst}, Log{r.Log + ": "})
 	}

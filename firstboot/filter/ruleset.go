@@ -1,6 +1,10 @@
 package filter
 
-import "time"
+import (
+	"time"
+
+	"rempart/profiles"
+)
 
 // Ruleset is what Compile returns: tables that are replaced as a whole. Its zero value is nothing at all.
 type Ruleset struct {
@@ -55,6 +59,7 @@ type Element struct {
 	Key     []Range
 	Verdict Verdict // of a MapVerdict
 	Port    uint16  // of a MapPort
+	Comment string  // place of the profile it comes from: "14:5"; not of a map
 }
 
 // Chain is a list of rules. Without Base it is only reached by a verdict.
@@ -90,6 +95,7 @@ type Rule struct {
 	// Comment says which part of the profile the rule comes from. It travels into the kernel, cut to
 	// MaxComment bytes, and into error messages.
 	Comment string
+	At      profiles.Pos // the same place, where it is one line of the policy
 }
 
 // MaxComment is the longest comment nft(8) takes, in bytes (NFTNL_UDATA_COMMENT_MAXLEN is 128 with its NUL).

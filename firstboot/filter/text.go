@@ -88,6 +88,9 @@ func (s *Set) write(b *strings.Builder) {
 			key = append(key, s.Key[k].format(r))
 		}
 		text := strings.Join(key, " . ")
+		if e.Comment != "" {
+			text += ` comment "` + e.Comment + `"`
+		}
 		switch s.Map {
 		case MapVerdict:
 			text += " : " + e.Verdict.text()

@@ -36,13 +36,17 @@ func pick(t *testing.T, p *profiles.Profile, what string, match func(filter.Prob
 func TestReload(t *testing.T) {
 	t.Run("rules", func(t *testing.T) { testReload(t, filtertest.OneArmed()) })
 	t.Run("sets", func(t *testing.T) { testReload(t, withSets(filtertest.OneArmed())) })
+	t.Run("merged", func(t *testing.T) { testReload(t, withLines(filtertest.OneArmed(), 10)) })
 }
+
+// sender is the host whose connections and datagrams may pass.
+var sender = netip.MustParseAddr("10.9.0.7")
 
 // withSets is the profile with its one accepting line behind a large set that knows the sender.
 func withSets(p *profiles.Profile) *profiles.Profile {
 	var members profiles.Ranges
 	for i := range 20_000 {
-		a := netip.AddrFrom4([4]byte{10, 9, 0, 7})
+		a := sender
 		if i > 0 {
 			a = netip.AddrFrom4([4]byte{172, byte(16 + i>>14), byte(i >> 6), byte(i << 2)})
 		}
@@ -50,6 +54,25 @@ func withSets(p *profiles.Profile) *profiles.Profile {
 	}
 	p.Sets = []profiles.Set{{Name: "members", Ranges: members}}
 	p.Policy[1].Matches = []profiles.Match{{SourceSets: []string{"members"}}}
+	return p
+}
+
+// merged is how many lines withLines adds.
+const merged = 600
+
+// withLines is the profile with its one accepting line behind lines that become sets: single hosts, and prefixes with
+// ranges of ports. Another variant has other sets.
+func withLines(p *profiles.Profile, variant byte) *profiles.Profile {
+	for i := range merged {
+		m := profiles.Match{Protocol: profiles.UDP, Ports: []profiles.PortRange{{First: 6660, Last: 6660 + uint16(i%2)*10}},
+			Sources: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, variant, byte(i), byte(i >> 8)}), 32)}}
+		if i < 2 { // the sender is among them, in either set
+			m.Sources = []netip.Prefix{netip.PrefixFrom(sender, 32)}
+		}
+		p.Policy = append(p.Policy, profiles.Rule{From: "dmz", To: "internet", Action: profiles.Accept,
+			Matches: []profiles.Match{m}})
+	}
+	p.Policy[1].Matches = []profiles.Match{{Protocol: profiles.TCP}}
 	return p
 }
 
@@ -62,7 +85,7 @@ func testReload(t *testing.T, p *profiles.Profile) {
 	rules := []filter.Ruleset{compile(t, p), compile(t, withMoreRules(p))}
 	l.load(t, rules[0])
 	allowed := l.fill(pick(t, p, "dmz -> internet tcp", func(x filter.Probe) bool {
-		return x.Pass && x.From == "dmz" && x.To == "internet" && x.Protocol == profiles.TCP && x.Src.Is4()
+		return x.Pass && x.From == "dmz" && x.To == "internet" && x.Protocol == profiles.TCP && x.Src == sender
 	}))
 	denied := l.fill(pick(t, p, "internet -> dmz udp", func(x filter.Probe) bool {
 		return !x.Pass && x.From == "internet" && x.To == "dmz" && x.Protocol == profiles.UDP && x.Src.Is4()
@@ -161,6 +184,9 @@ func refused(rs filter.Ruleset) filter.Ruleset {
 // withMoreRules is the profile with one harmless line more, so that reloading changes something.
 func withMoreRules(p *profiles.Profile) *profiles.Profile {
 	q := *p
+	if len(p.Policy) > merged {
+		return withLines(filtertest.OneArmed(), 20) // other sets, and the old ones go
+	}
 	q.Policy = append(append([]profiles.Rule{}, p.Policy...), profiles.Rule{From: "home", To: profiles.Self,
 		Action: profiles.Accept, Matches: []profiles.Match{{Protocol: profiles.UDP,
 			Ports: []profiles.PortRange{{First: 33000, Last: 33000}}}}})

@@ -192,7 +192,11 @@ func setElements(in *filter.Set) ([]nftables.SetElement, error) {
 		for _, part := range e.Key {
 			el.Key = append(el.Key, part.First...)
 			el.KeyEnd = append(el.KeyEnd, part.Last...)
+			for len(in.Key) > 1 && len(el.Key)%reg32Size != 0 { // each part fills whole registers
+				el.Key, el.KeyEnd = append(el.Key, 0), append(el.KeyEnd, 0)
+			}
 		}
+		el.Comment = e.Comment
 		switch in.Map {
 		case filter.MapVerdict:
 			v, err := verdict(e.Verdict)
