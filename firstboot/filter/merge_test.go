@@ -1,4 +1,4 @@
-package filter
+package filter_test
 
 import (
 	"bytes"
@@ -6,18 +6,19 @@ import (
 	"slices"
 	"testing"
 
+	"rempart/firstboot/filter"
 	"rempart/firstboot/filter/filtertest"
 	"rempart/profiles"
 )
 
 // packet is the fields of a packet that the rules of these tests look at.
-type packet map[Field][]byte
+type packet map[filter.Field][]byte
 
 // decides is the end of the first rule that matches a packet, by the words of the nft manual.
-func decides(t *testing.T, table *Table, rules []Rule, p packet) []Expr {
+func decides(t *testing.T, table *filter.Table, rules []filter.Rule, p packet) []filter.Expr {
 	t.Helper()
-	within := func(f Field, list ...Range) bool {
-		return slices.ContainsFunc(list, func(r Range) bool {
+	within := func(f filter.Field, list ...filter.Range) bool {
+		return slices.ContainsFunc(list, func(r filter.Range) bool {
 			return p[f] != nil && bytes.Compare(r.First, p[f]) <= 0 && bytes.Compare(p[f], r.Last) <= 0
 		})
 	}
@@ -25,10 +26,10 @@ func decides(t *testing.T, table *Table, rules []Rule, p packet) []Expr {
 		matches := true
 		for i, e := range r.Do {
 			switch e := e.(type) {
-			case Match:
+			case filter.Match:
 				matches = matches && within(e.Field, e.Ranges...)
-			case Lookup:
-				matches = matches && slices.ContainsFunc(table.Set(e.Set).Elements, func(el Element) bool {
+			case filter.Lookup:
+				matches = matches && slices.ContainsFunc(table.Set(e.Set).Elements, func(el filter.Element) bool {
 					for k, f := range e.Fields {
 						if !within(f, el.Key[k]) {
 							return false
@@ -53,32 +54,25 @@ func decides(t *testing.T, table *Table, rules []Rule, p packet) []Expr {
 // neighbours, in all combinations that lines of the policy can tell apart, and with packets by chance.
 func TestMergeDecidesAlike(t *testing.T) {
 	for _, p := range []*profiles.Profile{filtertest.Merged(), filtertest.Many(300)} {
-		c, err := newCompiler(p)
+		table, plain, merged, err := filter.PlainAndMerged(p, "net", "servers")
 		if err != nil {
 			t.Fatal(err)
 		}
-		var plain Chain
-		for i := range p.Policy {
-			c.policyLine(&plain, i, "net", "servers")
-		}
-		merged := Chain{Rules: slices.Clone(plain.Rules)}
-		c.merge(&merged)
-		if len(merged.Rules)*2 > len(plain.Rules) {
-			t.Errorf("%s: %d rules became %d; want less than half", p.Name, len(plain.Rules), len(merged.Rules))
+		if len(merged)*2 > len(plain) {
+			t.Errorf("%s: %d rules became %d; want less than half", p.Name, len(plain), len(merged))
 		}
 		tried := 0
 		try := func(x packet) {
 			tried++
-			want, got := decides(t, &c.table, plain.Rules, x), decides(t, &c.table, merged.Rules, x)
+			want, got := decides(t, table, plain, x), decides(t, table, merged, x)
 			if !slices.Equal(want, got) {
 				t.Fatalf("%s: packet %x: merged rules decide %v; want %v", p.Name, x, got, want)
 			}
 		}
 		var packets []packet
-		for _, r := range plain.Rules {
-			compared, _ := split(&r)
+		for _, r := range plain {
 			corners := []packet{{}}
-			for _, m := range compared {
+			for _, m := range filter.Compared(&r) {
 				var more []packet
 				for _, x := range corners {
 					for _, r := range m.Ranges {
@@ -108,14 +102,14 @@ func TestMergeDecidesAlike(t *testing.T) {
 			}
 			try(mixed)
 		}
-		t.Logf("%s: %d rules became %d, %d packets", p.Name, len(plain.Rules), len(merged.Rules), tried)
+		t.Logf("%s: %d rules became %d, %d packets", p.Name, len(plain), len(merged), tried)
 	}
 }
 
 // around is the ends of a range and what is next to them.
-func around(r Range) [][]byte {
+func around(r filter.Range) [][]byte {
 	out := [][]byte{r.First, r.Last}
-	if next, ok := following(r.Last); ok {
+	if next, ok := filter.Following(r.Last); ok {
 		out = append(out, next)
 	}
 	before := slices.Clone(r.First)
@@ -129,17 +123,17 @@ func around(r Range) [][]byte {
 
 // Rules that overlap in part never meet in one set, and one that another holds is not kept.
 func TestKeepApart(t *testing.T) {
-	make2 := func(a, b, c, d byte) box {
-		return box{ranges: []Range{{First: []byte{a}, Last: []byte{b}}, {First: []byte{c}, Last: []byte{d}}}}
+	make2 := func(a, b, c, d byte) filter.Box {
+		return filter.NewBox(filter.Range{First: []byte{a}, Last: []byte{b}}, filter.Range{First: []byte{c}, Last: []byte{d}})
 	}
-	apart, others := keepApart([]box{make2(0, 9, 0, 9), make2(2, 3, 4, 5), make2(5, 12, 5, 12), make2(10, 20, 0, 4),
-		make2(13, 14, 4, 9)})
+	apart, others := filter.KeepApart([]filter.Box{make2(0, 9, 0, 9), make2(2, 3, 4, 5), make2(5, 12, 5, 12),
+		make2(10, 20, 0, 4), make2(13, 14, 4, 9)})
 	if len(apart) != 2 || len(others) != 2 {
-		t.Errorf("keepApart = %v, %v; want two apart, two others, one dropped", apart, others)
+		t.Errorf("KeepApart = %v, %v; want two apart, two others, one dropped", apart, others)
 	}
 	for i, a := range apart {
 		for _, b := range apart[i+1:] {
-			if a.meets(b) {
+			if a.Meets(b) {
 				t.Errorf("%v and %v are in one set", a, b)
 			}
 		}

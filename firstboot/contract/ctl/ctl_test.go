@@ -26,7 +26,8 @@ func joined(t *testing.T, handle func(context.Context, Request) int) *Client {
 	c := NewClient(near)
 	t.Cleanup(func() {
 		c.Close()
-		if err := <-served; err != nil && !errors.Is(err, io.ErrClosedPipe) {
+		// A client that goes while it still sends input breaks off in the middle of a frame.
+		if err := <-served; err != nil && !errors.Is(err, io.ErrClosedPipe) && !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("Serve = %v", err)
 		}
 	})

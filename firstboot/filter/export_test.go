@@ -1,0 +1,43 @@
+package filter
+
+import (
+	"slices"
+
+	"rempart/profiles"
+)
+
+// Box is box.
+type Box = box
+
+// NewBox makes a box of ranges.
+func NewBox(ranges ...Range) Box { return box{ranges: ranges} }
+
+// Meets is meets.
+func (b Box) Meets(other Box) bool { return b.meets(other) }
+
+// KeepApart and Following are what their small namesakes are.
+var (
+	KeepApart = keepApart
+	Following = following
+)
+
+// PlainAndMerged are the rules of all lines between two zones as they are and merged, and the table of their sets.
+func PlainAndMerged(p *profiles.Profile, from, to string) (table *Table, plain, merged []Rule, err error) {
+	c, err := newCompiler(p)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	var ch Chain
+	for i := range p.Policy {
+		c.policyLine(&ch, i, from, to)
+	}
+	plain = slices.Clone(ch.Rules)
+	c.merge(&ch)
+	return &c.table, plain, ch.Rules, nil
+}
+
+// Compared is what a rule compares before it does anything else.
+func Compared(r *Rule) []Match {
+	compared, _ := split(r)
+	return compared
+}
