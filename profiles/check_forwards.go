@@ -97,7 +97,7 @@ func (v *validator) forwards() {
 		}
 		v.forwardPorts(f, i)
 		v.arrival(f, i, known)
-		v.target(f, i, known)
+		v.targets(f, i, known)
 	}
 }
 
@@ -248,7 +248,7 @@ func (v *validator) forwardOverlaps() {
 			return
 		}
 		for _, g := range v.p.Forwards[:i] {
-			if f.From == g.From && f.Protocol == g.Protocol && f.To == g.To && f.SNAT != g.SNAT {
+			if f.From == g.From && f.Protocol == g.Protocol && f.SNAT != g.SNAT && shareTarget(f, g) {
 				v.reject(f.At, "write it the same way in both",
 					"forwards: %s from zone %s leads to %s with and without snat, see %s",
 					f.Protocol, clip(f.From), f.To, g.At)

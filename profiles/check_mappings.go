@@ -24,9 +24,9 @@ func (v *validator) mappings() {
 			v.mappedInside(m, in)
 		}
 		for _, f := range v.p.Forwards {
-			if m.Inside.Contains(f.To) {
+			if k := slices.IndexFunc(f.Targets(), m.Inside.Contains); k >= 0 {
 				v.reject(in, "write a policy line for the port instead of the forward",
-					"nat.map: %s is the target of the forward at %s too", f.To, f.At)
+					"nat.map: %s is the target of the forward at %s too", f.Targets()[k], f.At)
 				break
 			}
 		}

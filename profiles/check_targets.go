@@ -6,7 +6,30 @@ import (
 	"slices"
 )
 
-// target checks where a forward leads to.
+// targets checks where a forward leads to.
+func (v *validator) targets(f Forward, i int, known bool) {
+	at := v.places.find(f.At, "forwards[%d].to", i)
+	if n := len(f.Others) + 1; n > maxTargets {
+		v.reject(at, "", "forwards: %d targets, expected at most %d", n, maxTargets)
+		return
+	}
+	for k, one := range f.Single() {
+		if slices.Contains(f.Targets()[:k], one.To) {
+			v.reject(at, "remove one", "forwards: %s comes twice", one.To)
+		}
+		if one.To.Is4() != f.To.Is4() {
+			v.reject(at, "", "forwards: %s and %s are of two address families", f.To, one.To)
+			continue
+		}
+		v.target(one, i, known)
+	}
+}
+
+func shareTarget(f, g Forward) bool {
+	return slices.ContainsFunc(f.Targets(), func(a netip.Addr) bool { return slices.Contains(g.Targets(), a) })
+}
+
+// target checks one host that a forward leads to.
 func (v *validator) target(f Forward, i int, known bool) {
 	at := v.places.find(f.At, "forwards[%d].to", i)
 	if problem, hint := v.checkNeighbour(f.To); problem != "" {

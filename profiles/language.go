@@ -234,9 +234,10 @@ func forwardFields() table[forwardDraft] {
 			decode: func(r *reader, v value, into *forwardDraft) { into.tcp, into.tcpAt = r.ports(v) }},
 		{name: "udp", doc: "UDP ports as they arrive: 80, 8000-8010, or a list.", kind: ports,
 			decode: func(r *reader, v value, into *forwardDraft) { into.udp, into.udpAt = r.ports(v) }},
-		{name: "to", doc: "Where to: an address or a host of this profile, with :PORT for another port.",
-			kind:     eitherOf(textLike(`^(\[[0-9a-fA-F.:]+\]|[0-9a-z.-]+|[0-9a-fA-F:.]+)(:[0-9]{1,5})?$`), shortHost()),
-			required: true, decode: readTarget},
+		{name: "to", doc: "Where to: an address or a host of this profile, with :PORT for another port; or a list of" +
+			" these, which share the clients. Whether a target works is not looked at.",
+			kind: oneOrMore(eitherOf(textLike(`^(\[[0-9a-fA-F.:]+\]|[0-9a-z.-]+|[0-9a-fA-F:.]+)(:[0-9]{1,5})?$`),
+				shortHost())), required: true, decode: readTargets},
 		{name: "snat", doc: "self: the target sees the guest's own address as the sender. Needed where its answers would" +
 			" not come back through the guest.", kind: oneWordOf("self"), decode: readSNAT},
 		{name: "address", doc: "Only what is sent to this address of the guest, where it has several.",
@@ -244,7 +245,8 @@ func forwardFields() table[forwardDraft] {
 		{name: "source", doc: "Only from these addresses, prefixes, hosts or sets.",
 			kind:   oneOrMore(eitherOf(textLike(hostPattern), textLike(prefixPattern))),
 			decode: readForwardSource},
-		{name: "balance", doc: "How several targets share the traffic.", later: "remove it, and name one target"},
+		{name: "balance", doc: "How several targets share the clients: source, the only way and the default. A client has" +
+			" one target, by its address.", kind: oneWordOf(balanceSource), decode: readBalance},
 	}
 }
 

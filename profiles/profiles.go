@@ -87,6 +87,7 @@ const (
 	maxPorts     = 256
 	maxPairs     = 1024
 	maxForwards  = 1024
+	maxTargets   = 64 // of one forward
 	maxHosts     = 4096
 )
 

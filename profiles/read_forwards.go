@@ -155,9 +155,11 @@ func (r *reader) addForwards(item value, d forwardDraft, proto Protocol, ports [
 		return
 	}
 	for _, from := range d.from {
-		for _, to := range d.to {
-			if len(d.to) > 1 && !(r.arrives(from.text, to) && d.speaks(to)) {
-				continue // a host with both families, reached in one
+		byFamily := targetsByFamily(d.to)
+		for _, targets := range byFamily {
+			to := targets[0]
+			if len(byFamily) > 1 && !(r.arrives(from.text, to) && d.speaks(to)) {
+				continue // hosts with both families, reached in one
 			}
 			i := len(r.p.Forwards)
 			r.places.put(from.at, "forwards[%d].from", i)
@@ -171,10 +173,29 @@ func (r *reader) addForwards(item value, d forwardDraft, proto Protocol, ports [
 				r.places.put(at, "forwards[%d].sources[%d]", i, j)
 			}
 			r.p.Forwards = append(r.p.Forwards, Forward{From: from.text, Protocol: proto, Ports: ports, To: to,
-				ToPort: d.toPort, SNAT: d.snat, Address: d.address, Sources: d.sources, SourceSets: d.sourceSets,
+				Others: append([]netip.Addr(nil), targets[1:]...), ToPort: d.toPort, SNAT: d.snat, Address: d.address,
+				Sources: d.sources, SourceSets: d.sourceSets,
 				At: item.pos()})
 		}
 	}
+}
+
+// targetsByFamily parts targets, IPv4 first.
+func targetsByFamily(all []netip.Addr) (parts [][]netip.Addr) {
+	var v4, v6 []netip.Addr
+	for _, a := range all {
+		if a.Is4() {
+			v4 = append(v4, a)
+		} else {
+			v6 = append(v6, a)
+		}
+	}
+	for _, part := range [][]netip.Addr{v4, v6} {
+		if len(part) > 0 {
+			parts = append(parts, part)
+		}
+	}
+	return parts
 }
 
 // speaks tells whether what an entry says of addresses leaves room for the family of a.
@@ -226,29 +247,51 @@ func (r *reader) ports(v value) (all []PortRange, places []Pos) {
 	return all, places
 }
 
-func readTarget(r *reader, v value, d *forwardDraft) {
-	const what = "an address or a host of this profile, with :PORT for another port"
-	d.toAt = v.pos()
-	text, ok := r.dotted(v, what)
-	if !ok {
-		return
+// balanceSource is what balance says: by the address of the client.
+const balanceSource = "source"
+
+func readBalance(r *reader, v value, _ *forwardDraft) {
+	if text, ok := r.word(v, balanceSource); ok && text != balanceSource {
+		r.expected(v, balanceSource, "")
 	}
-	host, port := splitTarget(text)
-	if port != "" {
-		n, ok := parsePort(port)
-		if !ok {
-			r.rejectAt(v.pos(), "", "%s: expected a port from 1 to %d after the colon, found %s", v.name, maxPort, quote(port))
-			return
+}
+
+const targetForms = "an address or a host of this profile, with :PORT for another port"
+
+func readTargets(r *reader, v value, d *forwardDraft) {
+	d.toAt = v.pos()
+	for i, item := range r.items(v, targetForms, maxTargets) {
+		to, port, ok := r.target(item)
+		switch {
+		case !ok:
+		case i > 0 && port != d.toPort:
+			r.rejectAt(item.pos(), "write the same port after each, or none", "%s: the targets have different ports", v.name)
+		default:
+			d.to, d.toPort = append(d.to, to...), port
 		}
-		d.toPort = n
+	}
+}
+
+// target reads one target: an address, or the addresses of a host, one of each family.
+func (r *reader) target(v value) (to []netip.Addr, port uint16, ok bool) {
+	text, ok := r.dotted(v, targetForms)
+	if !ok {
+		return nil, 0, false
+	}
+	host, digits := splitTarget(text)
+	if digits != "" {
+		if port, ok = parsePort(digits); !ok {
+			r.rejectAt(v.pos(), "", "%s: expected a port from 1 to %d after the colon, found %s", v.name, maxPort,
+				quote(digits))
+			return nil, 0, false
+		}
 	}
 	if !strings.HasPrefix(host, ".") && !looksNumeric(host) || r.hostNamed(host) != nil {
-		d.to = r.hostTargets(v, host)
-		return
+		to = r.hostTargets(v, host)
+		return to, port, len(to) > 0
 	}
-	if a, ok := r.address(v, host); ok {
-		d.to = []netip.Addr{a}
-	}
+	a, ok := r.address(v, host)
+	return []netip.Addr{a}, port, ok
 }
 
 // splitTarget parts "10.9.0.2:8080", "[fd00::2]:8080" and "web:8080"; a bare IPv6 address is whole.
@@ -278,20 +321,14 @@ func splitTarget(text string) (host, port string) {
 // hostTargets are the addresses a forward to a host means: one of each family.
 func (r *reader) hostTargets(v value, name string) []netip.Addr {
 	all := r.hostAddresses(v, name)
-	var v4, v6 []netip.Addr
-	for _, a := range all {
-		if a.Is4() {
-			v4 = append(v4, a)
-		} else {
-			v6 = append(v6, a)
+	for _, part := range targetsByFamily(all) {
+		if len(part) > 1 {
+			r.rejectAt(v.pos(), "write the address meant", "%s: host %s has several addresses of one family",
+				v.name, quote(name))
+			return nil
 		}
 	}
-	if len(v4) > 1 || len(v6) > 1 {
-		r.rejectAt(v.pos(), "write the address meant", "%s: host %s has several addresses of one family",
-			v.name, quote(name))
-		return nil
-	}
-	return append(v4, v6...)
+	return all
 }
 
 func readSNAT(r *reader, v value, d *forwardDraft) {

@@ -210,23 +210,6 @@ type PortRange struct {
 	Last  uint16 `json:"last"`
 }
 
-// Forward sends what arrives for the guest's own address on to a host behind it (destination NAT). The policy need
-// not repeat it: a forwarded flow is accepted.
-type Forward struct {
-	From     string      `json:"from"` // zone it arrives from
-	Protocol Protocol    `json:"protocol"`
-	Ports    []PortRange `json:"ports"` // as they arrive
-	To       netip.Addr  `json:"to"`
-	ToPort   uint16      `json:"to_port,omitempty"` // 0: unchanged; else the port First maps to, ranges keep their order
-	SNAT     bool        `json:"snat,omitempty"`    // the target sees the guest's own address as source
-	// Address is the one of the guest's addresses it is about; zero: any.
-	Address netip.Addr `json:"address,omitzero"`
-	// Sources and the members of SourceSets are who may use it; both empty: everybody in the zone.
-	Sources    []netip.Prefix `json:"sources,omitempty"`
-	SourceSets []string       `json:"source_sets,omitempty"`
-	At         Pos            `json:"at"`
-}
-
 // Set is a name for many addresses, for policy lines.
 type Set struct {
 	Name   string `json:"name"`

@@ -23,6 +23,39 @@ const (
 // Has tells whether a family is among them.
 func (f Families) Has(v6 bool) bool { return f == BothFamilies || v6 == (f == OnlyIPv6) }
 
+// Forward sends what arrives for the guest's own address on to a host behind it (destination NAT). The policy need
+// not repeat it: a forwarded flow is accepted.
+type Forward struct {
+	From     string      `json:"from"` // zone it arrives from
+	Protocol Protocol    `json:"protocol"`
+	Ports    []PortRange `json:"ports"` // as they arrive
+	To       netip.Addr  `json:"to"`
+	// Others are further targets, of To's family: each client has one of them all, by a hash of its address.
+	Others []netip.Addr `json:"others,omitempty"`
+	ToPort uint16       `json:"to_port,omitempty"` // 0: unchanged; else the port First maps to, ranges keep their order
+	SNAT   bool         `json:"snat,omitempty"`    // the target sees the guest's own address as source
+	// Address is the one of the guest's addresses it is about; zero: any.
+	Address netip.Addr `json:"address,omitzero"`
+	// Sources and the members of SourceSets are who may use it; both empty: everybody in the zone.
+	Sources    []netip.Prefix `json:"sources,omitempty"`
+	SourceSets []string       `json:"source_sets,omitempty"`
+	At         Pos            `json:"at"`
+}
+
+// Targets are all hosts a forward leads to.
+func (f *Forward) Targets() []netip.Addr { return append([]netip.Addr{f.To}, f.Others...) }
+
+// Single are the forwards to one target each that a forward is made of.
+func (f *Forward) Single() []Forward {
+	var out []Forward
+	for _, a := range f.Targets() {
+		one := *f
+		one.To, one.Others = a, nil
+		out = append(out, one)
+	}
+	return out
+}
+
 // NAT is address translation beyond masquerading and forwards.
 type NAT struct {
 	Sources  []SourceNAT `json:"sources,omitempty"` // the first that fits counts, and all before Masquerade

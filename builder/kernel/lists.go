@@ -136,6 +136,9 @@ func Preload(p *profiles.Profile) []string {
 		names = append(names, "nf_conntrack_bridge") // answers to what was accepted between members of a bridge
 	}
 	if p == nil || len(p.Masquerade) > 0 || len(p.Forwards) > 0 || len(p.NAT.Sources) > 0 || len(p.NAT.Mappings) > 0 {
+		if p != nil && slices.ContainsFunc(p.Forwards, func(f profiles.Forward) bool { return len(f.Others) > 0 }) {
+			names = append(names, "nft_hash")
+		}
 		names = append(names, "nft_chain_nat", "nft_nat", "nft_masq", "nft_redir")
 	}
 	return append(names, linkModules(p)...)

@@ -11,8 +11,14 @@ func checkForward(p *profiles.Profile, f *profiles.Forward, bad func(profiles.Po
 	if f.Protocol != profiles.TCP && f.Protocol != profiles.UDP {
 		bad(f.At, "forward: protocol %q: want tcp or udp", f.Protocol)
 	}
-	if a := f.To; !a.IsValid() || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.Is4In6() || a.Zone() != "" {
-		bad(f.At, "forward: %v is no address a connection can be sent to", f.To)
+	for _, a := range f.Targets() {
+		if !a.IsValid() || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.Is4In6() || a.Zone() != "" ||
+			isV6(a) != isV6(f.To) {
+			bad(f.At, "forward: %v is no address a connection can be sent to", a)
+		}
+		if isOwn(p, a) {
+			bad(f.At, "forward: %v is this machine's own address; allow the port to self instead", a)
+		}
 	}
 	if len(f.Ports) == 0 {
 		bad(f.At, "forward: no ports given")
@@ -24,9 +30,6 @@ func checkForward(p *profiles.Profile, f *profiles.Forward, bad func(profiles.Po
 		case f.ToPort != 0 && int(f.ToPort)+int(ports.Last-ports.First) > 65535:
 			bad(f.At, "forward: ports %d-%d to %d: would end above 65535", ports.First, ports.Last, f.ToPort)
 		}
-	}
-	if isOwn(p, f.To) {
-		bad(f.At, "forward: %v is this machine's own address; allow the port to self instead", f.To)
 	}
 	if a := f.Address; a.IsValid() && (isV6(a) != isV6(f.To) || !isOwn(p, a)) {
 		bad(f.At, "forward: %v is no address of this machine in the family of %v", a, f.To)
@@ -81,8 +84,8 @@ func checkNAT(p *profiles.Profile, named func(pos profiles.Pos, what, name strin
 			bad(m.At, "nat: %v and %v cannot be mapped to each other", m.Outside, m.Inside)
 		}
 		for k := range p.Forwards {
-			if f := &p.Forwards[k]; m.Inside.Contains(f.To) {
-				bad(m.At, "nat: %v is the target of a forward too%s", f.To, at(f.At))
+			if f := &p.Forwards[k]; slices.ContainsFunc(f.Targets(), m.Inside.Contains) {
+				bad(m.At, "nat: %v has the target of a forward too%s", m.Inside, at(f.At))
 			}
 		}
 	}

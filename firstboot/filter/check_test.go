@@ -106,7 +106,7 @@ func TestCompileRefuses(t *testing.T) {
 		{"mapping of a forward's target", func(p *profiles.Profile) {
 			p.NAT.Mappings = []profiles.Mapping{{Zone: "internet", Outside: netip.MustParsePrefix("100.64.0.2/32"),
 				Inside: netip.MustParsePrefix("192.168.0.102/32")}}
-		}, "is the target of a forward too"},
+		}, "has the target of a forward too"},
 		{"too many translations", func(p *profiles.Profile) { p.NAT.Mappings = make([]profiles.Mapping, 5000) },
 			"the profile is too large"},
 		{"forward to loopback", func(p *profiles.Profile) { p.Forwards[0].To = netip.MustParseAddr("127.0.0.1") },

@@ -113,7 +113,8 @@ func check(p *profiles.Profile) error {
 		named(f.At, "forward", f.From)
 		checkForward(p, f, bad)
 		for k := range p.Forwards[:i] {
-			if g := &p.Forwards[k]; g.From == f.From && g.To == f.To && g.Protocol == f.Protocol && g.SNAT != f.SNAT {
+			if g := &p.Forwards[k]; g.From == f.From && g.Protocol == f.Protocol && g.SNAT != f.SNAT &&
+				slices.ContainsFunc(f.Targets(), func(a netip.Addr) bool { return slices.Contains(g.Targets(), a) }) {
 				bad(f.At, "forward: %s to %v is forwarded with and without snat; write it the same way in both", f.From, f.To)
 			}
 		}

@@ -111,7 +111,7 @@ func forwardAt(p *profiles.Profile, f flow, addressed bool) (*profiles.Forward, 
 		}
 		for _, r := range fw.Ports {
 			if inRange(r, f.port) {
-				return fw, mapped(fw, r).First + (f.port - r.First)
+				return targetFor(fw, f.src), mapped(fw, r).First + (f.port - r.First)
 			}
 		}
 	}

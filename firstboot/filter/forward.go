@@ -132,7 +132,10 @@ func exactly(f *profiles.Forward) []Expr {
 
 // acceptForward lets the connections of a forward through.
 func (c *compiler) acceptForward(ch *Chain, f *profiles.Forward) {
-	if c.space.has(f.From, isV6(f.To)) {
-		ch.add(forwardComment(f), append(exactly(f), accept)...)
+	if !c.space.has(f.From, isV6(f.To)) {
+		return
+	}
+	for _, one := range f.Single() {
+		ch.add(forwardComment(&one), append(exactly(&one), accept)...)
 	}
 }

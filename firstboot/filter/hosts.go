@@ -23,6 +23,7 @@ func (b *prober) special(zone string) []netip.Prefix {
 			list = append(append(list, f.Sources...), setPrefixes(b.p, f.SourceSets)...)
 		}
 	}
+	list = append(list, b.sharers(zone)...)
 	for _, s := range b.p.NAT.Sources {
 		if s.From == zone {
 			list = append(list, s.Clients...)
@@ -144,5 +145,5 @@ func (b *prober) taken(a netip.Addr) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(b.p.Forwards, func(f profiles.Forward) bool { return f.To == a })
+	return slices.ContainsFunc(b.p.Forwards, func(f profiles.Forward) bool { return slices.Contains(f.Targets(), a) })
 }

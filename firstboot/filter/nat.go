@@ -68,15 +68,21 @@ func isAddr(e Expr, v6 bool) bool {
 
 // translate adds the rules of one forward, the n-th of the profile.
 func (c *compiler) translate(ch *Chain, f *profiles.Forward, n int, own Field) {
-	v6 := isV6(f.To)
+	v6, targets := isV6(f.To), f.Single()
 	add := func(ports []Range, to DestinationNAT) {
-		to.To, to.IPv6, to.Field = addrRange(span{f.To, f.To}), v6, portOf(f)
-		for _, from := range c.addresses(srcField(v6), f.Sources, f.SourceSets, v6) {
-			do := append([]Expr{Match{own, []Range{local()}}}, from...)
-			if f.Address.IsValid() {
-				do = append(do, Match{dstField(v6), []Range{addrRange(span{f.Address, f.Address})}})
+		for k, one := range targets {
+			to.To, to.IPv6, to.Field = addrRange(span{one.To, one.To}), v6, portOf(f)
+			for _, from := range c.addresses(srcField(v6), f.Sources, f.SourceSets, v6) {
+				do := append([]Expr{Match{own, []Range{local()}}}, from...)
+				if f.Address.IsValid() {
+					do = append(do, Match{dstField(v6), []Range{addrRange(span{f.Address, f.Address})}})
+				}
+				do = append(do, Match{portOf(f), ports})
+				if len(targets) > 1 {
+					do = append(do, Share{v6, uint32(len(targets)), uint32(k)})
+				}
+				ch.add(forwardComment(&one), append(do, to)...)
 			}
-			ch.add(forwardComment(f), append(do, Match{portOf(f), ports}, to)...)
 		}
 	}
 	if f.ToPort == 0 {

@@ -237,19 +237,24 @@ func (b *prober) through(probe Probe, fw *profiles.Forward, port uint16) (Probe,
 // aroundForwards adds what a host may ask of a forward's target without going through the forward.
 func (b *prober) aroundForwards(src host) {
 	for i := range b.p.Forwards {
-		fw := &b.p.Forwards[i]
-		out, _ := linkTo(b.p, fw.To)
-		if fw.From != src.zone || isV6(fw.To) != isV6(src.addr) || out == nil || fw.To == src.addr {
-			continue
+		for _, fw := range b.p.Forwards[i].Single() {
+			b.around(src, &fw)
 		}
-		to := b.zoneOf(out.Name, fw.To)
-		if to == "" || to == src.zone && out.Name == src.link {
-			continue
-		}
-		port := mapped(fw, fw.Ports[0]).First
-		r := decide(b.p, flow{src.zone, to, src.addr, fw.To, fw.Protocol, port})
-		b.add(b.between(src, host{to, out.Name, fw.To}, knock{fw.Protocol, port}, r))
 	}
+}
+
+func (b *prober) around(src host, fw *profiles.Forward) {
+	out, _ := linkTo(b.p, fw.To)
+	if fw.From != src.zone || isV6(fw.To) != isV6(src.addr) || out == nil || fw.To == src.addr {
+		return
+	}
+	to := b.zoneOf(out.Name, fw.To)
+	if to == "" || to == src.zone && out.Name == src.link {
+		return
+	}
+	port := mapped(fw, fw.Ports[0]).First
+	r := decide(b.p, flow{src.zone, to, src.addr, fw.To, fw.Protocol, port})
+	b.add(b.between(src, host{to, out.Name, fw.To}, knock{fw.Protocol, port}, r))
 }
 
 // zoneOf is the zone an address of a link is in, or empty.

@@ -102,7 +102,7 @@ type Rule struct {
 const MaxComment = 127
 
 // Expr is one step of a rule. The set of implementations is closed: Match, Bits, Lookup, Count, Verdict, Reject,
-// DestinationNAT, SourceNAT, MapPrefix, Masquerade, ClampMSS, Rate, LimitSource, CountSource, Log.
+// Share, DestinationNAT, SourceNAT, MapPrefix, Masquerade, ClampMSS, Rate, LimitSource, CountSource, Log.
 type Expr interface{ text() string }
 
 // Match continues when the selected value is in one of the ranges.
@@ -194,6 +194,12 @@ type DestinationNAT struct {
 	Port    uint16 // 0: unchanged, unless PortMap is given
 	PortMap string // name of a MapPort set: destination port -> new one
 	Field   Field  // TCPDPort or UDPDPort: what PortMap is asked with
+}
+
+// Share continues for one part of the senders: those whose address the kernel's hash gives the number Part of Of.
+type Share struct {
+	IPv6     bool
+	Of, Part uint32
 }
 
 // SourceNAT gives the connection another source: the address, or one of several, always the same for a client.

@@ -18,12 +18,15 @@ func (c *compiler) sourceNAT() {
 		ch := Chain{Name: "srcnat/" + z.Name}
 		for i := range c.profile.Forwards {
 			f := &c.profile.Forwards[i]
-			switch {
-			case f.From != z.Name || !c.space.has(z.Name, isV6(f.To)):
-			case f.SNAT:
-				ch.add(forwardComment(f), append(exactly(f), Masquerade{})...)
-			default:
-				c.hairpin(&ch, f)
+			if f.From != z.Name || !c.space.has(z.Name, isV6(f.To)) {
+				continue
+			}
+			for _, one := range f.Single() {
+				if f.SNAT {
+					ch.add(forwardComment(&one), append(exactly(&one), Masquerade{})...)
+					continue
+				}
+				c.hairpin(&ch, &one)
 			}
 		}
 		c.fromZone(&rules, ch, z.Name)

@@ -273,6 +273,10 @@ func natFamily(v6 bool) (word string, t Type) {
 	return "ip", TypeIPv4
 }
 
+func (s Share) text() string {
+	return fmt.Sprintf("jhash %s mod %d seed 0x%x %d", srcField(s.IPv6), s.Of, ShareSeed, s.Part)
+}
+
 func (s SourceNAT) text() string {
 	word, typ := natFamily(s.IPv6)
 	text := "snat " + word + " to " + typ.format(one(s.To.First))

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -170,7 +171,7 @@ func (l *lab) host(t *testing.T, link string, a netip.Addr) *node {
 
 func (l *lab) isTarget(a netip.Addr) bool {
 	for _, f := range l.profile.Forwards {
-		if f.To == a {
+		if slices.Contains(f.Targets(), a) {
 			return true
 		}
 	}

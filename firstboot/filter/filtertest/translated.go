@@ -65,6 +65,13 @@ func Translated() *profiles.Profile {
 			{From: "net", Protocol: profiles.TCP, Ports: ports(443), To: addr("10.2.0.11"), At: line(24)},
 			{From: "net", Protocol: profiles.UDP, Ports: ports(500), To: web6, Sources: prefixes("2001:db8:9::/48"),
 				At: line(25)},
+			// Several hosts share the clients, at a port and a range of their own.
+			{From: "net", Protocol: profiles.TCP, Ports: ports(9000), To: addr("10.2.0.31"), ToPort: 9090,
+				Others: []netip.Addr{addr("10.2.0.32"), addr("10.2.0.33")}, At: line(30)},
+			{From: "net", Protocol: profiles.TCP, Ports: []profiles.PortRange{{First: 9100, Last: 9102}}, To: addr("fd00:2::31"),
+				ToPort: 9200, Others: []netip.Addr{addr("fd00:2::32")}, At: line(31)},
+			{From: "inside", Protocol: profiles.TCP, Ports: ports(9000), To: addr("10.1.0.31"),
+				Others: []netip.Addr{addr("10.1.0.32")}, At: line(32)},
 			// A range moves one to one, across a port that is its own.
 			{From: "net", Protocol: profiles.UDP, Ports: []profiles.PortRange{{First: 7000, Last: 7009}}, To: web6,
 				ToPort: 7005, At: line(26)},

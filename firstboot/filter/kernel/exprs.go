@@ -169,6 +169,8 @@ func (t *translator) one(e filter.Expr) error {
 		}
 	case filter.DestinationNAT:
 		return t.destinationNAT(e)
+	case filter.Share:
+		return t.share(e)
 	case filter.SourceNAT:
 		return t.sourceNAT(e)
 	case filter.MapPrefix:

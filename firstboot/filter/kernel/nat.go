@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/google/nftables/binaryutil"
@@ -16,6 +17,21 @@ func nfproto(v6 bool) uint32 {
 		return unix.NFPROTO_IPV6
 	}
 	return unix.NFPROTO_IPV4
+}
+
+// share hashes the source address, and compares the number that gives.
+func (t *translator) share(s filter.Share) error {
+	field, length := filter.IPSAddr, uint32(4)
+	if s.IPv6 {
+		field, length = filter.IP6SAddr, 16
+	}
+	if err := t.load(field, reg1); err != nil {
+		return err
+	}
+	t.emit(&expr.Hash{SourceRegister: reg1, DestRegister: reg1, Length: length, Modulus: s.Of, Seed: filter.ShareSeed,
+		Type: expr.HashTypeJenkins},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: binary.NativeEndian.AppendUint32(nil, s.Part)})
+	return nil
 }
 
 func (t *translator) sourceNAT(s filter.SourceNAT) error {
