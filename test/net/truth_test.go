@@ -212,3 +212,75 @@ func TestTruthTwoLegs(t *testing.T) {
 		t.Errorf("nmap from inside finds %v open; want 22", got)
 	}
 }
+
+func TestTruthXenFirewall(t *testing.T) {
+	p := builtin(t, "xen-firewall")
+	l := newLab(t, p)
+	const (
+		admin, admin6   = "ethadm1 10.0.0.7", "ethadm1 fd00:a::7"
+		internet        = "ethwan1 198.51.100.7"
+		internet6       = "ethwan1 2001:db8::7"
+		office, office6 = "ethlan3 10.1.3.7", "ethlan3 fd00:1:3::7"
+		other           = "ethlan4 10.1.4.7"
+		shop, mail      = "ethdmz1 10.2.1.10", "ethdmz2 10.2.2.25"
+		staff, staff6   = "staff 10.3.10.7", "staff fd00:3:10::7"
+		guest, guest6   = "guests 10.3.30.7", "guests fd00:3:30::7"
+		server, server6 = "brsrv 10.4.0.7", "brsrv fd00:4::7"
+	)
+	for _, port := range []string{"22", "25", "80", "443", "445", "5432"} {
+		for _, place := range []string{admin, internet, office, shop, mail, staff, guest, server, server6} {
+			l.at(t, place).serve(t, ":"+port)
+		}
+		l.fw.serve(t, ":"+port)
+	}
+	l.load(t, compile(t, p))
+	l.truth(t, []row{
+		// The way in is the admin's network, and nobody else's.
+		{admin, "nc -z -w 2 10.0.0.1 22", "ok"},
+		{admin6, "nc -6 -z -w 2 fd00:a::1 22", "ok"},
+		{admin, "nc -z -w 1 10.0.0.1 80", ""},
+		{office, "nc -z -w 1 10.1.3.1 22", ""},
+		{office, "nc -z -w 1 10.0.0.1 22", ""},
+		{staff6, "nc -6 -z -w 1 fd00:3:10::1 22", ""},
+		{server, "nc -z -w 1 10.4.0.1 22", ""},
+		{office, "ping -c 1 -W 2 10.1.3.1", "ok"},
+		{guest, "ping -c 1 -W 1 10.3.30.1", ""},
+		// Offices reach servers and the Internet, and not each other, nor guests them.
+		{office, "curl -sS -m 3 http://10.4.0.7/", "seen from 10.1.3.7"},
+		{office6, "curl -sS -m 3 http://[fd00:4::7]/", "seen from fd00:1:3::7"},
+		{office, "nc -z -w 2 10.4.0.7 445", "ok"},
+		{office, "nc -z -w 1 10.4.0.7 5432", ""},
+		{office, "nc -z -w 1 10.4.0.7 22", ""},
+		{admin, "nc -z -w 2 10.4.0.7 22", "ok"},
+		{office, "curl -sS -m 3 http://198.51.100.7/", "seen from 203.0.113.2"},
+		{office, "nc -z -w 1 10.1.4.7 80", ""},
+		{other, "ping -c 1 -W 1 10.1.3.7", ""},
+		{staff, "curl -sS -m 3 http://10.4.0.7:443/", "seen from 10.3.10.7"},
+		{staff, "nc -z -w 1 10.4.0.7 445", ""},
+		{staff, "ping -c 1 -W 2 198.51.100.7", "ok"},
+		{guest, "curl -sS -m 3 http://198.51.100.7/", "seen from 203.0.113.2"},
+		{guest6, "curl -sS -m 3 http://[2001:db8::7]/", "seen from fd00:3:30::7"},
+		{guest, "nc -z -w 1 198.51.100.7 25", ""},
+		{guest, "nc -z -w 1 10.4.0.7 80", ""},
+		{guest6, "nc -6 -z -w 1 fd00:4::7 80", ""},
+		{server, "curl -sS -m 3 http://198.51.100.7/", "seen from 203.0.113.2"},
+		{server, "nc -z -w 1 10.1.3.7 80", ""},
+		{server, "ping -c 1 -W 1 198.51.100.7", ""},
+		// The exposed ones: asked from the Internet by the forwards only, and with business with one port of the servers.
+		{internet, "curl -sS -m 3 --interface 198.51.100.7 http://203.0.113.2/", "seen from 198.51.100.7"},
+		{internet, "nc -s 198.51.100.7 -z -w 2 203.0.113.2 25", "ok"},
+		{internet, "nc -s 198.51.100.7 -z -w 1 203.0.113.2 22", ""},
+		{internet, "nc -s 198.51.100.7 -z -w 1 10.2.1.10 80", ""},
+		{internet, "ping -I 198.51.100.7 -c 1 -W 1 203.0.113.2", ""},
+		{internet6, "nc -6 -s 2001:db8::7 -z -w 1 fd00:4::7 80", ""},
+		{internet6, "ping -6 -I 2001:db8::7 -c 1 -W 1 2001:db8:1::2", ""},
+		{shop, "nc -z -w 2 10.4.0.7 5432", "ok"},
+		{shop, "nc -z -w 1 10.4.0.7 80", ""},
+		{shop, "nc -z -w 1 10.2.2.25 25", ""},
+		{mail, "nc -z -w 1 10.1.3.7 80", ""},
+	})
+	got := l.at(t, internet).openPorts(t, "-S", "198.51.100.7", "-e", "eth0", "-sS", "-p", "1-1024", "203.0.113.2")
+	if strings.Join(got, " ") != "25 80 443" {
+		t.Errorf("nmap from the Internet finds %v open; want 25 80 443", got)
+	}
+}
