@@ -130,8 +130,8 @@ func (v *validator) links() {
 			macs[l.MAC] = *l
 		}
 		v.mtu(l)
-		if len(l.Addresses) == 0 && !l.DHCP && !v.places.spoilt("links.%s.address", l.Name) && !v.silent(l) {
-			v.reject(l.At, "an address with prefix length such as 192.168.0.1/24, or dhcp", "missing links.%s.address",
+		if len(l.Addresses) == 0 && !l.DHCP && !l.Auto && !v.places.spoilt("links.%s.address", l.Name) && !v.silent(l) {
+			v.reject(l.At, "an address with prefix length such as 192.168.0.1/24, or dhcp, or auto", "missing links.%s.address",
 				clip(l.Name))
 		}
 		for j, own := range l.Addresses {
@@ -277,18 +277,22 @@ func (v *validator) subnets() {
 	}
 }
 
-// gateways checks the default routes.
+// gateways checks the default routes: of a family there is one, or it is said which of several is taken.
 func (v *validator) gateways() {
-	first := map[bool]string{} // by whether it is IPv4: what gives the default route already
+	first := map[bool][]defaultRoute{} // by whether it is IPv4
 	for i := range v.p.Links {
-		if l := &v.p.Links[i]; l.DHCP {
-			at := v.places.find(l.At, "links.%s.dhcp", l.Name)
-			if other, twice := first[true]; twice {
-				v.reject(at, "one default route per address family is all this version does",
-					"links.%s.address: dhcp brings a second IPv4 gateway beside %s", clip(l.Name), other)
-			} else {
-				first[true] = "dhcp on link " + clip(l.Name)
+		l := &v.p.Links[i]
+		for _, learnt := range []struct {
+			on, four   bool
+			word, what string
+		}{{l.DHCP, true, "dhcp", "that by DHCP on link "}, {l.Auto, false, "auto", "that of the routers on link "}} {
+			if !learnt.on || l.Accept.NoDefault {
+				continue
 			}
+			at := v.places.find(l.At, "links.%s.%s", l.Name, learnt.word)
+			d := defaultRoute{learnt.what + clip(l.Name), l.Accept.Metric}
+			v.secondDefault(first[learnt.four], d, at, "links."+clip(l.Name)+".address")
+			first[learnt.four] = append(first[learnt.four], d)
 		}
 	}
 	for i := range v.p.Links {
@@ -299,13 +303,12 @@ func (v *validator) gateways() {
 			if !v.gateway(l, g, at, name) {
 				continue
 			}
-			family := g.Addr.Is4()
-			if other, twice := first[family]; twice {
-				v.reject(at, "one default route per address family is all this version does",
-					"%s: %s is a second gateway beside %s", name, g.Addr, other)
-				continue
+			if g.Metric > maxMetric {
+				v.reject(at, "", "%s: metric %d, expected 1 to %d", name, g.Metric, maxMetric)
 			}
-			first[family] = fmt.Sprintf("%s of link %s", g.Addr, clip(l.Name))
+			d := defaultRoute{fmt.Sprintf("%s of link %s", g.Addr, clip(l.Name)), g.Metric}
+			v.secondDefault(first[g.Addr.Is4()], d, at, name)
+			first[g.Addr.Is4()] = append(first[g.Addr.Is4()], d)
 		}
 	}
 }

@@ -20,6 +20,7 @@ const (
 	macPattern     = `^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$`
 	pciPattern     = `^([0-9a-fA-F]{1,8}:)?[0-9a-fA-F]{1,2}:[01]?[0-9a-fA-F]\.[0-7]$`
 	driverPattern  = `^[A-Za-z0-9_-]{1,32}$`
+	clientPattern  = `^[A-Za-z0-9_.:-]{1,64}$`
 	portsPattern   = `^[0-9]{1,5}(-[0-9]{1,5})?$`
 	rangePattern   = `^[0-9a-fA-F.:]+(/[0-9]{1,3}|-[0-9a-fA-F.:]+)?$`
 	limitPattern   = `^[0-9]{1,7}/[smhd]( burst [0-9]{1,7})?$`
@@ -109,14 +110,19 @@ func linkFields() table[Link] {
 		{name: "match", doc: "What the NIC is found by: {mac: ADDRESS}, {pci: ADDRESS}, {driver: NAME} or {xen: NUMBER}; of" +
 			" several all must hold. When more than one NIC fits the link stays closed.",
 			kind: filled(nicFields().schema()), decode: readMatch},
-		{name: "address", doc: "Address with prefix length, such as 192.168.0.1/24 or fd00::1/64; or dhcp; or a list" +
-			" of these.",
-			kind:   oneOrMore(eitherOf(oneWordOf("dhcp"), textLike(subnetPattern))),
+		{name: "address", doc: "Address with prefix length, such as 192.168.0.1/24 or fd00::1/64; or dhcp for IPv4 from" +
+			" a DHCP server; or auto for IPv6 from router advertisements; or a list of these.",
+			kind:   oneOrMore(eitherOf(oneWordOf("dhcp", "auto"), textLike(subnetPattern))),
 			decode: readAddresses},
 		{name: "gateway", doc: "Default gateway: an address, {via: ADDRESS, onlink: true} for one outside the link's" +
 			" subnets, or a list of one per address family.",
 			kind:   oneOrMore(eitherOf(textLike(addressPattern), gatewayFields().schema())),
 			decode: readGateways},
+		{name: "accept", doc: "What is taken of what DHCP servers and routers say: {default: false, dns: false," +
+			" metric: 600}.",
+			kind: filled(believedFields().schema()), decode: readBelieved},
+		{name: "client_id", doc: "What DHCP servers know this link by. Default: its hardware address.",
+			kind: textLike(clientPattern), decode: readClientID},
 		{name: "routes", doc: "Static routes by this link: {to: PREFIX, via: ADDRESS}, or a list.",
 			kind: oneOrMore(routeFields().schema()), decode: readLinkRoutes},
 		{name: "mtu", doc: "Largest packet in bytes, " + strconv.Itoa(minMTU) + " to " + strconv.Itoa(maxMTU) +
@@ -132,6 +138,11 @@ func gatewayFields() table[Gateway] {
 		{name: "via", doc: "Address of the gateway.", kind: textLike(addressPattern), required: true, decode: readVia},
 		{name: "onlink", doc: "true: the gateway answers on this link although its address is in none of the link's subnets.",
 			kind: yesOrNo(), decode: readOnLink},
+		{name: "metric", doc: "Which of several gateways of a family is taken: that with the lowest metric.",
+			kind: numberIn(1, maxMetric), decode: func(r *reader, v value, g *Gateway) {
+				n, _ := r.integer(v, 1, maxMetric, "")
+				g.Metric = uint32(n)
+			}},
 	}
 }
 

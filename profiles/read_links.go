@@ -123,7 +123,7 @@ func (r *reader) hardware(v value) (string, bool) {
 }
 
 func readAddresses(r *reader, v value, l *Link) {
-	const what = "an address with prefix length such as 192.168.0.1/24, or dhcp, or a list"
+	const what = "an address with prefix length such as 192.168.0.1/24, or dhcp, or auto, or a list"
 	for _, item := range r.items(v, what, maxAddresses) {
 		text, ok := r.dotted(item, what)
 		if !ok {
@@ -137,8 +137,16 @@ func readAddresses(r *reader, v value, l *Link) {
 			l.DHCP = true
 			r.places.put(item.pos(), "links.%s.dhcp", l.Name)
 			continue
+		case "auto":
+			if l.Auto {
+				r.rejectAt(item.pos(), "remove one", "%s: auto comes twice", item.name)
+			}
+			l.Auto = true
+			r.places.put(item.pos(), "links.%s.auto", l.Name)
+			continue
 		case "instance", "dhcp6", "ra":
-			r.rejectAt(item.pos(), "write the address itself, or dhcp for IPv4 from a DHCP server",
+			r.rejectAt(item.pos(), "write the address itself, or dhcp for IPv4 from a DHCP server, or auto for IPv6 from"+
+				" router advertisements",
 				"%s: %s: not in this version", item.name, text)
 			continue
 		}
@@ -165,8 +173,8 @@ func parseInterfaceAddress(text string) (p netip.Prefix, problem, hint string) {
 	p, err := netip.ParsePrefix(text)
 	switch {
 	case err != nil:
-		return p, "expected an address with prefix length such as 192.168.0.1/24, or dhcp, found " + quote(text),
-			nearest(text, []string{"dhcp"})
+		return p, "expected an address with prefix length such as 192.168.0.1/24, or dhcp, or auto, found " + quote(text),
+			nearest(text, []string{"dhcp", "auto"})
 	case p.Addr().Is4In6():
 		return p, "the address " + quote(text) + " is IPv4 in IPv6 clothes", "write it as IPv4"
 	}

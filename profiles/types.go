@@ -54,7 +54,10 @@ type Link struct {
 	MAC       string         `json:"mac,omitempty"`
 	Match     NICMatch       `json:"match,omitzero"` // of a NIC: what else it is found by
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
-	DHCP      bool           `json:"dhcp,omitempty"` // DHCPv4 client
+	DHCP      bool           `json:"dhcp,omitempty"`      // DHCPv4 client
+	Auto      bool           `json:"auto,omitempty"`      // IPv6 addresses by router advertisements
+	ClientID  string         `json:"client_id,omitempty"` // of the DHCP client; empty: the hardware address
+	Accept    Believed       `json:"accept,omitzero"`
 	Gateways  []Gateway      `json:"gateways,omitempty"`
 	Routes    []Route        `json:"routes,omitempty"`
 	MTU       int            `json:"mtu,omitempty"` // bytes; 0: leave the NIC's own
@@ -77,6 +80,17 @@ type Link struct {
 type Gateway struct {
 	Addr   netip.Addr `json:"addr"`
 	OnLink bool       `json:"on_link,omitempty"` // reachable although in none of the link's subnets
+	Metric uint32     `json:"metric,omitempty"`  // the lowest wins; 0: earlier lines of the profile before later ones
+}
+
+// Believed says what is taken of what DHCP servers and router advertisements say. Its zero value takes everything.
+type Believed struct {
+	Metric    uint32         `json:"metric,omitempty"`     // of their routes; 0: 512 and more by DHCP, 1024 and more else
+	NoDefault bool           `json:"no_default,omitempty"` // no default route
+	NoDNS     bool           `json:"no_dns,omitempty"`     // no name servers and no search domain
+	Servers   []netip.Addr   `json:"servers,omitempty"`    // DHCP servers; empty: all
+	Routers   []netip.Addr   `json:"routers,omitempty"`    // link-local; empty: all
+	Prefixes  []netip.Prefix `json:"prefixes,omitempty"`   // what advertised prefixes must be in; empty: any
 }
 
 // RouteType is what becomes of packets by a route that leads nowhere.

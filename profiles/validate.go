@@ -35,6 +35,7 @@ func (v *validator) profile() {
 	v.ports()
 	v.subnets()
 	v.gateways()
+	v.learning()
 	v.routes()
 	v.routingRules()
 	v.zones()
@@ -87,9 +88,9 @@ func (v *validator) zoneNames() []string {
 	return all
 }
 
-// has tells whether a link has an address of the family of a, of its own or by DHCP.
+// has tells whether a link has an address of the family of a, of its own or learnt.
 func (l *Link) has(a netip.Addr) bool {
-	if a.Is4() && l.DHCP {
+	if a.Is4() && l.DHCP || !a.Is4() && l.Auto {
 		return true
 	}
 	for _, own := range l.Addresses {
@@ -117,7 +118,7 @@ func (l *Link) leadsOut() bool {
 			return true
 		}
 	}
-	return l.DHCP || len(l.Gateways) > 0
+	return (l.DHCP || l.Auto) && !l.Accept.NoDefault || len(l.Gateways) > 0
 }
 
 // reaches tells whether hosts in a prefix can be on the link or behind its gateway.
@@ -127,7 +128,7 @@ func (l *Link) reaches(p netip.Prefix) bool {
 			return true
 		}
 	}
-	if p.Addr().Is4() && l.DHCP {
+	if p.Addr().Is4() && l.DHCP || !p.Addr().Is4() && l.Auto {
 		return true
 	}
 	for _, route := range l.Routes {

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"rempart/builder/virtualnet"
+	"rempart/firstboot/contract/hardware"
 	"rempart/firstboot/filter"
 	"rempart/profiles"
 )
@@ -33,6 +35,20 @@ func (b *Bench) addSegment(i int, l profiles.Link) (*segment, error) {
 		s.gateways[g.Addr.Is6()] = g.Addr
 		addresses = append(addresses, s.onLink(g.Addr))
 	}
+	mac := s.nextMAC()
+	if l.Auto {
+		own := b.macs[l.Name]
+		if own == nil {
+			return nil, fmt.Errorf("packet test of %s: link %s makes its address from a hardware address that its kernel "+
+				"chooses; give it a mac", b.profile.Name, l.Name)
+		}
+		prefix, router := b.advertised(i, l)
+		s.own = append(slices.Clip(s.own), netip.PrefixFrom(hardware.Address(prefix, own), prefix.Bits()))
+		s.gateways[true] = prefix.Addr().Next()
+		addresses = append(addresses, netip.PrefixFrom(s.gateways[true], prefix.Bits()),
+			netip.PrefixFrom(router, router.BitLen()))
+		s.ServeRA(virtualnet.Advertisement{Router: router, Prefix: prefix, Time: leaseTime}, mac)
+	}
 	if l.DHCP {
 		subnet, err := b.leaseSubnet(i)
 		if err != nil {
@@ -45,12 +61,14 @@ func (b *Bench) addSegment(i int, l profiles.Link) (*segment, error) {
 		s.own = append([]netip.Prefix{lease}, s.own...)
 		s.gateways[false] = server
 		addresses = append(addresses, netip.PrefixFrom(server, subnet.Bits()))
-		mac := s.nextMAC()
+		if len(l.Accept.Servers) > 0 {
+			return nil, fmt.Errorf("packet test of %s: link %s takes leases from %s only, which is not here; remove "+
+				"accept.servers for the test", b.profile.Name, l.Name, l.Accept.Servers[0])
+		}
 		s.ServeDHCP(virtualnet.Lease{Address: lease, Server: server, Time: leaseTime}, mac)
-		return s, b.addRouter(s, mac, addresses)
 	}
 	if len(addresses) > 0 {
-		return s, b.addRouter(s, s.nextMAC(), addresses)
+		return s, b.addRouter(s, mac, addresses)
 	}
 	s.injector = s.NewInjector()
 	return s, nil
@@ -90,6 +108,22 @@ func (b *Bench) routesBehind(s *segment, h *virtualnet.Host) error {
 		}
 	}
 	return nil
+}
+
+// advertised is what the router of a link that configures itself says: its address, and a prefix that no other link has
+// (unique local, RFC 4193, unless the profile names what it must be in).
+func (b *Bench) advertised(link int, l profiles.Link) (prefix netip.Prefix, router netip.Addr) {
+	base := netip.MustParseAddr("fd72:6d70:7465:7374::").As16()
+	base[6], base[7] = 0xa0, byte(link)
+	router = netip.MustParseAddr("fe80::1")
+	if len(l.Accept.Routers) > 0 {
+		router = l.Accept.Routers[0]
+	}
+	prefix = netip.PrefixFrom(netip.AddrFrom16(base), 64)
+	if len(l.Accept.Prefixes) > 0 {
+		prefix = netip.PrefixFrom(l.Accept.Prefixes[0].Addr(), 64)
+	}
+	return prefix, router
 }
 
 // leaseSubnet picks the subnet of a DHCP link; two of them never share one.

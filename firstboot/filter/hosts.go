@@ -86,14 +86,20 @@ func (b *prober) pick(link string, ranges spans) netip.Addr {
 	ranges = ranges.minus(union(prefixSpan(linkLocal6)))
 	var wanted []spans
 	for _, d := range documentation {
-		if hasDefault(l, isV6(d.Addr())) {
+		if leads(b.p, l, isV6(d.Addr())) {
 			wanted = append(wanted, ranges.and(union(prefixSpan(d))).minus(b.subnets(l)))
 		}
 	}
 	for _, a := range l.Addresses {
 		wanted = append(wanted, ranges.and(union(prefixSpan(a))))
 	}
-	for _, list := range append(wanted, ranges) {
+	// Behind the gateway of a link that is not the way out, hosts are reached by other links.
+	elsewhere := func(v6 bool) bool {
+		_, ok := defaultMetric(l, v6)
+		return ok && !leads(b.p, l, v6)
+	}
+	rest := slices.DeleteFunc(slices.Clone(ranges), func(s span) bool { return elsewhere(isV6(s.first)) })
+	for _, list := range append(wanted, rest) {
 		for _, s := range list {
 			if a := b.free(s); a.IsValid() {
 				return a

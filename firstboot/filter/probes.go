@@ -143,7 +143,7 @@ func ownAddress(l *profiles.Link, peer netip.Addr) (addr netip.Addr, ok bool) {
 			return a.Addr(), true
 		}
 	}
-	return netip.Addr{}, l.DHCP && !isV6(peer)
+	return netip.Addr{}, l.DHCP && !isV6(peer) || l.Auto && isV6(peer)
 }
 
 func (b *prober) add(p Probe) {

@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -57,7 +58,7 @@ var linkLocal6 = netip.MustParsePrefix("fe80::/10")
 
 // hasFamily tells whether a link speaks a family at all.
 func hasFamily(l *profiles.Link, v6 bool) bool {
-	if l.DHCP && !v6 {
+	if l.DHCP && !v6 || l.Auto && v6 {
 		return true
 	}
 	return slices.ContainsFunc(l.Addresses, func(a netip.Prefix) bool { return isV6(a.Addr()) == v6 })
@@ -65,7 +66,8 @@ func hasFamily(l *profiles.Link, v6 bool) bool {
 
 // hasDefault tells whether a default route leads out by a link.
 func hasDefault(l *profiles.Link, v6 bool) bool {
-	if l.DHCP && !v6 {
+	if l.DHCP && !v6 || l.Auto && v6 {
+		// Also without its default route: what subnet the link will be in nobody knows yet.
 		return true
 	}
 	return slices.ContainsFunc(l.Gateways, func(g profiles.Gateway) bool { return isV6(g.Addr) == v6 }) ||
@@ -200,6 +202,41 @@ func (s *space) has(zone string, v6 bool) bool {
 	return slices.ContainsFunc(s.zones[zone], func(sh share) bool { return len(sh.ranges[family(v6)]) > 0 })
 }
 
+// defaultMetric is how a link's default route of a family stands among those of other links, the lowest first, as
+// package link orders them; false when it has none in the main table.
+func defaultMetric(l *profiles.Link, v6 bool) (uint32, bool) {
+	const static, dhcp, advertised = 100, 512, 1024
+	best, ok := uint32(0), false
+	take := func(metric uint32) {
+		if !ok || metric < best {
+			best, ok = metric, true
+		}
+	}
+	for _, g := range l.Gateways {
+		if isV6(g.Addr) == v6 {
+			take(cmp.Or(g.Metric, static))
+		}
+	}
+	if !l.Accept.NoDefault && l.DHCP && !v6 {
+		take(cmp.Or(l.Accept.Metric, dhcp))
+	}
+	if !l.Accept.NoDefault && l.Auto && v6 {
+		take(cmp.Or(l.Accept.Metric, advertised))
+	}
+	return best, ok
+}
+
+// leads tells whether what has no closer route leaves by a link; what leaves by none does so by any that may.
+func leads(p *profiles.Profile, l *profiles.Link, v6 bool) bool {
+	mine, ok := defaultMetric(l, v6)
+	for i := range p.Links {
+		if other, has := defaultMetric(&p.Links[i], v6); has && (!ok || other < mine) {
+			return false
+		}
+	}
+	return hasDefault(l, v6)
+}
+
 // linkTo is the link by which an address is reached: the one with the closest subnet, else the first with a default
 // route of the family; nil when there is none.
 func linkTo(p *profiles.Profile, a netip.Addr) (*profiles.Link, netip.Prefix) {
@@ -216,7 +253,7 @@ func linkTo(p *profiles.Profile, a netip.Addr) (*profiles.Link, netip.Prefix) {
 		return best, subnet
 	}
 	for i := range p.Links {
-		if hasDefault(&p.Links[i], isV6(a)) {
+		if leads(p, &p.Links[i], isV6(a)) {
 			return &p.Links[i], netip.Prefix{}
 		}
 	}

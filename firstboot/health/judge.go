@@ -128,11 +128,12 @@ func linkFault(r *contract.Report, want profiles.Link) string {
 		return "down"
 	}
 	has := map[netip.Prefix]bool{}
-	four := false
+	four, six := false, false
 	for _, a := range got.Addresses {
 		if prefix, err := netip.ParsePrefix(a); err == nil {
 			has[prefix] = true
 			four = four || prefix.Addr().Is4()
+			six = six || prefix.Addr().Is6() && !slices.Contains(want.Addresses, prefix)
 		}
 	}
 	for _, a := range want.Addresses {
@@ -142,6 +143,9 @@ func linkFault(r *contract.Report, want profiles.Link) string {
 	}
 	if want.DHCP && !four {
 		return "no address by DHCP yet"
+	}
+	if want.Auto && !six {
+		return "no address by router advertisements yet"
 	}
 	return ""
 }

@@ -292,7 +292,7 @@ func (d *differ) addresses() {
 	var add, remove, before []Change
 	for _, a := range d.want.Addresses {
 		i := slices.IndexFunc(d.have.Addresses, func(h Address) bool { return h.Prefix == a.Prefix })
-		if i < 0 || !sameLifetime(d.have.Addresses[i].Valid, a.Valid) {
+		if i < 0 || !sameLifetimes(d.have.Addresses[i], a) {
 			add = append(add, Change{Kind: AddAddress, Address: a})
 		}
 	}
@@ -312,6 +312,10 @@ func (d *differ) addresses() {
 	for _, c := range slices.Concat(before, add, remove) {
 		d.add(c)
 	}
+}
+
+func sameLifetimes(a, b Address) bool {
+	return sameLifetime(a.Valid, b.Valid) && (a.Valid == 0 || (a.Preferred-b.Preferred).Abs() <= lifetimeSlack)
 }
 
 func sameLifetime(a, b time.Duration) bool {

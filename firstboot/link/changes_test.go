@@ -153,8 +153,9 @@ func TestWantLease(t *testing.T) {
 	assigned := []Assignment{{Link: 0, NIC: NIC{Index: 1, MAC: "m"}}, {Link: 1, NIC: NIC{Index: 2, MAC: "m"}}, {Link: 2,
 		NIC: NIC{Index: 3, MAC: "m"}}}
 	leases := map[string]dhcp4.Lease{"wan": lease, "lan": lease, "six": lease}
-	got := Want(plan, assigned, nil, leases, 40*time.Second)
-	if want := []Address{{Prefix: pfx("198.51.100.50/24"), Valid: time.Minute}}; !slices.Equal(got[0].Addresses, want) {
+	got := Want(plan, assigned, nil, Learnt{Leases: leases}, 40*time.Second)
+	if want := []Address{{Prefix: pfx("198.51.100.50/24"), Valid: time.Minute,
+		Preferred: time.Minute}}; !slices.Equal(got[0].Addresses, want) {
 		t.Errorf("addresses = %v; want %v", got[0].Addresses, want)
 	}
 	src := ip("198.51.100.50")
@@ -174,11 +175,11 @@ func TestWantLease(t *testing.T) {
 		}
 	}
 	assigned[0].NIC.MAC = "n"
-	if got := Want(plan, assigned, nil, leases, 40*time.Second); len(got[0].Addresses) != 0 {
+	if got := Want(plan, assigned, nil, Learnt{Leases: leases}, 40*time.Second); len(got[0].Addresses) != 0 {
 		t.Errorf("another NIC was given the lease: %v", got[0].Addresses)
 	}
 	assigned[0].NIC.MAC = "m"
-	if got := Want(plan, assigned, nil, leases, 100*time.Second); len(got[0].Addresses) != 0 {
+	if got := Want(plan, assigned, nil, Learnt{Leases: leases}, 100*time.Second); len(got[0].Addresses) != 0 {
 		t.Errorf("at its end a lease still gives %v", got[0].Addresses)
 	}
 }

@@ -109,7 +109,7 @@ func TestMembers(t *testing.T) {
 		}
 		return out
 	}
-	changes := Changes(have, Want(plan, nics, nil, nil, 0))
+	changes := Changes(have, Want(plan, nics, nil, Learnt{}, 0))
 	if got := find(changes, 1); !slices.Equal(got, []string{"p1: down", "p1: full duplex", "p1: mtu 9000"}) {
 		t.Errorf("without its bond p1: %q; want it down", got)
 	}
@@ -119,7 +119,7 @@ func TestMembers(t *testing.T) {
 		Bridging: &Bridging{STP: true, Delay: 1500}}
 	have = append(have, lag, br)
 	nics = append(nics, Assignment{2, NIC{Index: 10}, ByName}, Assignment{5, NIC{Index: 13}, ByName})
-	want := Want(plan, nics, nil, nil, 0)
+	want := Want(plan, nics, nil, Learnt{}, 0)
 	changes = Changes(have, want)
 	if got := find(changes, 1); !slices.Equal(got, []string{"p1: down", "p1: mtu 9000", "p1: member of interface 10",
 		"p1: up"}) {
@@ -164,7 +164,7 @@ func TestPrimary(t *testing.T) {
 	} {
 		var got []string
 		c.have.Claim = "lag"
-		for _, change := range Changes([]Interface{c.have}, Want(plan, append(assigned, c.more...), nil, nil, 0)) {
+		for _, change := range Changes([]Interface{c.have}, Want(plan, append(assigned, c.more...), nil, Learnt{}, 0)) {
 			if change.Kind == SetPrimary {
 				got = append(got, change.String())
 			}

@@ -131,6 +131,10 @@ func (k *kernel) lookAddresses(all []Interface, place map[int]int) error {
 		}
 		if uint32(a.ValidLft) != math.MaxUint32 { // INFINITY_LIFE_TIME
 			addr.Valid = max(time.Duration(a.ValidLft)*time.Second, time.Second)
+			addr.Preferred = addr.Valid
+			if uint32(a.PreferedLft) != math.MaxUint32 {
+				addr.Preferred = time.Duration(a.PreferedLft) * time.Second
+			}
 		}
 		all[i].Addresses = append(all[i].Addresses, addr)
 	}
@@ -302,9 +306,9 @@ func (k *kernel) do(c Change) error {
 		_, err := k.setSysctl(c.Sysctl, c.Link)
 		return err
 	case AddAddress:
-		seconds := int((c.Address.Valid + time.Second - 1) / time.Second)
-		return k.handle.AddrReplace(dev, &netlink.Addr{IPNet: ipNet(c.Address.Prefix), ValidLft: seconds,
-			PreferedLft: seconds})
+		seconds := func(d time.Duration) int { return int((d + time.Second - 1) / time.Second) }
+		return k.handle.AddrReplace(dev, &netlink.Addr{IPNet: ipNet(c.Address.Prefix),
+			ValidLft: seconds(c.Address.Valid), PreferedLft: seconds(c.Address.Preferred)})
 	case DeleteAddress:
 		err := k.handle.AddrDel(dev, &netlink.Addr{IPNet: ipNet(c.Address.Prefix)})
 		return unless(err, unix.EADDRNOTAVAIL) // it went by itself

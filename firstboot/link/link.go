@@ -1,5 +1,6 @@
 // Package link brings the guest's interfaces to the state the profile declares and keeps them there: names, MTU,
-// addresses, routes, the kernel's network switches, and the DHCPv4 client of an uplink.
+// addresses, routes, the kernel's network switches, and the DHCPv4 and IPv6 autoconfiguration clients of
+// uplinks.
 //
 // It works in three steps, each a function from value to value but the last: Compile turns a profile into a Plan,
 // Match says which NIC is which link, Changes compares what the kernel has with what is wanted, and only the
@@ -10,10 +11,11 @@
 //
 // What it deliberately does not do: filter packets (package filter), answer DHCP (package dhcp), load drivers (PID 1
 // does), touch interfaces that are no NICs and that the profile does not name (a bridge of containers, say), filter
-// between the members of a bridge, or know WireGuard and SLAAC: those widen Link and Interface, not the steps.
+// between the members of a bridge, or know WireGuard: that widens Link and Interface, not the steps.
 package link
 
 import (
+	"cmp"
 	"net/netip"
 	"strings"
 
@@ -37,6 +39,9 @@ type Link struct {
 	Derived   string // of a NIC: the MAC derived from the names of the guest and the link
 	MTU       int    // bytes; 0: leave the NIC's own (or what DHCP says)
 	DHCP      bool   // ask for an IPv4 address
+	ClientID  string // what DHCP servers know the link by; empty: its hardware address
+	Auto      bool   // listen to router advertisements
+	Accept    profiles.Believed
 	Addresses []netip.Prefix
 	Routes    []Route
 	Sysctls   []Sysctl // of this link, in the order to be written, before it is up
@@ -77,6 +82,9 @@ func Compile(p *profiles.Profile) Plan {
 			Derived:   derived[pl.Name],
 			MTU:       pl.MTU,
 			DHCP:      pl.DHCP,
+			Auto:      pl.Auto,
+			Accept:    pl.Accept,
+			ClientID:  pl.ClientID,
 			Addresses: append([]netip.Prefix(nil), pl.Addresses...),
 			Device:    device(pl),
 			Parent:    pl.Parent(),
@@ -107,7 +115,7 @@ func Compile(p *profiles.Profile) Plan {
 				Dst:      netip.PrefixFrom(unspecified(gateway), 0),
 				Gateway:  gateway,
 				OnLink:   g.OnLink,
-				Metric:   metricStatic + uint32(gateways),
+				Metric:   cmp.Or(g.Metric, metricStatic+uint32(gateways)),
 				Protocol: ProtocolStatic,
 			})
 			gateways++
@@ -138,7 +146,7 @@ func derivedMACs(p *profiles.Profile) map[string]string {
 func ways(p *profiles.Profile) int {
 	n := 0
 	for _, l := range p.Links {
-		out := l.DHCP
+		out := l.DHCP && !l.Accept.NoDefault
 		for _, g := range l.Gateways {
 			out = out || g.Addr.Unmap().Is4()
 		}
@@ -150,6 +158,9 @@ func ways(p *profiles.Profile) int {
 }
 
 func hasIPv6(l profiles.Link) bool {
+	if l.Auto {
+		return true
+	}
 	for _, a := range l.Addresses {
 		if a.Addr().Is6() {
 			return true

@@ -89,6 +89,9 @@ func (r *runner) linkReport(place int, l Link, v view, have []Interface, failed 
 			problems = append(problems, "the leased address "+lease.Address.String()+" is not on it")
 		}
 	}
+	if fault := autoFault(l.Auto, r.advertised.current()[l.Name], rep.Addresses); fault != "" {
+		problems = append(problems, fault)
+	}
 	if err := failed[nic.Index]; err != nil {
 		problems = append(problems, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}

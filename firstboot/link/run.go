@@ -74,6 +74,7 @@ func Run(ctx context.Context, env *child.Env) error {
 		retry:   retryFirst,
 		fight:   rate.NewLimiter(rate.Every(time.Second), fightBurst),
 	}
+	r.advertised = newAdvertised(r.uplinks)
 	if err := r.machine(); err != nil {
 		return err // links stay down: they would be up without a switch that protects them
 	}
@@ -93,6 +94,9 @@ type runner struct {
 	kernel  *kernel
 	dirty   chan struct{}
 	uplinks *uplinks
+	// advertised are the other kind of those that learn of links.
+	advertised *advertised
+
 	settled bool
 	retry   time.Duration
 	checked time.Time // when addresses somebody else had were last asked for again
@@ -144,6 +148,11 @@ func (r *runner) loop(ctx context.Context, broken <-chan error) error {
 			timer.Reset(0)
 			soon = true
 			continue
+		case a := <-r.advertised.news:
+			r.advertised.take(a)
+			timer.Reset(0)
+			soon = true
+			continue
 		case <-r.dirty:
 			if !soon {
 				timer.Reset(r.pause())
@@ -183,7 +192,9 @@ func (r *runner) converge(ctx context.Context) (time.Duration, error) {
 			return 0, err
 		}
 		v := r.view(nics, have)
-		want := Want(r.plan, v.assigned, v.spare, r.uplinks.current(), r.uplinks.now())
+		learnt := Learnt{r.uplinks.current(), r.advertised.current()}
+		want := Want(r.plan, v.assigned, v.spare, learnt, r.uplinks.now())
+		mtu6(want, have, r.plan, learnt.Adverts)
 		for _, h := range have {
 			if h.Kept { // lo: the kernel gives it its addresses once it is up
 				want = append(want, Interface{Index: h.Index, Name: h.Name, Up: true, Kept: true})
@@ -203,6 +214,7 @@ func (r *runner) converge(ctx context.Context) (time.Duration, error) {
 		}
 		if len(changes) == 0 || pass > maxPasses || ctx.Err() != nil {
 			r.uplinks.follow(ctx, r.plan, v.assigned, have, r.dirty)
+			r.advertised.follow(ctx, r.plan, v.assigned, have, r.dirty)
 			r.report(v, have, failed)
 			return r.next(failed, len(changes)), nil
 		}

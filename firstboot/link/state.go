@@ -1,11 +1,14 @@
 package link
 
 import (
+	"cmp"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
 
 	"rempart/firstboot/link/dhcp4"
+	"rempart/firstboot/link/slaac"
 	"rempart/profiles"
 )
 
@@ -48,6 +51,8 @@ type Address struct {
 	Prefix netip.Prefix
 	// Valid is how long it stays, from now; 0: for ever.
 	Valid time.Duration
+	// Preferred is how long new connections use it; it counts only with Valid.
+	Preferred time.Duration
 	// Tentative: the kernel still asks whether somebody else has it (RFC 4862 5.4). Only observed.
 	Tentative bool
 	// Duplicate: somebody else has it. Only observed.
@@ -61,6 +66,7 @@ type Protocol uint8
 const (
 	ProtocolKernel Protocol = 2
 	ProtocolStatic Protocol = 4
+	ProtocolRA     Protocol = 9
 	ProtocolDHCP   Protocol = 16
 )
 
@@ -86,9 +92,15 @@ type slot struct {
 
 func (r Route) slot() slot { return slot{r.Dst, r.Table, r.Metric} }
 
-// Want is how the assigned interfaces shall be: the plan, and what DHCP gave to links by name. NICs of spare are
-// closed. It is pure; now is the clock of the leases.
-func Want(plan Plan, assigned []Assignment, spare []NIC, leases map[string]dhcp4.Lease, now time.Duration) []Interface {
+// Learnt is what others say of links, by link.
+type Learnt struct {
+	Leases  map[string]dhcp4.Lease
+	Adverts map[string]slaac.State
+}
+
+// Want is how the assigned interfaces shall be: the plan, and what was learnt. NICs of spare are closed. It is pure;
+// now is the clock of what was learnt.
+func Want(plan Plan, assigned []Assignment, spare []NIC, learnt Learnt, now time.Duration) []Interface {
 	var want []Interface
 	index := map[string]int{}
 	for _, a := range assigned {
@@ -132,8 +144,13 @@ func Want(plan Plan, assigned []Assignment, spare []NIC, leases map[string]dhcp4
 		for _, p := range l.Addresses {
 			w.Addresses = append(w.Addresses, Address{Prefix: p})
 		}
-		if lease, ok := leases[l.Name]; ok && lease.MAC == a.NIC.MAC && lease.Expires > now {
+		if lease, ok := learnt.Leases[l.Name]; ok && lease.MAC == a.NIC.MAC && lease.Expires > now {
 			w.lease(lease, l, uint32(a.Link), now)
+		}
+		if s, ok := learnt.Adverts[l.Name]; ok && l.Auto && s.MAC == a.NIC.MAC {
+			if mac, err := net.ParseMAC(a.NIC.MAC); err == nil && len(mac) == macLen {
+				w.advertised(s, mac, l, uint32(a.Link), now)
+			}
 		}
 		want = append(want, w)
 	}
@@ -146,14 +163,18 @@ func Want(plan Plan, assigned []Assignment, spare []NIC, leases map[string]dhcp4
 // lease adds what DHCP gave. The address carries the lease's end, so that it goes even when this program is dead;
 // the routes name the address as their source, so that the kernel removes them together.
 func (w *Interface) lease(lease dhcp4.Lease, l Link, place uint32, now time.Duration) {
-	w.Addresses = append(w.Addresses, Address{Prefix: lease.Address, Valid: lease.Expires - now})
+	w.Addresses = append(w.Addresses, Address{Prefix: lease.Address, Valid: lease.Expires - now,
+		Preferred: lease.Expires - now})
 	for _, r := range lease.Routes {
+		if r.Dst.Bits() == 0 && l.Accept.NoDefault {
+			continue
+		}
 		w.Routes = append(w.Routes, Route{
 			Dst:      r.Dst,
 			Gateway:  r.Gateway,
 			OnLink:   r.Gateway.IsValid() && !lease.Address.Contains(r.Gateway),
 			Source:   lease.Address.Addr(),
-			Metric:   metricDHCP + place,
+			Metric:   cmp.Or(l.Accept.Metric, metricDHCP+place),
 			Protocol: ProtocolDHCP,
 		})
 	}

@@ -33,9 +33,9 @@ func machineSysctls(p *profiles.Profile) []Sysctl {
 		{"net/ipv6/conf/all/forwarding", flag(v6), "as ip_forward, for IPv6", !v6},
 		// Nothing leaves a NIC before it is configured: no router solicitation, no MLD report, no address probe.
 		{"net/ipv6/conf/default/disable_ipv6", "1", "a NIC is silent until it is configured", true},
-		{"net/ipv6/conf/default/accept_ra", "0", "addresses and routes come from the profile only", true},
-		{"net/ipv6/conf/default/autoconf", "0", "addresses and routes come from the profile only", true},
-		{"net/ipv6/conf/all/accept_ra", "0", "addresses and routes come from the profile only", true},
+		{"net/ipv6/conf/default/accept_ra", "0", "addresses and routes come by this program only", true},
+		{"net/ipv6/conf/default/autoconf", "0", "addresses and routes come by this program only", true},
+		{"net/ipv6/conf/all/accept_ra", "0", "addresses and routes come by this program only", true},
 		{"net/ipv6/conf/all/accept_redirects", "0", "a neighbour must not change our routes", true},
 		{"net/ipv6/conf/default/accept_redirects", "0", "a neighbour must not change our routes", true},
 		{"net/ipv6/conf/all/accept_source_route", "-1", "a sender must not choose the way through us", true},
@@ -115,8 +115,8 @@ func linkSysctls(v6, loose bool) []Sysctl {
 		{v4conf + "promote_secondaries", "1", "removing one address must not remove its subnet's others", false},
 		{v4conf + "proxy_arp", "0", "we answer for our own addresses only", true},
 		{v4conf + "route_localnet", "0", "127.0.0.0/8 never comes from outside", true},
-		{v6conf + "accept_ra", "0", "addresses and routes come from the profile only", true},
-		{v6conf + "autoconf", "0", "addresses and routes come from the profile only", true},
+		{v6conf + "accept_ra", "0", "addresses and routes come by this program only", true},
+		{v6conf + "autoconf", "0", "addresses and routes come by this program only", true},
 		{v6conf + "use_tempaddr", "0", "a router has no private addresses", true},
 		{v6conf + "router_solicitations", "0", "we do not ask for what we do not take", true},
 		// The kernel waits up to this long before duplicate address detection (addrconf.c: addrconf_dad_kick), to keep
@@ -144,7 +144,7 @@ func forwards(p *profiles.Profile) (v4, v6 bool) {
 		return false, false
 	}
 	for _, l := range p.Links {
-		v4 = v4 || l.DHCP
+		v4, v6 = v4 || l.DHCP, v6 || l.Auto
 		for _, a := range l.Addresses {
 			v4 = v4 || a.Addr().Is4()
 			v6 = v6 || a.Addr().Is6()

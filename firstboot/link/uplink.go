@@ -19,6 +19,7 @@ import (
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/link/dhcp4"
+	"rempart/firstboot/link/slaac"
 	"rempart/profiles"
 )
 
@@ -33,6 +34,8 @@ type uplinks struct {
 	mu     sync.Mutex // clients ask for the subnets of the others
 	static map[string][]netip.Prefix
 	leases map[string]dhcp4.Lease
+	// adverts are what routers said, by link; see advertised.
+	adverts func() map[string]slaac.State
 }
 
 type uplink struct {
@@ -55,6 +58,7 @@ func newUplinks(env *child.Env) *uplinks {
 		running: map[string]*uplink{},
 		static:  map[string][]netip.Prefix{},
 		leases:  map[string]dhcp4.Lease{},
+		adverts: func() map[string]slaac.State { return nil },
 	}
 	for _, l := range env.Profile.Links {
 		u.static[l.Name] = l.Addresses
@@ -68,7 +72,6 @@ func newUplinks(env *child.Env) *uplinks {
 			env.Log.Warn("ignored a kept lease", "link", l.Name, "error", err)
 		}
 	}
-	u.writeResolv()
 	return u
 }
 
@@ -141,7 +144,7 @@ func (u *uplinks) follow(ctx context.Context, plan Plan, assigned []Assignment, 
 			c = nil
 		}
 		if c == nil {
-			c = u.start(ctx, l.Name, plan.HostName, a.NIC, poke)
+			c = u.start(ctx, l, plan.HostName, a.NIC, poke)
 			u.running[l.Name] = c
 		}
 		select { // only the newest value matters
@@ -161,15 +164,18 @@ func (u *uplinks) follow(ctx context.Context, plan Plan, assigned []Assignment, 
 // restartPause is the wait before a client whose socket failed is started again.
 const restartPause = 2 * time.Second
 
-func (u *uplinks) start(ctx context.Context, name, host string, nic NIC, poke chan<- struct{}) *uplink {
+func (u *uplinks) start(ctx context.Context, l Link, host string, nic NIC, poke chan<- struct{}) *uplink {
 	ctx, cancel := context.WithCancel(ctx)
 	c := &uplink{nic: nic, cancel: cancel, carrier: make(chan bool, 1)}
+	name := l.Name
 	mac, _ := net.ParseMAC(nic.MAC) // it came from the kernel; the client checks its length
 	cfg := dhcp4.Config{
 		Index:    nic.Index,
 		Name:     name,
 		MAC:      mac,
 		HostName: host,
+		ClientID: l.ClientID,
+		Servers:  l.Accept.Servers,
 		Carrier:  c.carrier,
 		Inside:   func() []netip.Prefix { return u.inside(name) },
 		Changed: func(l *dhcp4.Lease) {
@@ -219,15 +225,8 @@ func (u *uplinks) leaseFile(link string) string {
 
 func (u *uplinks) load(link string) (kept, error) {
 	var k kept
-	b, err := os.ReadFile(u.leaseFile(link))
-	switch {
-	case err != nil:
+	if err := loadKept(u.leaseFile(link), &k); err != nil {
 		return k, err
-	case len(b) > maxKept:
-		return k, fmt.Errorf("%s: %d bytes, more than %d", u.leaseFile(link), len(b), maxKept)
-	}
-	if err := json.Unmarshal(b, &k); err != nil {
-		return k, fmt.Errorf("%s: %w", u.leaseFile(link), err)
 	}
 	if k.Link != link {
 		return k, fmt.Errorf("%s: it is for link %q", u.leaseFile(link), k.Link)
@@ -242,38 +241,77 @@ func (u *uplinks) keep(c leaseChange) error {
 		}
 		return nil
 	}
-	b, err := json.Marshal(kept{c.link, *c.lease})
+	return keepFile(u.leaseFile(c.link), kept{c.link, *c.lease})
+}
+
+// keepFile and loadKept are for files of this program's own, as JSON.
+func keepFile(name string, value any) error {
+	b, err := json.Marshal(value)
 	if err != nil {
 		return err
 	}
-	return writeWhole(u.leaseFile(c.link), b)
+	return writeWhole(name, b)
+}
+
+func loadKept(name string, into any) error {
+	b, err := os.ReadFile(name)
+	switch {
+	case err != nil:
+		return err
+	case len(b) > maxKept:
+		return fmt.Errorf("%s: %d bytes, more than %d", name, len(b), maxKept)
+	}
+	if err := json.Unmarshal(b, into); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
 }
 
 // writeResolv writes what the leases say about name servers, in the order of the links.
 func (u *uplinks) writeResolv() {
 	file := u.path(contract.ResolvPath)
-	text := resolv(u.env.Profile, u.current())
+	text := resolv(u.env.Profile, u.current(), u.adverts(), u.now())
 	if old, err := os.ReadFile(file); err == nil && bytes.Equal(old, text) {
 		return
 	}
 	if err := writeWhole(file, text); err != nil {
-		u.env.Log.Warn("name servers learnt by DHCP are not written", "error", err)
+		u.env.Log.Warn("name servers learnt are not written", "error", err)
 	}
 }
 
 const maxNameservers = 3 // resolv.conf(5): MAXNS
 
-// resolv is a resolv.conf(5) with the name servers of the leases. It is pure.
-func resolv(p *profiles.Profile, leases map[string]dhcp4.Lease) []byte {
-	text := []byte("# Written by rempart: name servers learnt by DHCP.\n")
+// resolv is a resolv.conf(5) with the name servers of the leases and advertisements. It is pure.
+func resolv(p *profiles.Profile, leases map[string]dhcp4.Lease, adverts map[string]slaac.State,
+	now time.Duration) []byte {
+	text := []byte("# Written by rempart: name servers learnt by DHCP and router advertisements.\n")
 	var servers []netip.Addr
 	search := ""
+	add := func(a netip.Addr) {
+		if len(servers) < maxNameservers && !slices.Contains(servers, a) {
+			servers = append(servers, a)
+		}
+	}
 	for _, l := range p.Links {
+		if l.Accept.NoDNS {
+			continue
+		}
 		lease := leases[l.Name]
 		search = cmp.Or(search, lease.Domain)
 		for _, a := range lease.DNS {
-			if len(servers) < maxNameservers && !slices.Contains(servers, a) {
-				servers = append(servers, a)
+			add(a)
+		}
+		for _, d := range adverts[l.Name].Search {
+			if d.Until > now {
+				search = cmp.Or(search, d.Name)
+			}
+		}
+		for _, d := range adverts[l.Name].DNS {
+			if d.Addr.IsLinkLocalUnicast() {
+				d.Addr = d.Addr.WithZone(l.Name)
+			}
+			if d.Until > now {
+				add(d.Addr)
 			}
 		}
 	}

@@ -90,7 +90,7 @@ var unsafeUsers = map[string]string{
 	"firstboot/boot":        "ioctl BLKPG, to make a partition known",
 	"firstboot/init/launch": "landlock_create_ruleset and its kin",
 	"firstboot/link":        "ioctl SIOCETHTOOL",
-	"firstboot/link/dhcp4":  "the size of a packet socket's ancillary data",
+	"firstboot/link/packet": "the size of a packet socket's ancillary data",
 	"firstboot/seed":        "ioctl RNDADDENTROPY",
 	"firstboot/state":       "ioctl EXT4_IOC_RESIZE_FS",
 }

@@ -224,6 +224,9 @@ func (b *builder) links() {
 	}
 }
 
+// userPrefix is the IPv6 network of QEMU's user mode (RFC 4193).
+const userPrefix = "fd72:6d70:7173::/64"
+
 func netdev(id string, b hypervisor.Backend) string {
 	switch b.Kind {
 	case hypervisor.User:
@@ -231,7 +234,8 @@ func netdev(id string, b hypervisor.Backend) string {
 		if b.Internet {
 			restrict = "off"
 		}
-		s := "user,id=" + id + ",restrict=" + restrict
+		// QEMU's own IPv6 prefix is a site-local one, which RFC 3879 took out of use; this is a unique local one.
+		s := "user,id=" + id + ",restrict=" + restrict + ",ipv6-net=" + userPrefix
 		if b.Subnet.IsValid() && b.Gateway.IsValid() {
 			s += ",net=" + b.Subnet.String() + ",host=" + b.Gateway.String()
 		}

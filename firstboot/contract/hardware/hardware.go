@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"net"
+	"net/netip"
 )
 
 // oui is the prefix registered for virtual machines of the Xen project, which others use alike: 00:16:3e. A random
@@ -33,4 +34,12 @@ func MACs(guest string, links []string) []net.HardwareAddr {
 		macs[i] = net.HardwareAddr{oui[0], oui[1], oui[2], tail[0], tail[1], tail[2]}
 	}
 	return macs
+}
+
+// Address is the IPv6 address that a NIC gives itself in a prefix of 64 bits: the modified EUI-64 of its hardware
+// address (RFC 4291, appendix A).
+func Address(prefix netip.Prefix, mac net.HardwareAddr) netip.Addr {
+	a := prefix.Masked().Addr().As16()
+	copy(a[8:], []byte{mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
+	return netip.AddrFrom16(a)
 }

@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/link/packet"
 )
 
 // Numbers of ARP over Ethernet (RFC 826).
@@ -37,32 +39,28 @@ const (
 
 // probe asks whether another host on the link has addr, or is just about to take it. It takes 0.6 s.
 func probe(ctx context.Context, index int, mac net.HardwareAddr, addr netip.Addr) (conflict bool, err error) {
-	file, err := packetSocket(index, unix.ETH_P_ARP, everything)
+	s, err := packet.Open(index, unix.ETH_P_ARP, everything)
 	if err != nil {
 		return false, err
 	}
-	defer func() { _ = file.Close() }()
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return false, err
-	}
+	defer s.Close()
 	buf := make([]byte, maxPacket)
 	for range probes {
-		if err := sendTo(file, arp(mac, netip.IPv4Unspecified(), addr), index, unix.ETH_P_ARP); err != nil {
+		if err := s.Send(arp(mac, netip.IPv4Unspecified(), addr), packet.Broadcast()); err != nil {
 			return false, fmt.Errorf("sending ARP probe: %w", err)
 		}
-		if err := file.SetReadDeadline(time.Now().Add(probeInterval)); err != nil {
+		if err := s.SetReadDeadline(time.Now().Add(probeInterval)); err != nil {
 			return false, err
 		}
 		for ctx.Err() == nil {
-			n, aux, from, err := recvmsg(raw, buf)
+			p, _, err := s.Receive(buf)
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				break
 			}
 			if err != nil {
 				return false, fmt.Errorf("receiving ARP: %w", err)
 			}
-			if ours(from, aux) && claims(buf[:n], mac, addr) {
+			if claims(p, mac, addr) {
 				return true, nil
 			}
 		}
@@ -86,13 +84,13 @@ func claims(p []byte, mac net.HardwareAddr, addr netip.Addr) bool {
 
 // announce tells the neighbours that addr is at mac now (RFC 5227 section 2.3).
 func announce(index int, mac net.HardwareAddr, addr netip.Addr) error {
-	file, err := packetSocket(index, unix.ETH_P_ARP, nothing)
+	s, err := packet.Open(index, unix.ETH_P_ARP, nothing)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = file.Close() }()
+	defer s.Close()
 	for range announcements {
-		if err := sendTo(file, arp(mac, addr, addr), index, unix.ETH_P_ARP); err != nil {
+		if err := s.Send(arp(mac, addr, addr), packet.Broadcast()); err != nil {
 			return fmt.Errorf("sending ARP announcement: %w", err)
 		}
 	}

@@ -31,6 +31,8 @@ type Config struct {
 	Name     string           // of the link, as the kernel knows it now
 	MAC      net.HardwareAddr // Ethernet
 	HostName string           // told to servers (option 12); empty: none
+	ClientID string           // what servers know the client by (option 61); empty: its hardware address
+	Servers  []netip.Addr     // the only ones whose answers are taken; empty: all
 	// Carrier tells when the link can carry packets; the first value starts the client. Closing it is not allowed.
 	Carrier <-chan bool
 	// Restored is a lease of an earlier run. One that has ended only serves as a wish; nil: none.

@@ -90,7 +90,7 @@ func parseLease(m *dhcpv4.DHCPv4, inside []netip.Prefix, minLease, sent time.Dur
 	}
 	l.routes(m, inside)
 	l.servers(m)
-	l.Domain = domain(m.Options.Get(dhcpv4.OptionDomainName))
+	l.Domain = Domain(m.Options.Get(dhcpv4.OptionDomainName))
 	if b := m.Options.Get(dhcpv4.OptionInterfaceMTU); len(b) == 2 {
 		if mtu := int(binary.BigEndian.Uint16(b)); mtu >= minMTU && mtu <= maxMTU {
 			l.MTU = mtu
@@ -271,8 +271,8 @@ const (
 	maxLabel  = 63
 )
 
-// domain is b if it is a plain host-style DNS name, else nothing: it ends up in a file others read.
-func domain(b []byte) string {
+// Domain is b if it is a plain host-style DNS name, else nothing: it ends up in a file others read.
+func Domain(b []byte) string {
 	s := strings.ToLower(strings.TrimRight(strings.TrimRight(string(b), "\x00"), "."))
 	if len(s) > maxDomain {
 		return ""

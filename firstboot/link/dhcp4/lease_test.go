@@ -167,8 +167,8 @@ func TestSmallThings(t *testing.T) {
 		"example.org": "example.org", "Example.ORG.": "example.org", "a\nnameserver 6.6.6.6": "", "": "", "-a.b": "",
 		"a..b": "", "a b": "", strings.Repeat("a", 64): "", strings.Repeat("a.", 200): "", "x\x00": "x", "ex\x00y": "",
 	} {
-		if got := domain([]byte(in)); got != want {
-			t.Errorf("domain(%q) = %q; want %q", in, got, want)
+		if got := Domain([]byte(in)); got != want {
+			t.Errorf("Domain(%q) = %q; want %q", in, got, want)
 		}
 	}
 	for mtu, want := range map[uint16]int{0: 0, 68: 0, 575: 0, 576: 576, 1460: 1460, 9216: 9216, 9217: 0, 65535: 0} {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -273,6 +274,9 @@ func (m *machine) answer(now time.Duration, msg *dhcpv4.DHCPv4) {
 func (m *machine) read(msg *dhcpv4.DHCPv4) (Lease, bool) {
 	l, err := parseLease(msg, m.cfg.inside(), m.cfg.minLease(), m.began)
 	l.MAC = m.cfg.MAC.String()
+	if err == nil && len(m.cfg.Servers) > 0 && !slices.Contains(m.cfg.Servers, l.Server) {
+		err = refuse("the profile names other servers")
+	}
 	if err != nil {
 		m.do(action{log: fmt.Sprintf("answer from %s %v", server(msg), err)})
 	}
@@ -360,7 +364,7 @@ func (m *machine) probed(now time.Duration, conflict bool) {
 
 func (m *machine) refused(now time.Duration, msg *dhcpv4.DHCPv4) {
 	from, err := serverID(msg)
-	if err != nil {
+	if err != nil || len(m.cfg.Servers) > 0 && !slices.Contains(m.cfg.Servers, from) {
 		return
 	}
 	switch m.state {

@@ -72,6 +72,11 @@ func (c *Config) build(r request) []byte {
 // clientID is the hardware type and address (RFC 2132 section 9.14). RFC 4361 would have an identifier that survives
 // a change of NIC; a guest's MAC is its identity on its hypervisor and outlives its disks, and the reservations of
 // hosters and home routers go by it.
+//
+// A name instead of that has the type 0, which says that it is no hardware address.
 func (c *Config) clientID() []byte {
+	if c.ClientID != "" {
+		return append([]byte{0}, c.ClientID...)
+	}
 	return append([]byte{byte(iana.HWTypeEthernet)}, c.MAC...)
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+
+	"rempart/firstboot/link/packet"
 )
 
 // Sizes and numbers of IPv4 (RFC 791), UDP (RFC 768) and DHCP's ports (RFC 2131 section 4.1).
@@ -35,12 +37,12 @@ func encode(payload []byte, src, dst netip.Addr) []byte {
 	ip[9] = protocolUDP
 	copy(ip[12:], src.AsSlice())
 	copy(ip[16:], dst.AsSlice())
-	binary.BigEndian.PutUint16(ip[10:], ^sum(0, ip))
+	binary.BigEndian.PutUint16(ip[10:], ^packet.Sum(0, ip))
 	binary.BigEndian.PutUint16(udp[0:], portClient)
 	binary.BigEndian.PutUint16(udp[2:], portServer)
 	binary.BigEndian.PutUint16(udp[4:], uint16(len(udp)))
 	copy(udp[udpHeader:], payload)
-	c := ^sum(pseudo(ip, len(udp)), udp)
+	c := ^packet.Sum(pseudo(ip, len(udp)), udp)
 	if c == 0 {
 		c = 0xffff // zero means none (RFC 768)
 	}
@@ -64,7 +66,7 @@ func decode(b []byte, udpSummed bool) (payload []byte, from netip.Addr, err erro
 		return nil, from, fmt.Errorf("IPv4 length %d in a packet of %d bytes", total, len(b))
 	case b[9] != protocolUDP, binary.BigEndian.Uint16(b[6:])&fragmentMask != 0:
 		return nil, from, errNotForUs
-	case sum(0, b[:header]) != 0xffff:
+	case packet.Sum(0, b[:header]) != 0xffff:
 		return nil, from, errors.New("wrong IPv4 checksum")
 	}
 	udp := b[header:total] // what is behind it is Ethernet padding
@@ -76,7 +78,7 @@ func decode(b []byte, udpSummed bool) (payload []byte, from netip.Addr, err erro
 		return nil, from, fmt.Errorf("UDP length %d in %d bytes", length, len(udp))
 	}
 	udp = udp[:length]
-	if udpSummed && binary.BigEndian.Uint16(udp[6:]) != 0 && sum(pseudo(b, length), udp) != 0xffff {
+	if udpSummed && binary.BigEndian.Uint16(udp[6:]) != 0 && packet.Sum(pseudo(b, length), udp) != 0xffff {
 		return nil, from, errors.New("wrong UDP checksum")
 	}
 	from = netip.AddrFrom4([4]byte(b[12:16]))
@@ -85,20 +87,5 @@ func decode(b []byte, udpSummed bool) (payload []byte, from netip.Addr, err erro
 
 // pseudo is the sum over the pseudo header of UDP (RFC 768).
 func pseudo(ip []byte, udpLength int) uint32 {
-	return uint32(sum(0, ip[12:20])) + protocolUDP + uint32(udpLength)
-}
-
-// sum is the one's complement sum of RFC 1071, folded to 16 bits.
-func sum(start uint32, b []byte) uint16 {
-	s := start
-	for ; len(b) >= 2; b = b[2:] {
-		s += uint32(binary.BigEndian.Uint16(b))
-	}
-	if len(b) == 1 {
-		s += uint32(b[0]) << 8
-	}
-	for s > 0xffff {
-		s = s>>16 + s&0xffff
-	}
-	return uint16(s)
+	return uint32(packet.Sum(0, ip[12:20])) + protocolUDP + uint32(udpLength)
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"rempart/firstboot/link/packet"
 )
 
 // wire is a packet from a server as it stands on the wire.
@@ -32,10 +34,10 @@ func TestDecodeReadsWhatEncodeWrote(t *testing.T) {
 
 // TestChecksums uses the worked example of RFC 1071 section 3 and one with a carry out of the carry.
 func TestChecksums(t *testing.T) {
-	if got := sum(0, []byte{0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7}); got != 0xddf2 {
+	if got := packet.Sum(0, []byte{0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7}); got != 0xddf2 {
 		t.Errorf("sum of RFC 1071's example = %#x; want 0xddf2", got)
 	}
-	if got := sum(0xffff, []byte{0xff, 0xff, 0, 1}); got != 1 {
+	if got := packet.Sum(0xffff, []byte{0xff, 0xff, 0, 1}); got != 1 {
 		t.Errorf("sum with two carries = %#x; want 1", got)
 	}
 }
@@ -44,7 +46,7 @@ func TestDecodeRefuses(t *testing.T) {
 	good := func() []byte { return wire([]byte("some payload")) }
 	fix := func(b []byte) []byte { // the header checksum, so that what is wrong is found by its own check
 		b[10], b[11] = 0, 0
-		binary.BigEndian.PutUint16(b[10:], ^sum(0, b[:ipHeader]))
+		binary.BigEndian.PutUint16(b[10:], ^packet.Sum(0, b[:ipHeader]))
 		return b
 	}
 	edit := func(at int, v byte) []byte {
