@@ -36,6 +36,7 @@ var plan = map[string]string{
 	"builder/kernel":     "which modules does a guest need, and what do they need?",
 	"builder/master":     "what exactly is in a master?",
 	"builder/packettest": "do real packets go the way the policy says?",
+	"builder/ssh":        "how does an admin get into a guest from here?",
 	"builder/rootfs":     "what is the root made of?",
 	"builder/virtualnet": "where do the packets of a test come from, without root and without a network?",
 
