@@ -25,10 +25,20 @@ func (s *server) connection(ctx context.Context, conn net.Conn, from netip.Prefi
 	since := uptime() // before its first packet is answered: a policy that comes later may be judged by it
 	// Both ends of the deadline hold for all of the login, so that no trickle of bytes draws it out.
 	_ = conn.SetDeadline(time.Now().Add(loginGrace))
-	c, channels, requests, err := ssh.NewServerConn(conn, s.config)
-	s.sources.leave(from, err == nil)
-	if err != nil {
+	config := *s.config
+	tried := false
+	config.AuthLogCallback = func(_ ssh.ConnMetadata, method string, _ error) {
+		// Every client begins with "none", to learn what there is (RFC 4252 section 5.2).
+		tried = tried || method != "none"
+	}
+	c, channels, requests, err := ssh.NewServerConn(conn, &config)
+	s.sources.leave(from, err != nil && tried)
+	switch {
+	case err != nil && tried:
 		s.log.Info("SSH login failed", "from", conn.RemoteAddr(), "why", fmt.Sprintf("%.200s", err))
+		return
+	case err != nil:
+		s.log.Info("SSH connection without a login", "from", conn.RemoteAddr(), "why", fmt.Sprintf("%.200s", err))
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})

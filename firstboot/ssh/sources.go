@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Rates of one source, which is an IPv4 address or an IPv6 /64. A connection costs one, a failed login more; the purse
-// fills again with time.
+// Rates of one source, which is an IPv4 address or an IPv6 /64. A connection costs one, a failed login more; the
+// purse fills again with time.
 const (
 	purse        = 30.0
 	perSecond    = 0.1 // 6 connections a minute for ever, 30 at once
@@ -74,8 +74,8 @@ func (s *sources) enter(from netip.Prefix) bool {
 	return true
 }
 
-// leave tells how a try ended.
-func (s *sources) leave(from netip.Prefix, loggedIn bool) {
+// leave tells how a try ended. One that offered nothing to log in with, as ssh-keyscan's, is no failure.
+func (s *sources) leave(from netip.Prefix, failed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	x := s.all[from]
@@ -83,7 +83,7 @@ func (s *sources) leave(from netip.Prefix, loggedIn bool) {
 		return
 	}
 	x.pending--
-	if !loggedIn {
+	if failed {
 		x.left -= failureCosts
 	}
 }

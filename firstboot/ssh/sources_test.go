@@ -16,7 +16,7 @@ func TestSources(t *testing.T) {
 	for range 100 {
 		if s.enter(bad) {
 			tries++
-			s.leave(bad, false)
+			s.leave(bad, true)
 		}
 	}
 	if tries > int(purse/failureCosts)+1 {
@@ -26,7 +26,7 @@ func TestSources(t *testing.T) {
 	for range int(purse) {
 		if s.enter(good) {
 			logins++
-			s.leave(good, true)
+			s.leave(good, false)
 		}
 	}
 	if logins != int(purse) {
@@ -37,7 +37,7 @@ func TestSources(t *testing.T) {
 		now = now.Add(time.Second)
 		if s.enter(bad) {
 			tries++
-			s.leave(bad, false)
+			s.leave(bad, true)
 		}
 	}
 	if want := int(3600*perSecond/(1+failureCosts)) + 1; tries > want || tries < want/2 {
@@ -56,14 +56,14 @@ func TestPendingAndForgetting(t *testing.T) {
 	}
 	failed := netip.MustParsePrefix("192.0.2.1/32")
 	for s.enter(failed) {
-		s.leave(failed, false)
+		s.leave(failed, true)
 	}
 	for i := range 3 * maxSources {
 		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
 		if !s.enter(p) {
 			t.Fatalf("a new source, %s, was refused", p)
 		}
-		s.leave(p, true)
+		s.leave(p, false)
 		if len(s.all) > maxSources {
 			t.Fatalf("%d sources are remembered", len(s.all))
 		}

@@ -201,7 +201,7 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 		select {
 		case places <- struct{}{}:
 		default:
-			s.sources.leave(source, true)
+			s.sources.leave(source, false)
 			conn.Close()
 			continue
 		}
