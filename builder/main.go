@@ -55,7 +55,7 @@ type command struct {
 // commands are all subcommands, in the order of the help.
 func commands() []*command {
 	return []*command{newCommand(), checkCommand(), schemaCommand(), policyCommand(), buildCommand(), lockCommand(),
-		runCommand(), testCommand(), versionCommand(), completionCommand()}
+		runCommand(), ctlCommand(), testCommand(), versionCommand(), completionCommand()}
 }
 
 // usageError is a mistake in how rempart was called.
@@ -197,6 +197,7 @@ func likeOption(flags *pflag.FlagSet, err error) string {
 func report(c *console, name string, err error) int {
 	var usage usageError
 	var invalid profiles.Invalid
+	var status exitStatus
 	switch {
 	case err == nil:
 		return exitDone
@@ -211,6 +212,8 @@ func report(c *console, name string, err error) int {
 		return exitUsage
 	case errors.Is(err, errDifferent):
 		return exitDifferent
+	case errors.As(err, &status):
+		return int(status)
 	}
 	fmt.Fprintf(c.err, "rempart %s: %v\n", name, err)
 	return exitFailed

@@ -37,6 +37,8 @@ other is on its identity disk, kept there too (--identity) and made where there 
 addresses of its links, its SSH host key, and the SSH keys that may log in: those of --key, else your own,
 ~/.ssh/id_*.pub. A microvm has no place for that disk and goes without.
 
+While it runs, ` + "`rempart ctl NAME COMMAND`" + ` speaks to it from another terminal. Of one name only one guest runs.
+
 --net LINK=WHAT plugs a link in, and may be given for each:
   none                nothing else is on it (what every link is by default but the first)
   user                QEMU's user-mode network, and nothing behind it (what the first link is by default)
@@ -93,7 +95,12 @@ when it was not READY within --timeout.`,
 				if err := ensureIdentity(s, m.Profile, *keys); err != nil {
 					return err
 				}
-				return runGuest(ctx, c, m, s, *timeout, *untilReady)
+				s.Console = c.out
+				g, err := register(&s, m)
+				if err != nil {
+					return err
+				}
+				return errors.Join(runGuest(ctx, c, m, s, *timeout, *untilReady), g.Forget())
 			}
 		},
 	}
@@ -270,7 +277,6 @@ func runGuest(ctx context.Context, c *console, m *guest.Master, s guest.Settings
 		return err
 	}
 	defer tty.restore()
-	s.Console = c.out
 	// The guest outlives the signal that asks for its end by as long as it takes to switch off in order.
 	g, err := guest.Start(context.WithoutCancel(ctx), m, s)
 	if err != nil {

@@ -25,6 +25,7 @@ type Settings struct {
 	Format   hypervisor.Format // empty: what is there
 	Memory   int64             // bytes; 0: the profile's
 	Accel    hypervisor.Accel
+	Commands string                        // path of the socket that takes commands for it; empty: none
 	Identity string                        // path of the identity disk; empty: none
 	State    string                        // path of the state disk; empty: a temporary one that goes with the guest
 	Backends map[string]hypervisor.Backend // by link; missing: Unplugged
@@ -122,6 +123,9 @@ func Start(ctx context.Context, m *Master, s Settings) (g *Guest, err error) {
 func (g *Guest) describe(m *Master, s Settings, in qemu.Installation, arch string) (hypervisor.Machine, error) {
 	machine := hypervisor.Machine{Name: s.Name, Arch: arch, Memory: s.Memory, VCPUs: 1, Firmware: s.Firmware,
 		Accel: g.Accel, Sandbox: in.Sandbox, RebootEnds: s.RebootEnds}
+	if s.Commands != "" {
+		machine.Commands.Path = s.Commands
+	}
 	if machine.Name == "" {
 		machine.Name = m.Profile.Name
 	}

@@ -104,6 +104,7 @@ type Machine struct {
 	NICs     []NIC    // in bus order
 	Serial   Channel  // the console
 	Control  Channel  // where the guest writes its report
+	Commands Channel  // where the guest takes commands
 	Monitor  Channel  // the hypervisor's own control channel
 	Accel    Accel    // KVM or TCG
 	// Sandbox confines the hypervisor process (seccomp): no new processes, no new privileges.
@@ -166,10 +167,14 @@ type Backend struct {
 	Internet bool
 	Subnet   netip.Prefix // User: the network's IPv4 subnet; zero: QEMU's own, 10.0.2.0/24
 	Gateway  netip.Addr   // User: its gateway in Subnet
+	Forward  Forward      // User: a port of the host that leads to the guest
 	Tap      string       // Tap: name of the interface
 	Socket   string       // Socket: "listen=HOST:PORT", "connect=HOST:PORT" or "mcast=GROUP:PORT"
 	FD       int          // Wire: number in the hypervisor process
 }
+
+// Forward leads TCP connections to an address of the host on to one of the guest. The zero value leads nowhere.
+type Forward struct{ From, To netip.AddrPort }
 
 // ParseBackend reads what a person writes for a link: none, user, user,internet, tap:NAME or socket:KEY=VALUE.
 func ParseBackend(s string) (Backend, error) {
@@ -226,6 +231,9 @@ func (m Machine) Validate() error {
 	}
 	if (m.Firmware == UEFI) != (m.Flash != nil) {
 		bad("firmware %s and UEFI flash images: want both or neither", m.Firmware)
+	}
+	if m.Control.IsZero() && !m.Commands.IsZero() {
+		bad("a channel for commands goes beside the one for reports; want both")
 	}
 	if m.Identity != nil && m.Identity.Format != Raw {
 		bad("the identity disk has format %q; want raw", m.Identity.Format)

@@ -70,14 +70,15 @@ func (v Verity) PartitionGUID() string {
 
 // Names of things on disks.
 const (
-	BootLabel     = "RMPBOOT"  // FAT32 volume label of the ESP
-	StateLabel    = "RMPSTATE" // ext4 label of the state disk
-	StateSerial   = "state"    // virtio-blk serial of the state disk
-	SystemSerial  = "system"   // virtio-blk serial of the system disk
-	StateXenVdev  = "xvdb"     // Xen virtual device of the state disk (whole-disk layout)
-	ControlPort   = "rempart.control.0"
-	ReadyPrefix   = "READY"  // a console line starting so: everything declared works
-	FailedPrefix  = "FAILED" // a console line starting so: the guest is closed or degraded, and why
+	BootLabel     = "RMPBOOT"           // FAT32 volume label of the ESP
+	StateLabel    = "RMPSTATE"          // ext4 label of the state disk
+	StateSerial   = "state"             // virtio-blk serial of the state disk
+	SystemSerial  = "system"            // virtio-blk serial of the system disk
+	StateXenVdev  = "xvdb"              // Xen virtual device of the state disk (whole-disk layout)
+	ControlPort   = "rempart.control.0" // virtio-serial port of reports
+	CommandPort   = "rempart.ctl.0"     // virtio-serial port of commands; package ctl says how
+	ReadyPrefix   = "READY"             // a console line starting so: everything declared works
+	FailedPrefix  = "FAILED"            // a console line starting so: the guest is closed or degraded, and why
 	ConsolePrefix = "rempart: "
 )
 

@@ -1,9 +1,10 @@
-// Package control is the guest's end of the hypervisor's channel, a virtio-serial port: it sends the report as one line
-// of JSON each time it changes and when the host connects, and takes commands as lines. It also listens for the power
+// Package control is the guest's end of the hypervisor's channels, two virtio-serial ports. By the first it sends the
+// report as one line of JSON each time it changes and when the host connects, and takes a few requests as lines. The
+// second it joins with the admin child, which carries out commands; see package ctl. It also listens for the power
 // button, which is the same thing said by ACPI.
 //
 // The host is trusted, yet its lines are bounded and parsed strictly. What it deliberately does not do: act. It asks
-// PID 1.
+// PID 1, or passes on to the admin child.
 package control
 
 import (
@@ -39,21 +40,23 @@ func Spec() child.Spec {
 	}
 }
 
-// devices are the control port and what may be a power button.
+// devices are the ports for reports and for commands, and what may be a power button.
 func devices(root string) []string {
 	nodes, _ := filepath.Glob(filepath.Join(root, "dev/input/event*"))
-	if port, ok := findPort(root); ok {
-		nodes = append(nodes, port)
+	for _, name := range []string{contract.ControlPort, contract.CommandPort} {
+		if port, ok := findPort(root, name); ok {
+			nodes = append(nodes, port)
+		}
 	}
 	return nodes
 }
 
-// findPort returns the device node of the virtio-serial port named contract.ControlPort
+// findPort returns the device node of the virtio-serial port of that name
 // (Documentation/ABI/testing/sysfs-class-virtio-ports).
-func findPort(root string) (string, bool) {
+func findPort(root, name string) (string, bool) {
 	names, _ := filepath.Glob(filepath.Join(root, "sys/class/virtio-ports/*/name"))
 	for _, file := range names {
-		if b, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(b)) == contract.ControlPort {
+		if b, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(b)) == name {
 			return filepath.Join(root, "dev", filepath.Base(filepath.Dir(file))), true
 		}
 	}
@@ -63,7 +66,8 @@ func findPort(root string) (string, bool) {
 func run(ctx context.Context, env *child.Env) error {
 	buttons := power.Buttons(filepath.Join(env.Root, "dev"))
 	go watchButtons(ctx, env, buttons)
-	path, ok := findPort(env.Root)
+	go keepCommandPort(ctx, env)
+	path, ok := findPort(env.Root, contract.ControlPort)
 	if !ok {
 		env.Log.Info("the hypervisor offers no control channel", "port", contract.ControlPort)
 		env.Ready()

@@ -186,7 +186,7 @@ func TestHostThatDoesNotRead(t *testing.T) {
 
 func TestFindPort(t *testing.T) {
 	root := t.TempDir()
-	if _, ok := findPort(root); ok {
+	if _, ok := findPort(root, contract.ControlPort); ok {
 		t.Error("findPort of nothing found something")
 	}
 	for node, name := range map[string]string{"vport1p1": "org.qemu.guest_agent.0", "vport1p2": contract.ControlPort} {
@@ -198,7 +198,7 @@ func TestFindPort(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got, ok := findPort(root); !ok || got != filepath.Join(root, "dev/vport1p2") {
+	if got, ok := findPort(root, contract.ControlPort); !ok || got != filepath.Join(root, "dev/vport1p2") {
 		t.Errorf("findPort = %q, %v; want vport1p2", got, ok)
 	}
 }

@@ -167,6 +167,7 @@ type Guest struct {
 	State    string // its state disk
 	tb       testing.TB
 	control  net.Conn
+	commands string // socket
 	patience time.Duration
 	mu       sync.Mutex
 	console  bytes.Buffer
@@ -192,6 +193,7 @@ func (m *Master) Boot(tb testing.TB, o Options) *Guest {
 	if machine.State != nil {
 		g.State = machine.State.Path
 	}
+	g.commands = machine.Commands.Path
 	installation, err := qemu.Find(ctx, machine.Arch)
 	if err != nil {
 		cancel()
@@ -255,9 +257,10 @@ func (m *Master) machine(dir string, o Options) (hypervisor.Machine, error) {
 	}
 	machine := hypervisor.Machine{
 		Name: m.Profile.Name, Arch: m.Manifest.Master.Arch, Memory: o.Memory, VCPUs: 1, Firmware: o.Firmware,
-		System:  hypervisor.Disk{Path: filepath.Join(m.Dir, "system."+string(o.Format)), Format: o.Format},
-		Control: hypervisor.Channel{Path: filepath.Join(dir, "control")},
-		Accel:   hypervisor.TCG, RebootEnds: true,
+		System:   hypervisor.Disk{Path: filepath.Join(m.Dir, "system."+string(o.Format)), Format: o.Format},
+		Control:  hypervisor.Channel{Path: filepath.Join(dir, "control")},
+		Commands: hypervisor.Channel{Path: filepath.Join(dir, "commands")},
+		Accel:    hypervisor.TCG, RebootEnds: true,
 	}
 	if o.System != "" {
 		machine.System.Path = o.System

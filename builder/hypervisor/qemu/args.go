@@ -191,8 +191,12 @@ func (b *builder) channels() {
 	}
 	if c := b.m.Control; !c.IsZero() {
 		b.chardev("control", c)
-		b.device("virtio-serial", slotControl, mmioControl, "id=control-bus", "max_ports=2")
+		b.device("virtio-serial", slotControl, mmioControl, "id=control-bus", "max_ports=3") // the first is a console's
 		b.add("-device", "virtserialport,bus=control-bus.0,nr=1,chardev=control,name="+contract.ControlPort)
+	}
+	if c := b.m.Commands; !c.IsZero() {
+		b.chardev("commands", c)
+		b.add("-device", "virtserialport,bus=control-bus.0,nr=2,chardev=commands,name="+contract.CommandPort)
 	}
 	b.add("-object", "rng-random,id=random,filename=/dev/urandom")
 	several := ""
@@ -238,6 +242,9 @@ func netdev(id string, b hypervisor.Backend) string {
 		s := "user,id=" + id + ",restrict=" + restrict + ",ipv6-net=" + userPrefix
 		if b.Subnet.IsValid() && b.Gateway.IsValid() {
 			s += ",net=" + b.Subnet.String() + ",host=" + b.Gateway.String()
+		}
+		if f := b.Forward; f.From.IsValid() && f.To.IsValid() {
+			s += ",hostfwd=tcp:" + f.From.String() + "-" + f.To.String()
 		}
 		return s
 	case hypervisor.Tap:

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -50,6 +51,9 @@ func TestArgsGolden(t *testing.T) {
 	pc.Chipset, pc.Accel, pc.Sandbox, pc.RebootEnds = "pc", hypervisor.KVM, false, false
 	pc.State = nil
 	pc.Identity = &hypervisor.Disk{Path: "/m/fw-1,a.identity.raw", Format: hypervisor.Raw}
+	pc.Commands = hypervisor.Channel{Path: "/run/fw-1/commands"}
+	pc.NICs[0].Backend.Forward = hypervisor.Forward{From: netip.MustParseAddrPort("127.0.0.1:2222"),
+		To: netip.MustParseAddrPort("10.0.2.15:22")}
 	pc.NICs[2].Backend = hypervisor.Backend{Kind: hypervisor.Unplugged}
 	pc.NICs[1].Backend = hypervisor.Backend{Kind: hypervisor.Socket, Socket: "connect=127.0.0.1:7000"}
 	cases["bios-pc-kvm"] = pc

@@ -1,0 +1,199 @@
+// Package running remembers the guests that a user runs, by name: what is needed to speak to one from another
+// terminal, for as long as it runs. A guest is a directory; a lock on a file in it, held by the process that runs the
+// guest, tells a running one from what a killed process left.
+//
+// What it deliberately does not do: start or stop guests, or remember any that does not run.
+package running
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/contract/identity"
+)
+
+// Errors that callers decide on.
+var (
+	ErrRuns   = errors.New("a guest of that name runs already")
+	ErrAbsent = errors.New("no guest of that name runs")
+)
+
+// Files of a running guest.
+const (
+	infoFile     = "guest.json"
+	lockFile     = "lock"
+	commandsFile = "commands" // socket
+	consoleFile  = "console.log"
+)
+
+// Info is what is written down about a guest.
+type Info struct {
+	Name    string `json:"name"`
+	PID     int    `json:"pid"`    // of the rempart that runs it
+	Master  string `json:"master"` // folder
+	HostKey string `json:"host_key,omitempty"`
+	// Fingerprint is that of HostKey, "SHA256:...".
+	Fingerprint string `json:"fingerprint,omitempty"`
+	SSH         string `json:"ssh,omitempty"` // address and port that lead to the guest's SSH; empty: none
+}
+
+// Guest is a guest that runs.
+type Guest struct {
+	Info
+	Dir  string
+	lock *os.File // held by who runs it; nil in other processes
+}
+
+// Commands is the socket that takes commands.
+func (g *Guest) Commands() string { return filepath.Join(g.Dir, commandsFile) }
+
+// Console is the file with the last of what the guest said on its console.
+func (g *Guest) Console() string { return filepath.Join(g.Dir, consoleFile) }
+
+// Place is the directory of a user's running guests: below XDG_RUNTIME_DIR, else /run for root, else XDG_STATE_HOME.
+func Place() (string, error) {
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "rempart", "guests"), nil
+	}
+	if os.Geteuid() == 0 {
+		return "/run/rempart/guests", nil
+	}
+	dir := os.Getenv("XDG_STATE_HOME")
+	if !filepath.IsAbs(dir) {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", fmt.Errorf("where running guests are written down is not known: %w; set XDG_RUNTIME_DIR", err)
+		}
+		dir = filepath.Join(home, ".local", "state")
+	}
+	return filepath.Join(dir, "rempart", "guests"), nil
+}
+
+// maxSocket is the longest path of a unix socket (unix(7), sun_path with its terminating zero).
+const maxSocket = 107
+
+// Register writes down a guest that is about to run. It returns ErrRuns while another of that name does.
+func Register(place string, info Info) (*Guest, error) {
+	if !identity.IsHostname(info.Name) {
+		return nil, fmt.Errorf("%.80q is no name of a guest", info.Name)
+	}
+	g := &Guest{Info: info, Dir: filepath.Join(place, info.Name)}
+	if len(g.Commands()) > maxSocket {
+		return nil, fmt.Errorf("%s: longer than a socket's path may be (%d bytes); set XDG_RUNTIME_DIR to a shorter folder",
+			g.Commands(), maxSocket)
+	}
+	if err := os.MkdirAll(g.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := os.OpenFile(filepath.Join(g.Dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w: %s; give this one another with --name", ErrRuns, info.Name)
+		}
+		return nil, err
+	}
+	g.lock = lock
+	for _, left := range []string{infoFile, commandsFile, consoleFile} {
+		if err := os.Remove(filepath.Join(g.Dir, left)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, errors.Join(err, lock.Close())
+		}
+	}
+	b, err := json.Marshal(info)
+	if err == nil {
+		file := filepath.Join(g.Dir, infoFile)
+		err = os.WriteFile(file+".new", b, 0o600)
+		if err == nil {
+			err = os.Rename(file+".new", file)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, g.Forget())
+	}
+	return g, nil
+}
+
+// Forget takes a guest that Register wrote down off again. The lock's file stays: others may hold it open.
+func (g *Guest) Forget() error {
+	var errs []error
+	for _, name := range []string{infoFile, commandsFile, consoleFile} {
+		if err := os.Remove(filepath.Join(g.Dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, g.lock.Close())...)
+}
+
+// maxInfo bounds the file about a guest.
+const maxInfo = 64 << 10
+
+// Open finds a running guest.
+func Open(place, name string) (*Guest, error) {
+	if !identity.IsHostname(name) {
+		return nil, fmt.Errorf("%.80q is no name of a guest", name)
+	}
+	g := &Guest{Dir: filepath.Join(place, name)}
+	lock, err := os.Open(filepath.Join(g.Dir, lockFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, absent(place, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB); err == nil {
+		return nil, absent(place, name) // nobody holds it: what lies there was left by one that was killed
+	} else if !errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, err
+	}
+	b, err := os.ReadFile(filepath.Join(g.Dir, infoFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, absent(place, name)
+	}
+	if err == nil && len(b) > maxInfo {
+		err = errors.New("too large")
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &g.Info)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("guest %s: %w", name, err)
+	}
+	return g, nil
+}
+
+func absent(place, name string) error {
+	if names := List(place); len(names) > 0 {
+		return fmt.Errorf("%w: %s; those that run are %s", ErrAbsent, name, strings.Join(names, ", "))
+	}
+	return fmt.Errorf("%w: %s, nor any other; start one with `rempart run`", ErrAbsent, name)
+}
+
+// List are the names of the running guests.
+func List(place string) []string {
+	entries, _ := os.ReadDir(place)
+	var names []string
+	for _, e := range entries {
+		lock, err := os.Open(filepath.Join(place, e.Name(), lockFile))
+		if err != nil {
+			continue
+		}
+		if errors.Is(unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK) {
+			names = append(names, e.Name())
+		}
+		lock.Close()
+	}
+	slices.Sort(names)
+	return names
+}

@@ -1,0 +1,82 @@
+package running
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestLife(t *testing.T) {
+	place := t.TempDir()
+	if _, err := Open(place, "fw-1"); !errors.Is(err, ErrAbsent) {
+		t.Errorf("Open before = %v; want %v", err, ErrAbsent)
+	}
+	g, err := Register(place, Info{Name: "fw-1", PID: 7, SSH: "127.0.0.1:2222"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Register(place, Info{Name: "fw-1"}); !errors.Is(err, ErrRuns) {
+		t.Errorf("a second of the name = %v; want %v", err, ErrRuns)
+	}
+	got, err := Open(place, "fw-1")
+	if err != nil || got.Info != g.Info || got.Commands() != g.Commands() {
+		t.Errorf("Open = %+v, %v; want %+v", got, err, g.Info)
+	}
+	if names := List(place); !slices.Equal(names, []string{"fw-1"}) {
+		t.Errorf("List = %q; want fw-1", names)
+	}
+	if _, err := Open(place, "fw-2"); !errors.Is(err, ErrAbsent) || !strings.Contains(err.Error(), "fw-1") {
+		t.Errorf("Open of another = %v; want %v and the name of the one there is", err, ErrAbsent)
+	}
+	if err := g.Forget(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(place, "fw-1"); !errors.Is(err, ErrAbsent) {
+		t.Errorf("Open after = %v; want %v", err, ErrAbsent)
+	}
+}
+
+// TestStale: what a killed process left is no guest, and in nobody's way.
+func TestStale(t *testing.T) {
+	place := t.TempDir()
+	g, err := Register(place, Info{Name: "fw-1", PID: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.lock.Close() // as the kernel does when the process ends
+	for _, name := range []string{g.Commands(), g.Console()} {
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Open(place, "fw-1"); !errors.Is(err, ErrAbsent) || len(List(place)) != 0 {
+		t.Errorf("Open of what was left = %v, and List has %q; want %v and none", err, List(place), ErrAbsent)
+	}
+	again, err := Register(place, Info{Name: "fw-1", PID: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(again.Commands()); err == nil {
+		t.Error("the socket of the one that was killed is still there: QEMU could not listen")
+	}
+	if err := again.Forget(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNames(t *testing.T) {
+	for _, name := range []string{"", "..", "a/b", "A", strings.Repeat("a", 64)} {
+		if _, err := Register(t.TempDir(), Info{Name: name}); err == nil {
+			t.Errorf("Register(%q) = nil error; want one", name)
+		}
+		if _, err := Open(t.TempDir(), name); err == nil {
+			t.Errorf("Open(%q) = nil error; want one", name)
+		}
+	}
+	if _, err := Register(filepath.Join(t.TempDir(), strings.Repeat("long/", 30)), Info{Name: "x"}); err == nil {
+		t.Error("a place too deep for a socket was taken")
+	}
+}

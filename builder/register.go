@@ -1,0 +1,133 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+
+	"rempart/builder/guest"
+	"rempart/builder/guest/running"
+	"rempart/builder/hypervisor"
+	"rempart/profiles"
+)
+
+// register writes down that the guest runs, and completes its settings with what belongs to that: the socket for
+// commands, a copy of the console, and a port of this machine that leads to its SSH where that can be had.
+func register(s *guest.Settings, m *guest.Master) (*running.Guest, error) {
+	place, err := running.Place()
+	if err != nil {
+		return nil, err
+	}
+	info := running.Info{Name: s.Name, PID: os.Getpid(), Master: m.Dir}
+	if s.Firmware.TakesIdentity() {
+		id, err := guest.ReadIdentity(s.Identity)
+		if err != nil {
+			return nil, err
+		}
+		if info.Fingerprint, err = guest.HostKeyFingerprint(id); err != nil {
+			return nil, err
+		}
+		if info.HostKey, err = guest.HostKeyLine(id); err != nil {
+			return nil, err
+		}
+		if info.SSH, err = leadToSSH(s.Backends, m.Profile); err != nil {
+			return nil, err
+		}
+	}
+	g, err := running.Register(place, info)
+	if err != nil {
+		return nil, err
+	}
+	s.Commands = g.Commands()
+	s.Console = io.MultiWriter(s.Console, &keptLog{path: g.Console()})
+	return g, nil
+}
+
+// sshPort is the port of SSH (IANA).
+const sshPort = 22
+
+// leadToSSH gives the first link on a user-mode network that an admin may come by a port of this machine's own loopback
+// that leads to the guest's SSH, and returns its address; empty: there is no such link.
+func leadToSSH(backends map[string]hypervisor.Backend, p *profiles.Profile) (string, error) {
+	if p.Admin.None {
+		return "", nil
+	}
+	for _, l := range p.NICs() {
+		b, ok := backends[l.Name]
+		if !ok || b.Kind != hypervisor.User {
+			continue
+		}
+		for _, a := range l.Addresses {
+			if !a.Addr().Is4() || !b.Subnet.Contains(a.Addr()) || !admits(p, l.Name, b.Gateway) {
+				continue
+			}
+			// A port that is free now may be taken before QEMU takes it: then QEMU says so, and ends.
+			free, err := net.Listen("tcp4", "127.0.0.1:0")
+			if err != nil {
+				return "", fmt.Errorf("a port for SSH: %w", err)
+			}
+			local := netip.MustParseAddrPort(free.Addr().String())
+			free.Close()
+			b.Forward = hypervisor.Forward{From: local, To: netip.AddrPortFrom(a.Addr(), sshPort)}
+			backends[l.Name] = b
+			return local.String(), nil
+		}
+	}
+	return "", nil
+}
+
+// admits tells whether the admin path is open to an address on a link.
+func admits(p *profiles.Profile, link string, from netip.Addr) bool {
+	for _, prefix := range p.Admin.Prefixes {
+		if prefix.Contains(from) {
+			return true
+		}
+	}
+	for _, z := range p.Zones {
+		for _, name := range p.Admin.Zones {
+			if name != z.Name {
+				continue
+			}
+			for _, m := range z.Members {
+				in := len(m.Prefixes) == 0 && !m.Rest
+				for _, prefix := range m.Prefixes {
+					in = in || prefix.Contains(from)
+				}
+				if m.Link == link && in {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// maxConsole bounds the copy of a guest's console, in bytes: a guest may write without end.
+const maxConsole = 1 << 20
+
+// keptLog is a file with the last of what is written: what went before the last maxConsole bytes may be gone. It never
+// fails: a copy that cannot be written costs the guest nothing.
+type keptLog struct {
+	path string
+	f    *os.File
+	n    int64
+}
+
+func (k *keptLog) Write(b []byte) (int, error) {
+	if k.f == nil || k.n+int64(len(b)) > maxConsole {
+		if k.f != nil {
+			k.f.Close()
+		}
+		var err error
+		if k.f, err = os.OpenFile(k.path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
+			k.f = nil
+			return len(b), nil
+		}
+		k.n = 0
+	}
+	n, _ := k.f.Write(b)
+	k.n += int64(n)
+	return len(b), nil
+}
