@@ -56,7 +56,8 @@ type Spec struct {
 	AfterReady bool
 	// OOMScore is oom_score_adj, -1000 to 1000; higher dies first.
 	OOMScore int
-	// MemoryLimit is GOMEMLIMIT in bytes; 0: none.
+	// MemoryLimit is GOMEMLIMIT in bytes. All that the process, what it starts and the kernel for it take is bounded a
+	// little above by its control group; 0: a share of the machine, for what grows with the profile or with a disk.
 	MemoryLimit int64
 }
 

@@ -17,7 +17,7 @@ type Injection struct {
 	Slow  time.Duration // before the child's work begins
 	Fail  bool          // the work returns an error instead of beginning
 	Panic bool          // the child panics soon after it became ready
-	Hog   bool          // the child takes memory soon after it became ready, until it is killed
+	Hog   bool          // the child takes memory until it is killed: a daemon soon after it became ready, a task at once
 	Jump  time.Duration // of "clock", no child: how far the clock jumps when the profile is changed while the guest runs
 }
 
@@ -122,6 +122,9 @@ func (in Injection) run(ctx context.Context, spec Spec, env *Env) error {
 			ready()
 			time.AfterFunc(badDelay, func() { panic("made to panic by the kernel command line") })
 		}
+	}
+	if in.Hog && spec.Task {
+		hog()
 	}
 	if in.Hog {
 		ready := env.Ready

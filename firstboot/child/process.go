@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -36,7 +37,7 @@ const (
 // Limits every child lives within, whatever it does. A child has its own user id, so these count it alone.
 const (
 	maxFiles     = 512
-	maxProcesses = 64 // threads count: a Go program has about ten
+	MaxProcesses = 64 // threads count: a Go program has about ten
 )
 
 // Main is the whole life of a child's process and returns its exit status.
@@ -93,7 +94,10 @@ func follow(ctx context.Context, spec Spec, env *Env, injection Injection, chang
 		if env.Profile, digest, err = ReadProfile(env.Root); err != nil {
 			return err
 		}
-		env.Ready = func() { ready(digest) }
+		env.Ready = func() {
+			ready(digest)
+			go giveBack()
+		}
 		turn, end := context.WithCancel(ctx)
 		done := make(chan error, 1)
 		go func() { done <- injection.run(turn, spec, env) }()
@@ -119,6 +123,18 @@ func follow(ctx context.Context, spec Spec, env *Env, injection Injection, chang
 	}
 }
 
+// giveBack returns garbage to the kernel: what it took to read a profile and to load a policy; from here on children
+// wait. Where there is little of it, looking for it takes more memory than it gives.
+func giveBack() {
+	var m runtime.MemStats
+	if runtime.ReadMemStats(&m); m.HeapSys-m.HeapReleased > worthwhile {
+		debug.FreeOSMemory()
+	}
+}
+
+// worthwhile is how much of the heap must be memory of the machine; a small profile and nothing else takes 1 MiB.
+const worthwhile = 2 << 20
+
 func limit() error {
 	for _, l := range []struct {
 		what  string
@@ -127,7 +143,7 @@ func limit() error {
 	}{
 		{"core size", unix.RLIMIT_CORE, 0},
 		{"open files", unix.RLIMIT_NOFILE, maxFiles},
-		{"processes", unix.RLIMIT_NPROC, maxProcesses},
+		{"processes", unix.RLIMIT_NPROC, MaxProcesses},
 	} {
 		// syscall's, not unix's: the Go runtime raises RLIMIT_NOFILE at the start and must know that we lowered it.
 		if err := syscall.Setrlimit(l.which, &syscall.Rlimit{Cur: l.max, Max: l.max}); err != nil {

@@ -28,6 +28,7 @@ import (
 	"rempart/firstboot/child"
 	"rempart/firstboot/cmdline"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/init/cgroup"
 	"rempart/firstboot/init/launch"
 	"rempart/firstboot/init/supervise"
 	"rempart/profiles"
@@ -35,6 +36,10 @@ import (
 
 // memoryLimit is the Go heap PID 1 tries to live in, in bytes: it holds a few reports and pipes.
 const memoryLimit = 10 << 20
+
+// gcPercent is GOGC of PID 1 and of children. They do little and there are many: at Go's own 100 each would let four
+// MiB of garbage gather before it looks for any.
+const gcPercent = 50
 
 // Options are what a guest is made of; Run fills none in.
 type Options struct {
@@ -66,6 +71,7 @@ type guest struct {
 	sup     *supervise.Supervisor
 	boot    contract.Boot
 	inject  map[string]child.Injection
+	groups  *cgroup.Tree // nil: the kernel has none, or a test's guest
 	begun   time.Time
 
 	changed  chan struct{}      // something the report tells of has changed
@@ -90,6 +96,7 @@ type guest struct {
 func Run(o Options) {
 	runtime.LockOSThread() // the first thread of PID 1 must stay what /proc/1 shows
 	debug.SetMemoryLimit(memoryLimit)
+	debug.SetGCPercent(gcPercent)
 	signals := make(chan os.Signal, 8)
 	// SIGINT is what Ctrl-Alt-Del becomes; the others are what /sbin/poweroff, reboot and halt send.
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGPWR)
@@ -117,6 +124,7 @@ func (g *guest) run(ctx context.Context) {
 	go g.forever("reaper", func() { g.reaper.Run(ctx) })
 	g.step("mounts", g.mountAll)
 	g.step("memory", g.protect)
+	g.warn("control groups", g.makeGroups)
 	g.step("profile", g.readProfile)
 	g.step("name", g.setName)
 	g.step("boot stage", g.readBoot)
@@ -169,14 +177,6 @@ func (g *guest) mountAll() error {
 		return nil // a test's root is not ours to mount over
 	}
 	return mountAll(g.Root)
-}
-
-// protect keeps PID 1 from being chosen when memory runs out.
-func (g *guest) protect() error {
-	if !g.Confine {
-		return nil
-	}
-	return os.WriteFile(filepath.Join(g.Root, "proc/self/oom_score_adj"), []byte("-1000"), 0)
 }
 
 func (g *guest) readProfile() error {

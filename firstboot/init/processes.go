@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"syscall"
@@ -50,13 +51,16 @@ func (g *guest) startChild(spec child.Spec, starts int) (*supervise.Process, err
 	if spec.Lines {
 		files = append(files, pipes.lineR)
 	}
+	group, most := g.group(spec)
+	killed := kills(group)
 	write := slices.Concat([]string{"/dev/null"}, spec.Write, spec.Own, devices)
 	p, err := g.reaper.Start(launch.Command{
-		Path: g.Program, Args: []string{"firstboot", "child", spec.Name}, Env: g.environment(spec, starts), Files: files,
+		Path: g.Program, Args: []string{"firstboot", "child", spec.Name}, Files: files,
+		Env:     g.environment(spec, starts, most),
 		Confine: g.Confine, UID: spec.UID, Caps: spec.Caps,
 		Read: slices.Concat([]string{filepath.Join(g.Root, contract.ProfilePath), filepath.Join(g.Root, contract.LiveDir),
 			filepath.Join(g.Root, identity.FactsPath)}, spec.Read),
-		Write: write, Exec: spec.Exec,
+		Write: write, Exec: spec.Exec, Group: group,
 	})
 	if err != nil {
 		pipes.closeOurs()
@@ -94,8 +98,17 @@ func (g *guest) startChild(spec child.Spec, starts int) (*supervise.Process, err
 	}
 	return &supervise.Process{PID: p.PID, Done: p.Done, Ready: ready,
 		Signal: func(sig syscall.Signal, group bool) error { return g.reaper.Signal(p.PID, sig, group) },
+		Why: func(err error) error {
+			if err == nil || kills(group) == killed {
+				return err
+			}
+			return fmt.Errorf("%w: memory ran out, of which it may take %d MiB", err, most>>20)
+		},
 		Ended: func() {
 			_ = syscall.Kill(-p.PID, syscall.SIGKILL) // whatever it started ends with it
+			if group != nil {
+				_ = group.Kill() // and what left its process group
+			}
 			// Its last words may still be in the pipe; nobody else can hold that open for long.
 			select {
 			case <-heard:
@@ -109,11 +122,16 @@ func (g *guest) startChild(spec child.Spec, starts int) (*supervise.Process, err
 		}}, nil
 }
 
+// maxProcs is how many processors a child uses at most: each costs memory, and none of them has work for more.
+const maxProcs = 2
+
 // environment holds no secret: it can be read by whoever takes the child over.
-func (g *guest) environment(spec child.Spec, starts int) []string {
-	env := []string{"PATH=/sbin:/bin", "HOME=/", "GOMAXPROCS=2", "GOTRACEBACK=single", child.EnvRoot + "=" + g.Root}
-	if spec.MemoryLimit > 0 {
-		env = append(env, "GOMEMLIMIT="+strconv.FormatInt(spec.MemoryLimit, 10))
+func (g *guest) environment(spec child.Spec, starts int, most int64) []string {
+	env := []string{"PATH=/sbin:/bin", "HOME=/", "GOMAXPROCS=" + strconv.Itoa(min(maxProcs, runtime.NumCPU())),
+		"GOGC=" + strconv.Itoa(gcPercent),
+		"GOTRACEBACK=single", child.EnvRoot + "=" + g.Root}
+	if limit := heapLimit(spec, most); limit != "" {
+		env = append(env, "GOMEMLIMIT="+limit)
 	}
 	in := g.inject[spec.Name]
 	in.Panic, in.Hog = in.Panic && starts == 0, in.Hog && starts == 0

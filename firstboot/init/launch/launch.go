@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/init/cgroup"
 )
 
 // Command is a program to start.
@@ -25,6 +27,8 @@ type Command struct {
 	Confine bool
 	UID     uint32    // user and group id; no supplementary groups
 	Caps    []uintptr // the only capabilities, in every set
+	// Group is the control group it is born in; nil: that of who starts it.
+	Group *cgroup.Group
 	// Paths the program may use at all, when Landlock is there. Missing ones are left out.
 	Read, Write, Exec []string
 }
@@ -67,6 +71,14 @@ func forkHere(c Command) (r Result, err error) {
 		Sys: &syscall.SysProcAttr{Setpgid: true}}
 	for i, f := range c.Files {
 		attr.Files[i] = f.Fd()
+	}
+	if c.Group != nil {
+		dir, err := c.Group.Open()
+		if err != nil {
+			return r, fmt.Errorf("starting %s in its control group: %w", c.Path, err)
+		}
+		defer dir.Close()
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(dir.Fd())
 	}
 	if c.Confine {
 		if r.Landlock, err = confineThread(c); err != nil {

@@ -58,6 +58,8 @@ type Process struct {
 	Done   <-chan unix.WaitStatus
 	Ready  <-chan struct{} // closed, or sent to, when the child says it is ready
 	Signal func(sig syscall.Signal, group bool) error
+	// Why may say more of why it ended than its status does; may be nil.
+	Why func(error) error
 	// Ended is called once the process is gone, before its successor starts; may be nil.
 	Ended func()
 }
@@ -401,7 +403,10 @@ func (s *Supervisor) once(ctx context.Context, spec child.Spec, k *kid) (healthy
 			if !since.IsZero() {
 				healthy = max(time.Since(since), 1)
 			}
-			return healthy, why(status)
+			if err = why(status); p.Why != nil {
+				err = p.Why(err)
+			}
+			return healthy, err
 		}
 	}
 }
