@@ -35,6 +35,44 @@ func (v *validator) masquerade() {
 	}
 }
 
+// helper checks a helper by what is said of the flows it is for.
+func (v *validator) helper(what string, h Helper, at Pos, protocols ...Protocol) {
+	wanted, known := h.Protocol()
+	if !known {
+		v.reject(at, "", "%s: there is no helper %s", what, quote(string(h)))
+		return
+	}
+	if len(protocols) == 0 {
+		protocols = []Protocol{AnyProtocol}
+	}
+	for _, p := range protocols {
+		if p != wanted {
+			v.reject(at, fmt.Sprintf("name the port, such as %s/21", wanted), "%s: the helper %s is for ports of %s",
+				what, h, wanted)
+			return
+		}
+	}
+}
+
+// ruleHelper checks the helper of a line.
+func (v *validator) ruleHelper(rule Rule) {
+	if rule.Helper == "" {
+		return
+	}
+	if rule.Action != Accept || rule.From == Self || rule.To == Self {
+		v.reject(rule.At, "", "policy: a helper is for what a line accepts between zones")
+		return
+	}
+	var protocols []Protocol
+	for _, m := range rule.Matches {
+		if len(m.Ports) == 0 {
+			m.Protocol = AnyProtocol
+		}
+		protocols = append(protocols, m.Protocol)
+	}
+	v.helper("policy", rule.Helper, rule.At, protocols...)
+}
+
 // direction checks the two zones of a translation.
 func (v *validator) direction(what, from, to string, at Pos, i int) bool {
 	good := v.end(what, from, v.places.find(at, what+"[%d].from", i))

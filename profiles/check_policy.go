@@ -49,6 +49,7 @@ func (v *validator) policy() {
 			v.match(rule, m, i)
 		}
 		v.extras(rule)
+		v.ruleHelper(rule)
 		if good && rule.Action == Accept && len(rule.Matches) == 0 && rule.To != Any && rule.From != Self {
 			v.wideOpen(rule)
 		}

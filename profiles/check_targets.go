@@ -104,6 +104,9 @@ func (v *validator) arrival(f Forward, i int, known bool) {
 			v.ownAddress(f, at)
 		}
 	}
+	if f.Helper != "" {
+		v.helper("forwards", f.Helper, f.At, f.Protocol)
+	}
 	for j, p := range f.Sources {
 		at := v.places.find(f.At, "forwards[%d].sources[%d]", i, j)
 		if problem, hint := checkNetwork(p); problem != "" {

@@ -191,6 +191,7 @@ type matchDraft struct {
 	log                  string
 	logged               bool
 	with                 RejectWith
+	helper               Helper
 }
 
 // matchFields are the keys below a service in the long form of a policy line.
@@ -212,6 +213,8 @@ func matchFields() table[matchDraft] {
 		{name: "with", doc: "What reject answers with: port-unreachable, host-unreachable, no-route or admin-prohibited." +
 			" Default: a TCP reset, else admin-prohibited.",
 			kind: oneWordOf(rejectWords()...), decode: readWith},
+		{name: "helper", doc: helperDoc, kind: oneWordOf(helperWords()...),
+			decode: func(r *reader, v value, into *matchDraft) { into.helper = r.helper(v) }},
 	}
 }
 
@@ -232,6 +235,7 @@ type forwardDraft struct {
 	sources      []netip.Prefix
 	sourcePlaces []Pos
 	sourceSets   []string
+	helper       Helper
 }
 
 // forwardFields are the keys of a forward.
@@ -251,6 +255,8 @@ func forwardFields() table[forwardDraft] {
 				shortHost())), required: true, decode: readTargets},
 		{name: "snat", doc: "self: the target sees the guest's own address as the sender. Needed where its answers would" +
 			" not come back through the guest.", kind: oneWordOf("self"), decode: readSNAT},
+		{name: "helper", doc: helperDoc, kind: oneWordOf(helperWords()...),
+			decode: func(r *reader, v value, into *forwardDraft) { into.helper = r.helper(v) }},
 		{name: "address", doc: "Only what is sent to this address of the guest, where it has several.",
 			kind: textLike(addressPattern), decode: readForwardAddress},
 		{name: "source", doc: "Only from these addresses, prefixes, hosts or sets.",

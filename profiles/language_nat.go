@@ -7,6 +7,16 @@ import "net/netip"
 // familyWords are what may follow a direction to masquerade.
 func familyWords() []string { return []string{"ipv4", string(OnlyIPv6), string(BothFamilies)} }
 
+const helperDoc = "ftp, tftp or sip: the kernel reads these connections and lets in the further ones they announce." +
+	" It believes what both ends write."
+
+func helperWords() (all []string) {
+	for _, h := range Helpers() {
+		all = append(all, string(h))
+	}
+	return all
+}
+
 // natFields are the keys of nat.
 func natFields() table[Profile] {
 	rangeList := oneOrMore(textLike(rangePattern))

@@ -40,6 +40,10 @@
 // zone only addresses of the link by which the traffic arrives count, from others any address of the guest. Clients
 // in the server's own subnet are answered by way of the guest, which stands for them as the sender.
 //
+// A forward to several hosts gives each client one of them, by a hash of its address; whether they work nobody asks.
+// "helper: ftp" of a line or a forward, also tftp and sip, has the kernel read those connections and let in what they
+// announce.
+//
 // nat.source gives what leaves the addresses named, before masquerading, line by line. nat.map makes hosts, or the
 // hosts of a prefix, known under other addresses in both directions; a prefix keeps the host part and is not the
 // checksum-neutral mapping of RFC 6296. What a mapping lets in the policy decides, and its lines speak of the inside

@@ -8,6 +8,15 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
+// helper reads the name of one.
+func (r *reader) helper(v value) Helper {
+	text, ok := r.word(v, "ftp, tftp or sip")
+	if _, known := Helper(text).Protocol(); ok && !known {
+		r.expected(v, "ftp, tftp or sip", suggest(text, helperWords()))
+	}
+	return Helper(text)
+}
+
 func readNAT(r *reader, v value, p *Profile) { natFields().read(r, v, p) }
 
 func readSources(r *reader, v value, p *Profile) {

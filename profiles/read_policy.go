@@ -157,6 +157,7 @@ func (r *reader) longServices(v value, line *policyLine) {
 		}
 		rule := line.add(r, entry.keyPos(), d.action, narrow(matches, d))
 		rule.Limit, rule.Connections, rule.Log, rule.With = d.limit, uint32(d.connections), d.log, d.with
+		rule.Helper = d.helper
 		if d.logged && d.log == "" {
 			rule.Log = line.from.text + " -> " + line.to.text
 		}

@@ -170,6 +170,7 @@ type Rule struct {
 	Connections uint32     `json:"connections,omitempty"` // 0: any number
 	Log         string     `json:"log,omitempty"`         // what lines in the kernel log begin with; empty: none
 	With        RejectWith `json:"with,omitempty"`        // of Reject; empty: see there
+	Helper      Helper     `json:"helper,omitempty"`      // for the connections a line between zones accepts
 	At          Pos        `json:"at"`
 }
 

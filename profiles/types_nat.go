@@ -1,6 +1,9 @@
 package profiles
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Pair is a direction between two zones: masquerade what goes from From to To.
 type Pair struct {
@@ -39,6 +42,7 @@ type Forward struct {
 	// Sources and the members of SourceSets are who may use it; both empty: everybody in the zone.
 	Sources    []netip.Prefix `json:"sources,omitempty"`
 	SourceSets []string       `json:"source_sets,omitempty"`
+	Helper     Helper         `json:"helper,omitempty"`
 	At         Pos            `json:"at"`
 }
 
@@ -52,6 +56,43 @@ func (f *Forward) Single() []Forward {
 		one := *f
 		one.To, one.Others = a, nil
 		out = append(out, one)
+	}
+	return out
+}
+
+// Helper is a part of the kernel that reads a protocol whose connections announce others: it lets in those announced,
+// and translates the addresses in the announcements. It trusts what both ends write, so it is for declared flows only.
+type Helper string
+
+// The helpers.
+const (
+	HelperFTP  Helper = "ftp"  // RFC 959 and RFC 2428, data connections
+	HelperTFTP Helper = "tftp" // RFC 1350, answers from another port
+	HelperSIP  Helper = "sip"  // RFC 3261, media streams
+)
+
+// Helpers are all of them.
+func Helpers() []Helper { return []Helper{HelperFTP, HelperTFTP, HelperSIP} }
+
+// Protocol is what the helper's connections are carried by; false for no helper of ours.
+func (h Helper) Protocol() (Protocol, bool) {
+	switch h {
+	case HelperFTP:
+		return TCP, true
+	case HelperTFTP, HelperSIP:
+		return UDP, true
+	}
+	return "", false
+}
+
+// Helpers are those that the profile declares for something, each once, in a fixed order.
+func (p *Profile) Helpers() []Helper {
+	var out []Helper
+	for _, h := range Helpers() {
+		if slices.ContainsFunc(p.Policy, func(r Rule) bool { return r.Helper == h }) ||
+			slices.ContainsFunc(p.Forwards, func(f Forward) bool { return f.Helper == h }) {
+			out = append(out, h)
+		}
 	}
 	return out
 }

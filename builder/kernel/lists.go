@@ -141,6 +141,11 @@ func Preload(p *profiles.Profile) []string {
 		}
 		names = append(names, "nft_chain_nat", "nft_nat", "nft_masq", "nft_redir")
 	}
+	if p != nil {
+		for _, h := range p.Helpers() {
+			names = append(names, "nf_conntrack_"+string(h), "nf_nat_"+string(h))
+		}
+	}
 	return append(names, linkModules(p)...)
 }
 

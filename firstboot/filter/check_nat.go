@@ -31,6 +31,11 @@ func checkForward(p *profiles.Profile, f *profiles.Forward, bad func(profiles.Po
 			bad(f.At, "forward: ports %d-%d to %d: would end above 65535", ports.First, ports.Last, f.ToPort)
 		}
 	}
+	if f.Helper != "" {
+		if proto, ok := f.Helper.Protocol(); !ok || f.Protocol != proto {
+			bad(f.At, "forward: the helper %q is for ports of %s", f.Helper, proto)
+		}
+	}
 	if a := f.Address; a.IsValid() && (isV6(a) != isV6(f.To) || !isOwn(p, a)) {
 		bad(f.At, "forward: %v is no address of this machine in the family of %v", a, f.To)
 	}

@@ -36,8 +36,9 @@
 //
 // # What it deliberately does not do
 //
-// It does not touch the kernel, know interface indices, or resolve names; it does not ban or offload.
-// Connection tracking helpers are not used, so "related" means ICMP errors only.
+// It does not touch the kernel, know interface indices, or resolve names; it does not ban or offload. Connection
+// tracking helpers are given to the connections of lines and forwards that ask for one, and to no others: there
+// "related" means what those connections announce, and ICMP errors everywhere.
 package filter
 
 import (

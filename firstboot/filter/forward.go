@@ -136,6 +136,6 @@ func (c *compiler) acceptForward(ch *Chain, f *profiles.Forward) {
 		return
 	}
 	for _, one := range f.Single() {
-		ch.add(forwardComment(&one), append(exactly(&one), accept)...)
+		ch.add(forwardComment(&one), slices.Concat(exactly(&one), c.helper(f.Helper), []Expr{accept})...)
 	}
 }

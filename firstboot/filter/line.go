@@ -24,6 +24,16 @@ const (
 
 // checkExtras checks what a line says beyond what it matches.
 func checkExtras(r *profiles.Rule, bad func(profiles.Pos, string, ...any)) {
+	if r.Helper != "" {
+		if r.Action != profiles.Accept || r.From == profiles.Self || r.To == profiles.Self || len(r.Matches) == 0 {
+			bad(r.At, "policy: the helper %q is for ports that a line accepts between zones", r.Helper)
+		}
+		for _, m := range r.Matches {
+			if proto, ok := r.Helper.Protocol(); !ok || m.Protocol != proto || len(m.Ports) == 0 {
+				bad(r.At, "policy: the helper %q is for ports of %s", r.Helper, proto)
+			}
+		}
+	}
 	if l := r.Limit; l != nil {
 		if _, ok := l.Seconds(); !ok || l.Count == 0 || l.Burst == 0 {
 			bad(r.At, "policy: %v is no rate", *l)
@@ -194,7 +204,7 @@ func (c *compiler) act(ch *Chain, n int, proto profiles.Protocol, v6 bool, do []
 	switch r.Action {
 	case profiles.Accept:
 		limits := c.limits(n, v6)
-		add(append(limits, accept)...)
+		add(slices.Concat(limits, c.helper(r.Helper), []Expr{accept})...)
 		if len(limits) > 0 {
 			add(c.counter(ch.Name+".limit"), drop)
 		}

@@ -26,6 +26,7 @@ type Table struct {
 	Family   Family
 	Name     string
 	Counters []string // named counters, packets and bytes, from zero
+	Helpers  []Helper // of connection tracking
 	Sets     []Set
 	Chains   []Chain
 }
@@ -102,7 +103,7 @@ type Rule struct {
 const MaxComment = 127
 
 // Expr is one step of a rule. The set of implementations is closed: Match, Bits, Lookup, Count, Verdict, Reject,
-// Share, DestinationNAT, SourceNAT, MapPrefix, Masquerade, ClampMSS, Rate, LimitSource, CountSource, Log.
+// SetHelper, Share, DestinationNAT, SourceNAT, MapPrefix, Masquerade, ClampMSS, Rate, LimitSource, CountSource, Log.
 type Expr interface{ text() string }
 
 // Match continues when the selected value is in one of the ranges.
@@ -195,6 +196,16 @@ type DestinationNAT struct {
 	PortMap string // name of a MapPort set: destination port -> new one
 	Field   Field  // TCPDPort or UDPDPort: what PortMap is asked with
 }
+
+// Helper is a connection tracking helper under a name.
+type Helper struct {
+	Name  string
+	Kind  string // the kernel's name: "ftp"
+	Proto uint8  // transport protocol
+}
+
+// SetHelper gives the connection a helper of the table.
+type SetHelper struct{ Name string }
 
 // Share continues for one part of the senders: those whose address the kernel's hash gives the number Part of Of.
 type Share struct {

@@ -44,6 +44,10 @@ func (t *Table) write(b *strings.Builder) {
 	for _, c := range t.Counters {
 		fmt.Fprintf(b, "\tcounter %s {\n\t}\n\n", c)
 	}
+	for _, h := range t.Helpers {
+		proto := map[uint8]string{ProtoTCP: "tcp", ProtoUDP: "udp"}[h.Proto]
+		fmt.Fprintf(b, "\tct helper %s {\n\t\ttype %q protocol %s\n\t\tl3proto inet\n\t}\n\n", h.Name, h.Kind, proto)
+	}
 	for i := range t.Sets {
 		t.Sets[i].write(b)
 	}
@@ -272,6 +276,8 @@ func natFamily(v6 bool) (word string, t Type) {
 	}
 	return "ip", TypeIPv4
 }
+
+func (h SetHelper) text() string { return `ct helper set "` + h.Name + `"` }
 
 func (s Share) text() string {
 	return fmt.Sprintf("jhash %s mod %d seed 0x%x %d", srcField(s.IPv6), s.Of, ShareSeed, s.Part)

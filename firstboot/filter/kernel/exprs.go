@@ -169,6 +169,8 @@ func (t *translator) one(e filter.Expr) error {
 		}
 	case filter.DestinationNAT:
 		return t.destinationNAT(e)
+	case filter.SetHelper:
+		t.emit(&expr.Objref{Type: unix.NFT_OBJECT_CT_HELPER, Name: e.Name})
 	case filter.Share:
 		return t.share(e)
 	case filter.SourceNAT:

@@ -8,6 +8,7 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
 
 	"rempart/firstboot/filter"
 )
@@ -67,6 +68,13 @@ func (p *planner) content() error {
 	for _, counter := range p.in.Counters {
 		p.step("counter "+counter, func(c *nftables.Conn) error {
 			c.AddObj(&nftables.NamedObj{Table: p.table, Name: counter, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
+			return nil
+		})
+	}
+	for _, h := range p.in.Helpers {
+		p.step("helper "+h.Name, func(c *nftables.Conn) error {
+			c.AddObj(&nftables.NamedObj{Table: p.table, Name: h.Name, Type: nftables.ObjTypeCtHelper,
+				Obj: &expr.CtHelper{Name: h.Kind, L3Proto: unix.NFPROTO_INET, L4Proto: h.Proto}})
 			return nil
 		})
 	}
