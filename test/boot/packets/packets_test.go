@@ -1,6 +1,6 @@
 // Package packets boots masters among real hosts and holds the packets that pass against tables written by hand. The
 // guest's NICs are taps on bridges, as on any hypervisor; the hosts around it are network namespaces; what they run
-// are curl, nc and ping where these exist. Every frame on every tap is watched.
+// are curl, nc, ping and nmap. Every frame on every tap is watched.
 //
 // A packet that must not pass counts as stopped only if it was seen going to the guest, nothing of it was seen coming
 // out, whatever was translated, and the same flow passes a guest with the same links whose policy allows it.
@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	for tool, pkg := range map[string]string{"nsenter": "util-linux", "curl": "curl", "nc": "netcat-openbsd",
-		"ping": "iputils-ping", "dnsmasq": "dnsmasq-base"} {
+		"ping": "iputils-ping", "dnsmasq": "dnsmasq-base", "nmap": "nmap"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			fmt.Printf("%s is missing: apt-get install %s\n", tool, pkg)
 			os.Exit(1)

@@ -1,0 +1,131 @@
+package packets
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"rempart/test/rig"
+)
+
+// scan is what nmap is told to look at, and all that it may find: ports that answer at all, by whoever is behind them.
+// Every other port has to be silent: an answer that a port is closed would be one too many.
+type scan struct {
+	from, target string
+	ports        string // nmap's options that say which
+	count        int    // how many ports these are
+	answers      string // "80/tcp 443/tcp"
+}
+
+// Ports to scan. The top ones are those that nmap's authors found open most often.
+const (
+	everyTCP = "-sS -p1-65535"
+	topTCP   = "-sS --top-ports 1000"
+	topUDP   = "-sU --top-ports 100"
+)
+
+// TestScanHome looks with nmap at the home-firewall and through it: every TCP port from the Internet, over IPv4 and
+// IPv6, the usual ones from everywhere else.
+func TestScanHome(t *testing.T) {
+	m := rig.Build(t, home)
+	w := newHome(t, m)
+	g := m.Boot(t, rig.Options{Backends: w.backends()})
+	g.AwaitReady()
+	w.scan(t, []scan{
+		{"internet", "192.168.0.101", everyTCP, 65535, "80/tcp 443/tcp"},
+		{"internet", "fd00:192:168::101", everyTCP, 65535, ""},
+		{"internet", "192.168.0.101", topUDP, 100, ""},
+		{"internet", "fd00:192:168::101", topUDP, 100, ""},
+		{"internet", "10.9.0.1", topTCP, 1000, ""},
+		{"internet", "10.9.0.7", topTCP, 1000, ""},
+		{"internet", "fd00:10:9::7", topTCP, 1000, ""},
+		{"internet", "fd00:10:9::7", topUDP, 100, ""},
+		{"dmz", "10.9.0.1", topTCP, 1000, ""},
+		{"dmz", "fd00:10:9::1", topTCP, 1000, ""},
+		{"dmz", "192.168.0.7", topTCP, 1000, ""},
+		{"dmz", "fd00:192:168::7", topTCP, 1000, ""},
+		{"home", "192.168.0.101", topTCP, 1000, "22/tcp"},
+		{"home", "fd00:192:168::101", topTCP, 1000, "22/tcp"},
+		{"home", "10.9.0.7", topTCP, 1000, ""},
+		{"home", "fd00:10:9::7", topUDP, 100, ""},
+	})
+	g.PowerOff()
+}
+
+// TestScanUplink does so with the dhcp-uplink.
+func TestScanUplink(t *testing.T) {
+	m := rig.Build(t, uplink)
+	w, _ := newUplink(t, m)
+	g := m.Boot(t, rig.Options{Backends: w.backends()})
+	g.AwaitReady()
+	w.scan(t, []scan{
+		{"internet", leased, everyTCP, 65535, "80/tcp 443/tcp"},
+		{"internet", leased, topUDP, 100, ""},
+		{"internet", "10.10.10.1", topTCP, 1000, ""},
+		{"internet", "10.10.10.10", topTCP, 1000, ""}, // not by the forward, so not at all
+		{"internet", "10.10.10.7", topUDP, 100, ""},
+		{"neighbour", leased, topTCP, 1000, "80/tcp 443/tcp"},
+		{"inside", "10.10.10.1", topTCP, 1000, "22/tcp"},
+		{"inside", "fd00:10:10::1", topTCP, 1000, "22/tcp"},
+		{"inside", "fd00:10:10::1", topUDP, 100, ""},
+	})
+	g.PowerOff()
+}
+
+// scan runs nmap, a few at a time: together they send no more than a translated guest takes in.
+func (w *world) scan(t *testing.T, scans []scan) {
+	t.Helper()
+	var wait sync.WaitGroup
+	slots := make(chan struct{}, 4)
+	for _, s := range scans {
+		slots <- struct{}{}
+		wait.Add(1)
+		go func() {
+			defer func() { <-slots; wait.Done() }()
+			if err := s.run(w); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	wait.Wait()
+}
+
+// What nmap prints with -oG: the ports that are not silent, and how many are in the state not worth listing. Of UDP a
+// port that says nothing is "open|filtered".
+var (
+	answering = regexp.MustCompile(`(\d+)/(open|closed|unfiltered)/(tcp|udp)/`)
+	silentTCP = regexp.MustCompile(`(?:Ignored State: filtered|filtered) \((\d+)\)`)
+	silentUDP = regexp.MustCompile(`Ignored State: open\|filtered \((\d+)\)`)
+)
+
+func (s scan) run(w *world) error {
+	// At least so many a second: a port that is silent costs nmap its whole patience otherwise. A port is tried twice.
+	args := append(strings.Fields(s.ports), "-n", "-Pn", "-T4", "--max-retries", "1", "--min-rate", "6000", "-oG", "-")
+	if strings.Contains(s.target, ":") {
+		args = append(args, "-6")
+	}
+	out, err := w.hosts[s.from].Command("nmap", append(args, s.target)...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("from %s: nmap %s %s: %w\n%s", s.from, s.ports, s.target, err, out)
+	}
+	var found []string
+	for _, m := range answering.FindAllStringSubmatch(string(out), -1) {
+		found = append(found, m[1]+"/"+m[3])
+	}
+	silent, pattern := 0, silentTCP
+	if s.ports == topUDP {
+		pattern = silentUDP
+	}
+	if m := pattern.FindStringSubmatch(string(out)); m != nil {
+		silent, _ = strconv.Atoi(m[1]) // digits, says the pattern
+	}
+	if !slices.Equal(found, strings.Fields(s.answers)) || silent+len(found) != s.count {
+		return fmt.Errorf("from %s: nmap %s %s: %q answer and %d are silent; want %q and the rest of %d\n%s", s.from,
+			s.ports, s.target, found, silent, s.answers, s.count, out)
+	}
+	return nil
+}
