@@ -35,7 +35,9 @@ DIR is the folder of a master; a PROFILE is built first. No root is needed. The 
 the guest writes goes to its state disk, which is kept beside the master (--state). What makes it this guest and no
 other is on its identity disk, kept there too (--identity) and made where there is none: its name, the hardware
 addresses of its links, its SSH host key, and the SSH keys that may log in: those of --key, else your own,
-~/.ssh/id_*.pub. A microvm has no place for that disk and goes without.
+~/.ssh/id_*.pub. WireGuard links get a private key there, whose public half is said, or the one of --wireguard-key, and
+the preshared keys of their peers by --wireguard-key LINK/PEER=FILE. A microvm has no place for that disk and goes
+without.
 
 While it runs, ` + "`rempart ctl NAME COMMAND`" + ` speaks to it from another terminal. Of one name only one guest runs.
 
@@ -60,6 +62,7 @@ when it was not READY within --timeout.`,
 			state := flags.String("state", "", "file of the state disk; default: beside the master")
 			disk := flags.String("identity", "", "file of the identity disk; default: beside the master")
 			keys := flags.StringArrayP("key", "k", nil, "file of SSH public keys that may log in; may be given again")
+			tunnels := flags.StringArray("wireguard-key", nil, "file of a key, kept from then on: LINK=FILE, or LINK/PEER=FILE")
 			nets := flags.StringArray("net", nil, "plug a link in: LINK=WHAT")
 			timeout := flags.Duration("timeout", 0, "end the guest when it is not READY by then, such as 90s; 0: wait for ever")
 			untilReady := flags.Bool("until-ready", false, "switch the guest off once it is READY")
@@ -92,7 +95,7 @@ when it was not READY within --timeout.`,
 				if s.Identity = *disk; s.Identity == "" {
 					s.Identity = m.IdentityPath(s.Name)
 				}
-				if err := ensureIdentity(s, m.Profile, *keys); err != nil {
+				if err := ensureIdentity(c, s, m.Profile, *keys, *tunnels); err != nil {
 					return err
 				}
 				s.Console = c.out
@@ -107,7 +110,7 @@ when it was not READY within --timeout.`,
 }
 
 // ensureIdentity makes the guest's identity disk, or brings it up to date.
-func ensureIdentity(s guest.Settings, p *profiles.Profile, keys []string) error {
+func ensureIdentity(c *console, s guest.Settings, p *profiles.Profile, keys, tunnelKeys []string) error {
 	if len(keys) == 0 && !p.Admin.None {
 		if _, err := os.Stat(s.Identity); errors.Is(err, fs.ErrNotExist) {
 			keys = guest.OwnKeys()
@@ -117,7 +120,26 @@ func ensureIdentity(s guest.Settings, p *profiles.Profile, keys []string) error 
 	if err != nil {
 		return err
 	}
-	_, err = guest.EnsureIdentity(s.Identity, s.Name, p, lines)
+	id, err := guest.EnsureIdentity(s.Identity, s.Name, p, lines)
+	if err != nil {
+		return err
+	}
+	if len(tunnelKeys) > 0 {
+		if err := guest.ReadTunnelKeys(id, p, tunnelKeys); err != nil {
+			return err
+		}
+		if err := guest.WriteIdentity(s.Identity, id); err != nil {
+			return err
+		}
+	}
+	tunnels, err := guest.Tunnels(id, p)
+	for _, t := range tunnels {
+		fmt.Fprintf(c.err, "rempart: the public key of the tunnel %s is %s\n", t.Link, t.Public)
+		for _, peer := range t.Missing {
+			fmt.Fprintf(c.err, "rempart: WARNING: the tunnel %s stays closed until the preshared key of %s is given: "+
+				"--wireguard-key %s/%s=FILE\n", t.Link, peer, t.Link, peer)
+		}
+	}
 	return err
 }
 

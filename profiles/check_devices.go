@@ -84,7 +84,7 @@ func (l *Link) kinds() (all []string) {
 		is   bool
 		name string
 	}{{l.VLAN != nil, "vlan"}, {l.Bond != nil, "bond"}, {l.Bridge != nil, "bridge"}, {l.Macvlan != nil, "macvlan"},
-		{l.Dummy, "dummy"}} {
+		{l.Dummy, "dummy"}, {l.WireGuard != nil, "wireguard"}} {
 		if k.is {
 			all = append(all, k.name)
 		}
@@ -169,7 +169,7 @@ func (v *validator) member(l, m *Link, bad func(hint, format string, args ...any
 	case l.Bond != nil && !m.NIC():
 		bad("", "member %s is no NIC", clip(m.Name))
 		return
-	case m.Bridge != nil || m.Macvlan != nil:
+	case m.Bridge != nil || m.Macvlan != nil || m.WireGuard != nil:
 		bad("", "member %s is a %s, expected a NIC, a bond, a VLAN or a dummy", clip(m.Name), m.kinds()[0])
 		return
 	case l.Bond != nil && m.VirtualMAC != "":
@@ -183,6 +183,10 @@ func (v *validator) member(l, m *Link, bad func(hint, format string, args ...any
 		v.reject(v.places.find(m.At, "links.%s.mtu", m.Name), "give both the same", "links.%s.mtu: %d, but that of %s is %d",
 			clip(m.Name), m.MTU, clip(l.Name), cmp.Or(l.MTU, usualMTU))
 	}
+	if p := v.link(m.Parent()); p != nil && m.MTU == 0 && l.MTU == 0 && v.p.EffectiveMTU(p) != usualMTU {
+		v.reject(m.At, "write mtu at "+clip(l.Name)+" or at "+clip(m.Name), "links.%s: it has the MTU of its parent %s, %d,"+
+			" but that of %s is %d", clip(m.Name), clip(p.Name), v.p.EffectiveMTU(p), clip(l.Name), usualMTU)
+	}
 }
 
 // addressed tells whether a link takes part in IP itself.
@@ -192,28 +196,17 @@ func (l *Link) addressed() bool {
 
 // parent checks the link that a VLAN or macvlan is on.
 func (v *validator) parent(l, parent *Link, bad func(hint, format string, args ...any)) {
-	if l.Macvlan != nil && (parent.Macvlan != nil || parent.Bridge != nil || parent.Dummy) {
-		bad("", "parent %s is a %s, expected a NIC, a bond or a VLAN", clip(parent.Name), parent.kinds()[0])
+	if l.Macvlan != nil && (parent.Macvlan != nil || parent.Bridge != nil || parent.Dummy) || parent.WireGuard != nil {
+		what := "a NIC, a bond or a VLAN"
+		if l.VLAN != nil {
+			what = "a link of Ethernet"
+		}
+		bad("", "parent %s is a %s, expected %s", clip(parent.Name), parent.kinds()[0], what)
 	}
-	if has := v.effectiveMTU(parent); l.MTU > has {
+	if has, wants := v.p.EffectiveMTU(parent), v.p.EffectiveMTU(l); wants > has {
 		v.reject(v.places.find(l.At, "links.%s.mtu", l.Name), "raise that of "+clip(parent.Name)+", or lower this",
-			"links.%s.mtu: %d, more than the %d of its parent %s", clip(l.Name), l.MTU, has, clip(parent.Name))
+			"links.%s.mtu: %d, more than the %d of its parent %s", clip(l.Name), wants, has, clip(parent.Name))
 	}
-}
-
-// effectiveMTU is the MTU a link will have: its own, its parent's, or the usual one.
-func (v *validator) effectiveMTU(l *Link) int {
-	for range v.p.Links { // no further: there may be a loop
-		if l.MTU != 0 {
-			return l.MTU
-		}
-		next := v.link(l.Parent())
-		if next == nil {
-			break
-		}
-		l = next
-	}
-	return usualMTU
 }
 
 // loops finds links that are made of themselves.

@@ -101,7 +101,8 @@ const (
 
 // NIC tells whether the link is a NIC, and not made by the guest.
 func (l *Link) NIC() bool {
-	return l.VLAN == nil && l.Bond == nil && l.Bridge == nil && l.Macvlan == nil && !l.Dummy
+	return l.VLAN == nil && l.Bond == nil && l.Bridge == nil && l.Macvlan == nil && !l.Dummy &&
+		l.WireGuard == nil
 }
 
 // Parent is the link this one is made on; empty: none.
@@ -139,6 +140,28 @@ func (p *Profile) Bridged(z *Zone) bool {
 		master := p.MasterOf(m.Link)
 		return master != nil && master.Bridge != nil
 	})
+}
+
+// EffectiveMTU is the MTU a link will have unless its NIC or a DHCP server says otherwise: its own, that of what it is
+// a member of, its parent's, what a tunnel leaves, or the usual one.
+func (p *Profile) EffectiveMTU(l *Link) int {
+	for range p.Links { // no further: there may be a loop
+		if l.MTU != 0 {
+			return l.MTU
+		}
+		if l.WireGuard != nil {
+			return p.tunnelMTU(l)
+		}
+		if master := p.MasterOf(l.Name); master != nil && master.MTU != 0 {
+			return master.MTU
+		}
+		next := p.byName(l.Parent())
+		if next == nil {
+			break
+		}
+		l = next
+	}
+	return usualMTU
 }
 
 // NICs are the links a guest needs a NIC for, in bus order.

@@ -128,7 +128,9 @@ func linkFields() table[Link] {
 		{name: "mtu", doc: "Largest packet in bytes, " + strconv.Itoa(minMTU) + " to " + strconv.Itoa(maxMTU) +
 			". Default: what the NIC says.", kind: numberIn(minMTU, maxMTU), decode: readMTU},
 
-		{name: "wireguard", doc: "A WireGuard tunnel: {port: NUMBER, peers: [...]}.", later: "remove it"},
+		{name: "wireguard", doc: "This link is a WireGuard tunnel: {port: 51820, from: ZONE, peers: {NAME: {key:" +
+			" PUBLIC KEY, allowed: PREFIX, endpoint: ADDRESS:PORT}}}. Its private key is on the guest's identity disk.",
+			kind: wireGuardFields().schema(), decode: readWireGuard},
 	}, deviceFields()...)
 }
 

@@ -61,14 +61,18 @@
 // path.
 //
 // A link is a NIC unless it says what else it is made of: vlan and macvlan have a parent, bond and bridge have
-// members. NICs are found by mac or bus order; virtual_mac is the address one uses in place of its own. Members of a
+// members, a bridge may sort by VLAN (vlan_filtering), and wireguard has peers, whose allowed prefixes become its
+// routes. The keys that nobody but the guest may know are on its identity disk; a tunnel without them stays closed.
+// Its port is open to the zones that wireguard.from names, above the policy, and to no others.
+//
+// NICs are found by mac or bus order; virtual_mac is the address one uses in place of its own. Members of a
 // bond or bridge need no address, and those of a bond are in no zone. Zones on members of a bridge are about what the
 // bridge passes between them, and about nothing that is routed: that is of the zone of the bridge itself. Between
 // members in zones passes what lines between these zones allow; a bridge with no member in a zone passes everything.
 // Routes stand at the link they lead out by; rules choose another table than the main one for some packets. Return
 // traffic that comes by another link than the main table names needs its sources in the prefix of a zone on that link.
 //
-// Keys that are planned and not carried out by this version, such as dhcp or wireguard, are known and refused, never
+// Keys that are planned and not carried out by this version, such as dhcp or dns, are known and refused, never
 // ignored. The tables in language.go are the whole language.
 //
 // What the package deliberately does not do: resolve names over the network, expand variables, include other

@@ -61,12 +61,13 @@ type Link struct {
 	Gateways  []Gateway      `json:"gateways,omitempty"`
 	Routes    []Route        `json:"routes,omitempty"`
 	MTU       int            `json:"mtu,omitempty"` // bytes; 0: leave the NIC's own
-	// At most one of the next five; none: the link is a NIC.
-	VLAN    *VLAN    `json:"vlan,omitempty"`
-	Bond    *Bond    `json:"bond,omitempty"`
-	Bridge  *Bridge  `json:"bridge,omitempty"`
-	Macvlan *Macvlan `json:"macvlan,omitempty"`
-	Dummy   bool     `json:"dummy,omitempty"`
+	// At most one of the next six; none: the link is a NIC.
+	VLAN      *VLAN      `json:"vlan,omitempty"`
+	Bond      *Bond      `json:"bond,omitempty"`
+	Bridge    *Bridge    `json:"bridge,omitempty"`
+	Macvlan   *Macvlan   `json:"macvlan,omitempty"`
+	Dummy     bool       `json:"dummy,omitempty"`
+	WireGuard *WireGuard `json:"wireguard,omitempty"`
 
 	VirtualMAC string   `json:"virtual_mac,omitempty"` // the NIC uses it in place of its own
 	Offloads   Offloads `json:"offloads,omitzero"`

@@ -39,6 +39,7 @@ func (v *validator) profile() {
 	v.routes()
 	v.routingRules()
 	v.zones()
+	v.tunnels()
 	v.zoneOverlaps()
 	v.bridgedZones()
 	v.hosts()

@@ -162,6 +162,7 @@ func linkModules(p *profiles.Profile) []string {
 		need["bridge"] = need["bridge"] || l.Bridge != nil
 		need["macvlan"] = need["macvlan"] || l.Macvlan != nil
 		need["dummy"] = need["dummy"] || l.Dummy
+		need["wireguard"] = need["wireguard"] || l.WireGuard != nil
 	}
 	var names []string
 	for _, name := range slices.Sorted(maps.Keys(need)) {

@@ -50,6 +50,9 @@ func (b *Bench) newWire(l *profiles.Link) (*virtualnet.Segment, error) {
 		s := virtualnet.NewSegment(l.Name, b.log)
 		virtualnet.NewBond(s, members, l.Bond.Mode == profiles.BondLACP, l.Bond.Mode == profiles.BondActiveBackup)
 		return s, nil
+	case l.Bridge != nil && len(l.Bridge.Ports) > 0:
+		return nil, fmt.Errorf("packet test of %s: link %s sorts by VLAN, and this version plugs only into bridges that do "+
+			"not", b.profile.Name, l.Name)
 	case l.Bridge != nil:
 		// The hosts of the bridge itself are on its first member; the others are wires of their own.
 		return b.wireOf(l.Bridge.Members[0])

@@ -29,6 +29,9 @@ func decide(p *profiles.Profile, f flow) ruling {
 	if f.to == profiles.Self && f.protocol == profiles.TCP && f.port == PortSSH && isAdmin(p, f) {
 		return ruling{true, "admin: " + f.from + " -> self" + at(p.Admin.At)}
 	}
+	if l := tunnelAt(p, f); l != nil {
+		return ruling{true, "the tunnel " + l.Name + ": " + f.from + " -> self" + at(l.At)}
+	}
 	for i := range p.Policy {
 		r := &p.Policy[i]
 		if !covers(r.From, f.from) || !covers(r.To, f.to) {

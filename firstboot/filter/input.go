@@ -95,6 +95,7 @@ func (c *compiler) input() {
 	c.admin(&rules)
 	c.neighbours(&rules)
 	c.dhcpAnswers(&rules)
+	c.tunnels(&rules)
 	c.dispatch(&rules, "in", IIfName, func(zone string) string { return c.pairChain("in/"+zone, zone, profiles.Self) })
 	c.logDrop(&rules, "", "in no zone")
 	rules.add("default: in no zone", c.counter(counterNoZone), drop)

@@ -36,6 +36,9 @@ const (
 	AddVLANs // or set how they leave
 	DeleteVLANs
 	SetPrimary // Master: the member; 0: none
+	SetTunnel  // private key and port
+	SetPeer
+	DeletePeer
 )
 
 // Change is one difference between what is and what is wanted, in the terms of the kernel.
@@ -61,13 +64,16 @@ type Change struct {
 	Bridging Bridging
 	VLANs    []VLANs // AddVLANs, DeleteVLANs
 	Self     bool    // AddVLANs, DeleteVLANs: of the bridge itself
+	Tunnel   *Tunnel // SetTunnel
+	Peer     *Peer   // SetPeer, DeletePeer
 }
 
 // Closing reports whether a link on which this change failed must not be brought up: it would be up under a wrong
-// name, which the policy does not know, or without a switch that protects it, or as a bridge that joins too much.
+// name, which the policy does not know, or without a switch that protects it, as a bridge that joins too much, or as a
+// tunnel to strangers.
 func (c Change) Closing() bool {
 	switch c.Kind {
-	case SetName, SetClaim, SetSysctl, SetUp, SetMaster, SetBridging, DeleteVLANs:
+	case SetName, SetClaim, SetSysctl, SetUp, SetMaster, SetBridging, DeleteVLANs, SetTunnel, DeletePeer:
 		return true
 	}
 	return false
@@ -132,6 +138,12 @@ func (c Change) String() string {
 		return fmt.Sprintf("%s: VLANs %s", c.Link, vlanText(c.VLANs))
 	case DeleteVLANs:
 		return fmt.Sprintf("%s: remove VLANs %s", c.Link, vlanText(c.VLANs))
+	case SetTunnel:
+		return c.Link + ": private key and port"
+	case SetPeer:
+		return fmt.Sprintf("%s: peer %s", c.Link, c.Peer.Name)
+	case DeletePeer:
+		return fmt.Sprintf("%s: remove peer %s", c.Link, c.Peer.Name)
 	case AddRule:
 		return fmt.Sprintf("%s: %s", c.Link, c.Rule)
 	default:
@@ -250,6 +262,7 @@ func (d *differ) interfaceItself() {
 		d.add(Change{Kind: SetMaster, Master: w.Master})
 	}
 	d.vlans(joins)
+	d.tunnel()
 }
 
 // settings are those of the NIC and of the kernel's queue before it.

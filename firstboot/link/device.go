@@ -26,11 +26,12 @@ const (
 	KindBridge  = "bridge"
 	KindMacvlan = "macvlan"
 	KindDummy   = "dummy"
+	KindTunnel  = "wireguard"
 )
 
 // made tells whether this program makes interfaces of a kind, so that they are no NICs.
 func made(kind string) bool {
-	return slices.Contains([]string{KindVLAN, KindBond, KindBridge, KindMacvlan, KindDummy}, kind)
+	return slices.Contains([]string{KindVLAN, KindBond, KindBridge, KindMacvlan, KindDummy, KindTunnel}, kind)
 }
 
 // miimon is the usual interval, in milliseconds; without one a bond never notices a member without carrier
@@ -76,6 +77,8 @@ func device(l profiles.Link) Device {
 		return Device{Kind: KindMacvlan, Mode: macvlanBridge}
 	case l.Dummy:
 		return Device{Kind: KindDummy}
+	case l.WireGuard != nil:
+		return Device{Kind: KindTunnel}
 	}
 	return Device{}
 }
@@ -122,6 +125,13 @@ func (d *devices) remove(h Interface) {
 
 func (d *devices) link(i int, nics []Assignment) {
 	l := d.plan.Links[i]
+	if l.Closed != "" {
+		for _, h := range d.candidates(l.Name) {
+			d.remove(h)
+		}
+		d.found.Waiting = append(d.found.Waiting, Warning{l.Name, l.Closed})
+		return
+	}
 	parent, there := d.index[l.Parent]
 	if l.Parent != "" && !there {
 		d.found.Waiting = append(d.found.Waiting, Warning{l.Name, "waiting for link " + l.Parent})

@@ -24,8 +24,9 @@ const claimAlias = "rempart:"
 
 // kernel is the network of the namespace this process is in.
 type kernel struct {
-	handle *netlink.Handle
-	root   string // where /proc and /sys are
+	handle  *netlink.Handle
+	generic *netlink.Handle // for WireGuard
+	root    string          // where /proc and /sys are
 }
 
 func newKernel(root string) (*kernel, error) {
@@ -33,10 +34,18 @@ func newKernel(root string) (*kernel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening netlink: %w", err)
 	}
-	return &kernel{handle: h, root: root}, nil
+	generic, err := netlink.NewHandle(unix.NETLINK_GENERIC)
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("opening generic netlink: %w", err)
+	}
+	return &kernel{handle: h, generic: generic, root: root}, nil
 }
 
-func (k *kernel) close() { k.handle.Close() }
+func (k *kernel) close() {
+	k.handle.Close()
+	k.generic.Close()
+}
 
 // dumpTries is how often a dump that changes under the reader's eyes is read again before the last answer is taken
 // as it is; the change that disturbed it is announced by an event, which leads here again.
@@ -141,61 +150,6 @@ func (k *kernel) lookAddresses(all []Interface, place map[int]int) error {
 	return nil
 }
 
-func (k *kernel) lookRoutes(all []Interface, place map[int]int) error {
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		// RT_TABLE_UNSPEC: of every table.
-		list, err := dump(func() ([]netlink.Route, error) {
-			return k.handle.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
-		})
-		if err != nil {
-			return fmt.Errorf("listing routes: %w", err)
-		}
-		for _, r := range list {
-			if r.Type != unix.RTN_UNICAST || r.Table == unix.RT_TABLE_LOCAL {
-				continue
-			}
-			route := routeOf(r, family)
-			hops := []int{r.LinkIndex}
-			for _, hop := range r.MultiPath {
-				route.Multipath = true
-				hops = append(hops, hop.LinkIndex)
-			}
-			for _, hop := range hops {
-				if i, ok := place[hop]; ok {
-					all[i].Routes = append(all[i].Routes, route)
-					break // removing it once removes all its ways
-				}
-			}
-		}
-	}
-	return nil
-}
-
-func routeOf(r netlink.Route, family int) Route {
-	out := Route{
-		Dst:      netip.PrefixFrom(netip.IPv4Unspecified(), 0),
-		OnLink:   r.Flags&unix.RTNH_F_ONLINK != 0,
-		Metric:   uint32(r.Priority),
-		Protocol: Protocol(r.Protocol),
-	}
-	if r.Table != unix.RT_TABLE_MAIN {
-		out.Table = uint32(r.Table)
-	}
-	if family == netlink.FAMILY_V6 {
-		out.Dst = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-	}
-	if p, ok := prefixOf(r.Dst); ok {
-		out.Dst = p
-	}
-	if a, ok := netip.AddrFromSlice(r.Gw); ok {
-		out.Gateway = a.Unmap()
-	}
-	if a, ok := netip.AddrFromSlice(r.Src); ok {
-		out.Source = a.Unmap()
-	}
-	return out
-}
-
 // prefixOf translates a net.IPNet. The family is that of the mask, since net.IP may hold IPv4 in 16 bytes.
 func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 	if n == nil {
@@ -231,6 +185,9 @@ func (k *kernel) readSysctls(have, want []Interface) {
 			}
 			if b, ok := k.lookBridging(have[i].Name); ok {
 				have[i].Bridging = &b
+			}
+			if w.Tunnel != nil {
+				have[i].Tunnel, _ = k.lookTunnel(w.Index) // as offloads
 			}
 			have[i].Values = map[string]string{}
 			for _, s := range w.Sysctls {
@@ -344,6 +301,12 @@ func (k *kernel) do(c Change) error {
 		return tellVLANs(unix.RTM_SETLINK, c.Index, c.Self, c.VLANs)
 	case DeleteVLANs:
 		return tellVLANs(unix.RTM_DELLINK, c.Index, c.Self, c.VLANs)
+	case SetTunnel:
+		return k.setTunnel(c.Index, c.Tunnel)
+	case SetPeer:
+		return k.setPeer(c.Index, c.Peer)
+	case DeletePeer:
+		return k.deletePeer(c.Index, c.Peer)
 	case SetUp:
 		return k.handle.LinkSetUp(dev)
 	case AddRoute:

@@ -33,6 +33,8 @@ func deviceOf(l netlink.Link) Device {
 		return out
 	case *netlink.Dummy:
 		return Device{Kind: KindDummy}
+	case *netlink.Wireguard:
+		return Device{Kind: KindTunnel}
 	}
 	return Device{}
 }
@@ -126,6 +128,8 @@ func (k *kernel) create(c Change) error {
 		l = &netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}
 	case KindDummy:
 		l = &netlink.Dummy{LinkAttrs: attrs}
+	case KindTunnel:
+		l = &netlink.Wireguard{LinkAttrs: attrs}
 	default:
 		return fmt.Errorf("nobody makes a %q", d.Kind)
 	}

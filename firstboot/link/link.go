@@ -10,13 +10,14 @@
 // It is a child of PID 1 and starts when the policy is loaded: until then every link stays down.
 //
 // What it deliberately does not do: filter packets (package filter), answer DHCP (package dhcp), load drivers (PID 1
-// does), touch interfaces that are no NICs and that the profile does not name (a bridge of containers, say), filter
-// between the members of a bridge, or know WireGuard: that widens Link and Interface, not the steps.
+// does), touch interfaces that are no NICs and that the profile does not name (a bridge of containers, say), or keep
+// the secrets of tunnels (the identity does).
 package link
 
 import (
 	"cmp"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"rempart/firstboot/contract/hardware"
@@ -58,6 +59,8 @@ type Link struct {
 	LACP     bool             // a member of a bond that speaks LACP
 	Filters  bool             // a bridge that looks at VLANs
 	VLANs    []VLANs          // of a bridge that does, or of a port of one
+	Tunnel   *TunnelPlan      // of WireGuard
+	Closed   string           // why it must not be there for now; empty: it may
 }
 
 // Metrics of default routes. They are explicit in both families, because the kernel turns an IPv6 metric of 0 into
@@ -91,12 +94,12 @@ func Compile(p *profiles.Profile) Plan {
 			Members:   pl.Members(),
 			Own:       pl.VirtualMAC,
 			TxQueue:   pl.TxQueue,
-			NoARP:     pl.NoARP || pl.Dummy, // a dummy never has it
+			NoARP:     pl.NoARP || pl.Dummy || pl.WireGuard != nil, // the last two never have it
 			Offloads:  wantedOffloads(pl.Offloads),
 		}
 		if master := p.MasterOf(pl.Name); master != nil {
 			l.Master = master.Name
-			l.MTU = master.MTU
+			l.MTU = cmp.Or(master.MTU, pl.MTU)
 			l.LACP = master.Bond != nil && master.Bond.Mode == profiles.BondLACP
 			l.VLANs = portVLANs(p, master, l.Name)
 		}
@@ -105,6 +108,9 @@ func Compile(p *profiles.Profile) Plan {
 		}
 		if pl.Bridge != nil {
 			l.Filters, l.VLANs = len(pl.Bridge.Ports) > 0, portVLANs(p, &pl, pl.Name)
+		}
+		if l.Tunnel = tunnelPlan(pl.WireGuard); l.Tunnel != nil {
+			l.MTU = p.EffectiveMTU(&pl)
 		}
 		if l.Device.Kind != "" && l.Device.Kind != KindVLAN {
 			l.Own = l.MAC
@@ -124,6 +130,10 @@ func Compile(p *profiles.Profile) Plan {
 			l.Routes = append(l.Routes, staticRoute(r))
 		}
 		l.Sysctls = linkSysctls(hasIPv6(pl), loose)
+		if l.Tunnel != nil {
+			l.Sysctls = slices.Clone(l.Sysctls)
+			tunnelSysctls(l.Sysctls)
+		}
 		plan.Links = append(plan.Links, l)
 	}
 	return plan

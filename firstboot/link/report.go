@@ -106,6 +106,9 @@ func (r *runner) linkReport(place int, l Link, v view, have []Interface, failed 
 			problems = append(problems, fmt.Sprintf("address %s is missing", p))
 		}
 	}
+	if text := l.Tunnel.untaken(h.Tunnel); text != "" {
+		problems = append(problems, text)
+	}
 	rep.Error = strings.Join(problems, "; ")
 	return rep
 }

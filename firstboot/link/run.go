@@ -11,6 +11,7 @@ import (
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/identity"
 )
 
 // Spec is this child as PID 1 starts it: after the policy, because a link that is up without one is open.
@@ -19,14 +20,15 @@ import (
 // DHCP client's port.
 func Spec() child.Spec {
 	return child.Spec{
-		Name:        "link",
-		Run:         Run,
-		After:       []string{"policy"},
-		Follows:     true,
-		UID:         contract.UIDLink,
-		Caps:        []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE},
-		Own:         []string{contract.LinkDir},
-		Read:        []string{"/sys/class/net", "/sys/devices", "/proc/sys/net"},
+		Name:    "link",
+		Run:     Run,
+		After:   []string{"policy"},
+		Follows: true,
+		UID:     contract.UIDLink,
+		Caps:    []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE},
+		Own:     []string{contract.LinkDir},
+		Read: []string{"/sys/class/net", "/sys/devices", "/proc/sys/net",
+			identity.ConsumerDir(identity.ConsumerWireGuard)},
 		Write:       []string{"/proc/sys/net", contract.LinkDir},
 		OOMScore:    100,
 		MemoryLimit: 24 << 20,
@@ -191,10 +193,14 @@ func (r *runner) converge(ctx context.Context) (time.Duration, error) {
 		if err != nil {
 			return 0, err
 		}
+		tunnels := r.tunnels()
 		v := r.view(nics, have)
 		learnt := Learnt{r.uplinks.current(), r.advertised.current()}
 		want := Want(r.plan, v.assigned, v.spare, learnt, r.uplinks.now())
 		mtu6(want, have, r.plan, learnt.Adverts)
+		for i := range want {
+			want[i].Tunnel = tunnels[want[i].Name]
+		}
 		for _, h := range have {
 			if h.Kept { // lo: the kernel gives it its addresses once it is up
 				want = append(want, Interface{Index: h.Index, Name: h.Name, Up: true, Kept: true})

@@ -40,6 +40,7 @@ type Interface struct {
 	Offloads map[Offload]bool
 	Bridging *Bridging // of a bridge; observed: nil where it cannot be read
 	VLANs    []VLANs   // of a bridge or a port of one; normal
+	Tunnel   *Tunnel   // of WireGuard; wanted: nil means any, observed: nil where it cannot be read
 	// FullDuplex: wanted of members of bonds that speak LACP, which passes over a NIC of unknown duplex.
 	FullDuplex bool
 	// Enslaves: its master is a bond, which takes it only while it is down. Only wanted.
