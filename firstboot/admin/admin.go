@@ -28,9 +28,12 @@ import (
 // Spec is the child.
 func Spec() child.Spec {
 	return child.Spec{
-		Name:        "admin",
-		Run:         run,
-		UID:         contract.UIDAdmin,
+		Name: "admin",
+		Run:  run,
+		UID:  contract.UIDAdmin,
+		// CAP_NET_ADMIN reads rules and connections, CAP_SYSLOG the kernel's log (syslog(2)).
+		Caps:        []uintptr{unix.CAP_NET_ADMIN, unix.CAP_SYSLOG},
+		Read:        []string{contract.LinkDir},
 		Own:         []string{contract.AdminDir},
 		Feed:        true,
 		OOMScore:    150,

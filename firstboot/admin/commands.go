@@ -26,10 +26,21 @@ func commands() []command {
 	return []command{
 		{"status", "[--json]", "what the guest is, and whether it does its job", runStatus},
 		{"log", "[-f] [-n LINES] [--from NAME] [--json]", "what happened; -f goes on with what comes", runLog},
+		{"links", "[--json]", "interfaces: state, addresses, what went through them", runLinks},
+		{"routes", "[--json]", "routes of all tables", runRoutes},
+		{"neigh", "[--json]", "hosts the guest has seen on its links", runNeighbours},
+		{"leases", "[--json]", "what DHCP servers gave the guest", runLeases},
+		{"policy", "[--json]", "the rules of the profile in force, as nft text", runPolicy},
+		{"counters", "[--json]", "what the rules have counted", runCounters},
+		{"conntrack", "[--json]", "the connections that pass", runConntrack},
+		{"dmesg", "[--json]", "what the kernel says", runDmesg},
+		{"df", "[--json]", "filesystems and their room", runDisks},
 		{"profile", "", "the profile in force, as JSON", runProfile},
 		{"apply", "[--undo-after SECONDS]", "put the change on standard input in force; undone unless confirmed", runApply},
 		{"confirm", "", "keep the change, until the guest starts anew", runConfirm},
 		{"undo", "", "take the change back at once", runUndo},
+		{"reboot", "", "start the guest anew", askEnd("reboot", "the guest starts anew")},
+		{"poweroff", "", "switch the guest off, in order", askEnd("poweroff", "the guest switches itself off")},
 		{"help", "", "this list", runHelp},
 	}
 }
