@@ -19,7 +19,6 @@ import (
 	"rempart/firstboot/filter/filtertest"
 	"rempart/firstboot/filter/kernel"
 	"rempart/profiles"
-	"rempart/test/netns"
 )
 
 // unseen are the rules that no packet of this test can show to be missing, each with the reason.
@@ -272,32 +271,4 @@ func checksum(src, dst netip.Addr, segment []byte) uint16 {
 		sum = sum&0xffff + sum>>16
 	}
 	return ^uint16(sum)
-}
-
-// clamped tells whether a connection through a link with a small MTU announces segments that fit it. The MTU is only
-// small on the firewall, so neither end could know.
-func (l *lab) clamped(t *testing.T) bool {
-	const mtu, small = 1500, 1300
-	link := l.fw.Device(t, "lan0")
-	netns.Must(t, l.fw.Link.LinkSetMTU(link, small))
-	defer func() { netns.Must(t, l.fw.Link.LinkSetMTU(link, mtu)) }()
-	src, dst := netip.MustParseAddr("10.9.0.7"), netip.MustParseAddrPort("198.51.100.7:4444")
-	var conn stdnet.Conn
-	err := l.host(t, "dmz0", src).Enter(func() (err error) {
-		d := stdnet.Dialer{Timeout: silence}
-		conn, err = d.Dial("tcp", dst.String())
-		return err
-	})
-	if err != nil {
-		return true // that nothing passes is another probe's finding
-	}
-	defer conn.Close()
-	rawConn, err := conn.(*stdnet.TCPConn).SyscallConn()
-	netns.Must(t, err)
-	size := 0
-	netns.Must(t, rawConn.Control(func(fd uintptr) {
-		size, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG)
-	}))
-	netns.Must(t, err)
-	return size <= small-40 // IPv4 and TCP headers without options
 }
