@@ -55,7 +55,7 @@ type command struct {
 // commands are all subcommands, in the order of the help.
 func commands() []*command {
 	return []*command{newCommand(), checkCommand(), schemaCommand(), policyCommand(), buildCommand(), lockCommand(),
-		runCommand(), ctlCommand(), testCommand(), versionCommand(), completionCommand()}
+		runCommand(), sshCommand(), ctlCommand(), testCommand(), versionCommand(), completionCommand()}
 }
 
 // usageError is a mistake in how rempart was called.
