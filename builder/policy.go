@@ -21,7 +21,8 @@ A PROFILE is a file, - for standard input, or the name of a built-in one.
 
 show prints the rules as a script for nft(8): what a guest loads, made from the same form. Loading it by hand replaces
 the table inet rempart in one transaction and touches no other. Each rule's comment names the line and column of the
-profile it comes from. With --closed it prints the rules that hold until the policy is loaded, and when it cannot be.
+profile it comes from. Bans are a table of their own, inet rempart-bans, printed after it. With --closed it prints the
+rules that hold until the policy is loaded, and when it cannot be.
 
 explain tells what becomes of a flow and which words of the profile decide, with their place:
 
@@ -74,6 +75,14 @@ func showPolicy(c *console, name string, closed bool) error {
 	if err != nil {
 		return fmt.Errorf("profile %s: %w", p.Name, err)
 	}
-	_, err = fmt.Fprint(c.out, rules.Text())
+	text := rules.Text()
+	if len(p.Bans) > 0 && !closed {
+		bans, err := filter.Bans(p)
+		if err != nil {
+			return fmt.Errorf("profile %s: %w", p.Name, err)
+		}
+		text += bans.Text()
+	}
+	_, err = fmt.Fprint(c.out, text)
 	return err
 }

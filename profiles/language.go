@@ -24,8 +24,12 @@ const (
 	portsPattern   = `^[0-9]{1,5}(-[0-9]{1,5})?$`
 	rangePattern   = `^[0-9a-fA-F.:]+(/[0-9]{1,3}|-[0-9a-fA-F.:]+)?$`
 	limitPattern   = `^[0-9]{1,7}/[smhd]( burst [0-9]{1,7})?$`
-	logPattern     = `^[A-Za-z0-9 _.:>-]{1,48}$`
-	arrowPattern   = `^\s*[a-z][a-z0-9_-]{0,30}\s*->\s*[a-z][a-z0-9_-]{0,30}\s*$`
+	banPattern     = `^[0-9]{1,5}/[0-9]{1,5}[smhd] for [0-9]{1,5}[smhd]$`
+
+	banServicePattern = `^([a-z][a-z0-9-]{0,30}|tcp/[0-9]{1,5}(-[0-9]{1,5})?)$`
+
+	logPattern   = `^[A-Za-z0-9 _.:>-]{1,48}$`
+	arrowPattern = `^\s*[a-z][a-z0-9_-]{0,30}\s*->\s*[a-z][a-z0-9_-]{0,30}\s*$`
 )
 
 // profileFields is the whole language. Later fields refer to names that earlier ones declare.
@@ -56,6 +60,9 @@ func profileFields() table[Profile] {
 		{name: "admin", doc: "Who may reach the guest by SSH, above every other rule: `admin: {from: ZONE or ADDRESS}`," +
 			" or `admin: none` for the console only.",
 			kind: eitherOf(oneWordOf("none"), adminFields().schema()), required: true, decode: readAdmin},
+		{name: "bans", doc: "Sources shut out after repeated attempts: SERVICE: 5/10m for 1h bans who connects more than 5" +
+			" times in 10 minutes, for an hour. SERVICE is ssh, another TCP service, or tcp/PORT.",
+			kind: filled(named(banServicePattern, textLike(banPattern))), decode: readBans},
 		{name: "policy", doc: "What may pass, read top-down: - FROM -> TO: SERVICES. What no line accepts is dropped.",
 			kind: listOf(single(arrowPattern, serviceSchema())), decode: readPolicy},
 		{name: "masquerade", doc: "Directions whose IPv4 traffic leaves under the guest's own address: - FROM -> TO; or" +
@@ -79,8 +86,6 @@ func profileFields() table[Profile] {
 			later: "remove it, and configure IPv6 on the clients by hand"},
 		{name: "ntp", doc: "Time: {servers: [NAME], serve: [LINK]}.",
 			later: "remove it, the guest takes its hypervisor's clock"},
-		{name: "bans", doc: "Sources shut out after repeated attempts: SERVICE: 5/10m for 1h.",
-			later: "remove it, and narrow admin.from or the policy line's from instead"},
 		{name: "sysctl", doc: "Kernel settings: KEY: VALUE.",
 			later: "remove it, the guest sets what a firewall needs"},
 		{name: "logging", doc: "What is logged and where to: {drops: ZONE, to: ADDRESS}. The guest's own log is kept in any" +

@@ -18,6 +18,7 @@ type Profile struct {
 	Forwards   []Forward `json:"forwards,omitempty"`
 	Hosts      []Host    `json:"hosts,omitempty"`
 	Sets       []Set     `json:"sets,omitempty"`
+	Bans       []Ban     `json:"bans,omitempty"`
 	// Routes lead nowhere: their Type is set. Those that lead somewhere are their link's.
 	Routes       []Route       `json:"routes,omitempty"`
 	RoutingRules []RoutingRule `json:"rules,omitempty"`
@@ -224,6 +225,17 @@ const (
 type PortRange struct {
 	First uint16 `json:"first"`
 	Last  uint16 `json:"last"`
+}
+
+// Ban shuts out a source, an IPv4 address or an IPv6 /64, once it completed more than so many TCP connections to a
+// service within so long.
+type Ban struct {
+	Service  string      `json:"service"` // as written: "ssh", "tcp/8006"
+	Ports    []PortRange `json:"ports"`   // TCP, as the machine that serves them sees them
+	Attempts uint32      `json:"attempts"`
+	Window   int64       `json:"window"` // seconds
+	For      int64       `json:"for"`    // seconds
+	At       Pos         `json:"at"`
 }
 
 // Set is a name for many addresses, for policy lines.

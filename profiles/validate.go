@@ -48,6 +48,7 @@ func (v *validator) profile() {
 	v.logging()
 	v.policy()
 	v.shadows()
+	v.bans()
 	v.forwards()
 	v.forwardOverlaps()
 	v.sourceNAT()

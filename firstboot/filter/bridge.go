@@ -117,7 +117,7 @@ func (c *compiler) bridgeRules(rules *Chain, ports []bridgePort) {
 	rules.add("neither IP nor ARP", c.counter(counterOther), drop)
 
 	ip := Chain{Name: "members"}
-	ip.add("fits no connection", Bits{CTState, ctInvalid}, c.counter(ip.Name+counterInvalid), drop)
+	ip.add("fits no connection", Bits{Field: CTState, Mask: ctInvalid}, c.counter(ip.Name+counterInvalid), drop)
 	for _, from := range ports {
 		ch := Chain{Name: "from." + from.link.Name}
 		for _, to := range ports {
@@ -147,7 +147,7 @@ func (c *compiler) bridgePair(name, from, to string) {
 		if c.dealings(from, to, v6) || c.dealings(to, from, v6) {
 			ch := c.table.find(name)
 			ch.Rules = slices.Insert(ch.Rules, 0, Rule{Comment: "answers, and errors about known connections",
-				Do: []Expr{Bits{CTState, ctEstablished | ctRelated}, accept}})
+				Do: []Expr{Bits{Field: CTState, Mask: ctEstablished | ctRelated}, accept}})
 			return
 		}
 	}

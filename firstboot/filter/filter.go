@@ -36,7 +36,7 @@
 //
 // # What it deliberately does not do
 //
-// It does not touch the kernel, know interface indices, or resolve names; it does not ban or offload. Connection
+// It does not touch the kernel, know interface indices, or resolve names; it does not offload. Connection
 // tracking helpers are given to the connections of lines and forwards that ask for one, and to no others: there
 // "related" means what those connections announce, and ICMP errors everywhere.
 package filter
@@ -82,6 +82,7 @@ const (
 	ctDestNAT     = 1 << 5 // IPS_DST_NAT, in ct status
 
 	tcpSYN = 1 << 1 // RFC 9293, section 3.1: control bits
+	tcpRST = 1 << 2
 )
 
 // Chain priorities, from the kernel's include/uapi/linux/netfilter_ipv4.h.

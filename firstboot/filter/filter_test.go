@@ -56,6 +56,16 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
+func TestBansGolden(t *testing.T) {
+	for _, p := range []*profiles.Profile{filtertest.Banning(), filtertest.OneArmed()} {
+		rs, err := filter.Bans(p)
+		if err != nil {
+			t.Fatalf("Bans(%s) = %v; want no error", p.Name, err)
+		}
+		golden(t, p.Name+".bans.nft", rs.Text())
+	}
+}
+
 func TestTextGolden(t *testing.T) {
 	for _, p := range everyProfile(t) {
 		rs := compile(t, p)

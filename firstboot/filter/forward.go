@@ -35,7 +35,7 @@ func (c *compiler) output() {
 	}
 	rules := Chain{Name: "output",
 		Base: &Base{Type: "filter", Hook: Output, Priority: priorityFilter, Policy: VerdictAccept}}
-	rules.add("answers, and errors about known connections", Bits{CTState, ctEstablished | ctRelated}, accept)
+	rules.add("answers, and errors about known connections", Bits{Field: CTState, Mask: ctEstablished | ctRelated}, accept)
 	rules.add("this machine talks to itself", Match{OIfName, []Range{ifName("lo")}}, accept)
 	c.neighbours(&rules)
 	c.dispatch(&rules, "out", OIfName, func(zone string) string { return c.pairChain("out/"+zone, profiles.Self, zone) })
@@ -126,7 +126,7 @@ func exactly(f *profiles.Forward) []Expr {
 	return []Expr{
 		Match{dstField(isV6(f.To)), []Range{addrRange(span{f.To, f.To})}},
 		Match{portOf(f), portRanges(ports)},
-		Bits{CTStatus, ctDestNAT},
+		Bits{Field: CTStatus, Mask: ctDestNAT},
 	}
 }
 

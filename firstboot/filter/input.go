@@ -78,13 +78,13 @@ func addrField(link Field, v6 bool) Field {
 // lost on the way.
 func (c *compiler) clamp() {
 	ch := c.chain("clamp", &Base{Type: "filter", Hook: Forward, Priority: priorityMangle, Policy: VerdictAccept})
-	ch.add("segments fit the smallest MTU of the way", Bits{TCPFlags, tcpSYN}, ClampMSS{})
+	ch.add("segments fit the smallest MTU of the way", Bits{Field: TCPFlags, Mask: tcpSYN}, ClampMSS{})
 }
 
 // known lets what belongs to a connection pass and drops what fits none.
 func (c *compiler) known(ch *Chain) {
-	ch.add("answers, and errors about known connections", Bits{CTState, ctEstablished | ctRelated}, accept)
-	ch.add("fits no connection", Bits{CTState, ctInvalid}, c.counter(ch.Name+counterInvalid), drop)
+	ch.add("answers, and errors about known connections", Bits{Field: CTState, Mask: ctEstablished | ctRelated}, accept)
+	ch.add("fits no connection", Bits{Field: CTState, Mask: ctInvalid}, c.counter(ch.Name+counterInvalid), drop)
 }
 
 // input is what may reach this machine.

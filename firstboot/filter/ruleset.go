@@ -103,7 +103,8 @@ type Rule struct {
 const MaxComment = 127
 
 // Expr is one step of a rule. The set of implementations is closed: Match, Bits, Lookup, Count, Verdict, Reject,
-// SetHelper, Share, DestinationNAT, SourceNAT, MapPrefix, Masquerade, ClampMSS, Rate, LimitSource, CountSource, Log.
+// SetHelper, Share, DestinationNAT, SourceNAT, MapPrefix, Masquerade, ClampMSS, Rate, LimitSource, CountSource, Log,
+// Uncounted, Counted, FromSource, OverSource, BanSource.
 type Expr interface{ text() string }
 
 // Match continues when the selected value is in one of the ranges.
@@ -112,10 +113,11 @@ type Match struct {
 	Ranges []Range // not empty; sorted and disjoint where there are several
 }
 
-// Bits continues when any bit of the mask is set in the selected value.
+// Bits continues when any bit of the mask is set in the selected value, or with None when none is.
 type Bits struct {
 	Field Field // CTState, CTStatus or TCPFlags
 	Mask  uint32
+	None  bool
 }
 
 // Lookup looks the selected values up, together, in a set of the same table: continues when they are in it, and when

@@ -154,7 +154,7 @@ func (c *compiler) mapOutwards(rules *Chain, n int) {
 			hosts := union(prefixSpan(own)).and(union(prefixSpan(m.Inside)))
 			rules.add(mapComment(m)+" hairpin", Match{IIfName, []Range{ifName(l.Name)}}, Match{OIfName, []Range{ifName(l.Name)}},
 				Match{srcField(v6), []Range{addrRange(prefixSpan(own))}}, Match{dstField(v6), ranges(hosts)},
-				Bits{CTStatus, ctDestNAT}, Masquerade{})
+				Bits{Field: CTStatus, Mask: ctDestNAT}, Masquerade{})
 		}
 	}
 }

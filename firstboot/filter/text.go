@@ -172,13 +172,16 @@ func (m Bits) text() string {
 		name  string
 	}{
 		{CTState, ctInvalid, "invalid"}, {CTState, ctEstablished, "established"}, {CTState, ctRelated, "related"},
-		{CTStatus, ctDestNAT, "dnat"}, {TCPFlags, tcpSYN, "syn"},
+		{CTStatus, ctDestNAT, "dnat"}, {TCPFlags, tcpSYN, "syn"}, {TCPFlags, tcpRST, "rst"},
 	}
 	var set []string
 	for _, n := range names {
 		if n.field == m.Field && m.Mask&n.bit != 0 {
 			set = append(set, n.name)
 		}
+	}
+	if m.None {
+		return m.Field.String() + " & (" + strings.Join(set, "|") + ") == 0x0"
 	}
 	return m.Field.String() + " " + strings.Join(set, ",")
 }

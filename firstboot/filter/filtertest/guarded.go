@@ -79,3 +79,19 @@ func ranges(list ...string) profiles.Ranges {
 	}
 	return out
 }
+
+// Banning is Guarded with bans of the machine's own SSH, which admins reach by an address and a zone, and of a service
+// behind it.
+func Banning() *profiles.Profile {
+	p := Guarded()
+	p.Name = "banning"
+	p.Admin.Prefixes = prefixes("198.51.100.9/32", "2001:db8:a::9/128")
+	p.Policy = append([]profiles.Rule{allow(9, "net", profiles.Self, profiles.Match{Protocol: profiles.TCP,
+		Ports: ports(22)}), allow(9, "net", "servers", profiles.Match{Protocol: profiles.TCP, Ports: ports(8006)})},
+		p.Policy...)
+	p.Bans = []profiles.Ban{
+		{Service: "ssh", Ports: ports(22), Attempts: 3, Window: 10, For: 12, At: line(30)},
+		{Service: "tcp/8006", Ports: ports(8006), Attempts: 2, Window: 60, For: 3600, At: line(31)},
+	}
+	return p
+}

@@ -148,9 +148,12 @@ func (t *translator) one(e filter.Expr) error {
 		if e.Field == filter.TCPFlags {
 			mask = []byte{byte(e.Mask)}
 		}
-		zero := make([]byte, len(mask))
+		zero, op := make([]byte, len(mask)), expr.CmpOpNeq
+		if e.None {
+			op = expr.CmpOpEq
+		}
 		t.emit(&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: uint32(len(mask)), Mask: mask, Xor: zero},
-			&expr.Cmp{Op: expr.CmpOpNeq, Register: reg1, Data: zero})
+			&expr.Cmp{Op: op, Register: reg1, Data: zero})
 	case filter.Lookup:
 		return t.lookup(e)
 	case filter.Count:
@@ -190,6 +193,16 @@ func (t *translator) one(e filter.Expr) error {
 		return t.perSource(e.Set, e.IPv6, unix.NFT_DYNSET_OP_UPDATE, rate(e.Rate))
 	case filter.CountSource:
 		return t.perSource(e.Set, e.IPv6, unix.NFT_DYNSET_OP_ADD, &expr.Connlimit{Count: e.Max})
+	case filter.Uncounted:
+		t.uncounted()
+	case filter.Counted:
+		t.counted()
+	case filter.FromSource:
+		return t.fromSource(e)
+	case filter.OverSource:
+		return t.perSource(e.Set, e.IPv6, unix.NFT_DYNSET_OP_ADD, over(e.Rate))
+	case filter.BanSource:
+		return t.dynamic(e.Set, e.IPv6, &expr.Dynset{Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: e.For})
 	case filter.Log:
 		t.emit(&expr.Log{Key: 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_LEVEL, Level: expr.LogLevelInfo,
 			Data: []byte(e.Prefix)})

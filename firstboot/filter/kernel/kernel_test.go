@@ -104,6 +104,11 @@ func everyRuleset(t *testing.T) map[string]filter.Ruleset {
 		}
 		all[p.Name+" closed"] = closed
 	}
+	bans, err := filter.Bans(filtertest.Banning())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all["bans"] = bans
 	return all
 }
 

@@ -17,6 +17,7 @@ import (
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/filter"
+	"rempart/firstboot/filter/ban"
 	"rempart/firstboot/filter/kernel"
 	"rempart/profiles"
 )
@@ -46,6 +47,11 @@ func Run(ctx context.Context, env *child.Env) error {
 func run(ctx context.Context, env *child.Env, compile compiler) error {
 	err := load(ctx, env, compile)
 	if err != nil {
+		env.Tell(child.KeyFailure, err.Error())
+		return err
+	}
+	if err := ban.Keep(ctx, env.Profile, kernel.Options{}); err != nil {
+		err = fmt.Errorf("the policy is loaded, but nobody can be banned: %w", err)
 		env.Tell(child.KeyFailure, err.Error())
 		return err
 	}
