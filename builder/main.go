@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -54,8 +55,9 @@ type command struct {
 
 // commands are all subcommands, in the order of the help.
 func commands() []*command {
-	return []*command{newCommand(), checkCommand(), schemaCommand(), policyCommand(), buildCommand(), lockCommand(),
-		runCommand(), sshCommand(), ctlCommand(), testCommand(), versionCommand(), completionCommand()}
+	return slices.Concat([]*command{newCommand(), checkCommand(), schemaCommand(), policyCommand(), buildCommand(),
+		lockCommand(), runCommand(), sshCommand(), ctlCommand()}, liveCommands(), []*command{testCommand(), versionCommand(),
+		completionCommand()})
 }
 
 // usageError is a mistake in how rempart was called.

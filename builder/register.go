@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 
 	"rempart/builder/guest"
 	"rempart/builder/guest/running"
@@ -20,7 +21,11 @@ func register(s *guest.Settings, m *guest.Master) (*running.Guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	info := running.Info{Name: s.Name, PID: os.Getpid(), Master: m.Dir}
+	master, err := filepath.Abs(m.Dir)
+	if err != nil {
+		return nil, err
+	}
+	info := running.Info{Name: s.Name, PID: os.Getpid(), Master: master}
 	if s.Firmware.TakesIdentity() {
 		id, err := guest.ReadIdentity(s.Identity)
 		if err != nil {

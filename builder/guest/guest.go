@@ -124,6 +124,17 @@ func (m *Master) System(format hypervisor.Format) (hypervisor.Disk, error) {
 	return hypervisor.Disk{}, fmt.Errorf("master %s has no system disk", m.Dir)
 }
 
+// Formats are the formats of the system disk that are there.
+func (m *Master) Formats() []string {
+	var there []string
+	for _, f := range hypervisor.Formats() {
+		if d, err := m.System(f); err == nil && d.Format == f {
+			there = append(there, string(f))
+		}
+	}
+	return there
+}
+
 // Kernel is what a boot without firmware needs.
 func (m *Master) Kernel() (*hypervisor.Kernel, error) {
 	cmdline, err := os.ReadFile(filepath.Join(m.Dir, master.CmdlineFile))

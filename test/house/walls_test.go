@@ -89,6 +89,7 @@ var contracts = map[string]string{
 	"rempart/firstboot/contract":          "what the two sides must agree on: names, command line, reports",
 	"rempart/firstboot/contract/hardware": "the addresses a host gives NICs and a guest finds them by",
 	"rempart/firstboot/contract/ctl":      "how commands travel to a guest and back",
+	"rempart/firstboot/contract/live":     "a changed profile on its way into a running guest",
 	"rempart/firstboot/contract/identity": "the format of the identity disk",
 	"rempart/firstboot/filter":            "rules and probes a policy becomes: checked, printed, tried before a guest is",
 }

@@ -70,7 +70,9 @@ func blocks(t *testing.T) []block {
 // TestCommands runs the blocks.
 func TestCommands(t *testing.T) {
 	dir := t.TempDir()
-	env := append(os.Environ(), "PATH="+binaries(t)+":"+os.Getenv("PATH"))
+	bin := binaries(t)
+	env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
+	at := append(env, reader(t)...)
 	all := blocks(t)
 	seen := map[string]bool{}
 	for _, b := range all {
@@ -94,7 +96,14 @@ func TestCommands(t *testing.T) {
 					t.Errorf("make run prints %s; want a table of flows, all right", out)
 				}
 			case strings.HasPrefix(command, "rempart run "):
-				leaveWhenReady(t, cmd)
+				cmd.Env = at
+				atConsole(t, cmd, func() {})
+			case speaksToGuest.MatchString(command):
+				// In another terminal, the text says: the guest runs meanwhile.
+				cmd.Env = at
+				run := exec.CommandContext(ctx, filepath.Join(bin, "rempart"), "run", "fw-1")
+				run.Dir, run.Env = dir, at
+				atConsole(t, run, func() { output(t, cmd) })
 			default:
 				output(t, cmd)
 			}
@@ -130,7 +139,7 @@ func binaries(t *testing.T) string {
 	}
 	fmt.Printf("NOTE: the mirror has forgotten locked versions; README's commands run with --renew-lock:\n%s", out)
 	dir := t.TempDir()
-	script := "#!/bin/sh\ncase $1 in build|run|test) set -- \"$@\" --renew-lock ;; esac\nexec " + bin + " \"$@\"\n"
+	script := "#!/bin/sh\ncase $1 in build|run|test|commit) set -- \"$@\" --renew-lock ;; esac\nexec " + bin + " \"$@\"\n"
 	if err := os.WriteFile(filepath.Join(dir, "rempart"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -146,9 +155,27 @@ func output(t *testing.T, cmd *exec.Cmd) string {
 	return string(out)
 }
 
-// leaveWhenReady waits at the console for READY and leaves by Ctrl-], as the README says; the guest must then switch
-// itself off and the command succeed.
-func leaveWhenReady(t *testing.T, cmd *exec.Cmd) {
+// speaksToGuest are the commands for a guest that runs.
+var speaksToGuest = regexp.MustCompile(`(?m)^rempart (ctl|ssh|apply|confirm|undo|commit|diff) `)
+
+// reader is the environment of somebody who has an SSH key, and packages in the cache.
+func reader(t *testing.T) []string {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := t.TempDir()
+	if err := os.Mkdir(filepath.Join(home, ".ssh"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	output(t, exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(home, ".ssh/id_ed25519")))
+	return []string{"HOME=" + home, "XDG_RUNTIME_DIR=" + home, "XDG_CACHE_HOME=" + cache, "SSH_AUTH_SOCK="}
+}
+
+// atConsole waits at the console of `rempart run` for READY, has something done, and leaves by Ctrl-], as the README
+// says; the guest must then switch itself off and the command succeed.
+func atConsole(t *testing.T, cmd *exec.Cmd, do func()) {
 	t.Helper()
 	keys, err := cmd.StdinPipe()
 	if err != nil {
@@ -170,6 +197,7 @@ func leaveWhenReady(t *testing.T, cmd *exec.Cmd) {
 	case err := <-ended:
 		t.Fatalf("%q ended before the guest was READY: %v\n%s\n%s", cmd.Args, err, console, said.String())
 	}
+	do()
 	if _, err := io.WriteString(keys, "\x1d"); err != nil {
 		t.Error(err)
 	}

@@ -1,0 +1,260 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	cryptossh "golang.org/x/crypto/ssh"
+
+	"rempart/builder/guest"
+	"rempart/builder/guest/running"
+	"rempart/builder/kernel"
+	"rempart/builder/ssh"
+	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/ctl"
+	"rempart/firstboot/contract/live"
+	"rempart/profiles"
+)
+
+// admin carries out commands in a guest.
+type admin interface {
+	Run(ctx context.Context, call ctl.Call, stdin io.Reader, stdout, stderr io.Writer) (int, error)
+}
+
+// apply shows what a profile changes in a guest and puts it in force.
+func apply(ctx context.Context, c *console, g admin, next *profiles.Profile, name string, seconds int, dry bool) error {
+	running, digest, err := profileOf(ctx, g)
+	if err != nil {
+		return err
+	}
+	if fixed := profiles.Fixed(running, next); len(fixed) > 0 {
+		return fmt.Errorf("%s cannot take this over while it runs:\n  %s\nbuild a master with `rempart build`, "+
+			"and start the guest from that", name, strings.Join(fixed, "\n  "))
+	}
+	d, err := compare(running, next)
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(next)
+	if err != nil {
+		return err
+	}
+	if contract.ProfileDigest(b) == digest {
+		fmt.Fprintf(c.out, "%s runs this very profile\n", name)
+		return nil
+	}
+	d.print(c.out)
+	summary := d.summary()
+	if d.empty() {
+		summary = "nothing but places in the file" // which the guest's messages name
+	}
+	if dry {
+		fmt.Fprintf(c.out, "%s; nothing was changed (--dry-run)\n", summary)
+		return nil
+	}
+	change, err := json.Marshal(live.Change{Base: digest, Modules: kernel.Preload(next), Profile: b})
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	after := strconv.Itoa(seconds)
+	if err := say(ctx, g, bytes.NewReader(change), &out, c.err, "apply", "--undo-after", after); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "%s; undone in %d s unless you confirm: rempart confirm %s\n", summary, seconds, name)
+	return nil
+}
+
+// profileOf asks a guest for the profile it runs.
+func profileOf(ctx context.Context, g admin) (*profiles.Profile, string, error) {
+	out := &bounded{most: contract.MaxLive}
+	if err := say(ctx, g, nil, out, io.Discard, "profile"); err != nil {
+		return nil, "", err
+	}
+	p, err := profiles.Decode(out.Bytes())
+	if err != nil {
+		return nil, "", fmt.Errorf("the guest's profile: %w; is it of another rempart version?", err)
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		return nil, "", err
+	}
+	return p, contract.ProfileDigest(b), nil
+}
+
+// bounded keeps what a guest says, up to a number of bytes: it may be in a stranger's hands.
+type bounded struct {
+	bytes.Buffer
+	most int
+}
+
+var errTooMuch = errors.New("the guest says more than any answer has")
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.Len()+len(p) > b.most {
+		return 0, errTooMuch
+	}
+	return b.Buffer.Write(p)
+}
+
+// say runs a command in a guest; an exit status other than 0 is an error with what the guest said.
+func say(ctx context.Context, g admin, stdin io.Reader, stdout, stderr io.Writer, args ...string) error {
+	const most = 64 << 10
+	words := &bounded{most: most}
+	status, err := g.Run(ctx, ctl.Call{Args: args}, stdin, stdout, words)
+	text := strings.TrimSpace(printable(words.String()))
+	switch {
+	case err != nil:
+		return err
+	case status != ctl.Done && text == "":
+		return fmt.Errorf("the guest's %s ended with status %d", args[0], status)
+	case status != ctl.Done:
+		return errors.New(text)
+	case text != "":
+		fmt.Fprintln(stderr, text)
+	}
+	return nil
+}
+
+// printable takes from what a guest says what could do something to a terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && r != '\t' && (r < ' ' || r >= 0x7f && r < 0xa0) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+}
+
+// tell runs a command of a guest and prints what it answers.
+func tell(ctx context.Context, c *console, g admin, args ...string) error {
+	out := &bounded{most: 64 << 10}
+	if err := say(ctx, g, nil, out, c.err, args...); err != nil {
+		return err
+	}
+	_, err := io.WriteString(c.out, printable(out.String()))
+	return err
+}
+
+// diffGuest shows what a guest does differently from the master it boots next.
+func diffGuest(ctx context.Context, c *console, g admin, r *running.Guest) error {
+	running, digest, err := profileOf(ctx, g)
+	if err != nil {
+		return err
+	}
+	m, err := guest.OpenMaster(r.Master)
+	if err != nil {
+		return err
+	}
+	if m.Manifest.Master.Profile == digest {
+		fmt.Fprintf(c.out, "%s runs what its master %s says\n", r.Name, r.Master)
+		return nil
+	}
+	d, err := compare(m.Profile, running)
+	if err != nil {
+		return err
+	}
+	d.print(c.out)
+	fmt.Fprintf(c.out, "%s against its master %s: %s\n", r.Name, r.Master, d.summary())
+	return errDifferent
+}
+
+// commit rebuilds the master a guest boots next from the profile it runs.
+func commit(ctx context.Context, c *console, g admin, r *running.Guest, packages packageOptions) error {
+	running, digest, err := profileOf(ctx, g)
+	if err != nil {
+		return err
+	}
+	state := &bounded{most: 1 << 20}
+	if err := say(ctx, g, nil, state, c.err, "status", "--json"); err != nil {
+		return err
+	}
+	var report contract.Report
+	if err := json.Unmarshal(state.Bytes(), &report); err != nil {
+		return fmt.Errorf("the guest's status: %w", err)
+	}
+	if report.Live.UndoAt != 0 {
+		return fmt.Errorf("the change in %s waits to be confirmed: rempart confirm %[1]s", r.Name)
+	}
+	m, err := guest.OpenMaster(r.Master)
+	if err != nil {
+		return err
+	}
+	if m.Manifest.Master.Profile == digest {
+		fmt.Fprintf(c.out, "%s runs what its master %s says already\n", r.Name, r.Master)
+		return nil
+	}
+	*packages.arch = m.Manifest.Master.Arch
+	plan, err := planMaster(ctx, c, running, packages, 0)
+	if err != nil {
+		return err
+	}
+	if err := plan.Write(ctx, r.Master, m.Formats()); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "%s: the next start of %s is what runs now, root %s\n", r.Master, r.Name,
+		plan.Manifest.Verity.RootHash[:16])
+	return nil
+}
+
+// confirm keeps a change, by a connection made for that: it shows that the changed policy lets its author in. Where no
+// admin is let in anyway the hypervisor's channel is the way in, and does.
+func confirm(ctx context.Context, c *console, name string, keys ssh.Keys) error {
+	return withGuest(ctx, name, func(g admin, r *running.Guest) error {
+		if r.SSH == "" {
+			fmt.Fprintf(c.err, "rempart: %s has no way in by SSH from here: confirming by the hypervisor's channel\n", name)
+			return tell(ctx, c, g, "confirm")
+		}
+		target, err := sshTarget(r)
+		if err != nil {
+			return err
+		}
+		client, err := ssh.Dial(ctx, target, keys.Signers)
+		if err != nil {
+			return fmt.Errorf("%w; the change is not confirmed. If you know better, rempart ctl %s confirm", err, name)
+		}
+		defer client.Close()
+		return tell(ctx, c, overSSH{client}, "confirm")
+	})
+}
+
+// sshTarget is a running guest as SSH sees it from here.
+func sshTarget(r *running.Guest) (ssh.Target, error) {
+	key, _, _, _, err := cryptossh.ParseAuthorizedKey([]byte(r.HostKey))
+	if err != nil {
+		return ssh.Target{}, fmt.Errorf("host key of %s: %w", r.Name, err)
+	}
+	return ssh.Target{Name: r.Name, Address: r.SSH, HostKey: key}, nil
+}
+
+// overSSH has commands carried out by SSH.
+type overSSH struct{ client *cryptossh.Client }
+
+// Run implements admin.
+func (o overSSH) Run(ctx context.Context, call ctl.Call, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
+	return ssh.Run(ctx, o.client, call.Args, ssh.Streams{In: stdin, Out: stdout, Err: stderr}, nil)
+}
+
+// withGuest does something with a running guest, by the hypervisor's channel.
+func withGuest(ctx context.Context, name string, do func(admin, *running.Guest) error) error {
+	place, err := running.Place()
+	if err != nil {
+		return err
+	}
+	g, err := running.Open(place, name)
+	if err != nil {
+		return err
+	}
+	client, err := dialGuest(ctx, g.Commands())
+	if err != nil {
+		return fmt.Errorf("guest %s: %w", name, err)
+	}
+	defer client.Close()
+	return do(client, g)
+}
