@@ -10,7 +10,8 @@
 // From power-on until the guest is ready it also knocks with every flow that must not pass: nothing may get through
 // before the policy is there either.
 //
-// VLANs, bonds, bridges and macvlans of the guest are plugged into by what lies below them. Nobody is on a dummy.
+// VLANs, bonds, bridges and macvlans of the guest are plugged into by what lies below them, but for bridges that sort
+// frames by VLAN. Nobody is on a dummy.
 //
 // What it deliberately does not do: start the guest, compute the flows, or test throughput.
 package packettest
