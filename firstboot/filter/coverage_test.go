@@ -10,9 +10,9 @@ import (
 	"rempart/profiles"
 )
 
-// Nothing is left unproven: for every pair of zones that packets can go between, and for every zone and the guest, there
-// are probes by TCP, UDP and ping in every family that both speak, between all their links; and every line that accepts
-// one of these protocols, and every forward, has one that passes by it.
+// Nothing is left unproven: for every pair of zones that packets can go between, and for every zone and the guest,
+// there are probes by TCP, UDP and ping in every family that both speak, between all their links; and every line that
+// accepts one of these protocols, and every forward, has one that passes by it.
 func TestProbesCover(t *testing.T) {
 	for _, p := range everyProfile(t) {
 		have := map[string]bool{}
