@@ -11,6 +11,7 @@ import (
 	"rempart/firstboot/control"
 	"rempart/firstboot/filter/policy"
 	"rempart/firstboot/health"
+	"rempart/firstboot/identity"
 	"rempart/firstboot/link"
 	"rempart/firstboot/logging"
 	"rempart/firstboot/scrub"
@@ -35,7 +36,7 @@ func TestConfinement(t *testing.T) {
 	}
 	ask(state.Spec())
 	r := g.AwaitReady()
-	idle := []child.Spec{syslog.Spec()} // this profile needs none of them
+	idle := []child.Spec{identity.Spec(), syslog.Spec()} // this profile needs none of them
 	if len(r.Children) != len(specs)+len(idle) {
 		t.Errorf("%d children in the guest, %d known to this test", len(r.Children), len(specs)+len(idle))
 	}

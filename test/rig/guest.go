@@ -72,6 +72,14 @@ func (g *Guest) await(what string, ok func() bool) error {
 		select {
 		case <-changed:
 		case <-g.Guest.Done():
+			// What it said last may still be on its way here: a guest that was READY and then ended was READY.
+			<-g.silent
+			g.mu.Lock()
+			done := ok()
+			g.mu.Unlock()
+			if done {
+				return nil
+			}
 			return fmt.Errorf("waiting for %s: the guest ended: %+v", what, g.Guest.Wait())
 		case <-deadline.C:
 			r, heard := g.Report()

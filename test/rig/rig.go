@@ -174,6 +174,7 @@ type Guest struct {
 	last     contract.Report
 	heard    bool
 	changed  chan struct{} // closed and replaced at each report and at each piece of console
+	silent   chan struct{} // closed when all that an ended guest said has been read
 }
 
 // Boot starts a guest. It is stopped when the test ends, if it has not been before.
@@ -184,7 +185,8 @@ func (m *Master) Boot(tb testing.TB, o Options) *Guest {
 		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	g := &Guest{tb: tb, changed: make(chan struct{}), patience: cmp.Or(o.Patience, Patience)}
+	g := &Guest{tb: tb, changed: make(chan struct{}), silent: make(chan struct{}),
+		patience: cmp.Or(o.Patience, Patience)}
 	machine, err := m.machine(dir, o)
 	if err != nil {
 		cancel()
@@ -214,21 +216,23 @@ func (m *Master) Boot(tb testing.TB, o Options) *Guest {
 	}
 	if g.control, err = net.Dial("unix", machine.Control.Path); err != nil {
 		tb.Error(err)
-	} else {
-		go g.readReports()
 	}
-	read := make(chan struct{})
+	var readers sync.WaitGroup
+	if g.control != nil {
+		readers.Go(g.readReports)
+	}
+	readers.Go(g.readConsole)
 	go func() {
-		defer close(read)
-		g.readConsole()
+		readers.Wait()
+		close(g.silent)
 	}()
 	tb.Cleanup(func() {
 		g.Guest.Stop(ctx, 0)
 		cancel()
-		<-read
 		if g.control != nil {
 			g.control.Close()
 		}
+		<-g.silent
 		if tb.Failed() {
 			g.keep(dir)
 		}
