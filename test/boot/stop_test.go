@@ -36,7 +36,7 @@ func TestStop(t *testing.T) {
 	}
 	g := m.Boot(t, rig.Options{State: disk})
 	g.AwaitReady()
-	g.Await("the scrub to be done", func(r contract.Report) bool { return r.Root.Scrubbed })
+	g.Await("the scrub to be done", func(r contract.Report) bool { return childOf(r, "scrub").State == "done" })
 	g.Order("kill link STOP") // a stopped process gets SIGTERM only when it goes on
 	g.AwaitConsole("child was sent a signal, as the host asked child=\"link\" signal=\"SIGSTOP\"")
 	g.Order("poweroff")
@@ -44,7 +44,7 @@ func TestStop(t *testing.T) {
 		t.Errorf("after poweroff the guest ended by %+v; want %q", end, qemu.PoweredOff)
 	}
 	for _, want := range []string{`child did not stop in time: killed child="link"`,
-		`children stopped in_order="link policy control health"`} {
+		`children stopped in_order="ssh link policy admin control health log"`} {
 		if !strings.Contains(g.ConsoleText(), want) {
 			t.Errorf("the console does not say %s:\n%s", want, g.ConsoleText())
 		}
