@@ -154,7 +154,8 @@ type Options struct {
 	Memory   int64  // bytes
 	Append   string // more of the kernel command line, for Direct and MicroVM
 	Backends []hypervisor.Backend
-	NICs     int // number of NICs; 0: one for each link
+	NICs     int    // number of NICs; 0: one for each link
+	Chipset  string // of the machine; empty: rempart's own choice
 	// Patience is how long to wait for what the guest shall report; 0: Patience.
 	Patience time.Duration
 	// Sed is a sed(1) script run over each of QEMU's arguments: the way to have a machine that rempart never makes.
@@ -264,7 +265,7 @@ func (m *Master) machine(dir string, o Options) (hypervisor.Machine, error) {
 		System:   hypervisor.Disk{Path: filepath.Join(m.Dir, "system."+string(o.Format)), Format: o.Format},
 		Control:  hypervisor.Channel{Path: filepath.Join(dir, "control")},
 		Commands: hypervisor.Channel{Path: filepath.Join(dir, "commands")},
-		Accel:    hypervisor.TCG, RebootEnds: true,
+		Accel:    hypervisor.TCG, RebootEnds: true, Chipset: o.Chipset,
 	}
 	if o.System != "" {
 		machine.System.Path = o.System
