@@ -144,7 +144,15 @@ func planMaster(ctx context.Context, c *console, p *profiles.Profile, o packageO
 		return nil, err
 	}
 	start := time.Now()
-	fetched, err := store.Fetch(ctx, lock)
+	root := debian.RootKernel(*o.arch)
+	if p.Kernel == profiles.KernelFull {
+		root = debian.RootKernelFull(*o.arch)
+	}
+	names, err := debian.Names(*o.arch, root)
+	if err != nil {
+		return nil, err
+	}
+	fetched, err := store.Fetch(ctx, lock, names...)
 	if errors.Is(err, debian.ErrGone) && *o.renew {
 		fmt.Fprintf(c.err, "rempart: WARNING: %v\n", err)
 		if lock, err = store.Renew(ctx, lock.Suite, lock.Arch, lock); err != nil {
@@ -152,7 +160,7 @@ func planMaster(ctx context.Context, c *console, p *profiles.Profile, o packageO
 		}
 		fmt.Fprintf(c.err, "rempart: WARNING: the lock was renewed for this build only; "+
 			"its bytes differ from a build with the lock. `rempart lock` renews it for good.\n")
-		fetched, err = store.Fetch(ctx, lock)
+		fetched, err = store.Fetch(ctx, lock, names...)
 	}
 	if err != nil {
 		return nil, err

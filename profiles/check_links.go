@@ -42,8 +42,9 @@ func (v *validator) machine() {
 	case m < snugMemory:
 		v.warn(at, "", "memory: with less than %s not every way of booting comes up", sizeText(snugMemory))
 	}
-	if v.p.Kernel != KernelCloud && !v.places.spoilt("kernel") {
-		v.reject(v.places.find(Pos{}, "kernel"), "", "kernel: expected %s, found %s", KernelCloud, quote(v.p.Kernel))
+	if v.p.Kernel != KernelCloud && v.p.Kernel != KernelFull && !v.places.spoilt("kernel") {
+		v.reject(v.places.find(Pos{}, "kernel"), "", "kernel: expected %s or %s, found %s", KernelCloud, KernelFull,
+			quote(v.p.Kernel))
 	}
 	at = v.places.find(Pos{}, "state")
 	if s := v.p.State.Size; s != 0 && (s < minState || s > maxState) && !v.places.spoilt("state") {

@@ -41,8 +41,9 @@ func profileFields() table[Profile] {
 			kind: textLike(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), required: true, decode: readName},
 		{name: "memory", doc: "RAM a guest is given: a number and M (MiB) or G (GiB). Default 128M.",
 			kind: textLike(sizePattern), decode: readMemory},
-		{name: "kernel", doc: "Kernel of the guest. cloud, the default, is Debian's kernel for virtual machines.",
-			kind: oneWordOf(KernelCloud), decode: readKernel},
+		{name: "kernel", doc: "Kernel of the guest. cloud, the default, is Debian's kernel for virtual machines;" +
+			" full is the one that drives hardware: NICs passed through to the guest, or emulated ones.",
+			kind: oneWordOf(KernelCloud, KernelFull), decode: readKernel},
 		{name: "state", doc: "Size of the writable disk, a number and M (MiB) or G (GiB), or none: /var is then kept" +
 			" in RAM and lost at power-off. Default 256M.",
 			kind: textLike(`^(none|[0-9]{1,6} ?[MGT](iB)?)$`), decode: readState},

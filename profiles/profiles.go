@@ -10,7 +10,7 @@
 //	rempart: 1                    the version of the language
 //	name: fw-1                    host name
 //	memory: 128M                  RAM of a guest; M is MiB, G is GiB; default 128M
-//	kernel: cloud                 Debian's cloud kernel
+//	kernel: cloud                 Debian's cloud kernel, or full, which drives hardware
 //	state: 256M                   size of the state disk, or none; default 256M
 //	admin: {from: home}           who may reach SSH: zones and addresses; or none
 //	links:                        network interfaces, in bus order unless they name a mac
@@ -104,6 +104,7 @@ const (
 	defaultMemory = 128 * mebibyte // what the smallest deployment gives a firewall
 	defaultState  = 256 * mebibyte // leases, keys and logs of a year, and room
 	KernelCloud   = "cloud"        // Debian's linux-image-cloud-ARCH
+	KernelFull    = "full"         // Debian's linux-image-ARCH, which drives hardware
 )
 
 // macBytes is the length of an EUI-48 hardware address (IEEE 802).

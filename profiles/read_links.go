@@ -82,9 +82,9 @@ func (r *reader) size(v value, or string, into *int64) bool {
 }
 
 func readKernel(r *reader, v value, p *Profile) {
-	text, ok := r.word(v, KernelCloud)
-	if ok && text != KernelCloud {
-		r.expected(v, KernelCloud, "this version builds with Debian's cloud kernel only")
+	r.places.put(v.pos(), "kernel")
+	if text := r.choice(v, KernelCloud, KernelFull); text != "" {
+		p.Kernel = text
 	}
 }
 

@@ -7,7 +7,7 @@ import "net/netip"
 type Profile struct {
 	Name       string    `json:"name"`   // host name, RFC 1123 label
 	Memory     int64     `json:"memory"` // bytes of RAM a guest is given by default
-	Kernel     string    `json:"kernel"` // "cloud"
+	Kernel     string    `json:"kernel"` // KernelCloud or KernelFull
 	State      State     `json:"state"`
 	Admin      Admin     `json:"admin"`
 	Links      []Link    `json:"links"` // in the order of the file: NICs without a MAC are taken in bus order

@@ -34,6 +34,24 @@ const (
 // RootKernel is the metapackage of the kernel of an architecture.
 func RootKernel(arch string) string { return "linux-image-cloud-" + arch }
 
+// RootKernelFull is the metapackage of the kernel that drives hardware too.
+func RootKernelFull(arch string) string { return "linux-image-" + arch }
+
+// Names are those roots of an architecture that a master with one kernel is made of.
+func Names(arch, kernel string) ([]string, error) {
+	roots, err := Roots(arch)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, root := range roots {
+		if root.Follow != FollowMeta || root.Name == kernel {
+			names = append(names, root.Name)
+		}
+	}
+	return names, nil
+}
+
 // Roots are the packages the lock of an architecture is made from, in the order of their names.
 func Roots(arch string) ([]Root, error) {
 	roots := []Root{
@@ -47,6 +65,7 @@ func Roots(arch string) ([]Root, error) {
 		return nil, wrap(ErrUnknown, "architecture %q: expected %s", arch, strings.Join(architectures, " or "))
 	}
 	return append(roots,
+		Root{RootKernelFull(arch), FollowMeta, "the kernel for profiles with hardware of their own"},
 		Root{RootKernel(arch), FollowMeta, "kernel and modules; what it wants for its installation is of no use in a master"},
 		Root{RootSystemdBoot, FollowNone, "the boot loader of UEFI"},
 	), nil

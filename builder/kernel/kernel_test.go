@@ -49,7 +49,9 @@ func TestIndicesAgreeWithDepmod(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		get  func(context.Context) (*Set, error)
-	}{{"boot", k.BootSet}, {"root", k.RootSet}} {
+	}{{"boot", k.BootSet}, {"root", func(ctx context.Context) (*Set, error) {
+		return k.RootSet(ctx, true)
+	}}} {
 		t.Run(c.name, func(t *testing.T) {
 			set, err := c.get(t.Context())
 			if err != nil {
@@ -154,7 +156,7 @@ func TestSets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, err := k.RootSet(t.Context())
+	root, err := k.RootSet(t.Context(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +186,7 @@ func TestSets(t *testing.T) {
 // TestPreloadIsThere wants every module a profile loads to be in the root or in the image.
 func TestPreloadIsThere(t *testing.T) {
 	k := open(t)
-	root, err := k.RootSet(t.Context())
+	root, err := k.RootSet(t.Context(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,7 +259,7 @@ func TestOpenIsLazy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	set, err := k.RootSet(t.Context())
+	set, err := k.RootSet(t.Context(), false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,7 @@ func BootWants() []Want {
 		{Name: "evdev", Why: "the same: the events of the power button"},
 		{Name: "dm_verity", Why: "checks each block of the root; brings dm_mod, dm_bufio, reed_solomon"},
 		{Name: "erofs", Why: "the root's file system; brings libcrc32c"},
+		{Name: "crc32c_generic", Optional: true, Why: "libcrc32c asks for it by name; built into the cloud kernel"},
 		{Name: "sha256_ssse3", Optional: true, Why: "x86: verity hashes several times as fast with it"},
 		{Name: "sha2_ce", Optional: true, Why: "arm64: the same"},
 	}
@@ -30,7 +31,9 @@ func BootWants() []Want {
 
 // bootLoads are the modules of the initramfs that no device announces, in the order to load them: the fast SHA-256
 // first, for dm-verity takes the best one it finds when a table is loaded.
-func bootLoads() []string { return []string{"sha256_ssse3", "sha2_ce", "dm_verity", "erofs"} }
+func bootLoads() []string {
+	return []string{"sha256_ssse3", "sha2_ce", "crc32c_generic", "dm_verity", "erofs"}
+}
 
 // RootWants are the modules a guest may load later. All that filters or shapes packets is there, whether a profile
 // uses it today or not: a changed policy must not need another master. What the profile needs at once is Preload.
@@ -90,13 +93,46 @@ func RootWants() []Want {
 	}
 }
 
+// hardwareWants are what the kernel for hardware needs beyond the other: the drivers of NICs that are passed through to
+// a guest, or emulated, and what the cloud kernel has built in. NICs that do nothing without firmware, which is not
+// part of Debian's main archive, are left out.
+func hardwareWants() []Want {
+	drivers := []struct{ name, why string }{
+		{"8139too", "the same, an older revision"},
+		{"igb", "Intel 82575 and later; emulated by QEMU"},
+		{"igbvf", "its virtual functions"},
+		{"igc", "Intel I225"},
+		{"ixgbe", "Intel, 10 Gbit/s"},
+		{"ixgbevf", "its virtual functions"},
+		{"i40e", "Intel, 40 Gbit/s"},
+		{"iavf", "its virtual functions, and those of later ones"},
+		{"ice", "Intel, 100 Gbit/s; without firmware in a mode that does less"},
+		{"r8169", "Realtek, 1 to 2.5 Gbit/s"},
+		{"tg3", "Broadcom, 1 Gbit/s"},
+		{"bnxt_en", "Broadcom, 10 Gbit/s and more"},
+		{"mlx4_en", "Mellanox ConnectX-3"},
+		{"mlx5_core", "Mellanox ConnectX-4 and later"},
+		{"atlantic", "Aquantia"},
+		{"pcnet32", "emulated by QEMU and VirtualBox"},
+	}
+	wants := []Want{{Name: "ext4", Optional: true, Why: "the state disk; built into the cloud kernel"}}
+	for _, d := range drivers {
+		wants = append(wants, Want{Name: d.name, Optional: true, Why: d.why})
+	}
+	return wants
+}
+
 // BootSet returns the modules of the initramfs.
 func (k *Kernel) BootSet(ctx context.Context) (*Set, error) { return k.Select(ctx, BootWants()) }
 
 // RootSet returns the modules of the root: those of the initramfs, for a guest can look at what it booted with, and
-// everything it may load later.
-func (k *Kernel) RootSet(ctx context.Context) (*Set, error) {
-	return k.Select(ctx, append(BootWants(), RootWants()...))
+// everything it may load later; with hardware also what drives NICs that are no hypervisor's.
+func (k *Kernel) RootSet(ctx context.Context, hardware bool) (*Set, error) {
+	wants := append(BootWants(), RootWants()...)
+	if hardware {
+		wants = append(wants, hardwareWants()...)
+	}
+	return k.Select(ctx, wants)
 }
 
 // BootLoads names the modules of the initramfs that no device announces and the boot stage must load by name, in
@@ -128,6 +164,9 @@ func Preload(p *profiles.Profile) []string {
 		"nft_reject_inet",      // polite refusal
 		"nft_fib_inet",         // anti-spoofing, local addresses
 		"nf_conntrack_netlink", // forgetting flows of an older policy
+	}
+	if p != nil && p.Kernel == profiles.KernelFull {
+		names = append(names, "ext4") // of the state disk; built into the cloud kernel
 	}
 	if p != nil && slices.ContainsFunc(p.Policy, func(r profiles.Rule) bool { return r.Connections > 0 }) {
 		names = append(names, "nft_connlimit")

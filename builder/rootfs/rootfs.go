@@ -119,7 +119,7 @@ func Tree(ctx context.Context, in Inputs) (*tree.Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	modules, err := in.Kernel.RootSet(ctx)
+	modules, err := in.Kernel.RootSet(ctx, in.Profile.Kernel == profiles.KernelFull)
 	if err != nil {
 		return nil, err
 	}
