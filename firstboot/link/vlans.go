@@ -90,8 +90,8 @@ func entries(table []VLANs) []VLANs {
 // a VLAN that nobody gave it, for bridges are made without a default one.
 func (d *differ) vlans(joins bool) {
 	h, w := d.have, d.want
-	if w.Kept || w.Claim == "" {
-		return
+	if w.Kept || w.Claim == "" || w.Bridging == nil && w.Master == 0 {
+		return // the last: its bridge is not there yet
 	}
 	if joins {
 		h.VLANs = nil

@@ -63,6 +63,15 @@ func TestVLANChanges(t *testing.T) {
 	}
 }
 
+// TestPortWithoutBridge: a port whose bridge is not made yet cannot be in a VLAN.
+func TestPortWithoutBridge(t *testing.T) {
+	have := Interface{Index: 2, Name: "p", Claim: "p"}
+	want := Interface{Index: 2, Name: "p", Claim: "p", VLANs: []VLANs{{First: 10, Last: 20}}}
+	if got := texts(Changes([]Interface{have}, []Interface{want})); len(got) != 0 {
+		t.Errorf("%q; want nothing until it can join", got)
+	}
+}
+
 // TestBridgeStaysClosed: a bridge that does not take its VLAN filter is not brought up, nor a port that keeps a VLAN.
 func TestBridgeStaysClosed(t *testing.T) {
 	for _, kind := range []Kind{SetBridging, DeleteVLANs} {
