@@ -96,6 +96,7 @@ var testOnly = map[string]string{
 	"github.com/santhosh-tekuri/jsonschema/v6": "judges every built-in profile by the schema that is printed",
 	"golang.org/x/net":                         "ICMP and BPF of the network tests",
 	"golang.zx2c4.com/wireguard":               "a peer of tunnels that is none of ours",
+	"golang.zx2c4.com/wireguard/wgctrl":        "looks at tunnels, and changes them behind the link child's back",
 }
 
 // TestRequirementsAreUsed: what go.mod requires directly is imported by a program, or is said to be for tests alone.
