@@ -58,33 +58,22 @@ func runningGuests() []string {
 
 // callGuest has a guest carry out one command.
 func callGuest(ctx context.Context, c *console, name string, args []string) error {
-	place, err := running.Place()
-	if err != nil {
-		return err
-	}
-	g, err := running.Open(place, name)
-	if err != nil {
-		return err
-	}
-	client, err := dialGuest(ctx, g.Commands())
-	if err != nil {
-		return fmt.Errorf("guest %s: %w", name, err)
-	}
-	defer client.Close()
-	out := c.out
-	if isTerminal(os.Stdout) {
-		out = &plain{w: out}
-	}
-	status, err := client.Run(ctx, ctl.Call{Args: args}, c.in, out, &plain{w: c.err})
-	switch {
-	case err != nil:
-		return fmt.Errorf("guest %s: %w", name, err)
-	case status == ctl.Usage:
-		return exitStatus(exitUsage)
-	case status != ctl.Done:
-		return exitStatus(exitFailed)
-	}
-	return nil
+	return withGuest(ctx, name, func(g admin, _ *running.Guest) error {
+		out := c.out
+		if isTerminal(os.Stdout) {
+			out = &plain{w: out}
+		}
+		status, err := g.Run(ctx, ctl.Call{Args: args}, c.in, out, &plain{w: c.err})
+		switch {
+		case err != nil:
+			return fmt.Errorf("guest %s: %w", name, err)
+		case status == ctl.Usage:
+			return exitStatus(exitUsage)
+		case status != ctl.Done:
+			return exitStatus(exitFailed)
+		}
+		return nil
+	})
 }
 
 // exitStatus is an error that everything has been said about.
