@@ -91,11 +91,18 @@ func TestOpenSSH(t *testing.T) {
 		if out != c.stdout || !strings.Contains(errOut, c.stderr) || status != c.status {
 			t.Errorf("%s = %q, %q, %d; want %q, %q, %d", c.name, out, errOut, status, c.stdout, c.stderr, c.status)
 		}
-		r.sources.all = newSources(r.sources.now).all // each of these is the first of its source
+		r.sources.reset() // each of these is the first of its source
 	}
 	out, _, _ := openssh(t, "ssh-keyscan", "-p", port, "127.0.0.1")
 	if want := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(r.host))); strings.Count(out, "\n") != 1 ||
 		!strings.Contains(out, want) {
 		t.Errorf("ssh-keyscan found %q; want only %q", out, want)
 	}
+}
+
+// reset makes every source a new one.
+func (s *sources) reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.all)
 }

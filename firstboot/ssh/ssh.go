@@ -174,6 +174,8 @@ const (
 	maxSessions    = 8                // at once in one connection; OpenSSH's MaxSessions is 10
 	aliveEvery     = 15 * time.Second // between questions whether the client is still there
 	aliveMissed    = 3                // unanswered ones until it is not
+	// acceptAgain is how long to wait when the kernel has no descriptor or memory for a connection.
+	acceptAgain = 100 * time.Millisecond
 )
 
 // serve runs until ctx is done.
@@ -188,6 +190,10 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 			return nil
 		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOMEM),
 			errors.Is(err, unix.ECONNABORTED):
+			select { // what is short now may be there again then
+			case <-time.After(acceptAgain):
+			case <-ctx.Done():
+			}
 			continue
 		case err != nil:
 			l.Close()
