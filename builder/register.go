@@ -16,10 +16,12 @@ import (
 
 // register writes down that the guest runs, and completes its settings with what belongs to that: the socket for
 // commands, a copy of the console, and a port of this machine that leads to its SSH where that can be had.
+// Where there is no place to write it down the guest runs all the same, said to the log, and the result is nil.
 func register(s *guest.Settings, m *guest.Master) (*running.Guest, error) {
 	place, err := running.Place()
 	if err != nil {
-		return nil, err
+		s.Log.Warn("`rempart ctl` will not find this guest", "why", err)
+		return nil, nil
 	}
 	master, err := filepath.Abs(m.Dir)
 	if err != nil {

@@ -103,7 +103,11 @@ when it was not READY within --timeout.`,
 				if err != nil {
 					return err
 				}
-				return errors.Join(runGuest(ctx, c, m, s, *timeout, *untilReady), g.Forget())
+				err = runGuest(ctx, c, m, s, *timeout, *untilReady)
+				if g != nil {
+					err = errors.Join(err, g.Forget())
+				}
+				return err
 			}
 		},
 	}
