@@ -47,7 +47,7 @@ func solicitation(frame []byte) bool {
 		return false
 	}
 	ip := header.IPv6(frame[minFrame:])
-	return ip.TransportProtocol() == header.ICMPv6ProtocolNumber && ip.HopLimit() == discoveryHops &&
+	return ip.NextHeader() == uint8(header.ICMPv6ProtocolNumber) && ip.HopLimit() == discoveryHops &&
 		header.ICMPv6(ip[header.IPv6MinimumSize:]).Type() == header.ICMPv6RouterSolicit
 }
 
