@@ -1,6 +1,6 @@
-// Package admin is the child that carries out what administrators ask for: it serves a unix socket to the children that
-// know who is asking (the SSH server, the control channel, the console), and has the rights their commands need, which
-// those do not.
+// Package admin is the child that carries out what administrators ask for: it serves a unix socket to the children
+// that know who is asking (the SSH server, the control channel, the console), and has the rights their commands need,
+// which those do not.
 //
 // What it deliberately does not do: decide who is an administrator, or act where PID 1 must: it asks PID 1.
 package admin
@@ -31,8 +31,8 @@ func Spec() child.Spec {
 		Name: "admin",
 		Run:  run,
 		UID:  contract.UIDAdmin,
-		// CAP_NET_ADMIN reads rules and connections, CAP_SYSLOG the kernel's log (syslog(2)).
-		Caps:        []uintptr{unix.CAP_NET_ADMIN, unix.CAP_SYSLOG},
+		// CAP_NET_ADMIN reads rules and connections, CAP_NET_RAW captures, CAP_SYSLOG reads the kernel's log (syslog(2)).
+		Caps:        []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_SYSLOG},
 		Read:        []string{contract.LinkDir},
 		Own:         []string{contract.AdminDir},
 		Feed:        true,

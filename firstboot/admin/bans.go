@@ -4,7 +4,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"io"
 	"net/netip"
 	"time"
 
@@ -71,17 +70,11 @@ func runUnban(ctx context.Context, d *desk, r ctl.Request) error {
 	return err
 }
 
-// parseAddress reads the options of a command and its one word, an address, which may come before them.
+// parseAddress reads the options of a command and its one word, an address.
 func parseAddress(r ctl.Request, flags *flag.FlagSet) (netip.Addr, error) {
-	flags.SetOutput(io.Discard)
-	var words []string
-	for rest := r.Args[1:]; len(rest) > 0; {
-		if err := flags.Parse(rest); err != nil {
-			return netip.Addr{}, usageError{err}
-		}
-		if rest = flags.Args(); len(rest) > 0 {
-			words, rest = append(words, rest[0]), rest[1:]
-		}
+	words, err := parseWords(r, flags)
+	if err != nil {
+		return netip.Addr{}, err
 	}
 	if len(words) != 1 {
 		return netip.Addr{}, usageError{fmt.Errorf("want one address, not %d words", len(words))}

@@ -33,6 +33,8 @@ func commands() []command {
 		{"policy", "[--json]", "the rules of the profile in force, as nft text", runPolicy},
 		{"counters", "[--json]", "what the rules have counted", runCounters},
 		{"conntrack", "[--json]", "the connections that pass", runConntrack},
+		{"capture", "LINK [--count N] [--seconds N] [--host ADDRESS] [--port N]",
+			"what passes a link, in the format of tcpdump -w", runCapture},
 		{"bans", "[--json]", "who is shut out, and for how long", runBans},
 		{"ban", "ADDRESS [--for 1h]", "shut a source out: an IPv4 address, or the /64 of an IPv6 one", runBan},
 		{"unban", "ADDRESS", "let a source in again", runUnban},
@@ -61,6 +63,20 @@ func parse(r ctl.Request, flags *flag.FlagSet) error {
 		return usageError{fmt.Errorf("unexpected %.32q", flags.Arg(0))}
 	}
 	return nil
+}
+
+// parseWords reads the options of a command and its words, which may come before, between and after them.
+func parseWords(r ctl.Request, flags *flag.FlagSet) (words []string, err error) {
+	flags.SetOutput(io.Discard)
+	for rest := r.Args[1:]; len(rest) > 0; {
+		if err := flags.Parse(rest); err != nil {
+			return nil, usageError{err}
+		}
+		if rest = flags.Args(); len(rest) > 0 {
+			words, rest = append(words, rest[0]), rest[1:]
+		}
+	}
+	return words, nil
 }
 
 // options begins the options of a command with the one nearly all have.
