@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 }
 
 // budget is the RAM in which a way to boot must reach READY, in bytes. Each has a margin over the least that test/bench
-// finds: 88 MiB by BIOS and directly, 96 by microvm.
+// finds: 88 MiB by BIOS, 96 directly and by microvm.
 func budget(f hypervisor.Firmware) int64 {
 	switch f {
 	case hypervisor.UEFI:
