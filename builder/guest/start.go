@@ -47,7 +47,7 @@ type Guest struct {
 	ends chan struct{}
 
 	mu     sync.Mutex
-	report contract.Report // the last
+	report contract.Report // the last, which is a claim: the guest may be compromised
 	ready  chan struct{}   // closed with the first line of the console that starts with contract.ReadyPrefix
 	failed chan struct{}   // the same for contract.FailedPrefix
 	said   *lines
@@ -243,13 +243,6 @@ func (g *Guest) note(r contract.Report) {
 	g.report = r
 }
 
-// Report is the last report of the guest, which is a claim: it may be compromised.
-func (g *Guest) Report() contract.Report {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.report
-}
-
 // Errors of AwaitReady.
 var (
 	// ErrFailed is returned when the guest says that it is closed or degraded.
@@ -265,7 +258,12 @@ func (g *Guest) AwaitReady(ctx context.Context) error {
 	case <-g.ready:
 		return nil
 	case <-g.Done():
-		return fmt.Errorf("%w: %s", ErrEnded, g.lastWords())
+		select {
+		case <-g.ready: // it was, and ended since
+			return nil
+		default:
+			return fmt.Errorf("%w: %s", ErrEnded, g.lastWords())
+		}
 	case <-ctx.Done():
 		return fmt.Errorf("the guest is not ready: %w: %s", context.Cause(ctx), g.lastWords())
 	case <-g.failed:
@@ -281,7 +279,13 @@ func (g *Guest) AwaitReady(ctx context.Context) error {
 	return fmt.Errorf("%w: %s", ErrFailed, g.said.failure())
 }
 
-// lastWords are the last line of the console.
+// lastWords are the last line of the console, and what the guest's last report said is wrong.
 func (g *Guest) lastWords() string {
-	return fmt.Sprintf("its last words were %q", g.said.lastLine())
+	words := fmt.Sprintf("its last words were %q", g.said.lastLine())
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.report.Failures) > 0 {
+		words += fmt.Sprintf("; it reported %q", g.report.Failures)
+	}
+	return words
 }

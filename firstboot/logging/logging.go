@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -162,50 +163,35 @@ func (k *keeper) keep(ctx context.Context, kernel <-chan segment.Entry) error {
 		case <-soon.C:
 			k.settle(k.soon)
 		case <-ctx.Done():
-			k.rest(lines, kernel)
+			k.gather(lines, kernel, math.MaxInt)
+			k.settle(true)
 			return k.store.Close()
 		}
 		// What else is there now is written with it.
-		for len(k.pending) > 0 && len(k.pending) < most {
-			select {
-			case l, ok := <-lines:
-				if ok {
-					k.line(l)
-					continue
-				}
-				lines = nil
-			case e, ok := <-kernel:
-				if ok {
-					k.take(e)
-					continue
-				}
-				kernel = nil
-			default:
-				k.write()
-			}
+		if len(k.pending) > 0 {
+			k.gather(lines, kernel, most)
 		}
 		k.write()
 	}
 }
 
-// rest takes what has been said already.
-func (k *keeper) rest(lines <-chan child.Line, kernel <-chan segment.Entry) {
-	for {
+// gather takes what has been said already, until so much is pending.
+func (k *keeper) gather(lines <-chan child.Line, kernel <-chan segment.Entry, most int) {
+	for len(k.pending) < most {
 		select {
 		case l, ok := <-lines:
-			if !ok {
+			if ok {
+				k.line(l)
+			} else {
 				lines = nil
-				break
 			}
-			k.line(l)
 		case e, ok := <-kernel:
-			if !ok {
+			if ok {
+				k.take(e)
+			} else {
 				kernel = nil
-				break
 			}
-			k.take(e)
 		default:
-			k.settle(true)
 			return
 		}
 	}
