@@ -9,7 +9,7 @@ import (
 )
 
 // daemons are the children of a guest that live as long as it does.
-var daemons = []string{"policy", "link", "control", "health", "log"}
+var daemons = []string{"policy", "link", "control", "health", "log", "admin", "ssh"}
 
 func childOf(r contract.Report, name string) contract.ChildState {
 	for _, c := range r.Children {
