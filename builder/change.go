@@ -62,9 +62,8 @@ func apply(ctx context.Context, c *console, g admin, next *profiles.Profile, nam
 	if err != nil {
 		return err
 	}
-	var out bytes.Buffer
 	after := strconv.Itoa(seconds)
-	if err := say(ctx, g, bytes.NewReader(change), &out, c.err, "apply", "--undo-after", after); err != nil {
+	if err := say(ctx, g, bytes.NewReader(change), io.Discard, c.err, "apply", "--undo-after", after); err != nil {
 		return err
 	}
 	fmt.Fprintf(c.out, "%s; undone in %d s unless you confirm: rempart confirm %s\n", summary, seconds, name)
@@ -206,22 +205,25 @@ func commit(ctx context.Context, c *console, g admin, r *running.Guest, packages
 // confirm keeps a change, by a connection made for that: it shows that the changed policy lets its author in. Where no
 // admin is let in anyway the hypervisor's channel is the way in, and does.
 func confirm(ctx context.Context, c *console, name string, keys ssh.Keys) error {
-	return withGuest(ctx, name, func(g admin, r *running.Guest) error {
-		if r.SSH == "" {
-			fmt.Fprintf(c.err, "rempart: %s has no way in by SSH from here: confirming by the hypervisor's channel\n", name)
-			return tell(ctx, c, g, "confirm")
-		}
-		target, err := sshTarget(r)
-		if err != nil {
-			return err
-		}
-		client, err := ssh.Dial(ctx, target, keys.Signers)
-		if err != nil {
-			return fmt.Errorf("%w; the change is not confirmed. If you know better, rempart ctl %s confirm", err, name)
-		}
-		defer client.Close()
-		return tell(ctx, c, overSSH{client}, "confirm")
-	})
+	r, err := openGuest(name)
+	if err != nil {
+		return err
+	}
+	if r.SSH == "" {
+		fmt.Fprintf(c.err, "rempart: %s has no way in by SSH from here: confirming by the hypervisor's channel\n", name)
+		return withGuest(ctx, name, func(g admin, _ *running.Guest) error { return tell(ctx, c, g, "confirm") })
+	}
+	// Not by withGuest: the hypervisor's channel has one caller at a time, and the change does not wait for its turn.
+	target, err := sshTarget(r)
+	if err != nil {
+		return err
+	}
+	client, err := ssh.Dial(ctx, target, keys.Signers)
+	if err != nil {
+		return fmt.Errorf("%w; the change is not confirmed. If you know better, rempart ctl %s confirm", err, name)
+	}
+	defer client.Close()
+	return tell(ctx, c, overSSH{client}, "confirm")
 }
 
 // sshTarget is a running guest as SSH sees it from here.
@@ -241,13 +243,18 @@ func (o overSSH) Run(ctx context.Context, call ctl.Call, stdin io.Reader, stdout
 	return ssh.Run(ctx, o.client, call.Args, ssh.Streams{In: stdin, Out: stdout, Err: stderr}, nil)
 }
 
-// withGuest does something with a running guest, by the hypervisor's channel.
-func withGuest(ctx context.Context, name string, do func(admin, *running.Guest) error) error {
+// openGuest finds a guest that runs.
+func openGuest(name string) (*running.Guest, error) {
 	place, err := running.Place()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	g, err := running.Open(place, name)
+	return running.Open(place, name)
+}
+
+// withGuest does something with a running guest, by the hypervisor's channel.
+func withGuest(ctx context.Context, name string, do func(admin, *running.Guest) error) error {
+	g, err := openGuest(name)
 	if err != nil {
 		return err
 	}

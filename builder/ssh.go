@@ -140,11 +140,7 @@ func findGuest(arg, name, disk, address string) (ssh.Target, error) {
 
 // runningGuest finds a guest that `rempart run` runs now; nil: none of that name.
 func runningGuest(name string) *running.Guest {
-	place, err := running.Place()
-	if err != nil {
-		return nil
-	}
-	g, err := running.Open(place, name)
+	g, err := openGuest(name)
 	if err != nil {
 		return nil // it may run elsewhere
 	}

@@ -143,6 +143,11 @@ func TestSSH(t *testing.T) {
 			t.Errorf("rempart %q = %d, %q, %q; want %d, %q, %q", args, code, out, errs, c.code, c.out, c.err)
 		}
 	}
+	// A confirmation gets there by SSH alone: nobody serves the hypervisor's channel here. The server says 5 to it.
+	const refused = "the guest's confirm ended with status 5"
+	if code, _, errs := rempart("confirm", "-k", key, "fw-9"); code != exitFailed || !strings.Contains(errs, refused) {
+		t.Errorf("rempart confirm = %d, %q; want %d, %q", code, errs, exitFailed, refused)
+	}
 }
 
 func TestAddressOf(t *testing.T) {
