@@ -167,16 +167,16 @@ func (d difference) summary() string {
 // maxShown bounds one line of a difference: a set of 100,000 addresses is one.
 const maxShown = 300
 
-// print writes the whole difference.
+// print writes the whole difference. One of the two profiles may be what a guest says, in the hands of a stranger.
 func (d difference) print(w io.Writer) {
 	for _, l := range d.lines {
 		text := l.text
 		if len(text) > maxShown {
 			text = fmt.Sprintf("%s... (%d bytes)", strings.ToValidUTF8(text[:maxShown], ""), len(l.text))
 		}
-		fmt.Fprintf(w, "%c %s: %s\n", l.side, l.section, text)
+		fmt.Fprintf(w, "%c %s: %s\n", l.side, l.section, printable(text))
 	}
 	for _, line := range d.flows {
-		fmt.Fprintln(w, line)
+		fmt.Fprintln(w, printable(line))
 	}
 }
