@@ -5,9 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"rempart/firstboot/contract/identity"
+	"rempart/profiles"
 )
 
 func TestParseInjections(t *testing.T) {
@@ -128,4 +134,40 @@ func FuzzInjections(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestFactsAreNotTrusted: what reads the identity's public part neither waits, nor takes what no identity says.
+func TestFactsAreNotTrusted(t *testing.T) {
+	root := t.TempDir()
+	path := filepath.Join(root, identity.FactsPath)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	text := func(s string) func() error {
+		return func() error { return os.WriteFile(path, []byte(s), 0o600) }
+	}
+	for _, tt := range []struct {
+		name string
+		lay  func() error
+		want string // empty: taken
+	}{
+		{"none", func() error { return nil }, ""},
+		{"good", text(`{"hostname":"fw-2"}`), ""},
+		{"a host name that is none", text(`{"hostname":"not a name"}`), "host name"},
+		{"too large", text(strings.Repeat(" ", maxFacts+1)), "more than"},
+		{"a pipe", func() error { return syscall.Mkfifo(path, 0o600) }, "no regular file"},
+		{"a link", func() error { return os.Symlink("/dev/zero", path) }, "too many levels"},
+	} {
+		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		if err := tt.lay(); err != nil {
+			t.Fatal(err)
+		}
+		var p profiles.Profile
+		err := ApplyIdentity(root, &p)
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v; want %q", tt.name, err, tt.want)
+		}
+	}
 }

@@ -156,6 +156,9 @@ func limit() error {
 // maxProfile bounds the profile of a guest, in bytes.
 const maxProfile = contract.MaxLive
 
+// maxFacts bounds the public part of the identity, in bytes: what Facts.Check lets pass is half of it.
+const maxFacts = 1 << 20
+
 // ApplyIdentity makes a profile that of this guest, by what is known of its identity by now.
 func ApplyIdentity(root string, p *profiles.Profile) error {
 	facts, err := readFacts(root)
@@ -167,19 +170,41 @@ func ApplyIdentity(root string, p *profiles.Profile) error {
 }
 
 // readFacts reads the public part of the identity; without one, and until the identity child has read it, there is
-// none. The file is written by that child alone, whole, and was checked by it.
+// none. The file is written by that child alone, whole. It reads a disk that may be hostile, and PID 1 reads the file
+// too, also to undo a change: neither size nor kind nor content is taken on trust.
 func readFacts(root string) (f identity.Facts, err error) {
-	b, err := os.ReadFile(filepath.Join(root, identity.FactsPath))
+	b, err := ReadUntrusted(filepath.Join(root, identity.FactsPath), maxFacts)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return f, nil // Landlock lets a child that started before the file was there not see it: it needs none
 	}
 	if err == nil {
 		err = Strict(b, &f)
 	}
+	if err == nil {
+		err = f.Check()
+	}
 	if err != nil {
 		return f, fmt.Errorf("identity of the guest: %w", err)
 	}
 	return f, nil
+}
+
+// ReadUntrusted reads a file in a directory of a child that may be in a stranger's hands: a regular one and no link, of
+// so many bytes at most. It never waits, as opening a pipe would.
+func ReadUntrusted(path string, most int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file", path)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(b)) > most {
+		err = fmt.Errorf("%s has more than %d bytes", path, most)
+	}
+	return b, err
 }
 
 // ReadProfile reads the profile in force below root, and its contract.ProfileDigest, as that of this guest: what is

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -294,21 +293,9 @@ func (g *guest) hear(name, digest string) {
 // bounded size, and everything in it is checked.
 func (g *guest) readProposal() (live.Change, error) {
 	var l live.Change
-	path := filepath.Join(g.Root, contract.ProposalPath)
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	b, err := child.ReadUntrusted(filepath.Join(g.Root, contract.ProposalPath), contract.MaxLive)
 	if err != nil {
 		return l, fmt.Errorf("proposed profile: %w", err)
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return l, fmt.Errorf("proposed profile: %s is no regular file", contract.ProposalPath)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, contract.MaxLive+1))
-	if err != nil {
-		return l, fmt.Errorf("proposed profile: %w", err)
-	}
-	if len(b) > contract.MaxLive {
-		return l, fmt.Errorf("proposed profile: more than %d bytes", contract.MaxLive)
 	}
 	if err := child.Strict(b, &l); err != nil {
 		return l, fmt.Errorf("proposed profile: %w", err)

@@ -154,7 +154,7 @@ func (g *guest) toldIdentity(name string, m child.Message) error {
 	if err := only(name, identityChild, m, &f); err != nil {
 		return err
 	}
-	if err := (&identity.Identity{Hostname: f.Hostname, Links: f.Links}).Check(); err != nil {
+	if err := f.Check(); err != nil {
 		return err
 	}
 	g.mu.Lock()

@@ -68,6 +68,9 @@ type Facts struct {
 // Facts returns the public part.
 func (id *Identity) Facts() Facts { return Facts{id.Hostname, id.Links} }
 
+// Check tells everything that is wrong with the facts, at once.
+func (f Facts) Check() error { return (&Identity{Hostname: f.Hostname, Links: f.Links}).Check() }
+
 // Apply makes a profile that of the guest with these facts: its name, and the hardware addresses of its NICs.
 // Facts about links the profile does not have, or that are no NICs, are left aside.
 func (f Facts) Apply(p *profiles.Profile) {
