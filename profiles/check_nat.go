@@ -13,7 +13,7 @@ func (v *validator) masquerade() {
 	}
 	seen := map[Pair]Pos{}
 	for i, pair := range v.p.Masquerade {
-		good := v.direction("masquerade", pair.From, pair.To, pair.At, i)
+		good := v.direction("masquerade", pair.From, pair.To, pair.At, "masquerade", i)
 		if !slices.Contains([]Families{OnlyIPv4, OnlyIPv6, BothFamilies}, pair.Families) {
 			v.reject(pair.At, "", "masquerade: %s are no address families", quote(string(pair.Families)))
 			continue
@@ -73,10 +73,10 @@ func (v *validator) ruleHelper(rule Rule) {
 	v.helper("policy", rule.Helper, rule.At, protocols...)
 }
 
-// direction checks the two zones of a translation.
-func (v *validator) direction(what, from, to string, at Pos, i int) bool {
-	good := v.end(what, from, v.places.find(at, what+"[%d].from", i))
-	good = v.end(what, to, v.places.find(at, what+"[%d].to", i)) && good
+// direction checks the two zones of a translation, the i-th of a list of the profile.
+func (v *validator) direction(what, from, to string, at Pos, list string, i int) bool {
+	good := v.end(what, from, v.places.find(at, "%s[%d].from", list, i))
+	good = v.end(what, to, v.places.find(at, "%s[%d].to", list, i)) && good
 	if good && from == to {
 		v.reject(at, "", "%s: from zone %s to itself", what, clip(from))
 		return false
@@ -117,12 +117,7 @@ func (v *validator) sourceNAT() {
 			v.reject(s.At, "", "nat.source: more than %d prefixes in all", maxMatches)
 			return
 		}
-		good := v.end("nat.source", s.From, v.places.find(s.At, what+"[%d].from", i))
-		good = v.end("nat.source", s.To, v.places.find(s.At, what+"[%d].to", i)) && good
-		if good && s.From == s.To {
-			v.reject(s.At, "", "nat.source: from zone %s to itself", clip(s.From))
-			good = false
-		}
+		good := v.direction("nat.source", s.From, s.To, s.At, what, i)
 		at := v.places.find(s.At, what+"[%d].first", i)
 		if !s.First.IsValid() || s.First.BitLen() != s.Last.BitLen() || s.Last.Less(s.First) || s.First.Is4In6() ||
 			s.First.Zone()+s.Last.Zone() != "" {

@@ -3,7 +3,6 @@
 package profiles
 
 import (
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -21,7 +20,7 @@ func readBans(r *reader, v value, p *Profile) {
 		case problem != "":
 			r.rejectAt(b.At, hint, "bans: %s", problem)
 			continue
-		case len(b.Ports) == 0 || !slices.ContainsFunc(matches, func(m Match) bool { return m.Protocol == TCP }):
+		case len(b.Ports) == 0:
 			r.rejectAt(b.At, "name a TCP service such as ssh, or tcp/PORT", "bans: %s has no TCP port; the sender of other"+
 				" packets can be forged, so that anybody could have anybody banned", quote(b.Service))
 			continue
