@@ -260,11 +260,11 @@ const targetForms = "an address or a host of this profile, with :PORT for anothe
 
 func readTargets(r *reader, v value, d *forwardDraft) {
 	d.toAt = v.pos()
-	for i, item := range r.items(v, targetForms, maxTargets) {
+	for _, item := range r.items(v, targetForms, maxTargets) {
 		to, port, ok := r.target(item)
 		switch {
 		case !ok:
-		case i > 0 && port != d.toPort:
+		case len(d.to) > 0 && port != d.toPort:
 			r.rejectAt(item.pos(), "write the same port after each, or none", "%s: the targets have different ports", v.name)
 		default:
 			d.to, d.toPort = append(d.to, to...), port
