@@ -15,11 +15,8 @@ func NewBox(ranges ...Range) Box { return box{ranges: ranges} }
 // Meets is meets.
 func (b Box) Meets(other Box) bool { return b.meets(other) }
 
-// KeepApart and Following are what their small namesakes are.
-var (
-	KeepApart = keepApart
-	Following = following
-)
+// KeepApart is keepApart.
+var KeepApart = keepApart
 
 // PlainAndMerged are the rules of all lines between two zones as they are and merged, and the table of their sets.
 func PlainAndMerged(p *profiles.Profile, from, to string) (table *Table, plain, merged []Rule, err error) {

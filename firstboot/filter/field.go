@@ -141,6 +141,17 @@ type Range struct {
 // Single tells whether the range is one value.
 func (r Range) Single() bool { return bytes.Equal(r.First, r.Last) }
 
+// Following is the next value after b, and false after the last.
+func Following(b []byte) ([]byte, bool) {
+	next := bytes.Clone(b)
+	for i := len(next) - 1; i >= 0; i-- {
+		if next[i]++; next[i] != 0 {
+			return next, true
+		}
+	}
+	return nil, false
+}
+
 func one(b []byte) Range { return Range{First: b, Last: b} }
 
 // ifName is the range that is one interface name. The caller checked its length.

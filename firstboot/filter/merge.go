@@ -216,7 +216,7 @@ func joinRanges(list []box) []box {
 		r := b.ranges[0]
 		if n := len(out); n > 0 {
 			last := &out[n-1].ranges[0]
-			next, more := following(last.Last)
+			next, more := Following(last.Last)
 			if !more || bytes.Compare(r.First, next) <= 0 {
 				if bytes.Compare(r.Last, last.Last) > 0 {
 					last.Last = r.Last
@@ -228,17 +228,6 @@ func joinRanges(list []box) []box {
 		out = append(out, box{[]Range{r}, b.at})
 	}
 	return out
-}
-
-// following is the next value after b, and false after the last.
-func following(b []byte) ([]byte, bool) {
-	next := slices.Clone(b)
-	for i := len(next) - 1; i >= 0; i-- {
-		if next[i]++; next[i] != 0 {
-			return next, true
-		}
-	}
-	return nil, false
 }
 
 // keepApart takes out boxes that lie in others, and tells those that meet none from those that meet one that is kept:

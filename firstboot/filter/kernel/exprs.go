@@ -285,7 +285,7 @@ func (t *translator) anonymous(m filter.Match) error {
 		var elements []nftables.SetElement
 		for _, r := range m.Ranges {
 			elements = append(elements, nftables.SetElement{Key: r.First})
-			if next, ok := following(r.Last); ok && set.Interval {
+			if next, ok := filter.Following(r.Last); ok && set.Interval {
 				elements = append(elements, nftables.SetElement{Key: next, IntervalEnd: true})
 			}
 		}

@@ -221,7 +221,7 @@ func setElements(in *filter.Set) ([]nftables.SetElement, error) {
 			end := el.KeyEnd
 			el.KeyEnd = nil
 			out = append(out, el)
-			if next, ok := following(end); ok {
+			if next, ok := filter.Following(end); ok { // after the last value the end is left out
 				out = append(out, nftables.SetElement{Key: next, IntervalEnd: true})
 			}
 			continue
@@ -231,18 +231,6 @@ func setElements(in *filter.Set) ([]nftables.SetElement, error) {
 		out = append(out, el)
 	}
 	return out, nil
-}
-
-// following is the value after b, and false after the last one: there the end of an interval is left out.
-func following(b []byte) ([]byte, bool) {
-	next := append([]byte{}, b...)
-	for i := len(next) - 1; i >= 0; i-- {
-		next[i]++
-		if next[i] != 0 {
-			return next, true
-		}
-	}
-	return nil, false
 }
 
 func verdict(v filter.Verdict) (*expr.Verdict, error) {
