@@ -42,14 +42,16 @@ func Apply(ctx context.Context, rs filter.Ruleset, opts Options) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("apply policy: %w", err)
 	}
-	if hasLasting(rs) {
-		return applyLasting(ctx, rs, opts)
-	}
-	steps, err := withdraw(rs, opts)
+	steps, err := withdraw(ctx, rs, opts)
 	if err != nil {
 		return err
 	}
-	planned, err := plan(rs)
+	var planned []step
+	if hasLasting(rs) {
+		planned, err = planLasting(ctx, rs, opts)
+	} else {
+		planned, err = plan(rs)
+	}
 	if err != nil {
 		return err
 	}
@@ -58,7 +60,7 @@ func Apply(ctx context.Context, rs filter.Ruleset, opts Options) error {
 
 // withdraw removes the table of bridges where an older policy has left one and this one has none: rules that nobody
 // wants any more would go on dropping.
-func withdraw(rs filter.Ruleset, opts Options) ([]step, error) {
+func withdraw(ctx context.Context, rs filter.Ruleset, opts Options) ([]step, error) {
 	ours := false
 	for i := range rs.Tables {
 		if rs.Tables[i].Family == filter.FamilyBridge {
@@ -66,13 +68,16 @@ func withdraw(rs filter.Ruleset, opts Options) ([]step, error) {
 		}
 		ours = ours || rs.Tables[i].Name == filter.TableName
 	}
-	old, err := find(context.Background(), &filter.Table{Family: filter.FamilyBridge, Name: filter.TableName}, opts)
+	if !ours {
+		return nil, nil
+	}
+	old, err := find(ctx, &filter.Table{Family: filter.FamilyBridge, Name: filter.TableName}, opts)
 	switch {
 	case errors.Is(err, syscall.EPERM):
 		return nil, needsAdmin(err)
 	case err != nil:
 		return nil, fmt.Errorf("apply policy: %w", err)
-	case old == nil || !ours:
+	case old == nil:
 		return nil, nil
 	}
 	return []step{{"the end of table " + filter.FamilyBridge.String() + " " + filter.TableName,

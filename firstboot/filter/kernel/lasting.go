@@ -105,31 +105,31 @@ func (f *present) has(name string) bool {
 	return false
 }
 
-// applyLasting is Apply for a Ruleset with sets that are kept.
-func applyLasting(ctx context.Context, rs filter.Ruleset, opts Options) error {
-	steps, err := withdraw(rs, opts)
-	if err != nil {
-		return err
-	}
+// planLasting is plan for a Ruleset with sets that are kept: it puts in those that are missing, which no rule asks yet.
+func planLasting(ctx context.Context, rs filter.Ruleset, opts Options) ([]step, error) {
+	var steps []step
 	for i := range rs.Tables {
 		t := &rs.Tables[i]
 		before, err := find(ctx, t, opts)
-		if err != nil {
-			return fmt.Errorf("apply policy: read table %s %s: %w", t.Family, t.Name, err)
+		switch {
+		case errors.Is(err, syscall.EPERM):
+			return nil, needsAdmin(err)
+		case err != nil:
+			return nil, fmt.Errorf("apply policy: read table %s %s: %w", t.Family, t.Name, err)
 		}
 		if err := fill(ctx, t, before, opts); err != nil {
-			return err
+			return nil, err
 		}
 		if before, err = find(ctx, t, opts); err != nil {
-			return fmt.Errorf("apply policy: read table %s %s: %w", t.Family, t.Name, err)
+			return nil, fmt.Errorf("apply policy: read table %s %s: %w", t.Family, t.Name, err)
 		}
 		more, err := planInto(t, before)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		steps = append(steps, more...)
 	}
-	return carryOut(ctx, rs, steps, opts)
+	return steps, nil
 }
 
 // fill adds the sets that are missing, complete or not at all. No rule asks them yet.
