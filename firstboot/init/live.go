@@ -33,6 +33,9 @@ const (
 	othersFollow  = 10 * time.Second
 )
 
+// undoAgain is how long after an undo that failed the next one comes.
+const undoAgain = 10 * time.Second
+
 // change is what keepLive knows of the change that waits for its confirmation.
 type change struct {
 	undo   <-chan time.Time // nil: none waits
@@ -131,9 +134,10 @@ func (g *guest) apply(ctx context.Context, c *change, undoAfter time.Duration) e
 		return err
 	}
 	g.log.Info("changing the profile", "from", short(now), "to", short(digest))
+	*c = change{undo: time.After(undoAfter), before: before} // from here on, whatever fails
 	if err := g.putInForce(ctx, proposal.Profile, next, digest); err != nil {
 		err = fmt.Errorf("%w; the profile before is in force again", err)
-		if back := g.putBack(ctx, before); back != nil {
+		if back := g.undo(ctx, c); back != nil {
 			err = fmt.Errorf("%w, but: %w", err, back)
 		}
 		return err
@@ -141,7 +145,7 @@ func (g *guest) apply(ctx context.Context, c *change, undoAfter time.Duration) e
 	if jump := g.inject[jumpName].Jump; jump != 0 {
 		g.jumpClock(jump)
 	}
-	*c = change{undo: time.After(undoAfter), before: before}
+	c.undo = time.After(undoAfter) // children took their time
 	g.fact(func(f *facts) { f.live.UndoAt = f.live.Since + undoAfter.Seconds() })
 	g.log.Info("the profile has changed; it is undone unless confirmed", "in", undoAfter)
 	return nil
@@ -156,27 +160,33 @@ func (g *guest) decodeProfile(b []byte) (*profiles.Profile, string, error) {
 	return p, digest, child.ApplyIdentity(g.Root, p)
 }
 
-// undo puts the profile before the change that waits in force again.
+// undo puts the profile before the change that waits in force again. Until it is the one children read, the change goes
+// on waiting and is undone later: what stood in the way may pass, and nobody may be left who could ask for it.
 func (g *guest) undo(ctx context.Context, c *change) error {
-	before := c.before
-	*c = change{}
-	return g.putBack(ctx, before)
-}
-
-// putBack puts an earlier live profile, or with nil the master's own, in force.
-func (g *guest) putBack(ctx context.Context, live []byte) error {
-	b := live
+	c.undo = time.After(undoAgain)
+	b := c.before
+	var err error
 	if b == nil {
-		var err error
-		if b, err = os.ReadFile(filepath.Join(g.Root, contract.ProfilePath)); err != nil {
-			return fmt.Errorf("undoing the change: %w", err)
-		}
+		b, err = os.ReadFile(filepath.Join(g.Root, contract.ProfilePath))
 	}
-	p, digest, err := g.decodeProfile(b)
+	var p *profiles.Profile
+	var digest string
 	if err == nil {
-		err = g.putInForce(ctx, live, p, digest)
+		p, digest, err = g.decodeProfile(b)
 	}
-	if err != nil {
+	if err == nil {
+		err = g.putInForce(ctx, c.before, p, digest)
+	}
+	g.mu.Lock()
+	done := g.facts.live.Profile == digest
+	g.mu.Unlock()
+	if done {
+		*c = change{}
+	}
+	switch {
+	case err != nil && !done:
+		return fmt.Errorf("undoing the change: %w; trying again in %v", err, undoAgain)
+	case err != nil:
 		return fmt.Errorf("undoing the change: %w", err)
 	}
 	return nil

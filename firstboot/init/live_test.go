@@ -127,6 +127,34 @@ func TestLiveChangeIsUndone(t *testing.T) {
 	}
 }
 
+// TestUndoIsTriedAgain: a change that could not be undone goes on waiting until it is.
+func TestUndoIsTriedAgain(t *testing.T) {
+	old, next := oneLink(), named("gw2", "128M")
+	g := startGuest(t, "", old)
+	g.wait(t, "READY", ready)
+	g.propose(t, old, next)
+	if l := g.ask(t, child.Request{Verb: verbApply, Seconds: contract.MostUndo, Number: 1}); l.Error != "" {
+		t.Fatalf("apply = %q", l.Error)
+	}
+	previous := filepath.Join(g.root, contract.PreviousPath)
+	if err := os.Remove(previous); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(previous, "in the way"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l := g.ask(t, child.Request{Verb: verbUndo, Number: 2})
+	if !strings.Contains(l.Error, "trying again") || l.Profile != digestOf(t, next) {
+		t.Errorf("an undo that cannot be = %+v; want it to say so, and the changed profile", l)
+	}
+	if err := os.RemoveAll(previous); err != nil {
+		t.Fatal(err)
+	}
+	g.wait(t, "the undone profile", func(r contract.Report) bool {
+		return r.Ready && r.Name == "gw" && r.Live.Profile == r.Live.Master && r.Live.UndoAt == 0
+	})
+}
+
 func TestLiveChangeIsRefused(t *testing.T) {
 	old := oneLink()
 	g := startGuest(t, "", old)
