@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -39,6 +40,9 @@ const (
 // banDefault is how long a ban holds that says nothing else.
 const banDefault = time.Hour
 
+// maxBanSeconds bounds how long attempts are counted and a ban holds: 30 days, as in package profiles.
+const maxBanSeconds = 30 * 24 * 60 * 60
+
 // Bans returns the rules that shut out sources by rate, and whoever is banned by hand. They are a table of their own:
 // the policy's rules can be replaced without it.
 //
@@ -52,6 +56,9 @@ const banDefault = time.Hour
 func Bans(p *profiles.Profile) (Ruleset, error) {
 	c, err := newCompiler(p)
 	if err != nil {
+		return Ruleset{}, err
+	}
+	if err := checkBans(p); err != nil {
 		return Ruleset{}, err
 	}
 	c.table.Name = BanTable
@@ -74,6 +81,32 @@ func Bans(p *profiles.Profile) (Ruleset, error) {
 	}
 	c.table.Chains = append(c.table.Chains, Chain{Name: fingerprint(&c.table)})
 	return Ruleset{Tables: []Table{c.table}}, nil
+}
+
+// checkBans returns every reason for which the bans cannot be compiled, or nil. What is wrong with them is no reason to
+// refuse the policy.
+func checkBans(p *profiles.Profile) error {
+	var errs []error
+	bad := func(b *profiles.Ban, format string, args ...any) { errs = append(errs, errorAt(b.At, format, args...)) }
+	for i := range p.Bans {
+		b := &p.Bans[i]
+		if !plainName(b.Service, "/") || len(b.Service) > 63 {
+			bad(b, "bans: %q is no name of a service", b.Service)
+		}
+		if len(b.Ports) == 0 {
+			bad(b, "bans: %q has no ports", b.Service)
+		}
+		for _, ports := range b.Ports {
+			if ports.First == 0 || ports.First > ports.Last {
+				bad(b, "bans: ports %d-%d: want 1 to 65535, the first not above the last", ports.First, ports.Last)
+			}
+		}
+		if b.Attempts == 0 || b.Window < 1 || b.For < 1 || max(b.Window, b.For) > maxBanSeconds {
+			bad(b, "bans: %d attempts in %d s for %d s: want one at least, and 1 to %d s", b.Attempts, b.Window, b.For,
+				maxBanSeconds)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func banKey(v6 bool) (Type, string) {

@@ -137,6 +137,30 @@ func TestCompileRefuses(t *testing.T) {
 	}
 }
 
+// Bans relies on nobody either; and bans that cannot be compiled leave the policy as it is.
+func TestBansRefuses(t *testing.T) {
+	for _, test := range []struct {
+		harm func(*profiles.Ban)
+		want string
+	}{
+		{func(b *profiles.Ban) { b.Service = "a b" }, `"a b" is no name of a service (30:5)`},
+		{func(b *profiles.Ban) { b.Ports = nil }, `"ssh" has no ports`},
+		{func(b *profiles.Ban) { b.Ports = []profiles.PortRange{{First: 2, Last: 1}} }, "ports 2-1: want"},
+		{func(b *profiles.Ban) { b.Attempts = 0 }, "0 attempts in 10 s for 12 s"},
+		{func(b *profiles.Ban) { b.Window = 0 }, "3 attempts in 0 s"},
+		{func(b *profiles.Ban) { b.For = 1 << 40 }, "for 1099511627776 s"},
+	} {
+		p := filtertest.Banning()
+		test.harm(&p.Bans[0])
+		if _, err := filter.Bans(p); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("Bans = %v; want an error with %q", err, test.want)
+		}
+		if _, err := filter.Compile(p); err != nil {
+			t.Errorf("Compile = %v; want no error", err)
+		}
+	}
+}
+
 // With no admin at all, or an admin by address only, the closed rules open no more than that.
 func TestClosedOpensTheAdminPathOnly(t *testing.T) {
 	for _, test := range []struct {
