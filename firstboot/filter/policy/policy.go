@@ -80,7 +80,10 @@ func load(ctx context.Context, env *child.Env, compile compiler) error {
 		}
 		env.Tell(child.KeyPolicy, stateClosed)
 	}
-	if compileErr != nil {
+	switch {
+	case compileErr != nil && inForce:
+		return fmt.Errorf("the policy cannot be compiled, the one before the change stays in force: %w", compileErr)
+	case compileErr != nil:
 		return fmt.Errorf("the policy cannot be compiled, traffic stays blocked: %w", compileErr)
 	}
 	if err := kernel.Apply(ctx, full, kernel.Options{}); err != nil {

@@ -153,6 +153,20 @@ func TestPreviousPolicyIsReplaced(t *testing.T) {
 		if !inForce(t, filter.Compile, next) {
 			t.Error("the changed policy is not in force")
 		}
+		broken := func(p *profiles.Profile) (filter.Ruleset, error) {
+			if p == running {
+				return filter.Ruleset{}, errors.New("broken line")
+			}
+			return filter.Compile(p)
+		}
+		said, err = toldAfter(t, running, next, broken)
+		if want := "the one before the change stays in force: broken line"; err == nil ||
+			!strings.Contains(err.Error(), want) || len(said) != 2 || said[0] != "policy loaded" {
+			t.Errorf("with a change that cannot be compiled told %q, %v; want an error with %q", said, err, want)
+		}
+		if !inForce(t, filter.Compile, next) {
+			t.Error("the policy before the change is not in force")
+		}
 		said, err = toldAfter(t, running, filtertest.Wide(), filter.Compile)
 		if want := []string{"policy closed", "policy loaded", "ready"}; err != nil || !reflect.DeepEqual(said, want) {
 			t.Errorf("with foreign rules told %q, %v; want %q", said, err, want)
