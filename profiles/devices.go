@@ -144,7 +144,11 @@ func (p *Profile) Bridged(z *Zone) bool {
 
 // EffectiveMTU is the MTU a link will have unless its NIC or a DHCP server says otherwise: its own, that of what it is
 // a member of, its parent's, what a tunnel leaves, or the usual one.
-func (p *Profile) EffectiveMTU(l *Link) int {
+func (p *Profile) EffectiveMTU(l *Link) int { return p.mtu(l, true) }
+
+// mtu is EffectiveMTU; without tunnels, one that a link is wrongly made on is not looked into, for its own MTU may be
+// asked for because of that link.
+func (p *Profile) mtu(l *Link, tunnels bool) int {
 	for range p.Links { // no further: there may be a loop
 		if l.MTU != 0 {
 			return l.MTU
@@ -156,7 +160,7 @@ func (p *Profile) EffectiveMTU(l *Link) int {
 			return master.MTU
 		}
 		next := p.byName(l.Parent())
-		if next == nil {
+		if next == nil || next.WireGuard != nil && !tunnels {
 			break
 		}
 		l = next

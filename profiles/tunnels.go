@@ -61,7 +61,7 @@ func (p *Profile) tunnelMTU(l *Link) int {
 	take := func(outer *Link, overhead int) {
 		mtu := usualTunnelMTU // a tunnel in a tunnel, which may be in the first
 		if outer.WireGuard == nil {
-			mtu = p.EffectiveMTU(outer)
+			mtu = p.mtu(outer, false)
 		} else if outer.MTU != 0 {
 			mtu = outer.MTU
 		}
