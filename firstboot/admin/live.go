@@ -78,13 +78,14 @@ func runConfirm(ctx context.Context, d *desk, r ctl.Request) error {
 	if err := parse(r, flags); err != nil {
 		return err
 	}
+	// While this waits another change may come into force: it is that one which would be confirmed.
+	d.live.Lock()
+	defer d.live.Unlock()
 	report, _ := d.news.newest()
 	if r.Since != 0 && r.Since < report.Live.Since {
 		return errors.New("this connection was made before the change, so it does not show that you can still get in; " +
 			"connect anew and confirm then")
 	}
-	d.live.Lock()
-	defer d.live.Unlock()
 	if _, err := d.ask(ctx, child.Request{Verb: "confirm"}); err != nil {
 		return err
 	}
