@@ -140,11 +140,7 @@ func LayOut(root string, id *identity.Identity, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("facts of the identity: %w", err)
 	}
-	path := filepath.Join(root, identity.FactsPath)
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("facts of the identity: %w", err)
-	}
-	if err := write(path, b, 0o444); err != nil {
+	if err := write(filepath.Join(root, identity.FactsPath), b, 0o444); err != nil {
 		return fmt.Errorf("facts of the identity: %w", err)
 	}
 	return nil
@@ -153,6 +149,10 @@ func LayOut(root string, id *identity.Identity, log *slog.Logger) error {
 // write makes a file that appears whole: a reader that starts early finds none rather than half of one.
 func write(path string, b []byte, mode os.FileMode) error {
 	temporary := filepath.Join(filepath.Dir(path), "."+strings.TrimPrefix(filepath.Base(path), ".")+".new")
+	// A run that was ended halfway left it, and it may not be opened for writing again.
+	if err := os.Remove(temporary); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
 	if err != nil {
 		return err

@@ -32,6 +32,11 @@ func TestLayOut(t *testing.T) {
 	id.SetSecret(identity.ConsumerWireGuard, "wg0", []byte("key of wg0"))
 	id.SetSecret(identity.ConsumerWireGuard, "wg0/office", []byte("key of office"))
 	id.SetSecret("stranger", "x", []byte("hunter2"))
+	// A run that was ended halfway left this.
+	half := filepath.Join(root, identity.Dir, ".facts.json.new")
+	if err := os.WriteFile(half, []byte("{"), 0o400); err != nil {
+		t.Fatal(err)
+	}
 	for range 2 { // a second run finds what the first one left
 		if err := LayOut(root, id, log); err != nil {
 			t.Fatal(err)
