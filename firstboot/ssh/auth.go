@@ -2,6 +2,7 @@ package ssh
 
 import (
 	"bytes"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -89,8 +90,13 @@ func strong(k ssh.PublicKey) bool {
 		ssh.KeyAlgoSKECDSA256:
 		return true
 	case ssh.KeyAlgoRSA:
-		const shortest = 2048 / 8 // bits; NIST SP 800-131A rev. 2
-		return len(k.Marshal()) > shortest
+		const shortest = 2048 // bits; NIST SP 800-131A rev. 2
+		c, ok := k.(ssh.CryptoPublicKey)
+		if !ok {
+			return false
+		}
+		public, ok := c.CryptoPublicKey().(*rsa.PublicKey)
+		return ok && public.N.BitLen() >= shortest
 	}
 	return false
 }

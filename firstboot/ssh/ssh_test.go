@@ -5,11 +5,13 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/rsa"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -377,6 +379,18 @@ func TestHostKeyAndKeysOfFiles(t *testing.T) {
 	if len(keys) != 2 || keys[0].comment != "alice" || err == nil || !strings.Contains(err.Error(), "line 4: options") ||
 		!strings.Contains(err.Error(), "line 5: no public key") {
 		t.Errorf("parseKeys = %v, %v", keys, err)
+	}
+}
+
+func TestShortKeysAreRefused(t *testing.T) {
+	for bits, want := range map[uint]bool{1024: false, 2040: false, 2047: false, 2048: true, 4096: true} {
+		k, err := ssh.NewPublicKey(&rsa.PublicKey{N: new(big.Int).SetBit(big.NewInt(1), int(bits)-1, 1), E: 65537})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strong(k); got != want {
+			t.Errorf("strong(RSA of %d bits) = %v; want %v", bits, got, want)
+		}
 	}
 }
 
