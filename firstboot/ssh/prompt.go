@@ -21,7 +21,8 @@ func (x *session) prompt(ctx context.Context) int {
 	if tty == nil {
 		return x.script(ctx)
 	}
-	keys := &keyboard{bytes: make(chan []byte), gone: make(chan struct{})}
+	keys := &keyboard{bytes: make(chan []byte), gone: make(chan struct{}), left: make(chan struct{})}
+	defer close(keys.left)
 	go keys.read(x.Channel)
 	t := term.NewTerminal(struct {
 		io.Reader
@@ -75,7 +76,8 @@ func (x *session) script(ctx context.Context) int {
 // keyboard hands what a client types to the prompt, or, while a command runs, looks for Ctrl-C in it.
 type keyboard struct {
 	bytes chan []byte
-	gone  chan struct{}
+	gone  chan struct{} // closed when the client types no more
+	left  chan struct{} // closed when nobody takes what it types any more
 	rest  []byte
 }
 
@@ -85,7 +87,11 @@ func (k *keyboard) read(from io.Reader) {
 		b := make([]byte, 256)
 		n, err := from.Read(b)
 		if n > 0 {
-			k.bytes <- b[:n]
+			select {
+			case k.bytes <- b[:n]:
+			case <-k.left:
+				return
+			}
 		}
 		if err != nil {
 			return
