@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -42,6 +43,8 @@ func (s *server) connection(ctx context.Context, conn net.Conn, from netip.Prefi
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
+	var open sync.WaitGroup
+	defer open.Wait()
 	defer c.Close()
 	log := s.log.With("from", conn.RemoteAddr(), "user", fmt.Sprintf("%.32q", c.User()))
 	log.Info("SSH login", "key", c.Permissions.Extensions[permissionKey],
@@ -67,7 +70,7 @@ func (s *server) connection(ctx context.Context, conn net.Conn, from netip.Prefi
 			<-sessions
 			continue
 		}
-		s.wait.Go(func() {
+		open.Go(func() {
 			defer func() { <-sessions }()
 			x := &session{Channel: channel, commands: s.commands, log: log, since: since}
 			x.serve(ctx, requests)

@@ -163,7 +163,6 @@ type server struct {
 	keys     atomic.Pointer[[]key] // who may log in; connections look when they are asked
 	commands Commands
 	sources  *sources
-	wait     sync.WaitGroup
 }
 
 // Bounds of connections.
@@ -180,7 +179,8 @@ const (
 
 // serve runs until ctx is done.
 func (s *server) serve(ctx context.Context, l net.Listener) error {
-	defer s.wait.Wait()
+	var open sync.WaitGroup // of this listener: another may be served before the last connection of this one ends
+	defer open.Wait()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	places := make(chan struct{}, maxConnections)
 	for {
@@ -211,7 +211,7 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 			conn.Close()
 			continue
 		}
-		s.wait.Go(func() {
+		open.Go(func() {
 			defer func() { <-places }()
 			defer conn.Close()
 			defer context.AfterFunc(ctx, func() { conn.Close() })()
