@@ -28,8 +28,16 @@ type Terminal struct {
 const giveUp = 3 * time.Second
 
 // Run runs a command in the guest and returns its exit status; no words mean the guest's prompt, with a terminal if t
-// is not nil. When ctx is done the command is interrupted.
+// is not nil. When ctx is done the command is interrupted; before it runs, the connection is closed.
 func Run(ctx context.Context, c *ssh.Client, words []string, s Streams, t *Terminal) (status int, err error) {
+	// Until the command runs there is nobody to interrupt: a guest that no longer answers is hung up on.
+	stay := context.AfterFunc(ctx, func() { c.Close() })
+	defer stay()
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+	}()
 	session, err := c.NewSession()
 	if err != nil {
 		return 0, fmt.Errorf("session: %w", err)
@@ -54,6 +62,7 @@ func Run(ctx context.Context, c *ssh.Client, words []string, s Streams, t *Termi
 	if err != nil {
 		return 0, err
 	}
+	stay()
 	if s.In != nil {
 		go func() {
 			_, _ = io.Copy(in, s.In)

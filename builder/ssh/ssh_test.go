@@ -178,6 +178,50 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestRunUnanswered: a guest that stopped after the login keeps nobody from giving up.
+func TestRunUnanswered(t *testing.T) {
+	_, host, _ := newKey(t, "")
+	_, user, _ := newKey(t, "")
+	config := &ssh.ServerConfig{PublicKeyCallback: func(ssh.ConnMetadata, ssh.PublicKey) (*ssh.Permissions, error) {
+		return nil, nil
+	}}
+	config.AddHostKey(host)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	asked := make(chan struct{})
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_, channels, requests, err := ssh.NewServerConn(conn, config)
+		if err != nil {
+			return
+		}
+		go ssh.DiscardRequests(requests)
+		<-channels // and no answer
+		close(asked)
+	}()
+	target := Target{"gw", l.Addr().String(), host.PublicKey()}
+	c, err := Dial(t.Context(), target, func() ([]ssh.Signer, error) { return []ssh.Signer{user}, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	gaveUp := errors.New("gave up")
+	go func() {
+		<-asked
+		cancel(gaveUp)
+	}()
+	if status, err := Run(ctx, c, []string{"echo"}, Streams{}, nil); err != gaveUp {
+		t.Errorf("Run = %d, %v; want %v", status, err, gaveUp)
+	}
+}
+
 func TestDial(t *testing.T) {
 	_, host, _ := newKey(t, "")
 	_, other, _ := newKey(t, "")
