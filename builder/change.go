@@ -181,6 +181,9 @@ func commit(ctx context.Context, c *console, g admin, r *running.Guest, packages
 	if report.Live.UndoAt != 0 {
 		return fmt.Errorf("the change in %s waits to be confirmed: rempart confirm %[1]s", r.Name)
 	}
+	if report.Live.Profile != digest { // an unconfirmed one, say, that was undone since it was asked for
+		return fmt.Errorf("the profile of %s changed meanwhile; look at it, and try again: rempart diff %[1]s", r.Name)
+	}
 	m, err := guest.OpenMaster(r.Master)
 	if err != nil {
 		return err
