@@ -173,7 +173,7 @@ const (
 	maxSessions    = 8                // at once in one connection; OpenSSH's MaxSessions is 10
 	aliveEvery     = 15 * time.Second // between questions whether the client is still there
 	aliveMissed    = 3                // unanswered ones until it is not
-	// acceptAgain is how long to wait when the kernel has no descriptor or memory for a connection.
+	// acceptAgain is how long to wait after the kernel had no connection to give.
 	acceptAgain = 100 * time.Millisecond
 )
 
@@ -183,22 +183,24 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 	defer open.Wait()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	places := make(chan struct{}, maxConnections)
+	failing := false
 	for {
 		conn, err := l.Accept()
-		switch {
-		case ctx.Err() != nil, errors.Is(err, net.ErrClosed):
+		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 			return nil
-		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOMEM),
-			errors.Is(err, unix.ECONNABORTED):
-			select { // what is short now may be there again then
+		}
+		if err != nil { // of one connection, or of a shortage that may pass (accept(2)): never a reason to shut the way in
+			if !failing {
+				s.log.Warn("a connection could not be taken; trying on", "error", err)
+			}
+			failing = true
+			select {
 			case <-time.After(acceptAgain):
 			case <-ctx.Done():
 			}
 			continue
-		case err != nil:
-			l.Close()
-			return err
 		}
+		failing = false
 		source := sourceOf(conn.RemoteAddr())
 		if !s.sources.enter(source) {
 			conn.Close()

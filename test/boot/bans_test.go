@@ -28,6 +28,7 @@ func TestBansAndMergedLines(t *testing.T) {
 		{"bans --json", ctl.Done, `"source": "2001:db8:66::/64"`},
 		{"ban 203.0.113.2", ctl.Failed, "the guest's own"},
 		{"ban 203.0.113.1", ctl.Failed, "a gateway of the guest"},
+		{"ban 2001:db8::50", ctl.Failed, "2001:db8::2 is the guest's own"},
 		{"ban 198.51.100.66 --for 1000h", ctl.Failed, "too long"},
 		{"ban", ctl.Usage, "want one address"},
 		{"ban everybody", ctl.Usage, "is no address"},

@@ -187,13 +187,13 @@ func never(p *profiles.Profile, a netip.Addr) string {
 	who := source(a)
 	for _, l := range p.Links {
 		for _, own := range l.Addresses {
-			if own.Addr() == a {
-				return "it is the guest's own"
+			if who.Contains(own.Addr()) {
+				return own.Addr().String() + " is the guest's own, and would be shut out with it"
 			}
 		}
 		for _, g := range l.Gateways {
-			if g.Addr == a {
-				return "it is a gateway of the guest"
+			if who.Contains(g.Addr) {
+				return g.Addr.String() + " is a gateway of the guest, and would be shut out with it"
 			}
 		}
 	}
