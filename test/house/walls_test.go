@@ -47,6 +47,7 @@ var plan = map[string]string{
 	"firstboot/cmdline":  "what does the kernel's command line say?",
 	"firstboot/contract": "what must both sides agree on?",
 	"firstboot/control":  "what may the host ask of a guest?",
+	"firstboot/dns":      "which addresses has a name, and who may know?",
 	"firstboot/filter":   "which rules and probes is a policy?",
 	"firstboot/gpt":      "where are the partitions of a disk that may be hostile?",
 	"firstboot/health":   "does the guest do its job?",
