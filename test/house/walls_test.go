@@ -56,6 +56,7 @@ var plan = map[string]string{
 	"firstboot/link":     "how do links, addresses and routes become as the profile says?",
 	"firstboot/logging":  "what happened in the guest?",
 	"firstboot/module":   "which module drives which device?",
+	"firstboot/onlink":   "which links are there to be served?",
 	"firstboot/power":    "who pressed the button?",
 	"firstboot/scrub":    "is the whole root still what was built?",
 	"firstboot/seed":     "where does randomness come from without a device for it?",
