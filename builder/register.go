@@ -67,7 +67,8 @@ func leadToSSH(backends map[string]hypervisor.Backend, p *profiles.Profile) (str
 			continue
 		}
 		for _, a := range l.Addresses {
-			if !a.Addr().Is4() || !b.Subnet.Contains(a.Addr()) || !admits(p, l.Name, b.Gateway) {
+			from := netip.PrefixFrom(b.Gateway, b.Gateway.BitLen())
+			if !a.Addr().Is4() || !b.Subnet.Contains(a.Addr()) || !adminsReach(p, l.Name, from) {
 				continue
 			}
 			// A port that is free now may be taken before QEMU takes it: then QEMU says so, and ends.
@@ -83,32 +84,6 @@ func leadToSSH(backends map[string]hypervisor.Backend, p *profiles.Profile) (str
 		}
 	}
 	return "", nil
-}
-
-// admits tells whether the admin path is open to an address on a link.
-func admits(p *profiles.Profile, link string, from netip.Addr) bool {
-	for _, prefix := range p.Admin.Prefixes {
-		if prefix.Contains(from) {
-			return true
-		}
-	}
-	for _, z := range p.Zones {
-		for _, name := range p.Admin.Zones {
-			if name != z.Name {
-				continue
-			}
-			for _, m := range z.Members {
-				in := len(m.Prefixes) == 0 && !m.Rest
-				for _, prefix := range m.Prefixes {
-					in = in || prefix.Contains(from)
-				}
-				if m.Link == link && in {
-					return true
-				}
-			}
-		}
-	}
-	return false
 }
 
 // maxConsole bounds the copy of a guest's console, in bytes: a guest may write without end.

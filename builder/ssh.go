@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -179,30 +180,36 @@ func addressOf(id *identity.Identity, p *profiles.Profile) (string, error) {
 	return "", errNoAddress
 }
 
-// adminsReach tells whether admins of the profile can be in the subnet of one of its links.
-func adminsReach(p *profiles.Profile, link string, subnet netip.Prefix) bool {
-	for _, from := range p.Admin.Prefixes {
-		if from.Overlaps(subnet.Masked()) {
-			return true
+// adminsReach tells whether the admin path is open to any address of a prefix on one of a profile's links.
+func adminsReach(p *profiles.Profile, link string, prefix netip.Prefix) bool {
+	prefix = prefix.Masked()
+	if slices.ContainsFunc(p.Admin.Prefixes, prefix.Overlaps) {
+		return true
+	}
+	for _, z := range p.Zones {
+		if !slices.Contains(p.Admin.Zones, z.Name) {
+			continue
+		}
+		for _, m := range z.Members {
+			switch {
+			case m.Link != link:
+			case m.Rest && !claimed(p, link, prefix),
+				!m.Rest && (len(m.Prefixes) == 0 || slices.ContainsFunc(m.Prefixes, prefix.Overlaps)):
+				return true
+			}
 		}
 	}
-	for _, name := range p.Admin.Zones {
-		for _, z := range p.Zones {
-			if z.Name != name {
-				continue
-			}
-			for _, m := range z.Members {
-				if m.Link != link {
-					continue
-				}
-				if len(m.Prefixes) == 0 {
-					return true
-				}
-				for _, part := range m.Prefixes {
-					if part.Overlaps(subnet.Masked()) {
-						return true
-					}
-				}
+	return false
+}
+
+// claimed tells whether a prefix on a link is wholly in that of a zone, so that no zone that is the rest has any of it.
+func claimed(p *profiles.Profile, link string, prefix netip.Prefix) bool {
+	for _, z := range p.Zones {
+		for _, m := range z.Members {
+			if m.Link == link && slices.ContainsFunc(m.Prefixes, func(part netip.Prefix) bool {
+				return part.Bits() <= prefix.Bits() && part.Contains(prefix.Addr())
+			}) {
+				return true
 			}
 		}
 	}

@@ -158,6 +158,9 @@ func TestAddressOf(t *testing.T) {
 		{`["fd00:3::/64"]`, "{from: inside}", "fd00:3::1"},
 		{"10.3.0.0/24", "{from: 203.0.113.7}", "203.0.113.2"},
 		{"10.3.0.0/24", "none", ""},
+		{"rest", "{from: inside}", "10.3.0.1"},
+		// What another zone has of the link, the rest has not.
+		{"rest}, lab: {link: b, prefix: 10.3.0.0/16", "{from: inside}", "fd00:3::1"},
 	} {
 		src := strings.Replace(base, "PREFIX", c.prefix, 1) + "admin: " + c.admin + "\n"
 		p, err := profiles.Parse("x.yaml", []byte(src))

@@ -2,6 +2,7 @@ package profiles
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -23,7 +24,7 @@ func (v *validator) devices() {
 		l := &v.p.Links[i]
 		at := v.places.find(l.At, "links.%s.device", l.Name)
 		bad := func(hint, format string, args ...any) {
-			v.reject(at, hint, "links."+clip(l.Name)+": "+format, args...)
+			v.reject(at, hint, "links.%s: %s", clip(l.Name), fmt.Sprintf(format, args...))
 		}
 		if kinds := l.kinds(); len(kinds) > 1 {
 			bad("make each a link of its own", "%s at once", strings.Join(kinds, " and "))

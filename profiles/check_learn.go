@@ -1,6 +1,9 @@
 package profiles
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+)
 
 // Bounds of what is said about learning.
 const (
@@ -20,7 +23,7 @@ func (v *validator) learning() {
 		b := l.Accept
 		at := v.places.find(l.At, "links.%s.accept", l.Name)
 		bad := func(hint, format string, args ...any) {
-			v.reject(at, hint, "links."+clip(l.Name)+".accept"+format, args...)
+			v.reject(at, hint, "links.%s.accept%s", clip(l.Name), fmt.Sprintf(format, args...))
 		}
 		if l.ClientID != "" {
 			at := v.places.find(l.At, "links.%s.client_id", l.Name)

@@ -1,6 +1,9 @@
 package profiles
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // maxVLANRanges is how many VLANs and ranges one port of a bridge may name each way.
 const maxVLANRanges = 256
@@ -40,7 +43,8 @@ func (v *validator) ports() {
 // port checks one port by itself.
 func (v *validator) port(l *Link, p *BridgePort, at Pos, seen map[string]bool) {
 	bad := func(hint, format string, args ...any) {
-		v.reject(at, hint, "links."+clip(l.Name)+".bridge.vlan_filtering."+clip(p.Link)+": "+format, args...)
+		v.reject(at, hint, "links.%s.bridge.vlan_filtering.%s: %s", clip(l.Name), clip(p.Link),
+			fmt.Sprintf(format, args...))
 	}
 	if p.Link != l.Name && !slices.Contains(l.Bridge.Members, p.Link) {
 		bad(suggest(p.Link, append(slices.Clone(l.Bridge.Members), l.Name)), "it is neither a member nor the bridge")

@@ -1,6 +1,7 @@
 package profiles
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -16,7 +17,7 @@ func (v *validator) tunnels() {
 		}
 		at := v.places.find(l.At, "links.%s.device", l.Name)
 		bad := func(hint, format string, args ...any) {
-			v.reject(at, hint, "links."+clip(l.Name)+".wireguard: "+format, args...)
+			v.reject(at, hint, "links.%s.wireguard: %s", clip(l.Name), fmt.Sprintf(format, args...))
 		}
 		w := l.WireGuard
 		v.tunnelLink(l, bad)
@@ -109,7 +110,7 @@ func (v *validator) peers(l *Link, bad func(hint, format string, args ...any)) {
 	for i := range w.Peers {
 		p := &w.Peers[i]
 		wrong := func(hint, format string, args ...any) {
-			v.reject(p.At, hint, "links."+clip(l.Name)+".wireguard.peers."+clip(p.Name)+": "+format, args...)
+			v.reject(p.At, hint, "links.%s.wireguard.peers.%s: %s", clip(l.Name), clip(p.Name), fmt.Sprintf(format, args...))
 		}
 		if n := p.Name; len(n) == 0 || len(n) > maxPeer || !allOf(n, isLinkByte) || !isLower(n[0]|0x20) && !isDigit(n[0]) {
 			wrong("", "expected a name of 1 to %d letters, digits and any of . _ -, a letter or digit first", maxPeer)

@@ -83,7 +83,7 @@ func (v *validator) matches() {
 			continue
 		}
 		bad := func(hint, format string, args ...any) {
-			v.reject(at, hint, "links."+clip(l.Name)+".match"+format, args...)
+			v.reject(at, hint, "links.%s.match%s", clip(l.Name), fmt.Sprintf(format, args...))
 		}
 		if !l.NIC() {
 			bad("remove it", ": the link is no NIC, the guest makes it")

@@ -28,14 +28,14 @@ func readAdminKeys(r *reader, v value, a *Admin) {
 			continue
 		}
 		lines := []byte(text)
-		from := ""
+		file := "" // the key stands in the profile itself
 		if !looksLikeKey(text) {
 			var err error
 			if lines, err = r.keyFile(text); err != nil {
 				r.rejectAt(item.pos(), "name a file with public keys, or write the key itself", "%s: %v", item.name, err)
 				continue
 			}
-			from = " in line %d of " + clip(text)
+			file = clip(text)
 		}
 		found := 0
 		for n, line := range bytes.Split(lines, []byte("\n")) {
@@ -46,9 +46,9 @@ func readAdminKeys(r *reader, v value, a *Admin) {
 			found++
 			key, problem, hint := publicKey(string(line))
 			if problem != "" {
-				where := from
-				if where != "" {
-					where = fmt.Sprintf(from, n+1)
+				where := ""
+				if file != "" {
+					where = fmt.Sprintf(" in line %d of %s", n+1, file)
 				}
 				// What the file says is not repeated: it may be anything but a public key.
 				r.rejectAt(item.pos(), hint, "%s:%s %s", item.name, where, problem)

@@ -15,6 +15,7 @@ type compiler struct {
 	table   Table
 	ports   int               // elements of port maps so far
 	lasting map[string]string // family and name of a set of the profile -> its name in the table
+	work    mergeWork
 }
 
 // newCompiler checks what the rest relies on and computes the zones.

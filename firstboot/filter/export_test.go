@@ -15,11 +15,13 @@ func NewBox(ranges ...Range) Box { return box{ranges: ranges} }
 // Meets is meets.
 func (b Box) Meets(other Box) bool { return b.meets(other) }
 
-// KeepApart is keepApart.
-var KeepApart = keepApart
+// KeepApart is keepApart of a table for which nothing was merged yet.
+func KeepApart(list []Box) (apart, others []Box) { return new(mergeWork).keepApart(list) }
 
-// PlainAndMerged are the rules of all lines between two zones as they are and merged, and the table of their sets.
-func PlainAndMerged(p *profiles.Profile, from, to string) (table *Table, plain, merged []Rule, err error) {
+// PlainAndMerged are the rules of all lines between two zones as they are and merged, and the table of their sets. Of
+// what merging may cost a table, so many elements and comparisons are left.
+func PlainAndMerged(p *profiles.Profile, from, to string, boxes, compared int) (
+	table *Table, plain, merged []Rule, err error) {
 	c, err := newCompiler(p)
 	if err != nil {
 		return nil, nil, nil, err
@@ -29,6 +31,7 @@ func PlainAndMerged(p *profiles.Profile, from, to string) (table *Table, plain, 
 		c.policyLine(&ch, i, from, to)
 	}
 	plain = slices.Clone(ch.Rules)
+	c.work = mergeWork{maxBoxes - boxes, maxCompared - compared}
 	c.merge(&ch)
 	return &c.table, plain, ch.Rules, nil
 }

@@ -167,5 +167,5 @@ func at(pos profiles.Pos) string {
 
 // errorAt is one thing that cannot be compiled.
 func errorAt(pos profiles.Pos, format string, args ...any) error {
-	return fmt.Errorf("filter: "+format+at(pos), args...)
+	return fmt.Errorf("filter: %w%s", fmt.Errorf(format, args...), at(pos))
 }

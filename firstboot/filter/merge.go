@@ -20,9 +20,16 @@ const mergeFrom = 16
 // maxMerged bounds the elements one rule may turn into: a line with many sources and many ports is their product.
 const maxMerged = 4096
 
-// maxCompared bounds the comparisons that keep boxes of ranges apart, for each shape of rules in a row. What is beyond
-// stays a rule of its own, which is slower and as right.
-const maxCompared = 1 << 22
+// Bounds of the work of merging for a whole table, about a second of one processor: the elements that rules turn into,
+// and the comparisons that keep boxes of ranges apart. They are spent in the order of the chains and rules, so the same
+// profile always merges the same way. What is beyond stays a rule of its own, which is slower and as right.
+const (
+	maxBoxes    = 1 << 20
+	maxCompared = 1 << 24
+)
+
+// mergeWork is what merging has cost a table so far.
+type mergeWork struct{ boxes, compared int }
 
 // merge replaces rules in a row that do the same with what they match, in whatever order they are asked, by lookups in
 // sets, so that what a packet costs does not grow with their number: one set for each combination of fields, a hash
@@ -131,13 +138,15 @@ func (c *compiler) mergeRun(run []Rule) []Rule {
 		alternatives := 1
 		for _, m := range compared {
 			fields = append(fields, m.Field)
-			alternatives *= len(m.Ranges)
+			alternatives = min(alternatives*len(m.Ranges), maxMerged+1)
 		}
-		if alternatives > maxMerged || len(fields) == 0 || len(slices.Compact(slices.Clone(fields))) < len(fields) ||
+		if alternatives > maxMerged || c.work.boxes+alternatives > maxBoxes || len(fields) == 0 ||
+			len(slices.Compact(slices.Clone(fields))) < len(fields) ||
 			slices.ContainsFunc(fields, func(f Field) bool { return !slices.Contains(mergeable, f) }) {
 			out = append(out, r)
 			continue
 		}
+		c.work.boxes += alternatives
 		i := slices.IndexFunc(shapes, func(s *shape) bool { return slices.Equal(s.fields, fields) })
 		if i < 0 {
 			i = len(shapes)
@@ -193,7 +202,7 @@ func (c *compiler) mergeShape(s *shape, end []Expr) []Rule {
 	if len(exact) > 0 {
 		out = append(out, c.lookup(s.fields, exact, false, end))
 	}
-	apart, others := keepApart(ranged)
+	apart, others := c.work.keepApart(ranged)
 	if len(apart) > 0 {
 		out = append(out, c.lookup(s.fields, apart, true, end))
 	}
@@ -232,19 +241,18 @@ func joinRanges(list []box) []box {
 
 // keepApart takes out boxes that lie in others, and tells those that meet none from those that meet one that is kept:
 // a set of the kernel refuses elements that overlap in part.
-func keepApart(list []box) (apart, others []box) {
+func (w *mergeWork) keepApart(list []box) (apart, others []box) {
 	if len(list) == 0 {
 		return nil, nil
 	}
 	slices.SortStableFunc(list, func(a, b box) int { return bytes.Compare(a.ranges[0].First, b.ranges[0].First) })
-	compared := 0
 	var open []int // of apart, that may meet what follows
 	for _, b := range list {
 		open = slices.DeleteFunc(open, func(i int) bool {
 			return bytes.Compare(apart[i].ranges[0].Last, b.ranges[0].First) < 0
 		})
-		compared += len(open)
-		meets, held := compared > maxCompared, false
+		w.compared += len(open)
+		meets, held := w.compared > maxCompared, false
 		if !meets {
 			for _, i := range open {
 				if apart[i].holds(b) {

@@ -53,13 +53,22 @@ func decides(t *testing.T, table *filter.Table, rules []filter.Rule, p packet) [
 // Whatever a packet is, merged rules decide as the rules did: tried with the corners of every rule and their
 // neighbours, in all combinations that lines of the policy can tell apart, and with packets by chance.
 func TestMergeDecidesAlike(t *testing.T) {
-	for _, p := range []*profiles.Profile{filtertest.Merged(), filtertest.Many(300)} {
-		table, plain, merged, err := filter.PlainAndMerged(p, "net", "servers")
+	for _, c := range []struct {
+		p               *profiles.Profile
+		boxes, compared int
+		want            int // of so many rules one is left
+	}{
+		{filtertest.Merged(), 1 << 20, 1 << 20, 2}, {filtertest.Many(300), 1 << 20, 1 << 20, 2},
+		{filtertest.Merged(), 40, 1 << 20, 1}, {filtertest.Merged(), 1 << 20, 3, 1}, {filtertest.Merged(), 0, 0, 1},
+	} {
+		p := c.p
+		table, plain, merged, err := filter.PlainAndMerged(p, "net", "servers", c.boxes, c.compared)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(merged)*2 > len(plain) {
-			t.Errorf("%s: %d rules became %d; want less than half", p.Name, len(plain), len(merged))
+		if len(merged)*c.want > len(plain) {
+			t.Errorf("%s with %d elements and %d comparisons: %d rules became %d; want one of %d at most", p.Name, c.boxes,
+				c.compared, len(plain), len(merged), c.want)
 		}
 		tried := 0
 		try := func(x packet) {

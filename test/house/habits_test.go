@@ -143,6 +143,51 @@ func TestCalls(t *testing.T) {
 	}
 }
 
+// verb is a verb of package fmt.
+var verb = regexp.MustCompile(`%[-+# 0]*[0-9]*[a-z]`)
+
+// TestFormats: what comes from outside (a name of a profile, a file) is an argument of a format and never a part of
+// it, where a per cent sign in it would be obeyed.
+func TestFormats(t *testing.T) {
+	for _, file := range sources(t) {
+		set := token.NewFileSet()
+		f, err := parser.ParseFile(set, file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			sum, ok := n.(*ast.BinaryExpr)
+			if !ok || sum.Op != token.ADD {
+				return true
+			}
+			isFormat, called := false, false
+			for _, part := range parts(sum) {
+				switch p := part.(type) {
+				case *ast.BasicLit:
+					isFormat = isFormat || p.Kind == token.STRING && verb.MatchString(p.Value)
+				case *ast.Ident:
+					isFormat = isFormat || p.Name == "format"
+				case *ast.CallExpr:
+					called = true
+				}
+			}
+			if isFormat && called {
+				t.Errorf("%s:%d: a format is put together from what a function returns; make that an argument",
+					name(file), set.Position(sum.Pos()).Line)
+			}
+			return false
+		})
+	}
+}
+
+// parts are the terms of a sum.
+func parts(e ast.Expr) []ast.Expr {
+	if sum, ok := e.(*ast.BinaryExpr); ok && sum.Op == token.ADD {
+		return append(parts(sum.X), parts(sum.Y)...)
+	}
+	return []ast.Expr{e}
+}
+
 // How the reason of a skipped test or benchmark begins.
 const (
 	skipped    = "SKIPPED, NOT PASSED: "
