@@ -164,25 +164,41 @@ func diffGuest(ctx context.Context, c *console, g admin, r *running.Guest) error
 	return errDifferent
 }
 
-// commit rebuilds the master a guest boots next from the profile it runs.
-func commit(ctx context.Context, c *console, g admin, r *running.Guest, packages packageOptions) error {
+// confirmedProfile is the profile a guest runs, its digest, and an error when it is not there to stay.
+func confirmedProfile(ctx context.Context, c *console, g admin, name string) (*profiles.Profile, string, error) {
 	running, digest, err := profileOf(ctx, g)
 	if err != nil {
-		return err
+		return nil, "", err
 	}
 	state := &bounded{most: 1 << 20}
 	if err := say(ctx, g, nil, state, c.err, "status", "--json"); err != nil {
-		return err
+		return nil, "", err
 	}
 	var report contract.Report
 	if err := json.Unmarshal(state.Bytes(), &report); err != nil {
-		return fmt.Errorf("the guest's status: %w", err)
+		return nil, "", fmt.Errorf("the guest's status: %w", err)
 	}
 	if report.Live.UndoAt != 0 {
-		return fmt.Errorf("the change in %s waits to be confirmed: rempart confirm %[1]s", r.Name)
+		return nil, "", fmt.Errorf("the change in %s waits to be confirmed: rempart confirm %[1]s", name)
 	}
 	if report.Live.Profile != digest { // an unconfirmed one, say, that was undone since it was asked for
-		return fmt.Errorf("the profile of %s changed meanwhile; look at it, and try again: rempart diff %[1]s", r.Name)
+		return nil, "", fmt.Errorf("the profile of %s changed meanwhile; look at it, and try again: rempart diff %[1]s", name)
+	}
+	return running, digest, nil
+}
+
+// commit rebuilds the master a guest boots next from the profile it runs. It speaks to the guest before and after, not
+// while it builds: the hypervisor's channel has one caller at a time, and a build may take minutes.
+func commit(ctx context.Context, c *console, r *running.Guest, packages packageOptions,
+	with func(do func(g admin) error) error) error {
+	var profile *profiles.Profile
+	var digest string
+	ask := func(g admin) (err error) {
+		profile, digest, err = confirmedProfile(ctx, c, g, r.Name)
+		return err
+	}
+	if err := with(ask); err != nil {
+		return err
 	}
 	m, err := guest.OpenMaster(r.Master)
 	if err != nil {
@@ -193,9 +209,17 @@ func commit(ctx context.Context, c *console, g admin, r *running.Guest, packages
 		return nil
 	}
 	*packages.arch = m.Manifest.Master.Arch
-	plan, err := planMaster(ctx, c, running, packages, 0)
+	plan, err := planMaster(ctx, c, profile, packages, 0)
 	if err != nil {
 		return err
+	}
+	planned := digest
+	switch err := with(ask); {
+	case err != nil:
+		return fmt.Errorf("asking again before the master is replaced: %w", err)
+	case digest != planned:
+		return fmt.Errorf("the profile of %s changed while its master was built, which is left as it is; "+
+			"look at it, and try again: rempart diff %[1]s", r.Name)
 	}
 	if err := plan.Write(ctx, r.Master, m.Formats()); err != nil {
 		return err

@@ -53,7 +53,9 @@ func TestCommitOfWhat(t *testing.T) {
 		}
 		c := &console{out: io.Discard, err: io.Discard}
 		r := &running.Guest{Info: running.Info{Name: "fw-1", Master: "no/such/master"}}
-		err = commit(t.Context(), c, answers{"profile": b, "status": status}, r, packageOptions{})
+		err = commit(t.Context(), c, r, packageOptions{}, func(do func(admin) error) error {
+			return do(answers{"profile": b, "status": status})
+		})
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: commit = %v; want %q", tt.name, err, tt.want)
 		}

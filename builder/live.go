@@ -106,8 +106,12 @@ still waits to be confirmed is refused.`,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			packages := packageFlags(flags)
 			return guestCommand(func(ctx context.Context, c *console, name string) error {
-				return withGuest(ctx, name, func(g admin, r *running.Guest) error {
-					return commit(ctx, c, g, r, packages)
+				r, err := openGuest(name)
+				if err != nil {
+					return err
+				}
+				return commit(ctx, c, r, packages, func(do func(admin) error) error {
+					return withGuest(ctx, name, func(g admin, _ *running.Guest) error { return do(g) })
 				})
 			})(flags)
 		},

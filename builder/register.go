@@ -14,42 +14,43 @@ import (
 	"rempart/profiles"
 )
 
-// register writes down that the guest runs, and completes its settings with what belongs to that: the socket for
-// commands, a copy of the console, and a port of this machine that leads to its SSH where that can be had.
-// Where there is no place to write it down the guest runs all the same, said to the log, and the result is nil.
-func register(s *guest.Settings, m *guest.Master) (*running.Guest, error) {
+// takeName takes the guest's name, so that no other run of it touches its disks. Where there is no place to write down
+// what runs the guest runs all the same, said to the log, and the result is nil.
+func takeName(s *guest.Settings) (*running.Guest, error) {
 	place, err := running.Place()
 	if err != nil {
 		s.Log.Warn("`rempart ctl` will not find this guest", "why", err)
 		return nil, nil
 	}
+	return running.Register(place, s.Name)
+}
+
+// announce writes down that the guest runs, and completes its settings with what belongs to that: the socket for
+// commands, a copy of the console, and a port of this machine that leads to its SSH where that can be had.
+func announce(g *running.Guest, s *guest.Settings, m *guest.Master) error {
 	master, err := filepath.Abs(m.Dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	info := running.Info{Name: s.Name, PID: os.Getpid(), Master: master}
+	info := running.Info{PID: os.Getpid(), Master: master}
 	if s.Firmware.TakesIdentity() {
 		id, err := guest.ReadIdentity(s.Identity)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if info.Fingerprint, err = guest.HostKeyFingerprint(id); err != nil {
-			return nil, err
+			return err
 		}
 		if info.HostKey, err = guest.HostKeyLine(id); err != nil {
-			return nil, err
+			return err
 		}
 		if info.SSH, err = leadToSSH(s.Backends, m.Profile); err != nil {
-			return nil, err
+			return err
 		}
-	}
-	g, err := running.Register(place, info)
-	if err != nil {
-		return nil, err
 	}
 	s.Commands = g.Commands()
 	s.Console = io.MultiWriter(s.Console, &keptLog{path: g.Console()})
-	return g, nil
+	return g.Announce(info)
 }
 
 // sshPort is the port of SSH (IANA).

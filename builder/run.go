@@ -95,15 +95,18 @@ when it was not READY within --timeout.`,
 				if s.Identity = *disk; s.Identity == "" {
 					s.Identity = m.IdentityPath(s.Name)
 				}
-				if err := ensureIdentity(c, s, m.Profile, *keys, *tunnels); err != nil {
-					return err
-				}
 				s.Console = c.out
-				g, err := register(&s, m)
+				g, err := takeName(&s)
 				if err != nil {
 					return err
 				}
-				err = runGuest(ctx, c, m, s, *timeout, *untilReady)
+				err = ensureIdentity(c, s, m.Profile, *keys, *tunnels)
+				if err == nil && g != nil {
+					err = announce(g, &s, m)
+				}
+				if err == nil {
+					err = runGuest(ctx, c, m, s, *timeout, *untilReady)
+				}
 				if g != nil {
 					err = errors.Join(err, g.Forget())
 				}

@@ -107,7 +107,10 @@ func TestSSH(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := running.Register(place, running.Info{Name: "fw-9", HostKey: hostKey, SSH: addr})
+	g, err := running.Register(place, "fw-9")
+	if err == nil {
+		err = g.Announce(running.Info{HostKey: hostKey, SSH: addr})
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

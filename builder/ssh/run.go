@@ -84,7 +84,7 @@ func Run(ctx context.Context, c *ssh.Client, words []string, s Streams, t *Termi
 		case err := <-done:
 			var exit *ssh.ExitError
 			if errors.As(err, &exit) {
-				return exit.ExitStatus(), nil
+				return exitStatus(exit.ExitStatus()), nil
 			}
 			if err != nil {
 				return 0, fmt.Errorf("the connection ended before the command did: %w", err)
@@ -100,6 +100,16 @@ func Run(ctx context.Context, c *ssh.Client, words []string, s Streams, t *Termi
 			return 0, context.Cause(ctx)
 		}
 	}
+}
+
+// exitStatus is a status of a guest as a process can end with it. The guest sends 32 bits, of which a process keeps
+// eight: one that is none would pass for success.
+func exitStatus(status int) int {
+	const failed, most = 1, 255
+	if status < 0 || status > most {
+		return failed
+	}
+	return status
 }
 
 // Quote makes one line of words as the guest takes it apart: every word that is more than plain letters in quotes.

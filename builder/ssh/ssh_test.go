@@ -144,6 +144,9 @@ func TestRun(t *testing.T) {
 		{[]string{"echo", "a b", "it's"}, nil, "echo 'a b' 'it'\\''s'\n", 0},
 		{[]string{"echo"}, strings.NewReader("input"), "echo\ninput", 0},
 		{[]string{"status", "5"}, nil, "status 5\n", 5},
+		{[]string{"status", "255"}, nil, "status 255\n", 255},
+		{[]string{"status", "256"}, nil, "status 256\n", 1},
+		{[]string{"status", "4294967040"}, nil, "status 4294967040\n", 1},
 	} {
 		var out, errOut bytes.Buffer
 		got, err := Run(t.Context(), c, x.words, Streams{x.in, &out, &errOut}, nil)

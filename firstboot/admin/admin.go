@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -49,7 +50,7 @@ const maxClients = 16
 var clients = []uint32{contract.UIDRoot, contract.UIDSSH, contract.UIDControl}
 
 func run(ctx context.Context, env *child.Env) error {
-	d := &desk{root: env.Root, log: env.Log, tell: env.Tell, news: newNews()}
+	d := &desk{root: env.Root, log: env.Log, tell: env.Tell, news: newNews(), input: ctl.NewBudget(ctl.MaxInput)}
 	go d.news.keep(ctx, env.Reports)
 	listener, err := listen(filepath.Join(env.Root, contract.AdminSocket))
 	if err != nil {
@@ -81,23 +82,45 @@ type desk struct {
 	log  *slog.Logger
 	tell func(key string, value any)
 	news *news
-	live sync.Mutex // one change of the profile at a time
+	// input is what commands may leave unread, all together: one changed profile.
+	input    *ctl.Budget
+	incoming sync.Mutex // one changed profile on its way at a time
+	live     sync.Mutex // one change of the profile at a time
 }
 
-// serve takes connections until ctx is done.
-func (d *desk) serve(ctx context.Context, l *net.UnixListener, allowed []uint32) error {
+// acceptAgain is how long to wait after the kernel had no connection to give.
+const acceptAgain = 100 * time.Millisecond
+
+// listener is what serve takes connections from.
+type listener interface {
+	AcceptUnix() (*net.UnixConn, error)
+	Close() error
+}
+
+// serve takes connections until ctx is done, or l is closed.
+func (d *desk) serve(ctx context.Context, l listener, allowed []uint32) error {
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	var open sync.WaitGroup
 	defer open.Wait()
 	places := make(chan struct{}, maxClients)
+	failing := false
 	for {
 		conn, err := l.AcceptUnix()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("admin socket: %w", err)
+		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return nil
 		}
+		if err != nil { // a shortage that may pass (accept(2)); commands that go on, as log -f, must not be in its way
+			if !failing {
+				d.log.Warn("a connection to the admin socket could not be taken; trying on", "error", err)
+			}
+			failing = true
+			select {
+			case <-time.After(acceptAgain):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		failing = false
 		uid, err := peer(conn)
 		if err != nil || !slices.Contains(allowed, uid) {
 			d.log.Warn("somebody who may not asked for the admin socket", "uid", uid, "error", err)
@@ -115,7 +138,7 @@ func (d *desk) serve(ctx context.Context, l *net.UnixListener, allowed []uint32)
 			defer func() { <-places }()
 			defer conn.Close()
 			defer context.AfterFunc(ctx, func() { conn.Close() })()
-			err := ctl.Serve(ctx, conn, func(ctx context.Context, r ctl.Request) int { return d.carryOut(ctx, r) })
+			err := ctl.Serve(ctx, conn, d.input, d.carryOut)
 			if err != nil && ctx.Err() == nil {
 				d.log.Warn("admin socket", "uid", uid, "error", err)
 			}

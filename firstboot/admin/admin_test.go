@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/ctl"
@@ -52,7 +54,7 @@ func open(t *testing.T, allowed []uint32, answer func(o *office, r child.Request
 	o.report = contract.Report{Name: "gw", Ready: true, Settled: true, Policy: "loaded",
 		Live: contract.LiveReport{Profile: "p", Master: "p", Since: 100}}
 	o.reports <- o.report
-	d := &desk{root: o.root, log: slog.New(slog.DiscardHandler), news: newNews()}
+	d := &desk{root: o.root, log: slog.New(slog.DiscardHandler), news: newNews(), input: ctl.NewBudget(ctl.MaxInput)}
 	d.tell = func(key string, value any) {
 		if r, ok := value.(child.Request); ok && key == child.KeyRequest {
 			o.asked <- r
@@ -124,7 +126,7 @@ func TestCommands(t *testing.T) {
 		{"help", ctl.Done, "confirm"},
 		{"nonsense", ctl.Usage, "there is no command"},
 		{"apply --undo-after 1", ctl.Usage, "want 5 to 3600"},
-		{"apply", ctl.Failed, "not what `rempart apply` sends"},
+		{"apply", ctl.Failed, "there is no change on standard input"},
 	} {
 		status, out, errs := say(t, c, 0, "", strings.Fields(tt.args)...)
 		if status != tt.status || !strings.Contains(out+errs, tt.want) {
@@ -178,5 +180,45 @@ func TestStrangersAreTurnedAway(t *testing.T) {
 	_, err := c.Run(context.Background(), ctl.Call{Args: []string{"status"}}, nil, io.Discard, io.Discard)
 	if err == nil {
 		t.Error("a stranger's command was carried out")
+	}
+}
+
+// faulty is a listener whose first connections the kernel has no descriptor for.
+type faulty struct {
+	*net.UnixListener
+	faults int
+}
+
+func (f *faulty) AcceptUnix() (*net.UnixConn, error) {
+	if f.faults > 0 {
+		f.faults--
+		return nil, os.NewSyscallError("accept4", unix.EMFILE)
+	}
+	return f.UnixListener.AcceptUnix()
+}
+
+// TestAcceptFails: a shortage ends neither the desk nor its way in.
+func TestAcceptFails(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "socket")
+	l, err := listen(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &desk{log: slog.New(slog.DiscardHandler), news: newNews(), input: ctl.NewBudget(ctl.MaxInput)}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- d.serve(ctx, &faulty{l, 3}, me()) }()
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := ctl.NewClient(conn)
+	if status, out, _ := say(t, c, 0, "", "help"); status != ctl.Done || !strings.Contains(out, "reboot") {
+		t.Errorf("a command after faults of accept = %d, %q", status, out)
+	}
+	c.Close()
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("serve = %v", err)
 	}
 }

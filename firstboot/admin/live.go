@@ -14,7 +14,6 @@ import (
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/ctl"
-	"rempart/firstboot/contract/live"
 )
 
 // patience is how long PID 1 may take to answer: it waits for the policy and for the links to follow, or to go back.
@@ -30,24 +29,17 @@ func runApply(ctx context.Context, d *desk, r ctl.Request) error {
 		return usageError{fmt.Errorf("--undo-after %d: want %d to %d seconds", *seconds, contract.LeastUndo,
 			contract.MostUndo)}
 	}
-	b, err := io.ReadAll(io.LimitReader(r.Stdin, contract.MaxLive+1))
-	switch {
-	case err != nil:
-		return fmt.Errorf("reading the change: %w", err)
-	case len(b) > contract.MaxLive:
-		return fmt.Errorf("the change has more than %d bytes", contract.MaxLive)
+	// One change at a time is on its way, and while it is nobody who confirms or undoes has to wait for it.
+	if !d.incoming.TryLock() {
+		return errors.New("another change is on its way; try again")
 	}
-	// Looked at here for a better message; PID 1 looks again, it need not believe this child.
-	var change live.Change
-	if err := child.Strict(b, &change); err != nil {
-		return fmt.Errorf("the change is not what `rempart apply` sends: %w", err)
+	defer d.incoming.Unlock()
+	path := filepath.Join(d.root, contract.ProposalPath)
+	if err := keepChange(path+".new", r.Stdin); err != nil {
+		return errors.Join(err, os.Remove(path+".new"))
 	}
 	d.live.Lock()
 	defer d.live.Unlock()
-	path := filepath.Join(d.root, contract.ProposalPath)
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-		return err
-	}
 	if err := os.Rename(path+".new", path); err != nil {
 		return err
 	}
@@ -58,6 +50,26 @@ func runApply(ctx context.Context, d *desk, r ctl.Request) error {
 	}
 	_, err = fmt.Fprintf(r.Stdout, "changed; undone in %d s unless confirmed\n", *seconds)
 	return errors.Join(err, d.sayState(r.Stderr, report))
+}
+
+// keepChange writes the change as it comes, so that at no time all of it is in memory twice. PID 1 reads and checks it:
+// it need not believe this child. What is checked here is only for a better message.
+func keepChange(path string, from io.Reader) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	n, err := io.Copy(f, io.LimitReader(from, contract.MaxLive+1))
+	err = errors.Join(err, f.Close())
+	switch {
+	case err != nil:
+		return fmt.Errorf("reading the change: %w", err)
+	case n > contract.MaxLive:
+		return fmt.Errorf("the change has more than %d bytes", contract.MaxLive)
+	case n == 0:
+		return errors.New("there is no change on standard input; `rempart apply PROFILE GUEST` sends one")
+	}
+	return nil
 }
 
 // sayState warns when the guest does not do its job under the changed profile.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -89,7 +90,8 @@ type pinger struct {
 }
 
 func newPinger(to netip.Addr) (*pinger, error) {
-	p := &pinger{to: to.Unmap(), id: os.Getpid() & 0xffff, sent: map[int]time.Time{}}
+	// Not the process id, which all pings of this process share: each would hear the answers of the others.
+	p := &pinger{to: to.Unmap(), id: int(rand.Uint32() & 0xffff), sent: map[int]time.Time{}}
 	network, local := "ip4:icmp", "0.0.0.0"
 	p.request, p.reply, p.protocol = ipv4.ICMPTypeEcho, ipv4.ICMPTypeEchoReply, 1
 	if p.to.Is6() {

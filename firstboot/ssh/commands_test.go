@@ -45,7 +45,8 @@ func TestDesk(t *testing.T) {
 			}
 			go func() {
 				defer conn.Close()
-				_ = ctl.Serve(context.Background(), conn, func(ctx context.Context, r ctl.Request) int {
+				budget := ctl.NewBudget(ctl.MaxInput)
+				_ = ctl.Serve(context.Background(), conn, budget, func(ctx context.Context, r ctl.Request) int {
 					if r.Args[0] == "wait" {
 						close(given)
 						<-ctx.Done()

@@ -4,8 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
+	"math"
 	"sync"
 	"time"
 
@@ -15,15 +14,18 @@ import (
 
 // newServer returns a server that lets nobody in until it is given keys.
 func newServer(log *slog.Logger, signer ssh.Signer, c Commands) *server {
-	s := &server{log: log, commands: c, sources: newSources(time.Now)}
+	s := &server{log: log, commands: c, sources: newSources(time.Now), lobby: &lobby{places: maxVisitors},
+		refusals: &refusals{log: log, now: time.Now}, inside: make(chan struct{}, maxConnections),
+		uptime: func() float64 { return sinceBoot(unix.ClockGettime) }}
 	s.keys.Store(&[]key{})
 	s.config = serverConfig(signer, &s.keys)
 	return s
 }
 
 // connection is the life of one.
-func (s *server) connection(ctx context.Context, conn net.Conn, from netip.Prefix) {
-	since := uptime() // before its first packet is answered: a policy that comes later may be judged by it
+func (s *server) connection(ctx context.Context, in *visitor) {
+	conn := in.conn
+	since := s.uptime() // before its first packet is answered: a policy that comes later may be judged by it
 	// Both ends of the deadline hold for all of the login, so that no trickle of bytes draws it out.
 	_ = conn.SetDeadline(time.Now().Add(loginGrace))
 	config := *s.config
@@ -33,13 +35,22 @@ func (s *server) connection(ctx context.Context, conn net.Conn, from netip.Prefi
 		tried = tried || method != "none"
 	}
 	c, channels, requests, err := ssh.NewServerConn(conn, &config)
-	s.sources.leave(from, err != nil && tried)
+	s.sources.leave(in.from, err != nil && tried)
+	s.lobby.leave(in)
 	switch {
 	case err != nil && tried:
 		s.log.Info("SSH login failed", "from", conn.RemoteAddr(), "why", fmt.Sprintf("%.200s", err))
 		return
 	case err != nil:
 		s.log.Info("SSH connection without a login", "from", conn.RemoteAddr(), "why", fmt.Sprintf("%.200s", err))
+		return
+	}
+	select {
+	case s.inside <- struct{}{}:
+		defer func() { <-s.inside }()
+	default:
+		s.log.Warn("SSH login refused: too many are logged in", "from", conn.RemoteAddr(), "most", maxConnections)
+		c.Close()
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
@@ -79,11 +90,12 @@ func (s *server) connection(ctx context.Context, conn net.Conn, from netip.Prefi
 	log.Info("SSH logout")
 }
 
-// uptime is CLOCK_BOOTTIME in seconds.
-func uptime() float64 {
+// sinceBoot is CLOCK_BOOTTIME in seconds. A time that the kernel does not tell counts as before everything: 0 would
+// mean a connection that no policy can cut, whose confirmation counts for more.
+func sinceBoot(gettime func(clock int32, t *unix.Timespec) error) float64 {
 	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		return 0
+	if err := gettime(unix.CLOCK_BOOTTIME, &t); err != nil || t.Nano() <= 0 {
+		return math.SmallestNonzeroFloat64
 	}
 	return time.Duration(t.Nano()).Seconds()
 }

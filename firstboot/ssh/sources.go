@@ -52,8 +52,8 @@ func sourceOf(a net.Addr) netip.Prefix {
 	return p
 }
 
-// enter tells whether a source may try to log in now. Whoever may must leave.
-func (s *sources) enter(from netip.Prefix) bool {
+// enter tells why a source may not try to log in now; empty: it may, and must leave.
+func (s *sources) enter(from netip.Prefix) (why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
@@ -66,12 +66,15 @@ func (s *sources) enter(from netip.Prefix) bool {
 		s.all[from] = x
 	}
 	x.fill(now)
-	if x.left < 1 || x.pending >= maxPending {
-		return false
+	switch {
+	case x.pending >= maxPending:
+		return "too many connections of it wait to log in"
+	case x.left < 1:
+		return "it came too often, or failed to log in"
 	}
 	x.left--
 	x.pending++
-	return true
+	return ""
 }
 
 // leave tells how a try ended. One that offered nothing to log in with, as ssh-keyscan's, is no failure.

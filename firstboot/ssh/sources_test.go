@@ -14,7 +14,7 @@ func TestSources(t *testing.T) {
 	bad, good := netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("192.0.2.2/32")
 	tries := 0
 	for range 100 {
-		if s.enter(bad) {
+		if s.enter(bad) == "" {
 			tries++
 			s.leave(bad, true)
 		}
@@ -24,7 +24,7 @@ func TestSources(t *testing.T) {
 	}
 	logins := 0
 	for range int(purse) {
-		if s.enter(good) {
+		if s.enter(good) == "" {
 			logins++
 			s.leave(good, false)
 		}
@@ -35,7 +35,7 @@ func TestSources(t *testing.T) {
 	tries = 0
 	for range 3600 {
 		now = now.Add(time.Second)
-		if s.enter(bad) {
+		if s.enter(bad) == "" {
 			tries++
 			s.leave(bad, true)
 		}
@@ -50,25 +50,25 @@ func TestPendingAndForgetting(t *testing.T) {
 	s := newSources(func() time.Time { return now })
 	slow := netip.MustParsePrefix("2001:db8::/64")
 	for i := range maxPending + 1 {
-		if got := s.enter(slow); got != (i < maxPending) {
-			t.Errorf("pending try %d = %v", i+1, got)
+		if got := s.enter(slow); (got == "") != (i < maxPending) {
+			t.Errorf("pending try %d = %q", i+1, got)
 		}
 	}
 	failed := netip.MustParsePrefix("192.0.2.1/32")
-	for s.enter(failed) {
+	for s.enter(failed) == "" {
 		s.leave(failed, true)
 	}
 	for i := range 3 * maxSources {
 		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
-		if !s.enter(p) {
-			t.Fatalf("a new source, %s, was refused", p)
+		if why := s.enter(p); why != "" {
+			t.Fatalf("a new source, %s, was refused: %s", p, why)
 		}
 		s.leave(p, false)
 		if len(s.all) > maxSources {
 			t.Fatalf("%d sources are remembered", len(s.all))
 		}
 	}
-	if s.enter(failed) || s.enter(slow) {
+	if s.enter(failed) == "" || s.enter(slow) == "" {
 		t.Error("many new sources made the one that failed, or the one that waits, forgotten")
 	}
 }

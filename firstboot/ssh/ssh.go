@@ -163,11 +163,16 @@ type server struct {
 	keys     atomic.Pointer[[]key] // who may log in; connections look when they are asked
 	commands Commands
 	sources  *sources
+	lobby    *lobby
+	refusals *refusals
+	inside   chan struct{} // a place for each connection that is logged in
+	uptime   func() float64
 }
 
 // Bounds of connections.
 const (
-	maxConnections = 32               // logged in or not
+	maxVisitors    = 24               // not logged in yet, of all sources
+	maxConnections = 16               // logged in
 	loginGrace     = 20 * time.Second // to log in; OpenSSH's LoginGraceTime is 120
 	maxTries       = 6                // keys offered; an agent offers several. OpenSSH's MaxAuthTries
 	maxSessions    = 8                // at once in one connection; OpenSSH's MaxSessions is 10
@@ -182,7 +187,6 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 	var open sync.WaitGroup // of this listener: another may be served before the last connection of this one ends
 	defer open.Wait()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
-	places := make(chan struct{}, maxConnections)
 	failing := false
 	for {
 		conn, err := l.Accept()
@@ -202,22 +206,21 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 		}
 		failing = false
 		source := sourceOf(conn.RemoteAddr())
-		if !s.sources.enter(source) {
+		if why := s.sources.enter(source); why != "" {
+			s.refusals.note(source, why)
 			conn.Close()
 			continue
 		}
-		select {
-		case places <- struct{}{}:
-		default:
-			s.sources.leave(source, false)
-			conn.Close()
-			continue
+		in, out := s.lobby.enter(conn, source)
+		if out != nil {
+			s.refusals.note(out.from, "others wait to log in, and it held the most places or the oldest")
+			out.conn.Close()
 		}
 		open.Go(func() {
-			defer func() { <-places }()
+			defer s.lobby.leave(in)
 			defer conn.Close()
 			defer context.AfterFunc(ctx, func() { conn.Close() })()
-			s.connection(ctx, conn, source)
+			s.connection(ctx, in)
 		})
 	}
 }

@@ -80,12 +80,13 @@ func Place() (string, error) {
 // maxSocket is the longest path of a unix socket (unix(7), sun_path with its terminating zero).
 const maxSocket = 107
 
-// Register writes down a guest that is about to run. It returns ErrRuns while another of that name does.
-func Register(place string, info Info) (*Guest, error) {
-	if !identity.IsHostname(info.Name) {
-		return nil, fmt.Errorf("%.80q is no name of a guest", info.Name)
+// Register takes the name of a guest that is about to run, which nobody else has until Forget; Announce tells others.
+// It returns ErrRuns while another of that name runs, or is about to.
+func Register(place, name string) (*Guest, error) {
+	if !identity.IsHostname(name) {
+		return nil, fmt.Errorf("%.80q is no name of a guest", name)
 	}
-	g := &Guest{Info: info, Dir: filepath.Join(place, info.Name)}
+	g := &Guest{Info: Info{Name: name}, Dir: filepath.Join(place, name)}
 	if len(g.Commands()) > maxSocket {
 		return nil, fmt.Errorf("%s: longer than a socket's path may be (%d bytes); set XDG_RUNTIME_DIR to a shorter folder",
 			g.Commands(), maxSocket)
@@ -97,10 +98,10 @@ func Register(place string, info Info) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := unix.FcntlFlock(lock.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
 		lock.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%w: %s; give this one another with --name", ErrRuns, info.Name)
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+			return nil, fmt.Errorf("%w: %s; give this one another with --name", ErrRuns, name)
 		}
 		return nil, err
 	}
@@ -110,18 +111,32 @@ func Register(place string, info Info) (*Guest, error) {
 			return nil, errors.Join(err, lock.Close())
 		}
 	}
-	b, err := json.Marshal(info)
-	if err == nil {
-		file := filepath.Join(g.Dir, infoFile)
-		err = os.WriteFile(file+".new", b, 0o600)
-		if err == nil {
-			err = os.Rename(file+".new", file)
-		}
-	}
-	if err != nil {
-		return nil, errors.Join(err, g.Forget())
-	}
 	return g, nil
+}
+
+// Announce completes what is written down; from then on others find the guest. Name and place stay as they are.
+func (g *Guest) Announce(info Info) error {
+	info.Name = g.Name
+	b, err := json.Marshal(info)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(g.Dir, infoFile)
+	if err := os.WriteFile(file+".new", b, 0o600); err != nil {
+		return err
+	}
+	g.Info = info
+	return os.Rename(file+".new", file)
+}
+
+// held asks whether somebody holds the lock of a guest (fcntl(2), open file description locks). Asking takes no lock
+// itself, not for a moment: a guest that starts just then must not find its own name taken.
+func held(lock *os.File) (bool, error) {
+	l := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(lock.Fd(), unix.F_OFD_GETLK, &l); err != nil {
+		return false, fmt.Errorf("asking who holds %s: %w", lock.Name(), err)
+	}
+	return l.Type != unix.F_UNLCK, nil
 }
 
 // Forget takes a guest that Register wrote down off again. The lock's file stays: others may hold it open.
@@ -152,10 +167,11 @@ func Open(place, name string) (*Guest, error) {
 		return nil, err
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB); err == nil {
-		return nil, absent(place, name) // nobody holds it: what lies there was left by one that was killed
-	} else if !errors.Is(err, unix.EWOULDBLOCK) {
+	switch is, err := held(lock); {
+	case err != nil:
 		return nil, err
+	case !is:
+		return nil, absent(place, name) // nobody holds it: what lies there was left by one that was killed
 	}
 	b, err := os.ReadFile(filepath.Join(g.Dir, infoFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -189,7 +205,7 @@ func List(place string) []string {
 		if err != nil {
 			continue
 		}
-		if errors.Is(unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK) {
+		if is, err := held(lock); is && err == nil {
 			names = append(names, e.Name())
 		}
 		lock.Close()

@@ -14,11 +14,17 @@ func TestLife(t *testing.T) {
 	if _, err := Open(place, "fw-1"); !errors.Is(err, ErrAbsent) {
 		t.Errorf("Open before = %v; want %v", err, ErrAbsent)
 	}
-	g, err := Register(place, Info{Name: "fw-1", PID: 7, SSH: "127.0.0.1:2222"})
+	g, err := Register(place, "fw-1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Register(place, Info{Name: "fw-1"}); !errors.Is(err, ErrRuns) {
+	if _, err := Open(place, "fw-1"); !errors.Is(err, ErrAbsent) {
+		t.Errorf("Open of one that is only about to run = %v; want %v", err, ErrAbsent)
+	}
+	if err := g.Announce(Info{PID: 7, SSH: "127.0.0.1:2222"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Register(place, "fw-1"); !errors.Is(err, ErrRuns) {
 		t.Errorf("a second of the name = %v; want %v", err, ErrRuns)
 	}
 	got, err := Open(place, "fw-1")
@@ -42,8 +48,11 @@ func TestLife(t *testing.T) {
 // TestStale: what a killed process left is no guest, and in nobody's way.
 func TestStale(t *testing.T) {
 	place := t.TempDir()
-	g, err := Register(place, Info{Name: "fw-1", PID: 1})
+	g, err := Register(place, "fw-1")
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Announce(Info{PID: 1}); err != nil {
 		t.Fatal(err)
 	}
 	g.lock.Close() // as the kernel does when the process ends
@@ -55,7 +64,7 @@ func TestStale(t *testing.T) {
 	if _, err := Open(place, "fw-1"); !errors.Is(err, ErrAbsent) || len(List(place)) != 0 {
 		t.Errorf("Open of what was left = %v, and List has %q; want %v and none", err, List(place), ErrAbsent)
 	}
-	again, err := Register(place, Info{Name: "fw-1", PID: 2})
+	again, err := Register(place, "fw-1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,16 +76,46 @@ func TestStale(t *testing.T) {
 	}
 }
 
+// TestAskingTakesNothing: whoever looks for guests keeps none from starting, however often it looks just then.
+func TestAskingTakesNothing(t *testing.T) {
+	place := t.TempDir()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_, _ = Open(place, "fw-1")
+				List(place)
+			}
+		}
+	}()
+	for range 500 {
+		g, err := Register(place, "fw-1")
+		if err != nil {
+			t.Errorf("Register while others look = %v", err)
+			break
+		}
+		if err := g.Forget(); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	<-stopped
+}
+
 func TestNames(t *testing.T) {
 	for _, name := range []string{"", "..", "a/b", "A", strings.Repeat("a", 64)} {
-		if _, err := Register(t.TempDir(), Info{Name: name}); err == nil {
+		if _, err := Register(t.TempDir(), name); err == nil {
 			t.Errorf("Register(%q) = nil error; want one", name)
 		}
 		if _, err := Open(t.TempDir(), name); err == nil {
 			t.Errorf("Open(%q) = nil error; want one", name)
 		}
 	}
-	if _, err := Register(filepath.Join(t.TempDir(), strings.Repeat("long/", 30)), Info{Name: "x"}); err == nil {
+	if _, err := Register(filepath.Join(t.TempDir(), strings.Repeat("long/", 30)), "x"); err == nil {
 		t.Error("a place too deep for a socket was taken")
 	}
 }

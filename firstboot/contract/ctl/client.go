@@ -25,6 +25,7 @@ type Client struct {
 type waiting struct {
 	stdout, stderr io.Writer
 	exit           chan int
+	failed         bool // one of the writers did; of the goroutine that reads
 }
 
 // NewClient takes the stream over. Close ends it.
@@ -66,15 +67,22 @@ func (c *Client) Run(ctx context.Context, call Call, stdin io.Reader, stdout, st
 		delete(c.calls, id)
 		c.mu.Unlock()
 	}()
-	if err := c.out.send(frame{kindCall, id, payload}); err != nil {
-		return Failed, fmt.Errorf("%w: %w", ErrLost, err)
-	}
-	go c.feed(id, stdin)
+	// Whatever is sent may have to wait for an end that takes nothing just now; who gives up waits for nothing.
+	broken := make(chan error, 1)
+	go func() {
+		if err := c.out.send(frame{kindCall, id, payload}); err != nil {
+			broken <- err
+			return
+		}
+		c.feed(id, stdin)
+	}()
 	select {
 	case status := <-w.exit:
 		return status, nil
+	case err := <-broken:
+		return Failed, fmt.Errorf("%w: %w", ErrLost, err)
 	case <-ctx.Done():
-		_ = c.out.send(frame{kindCancel, id, nil})
+		c.giveUp(id)
 		return Failed, ctx.Err()
 	case <-c.done:
 		select {
@@ -84,6 +92,12 @@ func (c *Client) Run(ctx context.Context, call Call, stdin io.Reader, stdout, st
 			return Failed, fmt.Errorf("%w: %w", ErrLost, c.err)
 		}
 	}
+}
+
+// giveUp tells the other end that nobody waits for a command, without waiting itself. A stream that never takes it ends
+// with Close.
+func (c *Client) giveUp(id uint32) {
+	go func() { _ = c.out.send(frame{kindCancel, id, nil}) }()
 }
 
 // feed sends a command its input.
@@ -127,8 +141,9 @@ func (c *Client) read() {
 			c.mu.Unlock()
 			w.exit <- status
 		}
-		if err != nil {
-			_ = c.out.send(frame{kindCancel, f.id, nil})
+		if err != nil && !w.failed {
+			w.failed = true
+			c.giveUp(f.id) // not here: who reads must read on, or both ends wait for each other
 		}
 	}
 }

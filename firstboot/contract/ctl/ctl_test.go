@@ -19,7 +19,7 @@ func joined(t *testing.T, handle func(context.Context, Request) int) *Client {
 	near, far := net.Pipe()
 	served := make(chan error, 1)
 	go func() {
-		err := Serve(context.Background(), far, handle)
+		err := Serve(context.Background(), far, NewBudget(MaxInput), handle)
 		far.Close()
 		served <- err
 	}()
@@ -165,12 +165,12 @@ func TestNoFrame(t *testing.T) {
 	for _, b := range []string{"GET / HTTP/1.0\r\n\r\n", "RMc\x01\x00\x00\x00\x00\x00\x01",
 		"RM?\x00\x00\x00\x00\x00\x00\x01",
 		"RMc\x00\xff\xff\x00\x00\x00\x01"} {
-		err := Serve(context.Background(), &script{Reader: strings.NewReader(b)}, echo)
+		err := Serve(context.Background(), &script{Reader: strings.NewReader(b)}, NewBudget(MaxInput), echo)
 		if !errors.Is(err, ErrFrame) {
 			t.Errorf("Serve(%q) = %v; want %v", b, err, ErrFrame)
 		}
 	}
-	if err := Serve(context.Background(), &script{Reader: strings.NewReader("RMc")}, echo); !errors.Is(err,
+	if err := Serve(context.Background(), &script{Reader: strings.NewReader("RMc")}, NewBudget(1), echo); !errors.Is(err,
 		io.ErrUnexpectedEOF) {
 		t.Errorf("Serve of half a header = %v; want %v", err, io.ErrUnexpectedEOF)
 	}
@@ -200,7 +200,7 @@ func FuzzServe(f *testing.F) {
 		s := &script{Reader: bytes.NewReader(b)}
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		_ = Serve(ctx, s, echo)
+		_ = Serve(ctx, s, NewBudget(MaxInput), echo)
 		if ctx.Err() != nil {
 			t.Fatal("Serve did not end with its stream")
 		}

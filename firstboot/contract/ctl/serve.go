@@ -17,16 +17,44 @@ type Request struct {
 	Stdout, Stderr io.Writer
 }
 
-// MaxInput bounds what waits of a command's input, in bytes. A command that reads slower than it is sent is ended when
-// more comes.
+// MaxInput bounds what waits of one command's input, in bytes: a changed profile (contract.MaxLive) and what it is
+// wrapped in.
 const MaxInput = 9 << 20
+
+// Budget bounds what waits of the input of all commands of a process together, whatever number of streams they come by.
+// A command whose input goes beyond it is ended; the others go on.
+type Budget struct {
+	mu   sync.Mutex
+	left int
+}
+
+// NewBudget returns one of so many bytes; less than MaxInput is of no use to the largest command.
+func NewBudget(bytes int) *Budget { return &Budget{left: bytes} }
+
+// take tells whether there are n bytes left, and takes them then.
+func (b *Budget) take(n int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n > b.left {
+		return false
+	}
+	b.left -= n
+	return true
+}
+
+func (b *Budget) give(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.left += n
+}
 
 // Serve carries out the commands that come by a stream until it ends, ctx is done, or what comes is no frame. Each runs
 // in a goroutine of its own with a context that ends with the stream, or with the client's interest. It returns nil
-// when the stream ended between two frames, after the last command is over.
-func Serve(ctx context.Context, stream io.ReadWriter, handle func(context.Context, Request) int) error {
+// when the stream ended between two frames, after the last command is over. Input that waits is taken from the budget.
+func Serve(ctx context.Context, stream io.ReadWriter, budget *Budget, handle func(context.Context, Request) int) error {
 	ctx, cancel := context.WithCancel(ctx)
-	s := &server{out: &writer{w: stream}, handle: handle, calls: map[uint32]*running{}}
+	s := &server{out: &writer{w: stream}, budget: budget, handle: handle,
+		calls: map[uint32]*running{}}
 	defer s.wait.Wait()
 	defer cancel()
 	for {
@@ -45,6 +73,7 @@ func Serve(ctx context.Context, stream io.ReadWriter, handle func(context.Contex
 
 type server struct {
 	out    *writer
+	budget *Budget
 	handle func(context.Context, Request) int
 	wait   sync.WaitGroup
 
@@ -103,20 +132,29 @@ func (s *server) take(ctx context.Context, f frame) error {
 
 func (s *server) begin(ctx context.Context, id uint32, call Call) {
 	ctx, cancel := context.WithCancel(ctx)
-	r := &running{cancel: cancel, input: newPipe()}
+	r := &running{cancel: cancel, input: newPipe(s.budget)}
 	context.AfterFunc(ctx, func() { r.input.end(context.Cause(ctx)) })
 	s.mu.Lock()
 	s.calls[id] = r
 	s.mu.Unlock()
 	s.wait.Go(func() {
 		defer cancel()
+		defer r.input.drop()
 		status := s.handle(ctx, Request{Call: call, Stdin: r.input, Stdout: output{s.out, kindOutput, id},
 			Stderr: output{s.out, kindErrors, id}})
 		s.mu.Lock()
 		delete(s.calls, id)
 		s.mu.Unlock()
-		_ = s.out.send(frame{kindExit, id, []byte{byte(status)}}) // when the stream is gone nobody waits
+		_ = s.out.send(frame{kindExit, id, []byte{exitByte(status)}}) // when the stream is gone nobody waits
 	})
+}
+
+// exitByte is a status as it travels. One that has no room in a byte must not become another, and least of all Done.
+func exitByte(status int) byte {
+	if status < 0 || status > 255 {
+		return Failed
+	}
+	return byte(status)
 }
 
 // output is one of a command's outputs.
@@ -155,16 +193,20 @@ func (w *writer) send(f frame) error {
 	return w.err
 }
 
-// pipe holds a command's input until it is read.
+// pipe holds a command's input until it is read, in the pieces it came in: nothing is copied, so what is counted is
+// what it takes.
 type pipe struct {
-	mu   sync.Mutex
-	more *sync.Cond
-	buf  bytes.Buffer
-	err  error // what Read returns once buf is empty; nil: more may come
+	budget *Budget
+	mu     sync.Mutex
+	more   *sync.Cond
+	pieces [][]byte
+	size   int   // of all pieces
+	err    error // what Read returns once there are none; nil: more may come
+	over   bool  // nobody reads any more
 }
 
-func newPipe() *pipe {
-	p := &pipe{}
+func newPipe(budget *Budget) *pipe {
+	p := &pipe{budget: budget}
 	p.more = sync.NewCond(&p.mu)
 	return p
 }
@@ -173,13 +215,15 @@ func newPipe() *pipe {
 func (p *pipe) add(b []byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.buf.Len()+len(b) > MaxInput {
+	if p.err != nil || p.over || len(b) == 0 {
+		return true
+	}
+	if p.size+len(b) > MaxInput || !p.budget.take(len(b)) {
 		return false
 	}
-	if p.err == nil {
-		p.buf.Write(b)
-		p.more.Broadcast()
-	}
+	p.pieces = append(p.pieces, b)
+	p.size += len(b)
+	p.more.Broadcast()
 	return true
 }
 
@@ -193,14 +237,33 @@ func (p *pipe) end(err error) {
 	p.more.Broadcast()
 }
 
+// drop forgets what was not read: the command is over.
+func (p *pipe) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.budget.give(p.size)
+	p.pieces, p.size, p.over = nil, 0, true
+	p.more.Broadcast()
+}
+
 func (p *pipe) Read(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.buf.Len() == 0 && p.err == nil {
+	for len(p.pieces) == 0 && p.err == nil && !p.over {
 		p.more.Wait()
 	}
-	if p.buf.Len() == 0 {
+	switch {
+	case p.over:
+		return 0, io.ErrClosedPipe
+	case len(p.pieces) == 0:
 		return 0, p.err
 	}
-	return p.buf.Read(b)
+	n := copy(b, p.pieces[0])
+	if p.pieces[0] = p.pieces[0][n:]; len(p.pieces[0]) == 0 {
+		p.pieces[0] = nil
+		p.pieces = p.pieces[1:]
+	}
+	p.size -= n
+	p.budget.give(n)
+	return n, nil
 }
