@@ -9,6 +9,7 @@ import (
 	"rempart/firstboot/identity"
 	"rempart/firstboot/link"
 	"rempart/firstboot/logging"
+	"rempart/firstboot/ra"
 	"rempart/firstboot/scrub"
 	"rempart/firstboot/ssh"
 	"rempart/firstboot/state"
@@ -27,6 +28,7 @@ func children() []child.Spec {
 		identity.Spec(),
 		policy.Spec(),
 		link.Spec(),
+		ra.Spec(),
 		state.Spec(),
 		ssh.Spec(),
 		syslog.Spec(),

@@ -39,7 +39,7 @@ func (v *validator) learning() {
 		if v.places.spoilt("links.%s.address", l.Name) || v.places.spoilt("links.%s.accept", l.Name) {
 			continue
 		}
-		if !l.DHCP && !l.Auto {
+		if !l.DHCP && !l.Auto && !l.DHCP6 {
 			if b.NoDefault || b.NoDNS || b.Metric != 0 || len(b.Servers)+len(b.Routers)+len(b.Prefixes) > 0 {
 				bad("write address: dhcp or auto, or remove it", ": nobody tells this link anything")
 			}

@@ -46,7 +46,7 @@ func (v *validator) tunnels() {
 
 // tunnelLink checks what a tunnel cannot have that other links can.
 func (v *validator) tunnelLink(l *Link, bad func(hint, format string, args ...any)) {
-	if l.DHCP || l.Auto {
+	if l.DHCP || l.Learns6() {
 		bad("give it addresses", "a tunnel has no DHCP server and no routers to ask")
 	}
 	if l.MAC != "" {

@@ -19,6 +19,7 @@ const (
 	prefixPattern  = `^[0-9a-fA-F.:]+(/[0-9]{1,3})?$`
 	macPattern     = `^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$`
 	pciPattern     = `^([0-9a-fA-F]{1,8}:)?[0-9a-fA-F]{1,2}:[01]?[0-9a-fA-F]\.[0-7]$`
+	spanPattern    = `^[0-9]{1,5}[smhd]$`
 	driverPattern  = `^[A-Za-z0-9_-]{1,32}$`
 	clientPattern  = `^[A-Za-z0-9_.:-]{1,64}$`
 	portsPattern   = `^[0-9]{1,5}(-[0-9]{1,5})?$`
@@ -26,6 +27,7 @@ const (
 	limitPattern   = `^[0-9]{1,7}/[smhd]( burst [0-9]{1,7})?$`
 	banPattern     = `^[0-9]{1,5}/[0-9]{1,5}[smhd] for [0-9]{1,5}[smhd]$`
 
+	delegatedPattern  = `^delegated(/[0-9a-fA-F]{1,4})?::[0-9a-fA-F:.]{1,39}$`
 	banServicePattern = `^([a-z][a-z0-9-]{0,30}|tcp/[0-9]{1,5}(-[0-9]{1,5})?)$`
 
 	logPattern   = `^[A-Za-z0-9 _.:>-]{1,48}$`
@@ -83,8 +85,9 @@ func profileFields() table[Profile] {
 			later: "remove it, and give addresses by hand or from another DHCP server"},
 		{name: "dns", doc: "Name service on inside links: LINK: {domain: NAME, upstream: [ADDRESS], zones: {...}}.",
 			later: "remove it, and point clients at another resolver"},
-		{name: "ra", doc: "IPv6 router advertisements on inside links: LINK: {prefix: PREFIX, dns: ADDRESS}.",
-			later: "remove it, and configure IPv6 on the clients by hand"},
+		{name: "ra", doc: "IPv6 router advertisements on inside links: LINK: {dns: self, search: NAME}, or LINK: {}. Hosts" +
+			" there make addresses in the link's prefixes, and take the guest for their router while it leads anywhere.",
+			kind: filled(named(linkPattern, advertFields().schema())), decode: readAdverts},
 		{name: "ntp", doc: "Time: {servers: [NAME], serve: [LINK]}.",
 			later: "remove it, the guest takes its hypervisor's clock"},
 		{name: "sysctl", doc: "Kernel settings: KEY: VALUE.",
@@ -117,9 +120,12 @@ func linkFields() table[Link] {
 			" several all must hold. When more than one NIC fits the link stays closed.",
 			kind: filled(nicFields().schema()), decode: readMatch},
 		{name: "address", doc: "Address with prefix length, such as 192.168.0.1/24 or fd00::1/64; or dhcp for IPv4 from" +
-			" a DHCP server; or auto for IPv6 from router advertisements; or a list of these.",
-			kind:   oneOrMore(eitherOf(oneWordOf("dhcp", "auto"), textLike(subnetPattern))),
-			decode: readAddresses},
+			" a DHCP server; auto for IPv6 from router advertisements; dhcp6 for IPv6 from a DHCPv6 server; delegated/1::1 for" +
+			" host ::1 of subnet 1 of the prefix that the link with `delegation` is given; or a list of these.",
+			kind: oneOrMore(eitherOf(oneWordOf("dhcp", "auto", "dhcp6"), textLike(delegatedPattern),
+				textLike(subnetPattern))), decode: readAddresses},
+		{name: "delegation", doc: "An IPv6 prefix for the links inside is asked for on this link, by DHCPv6.",
+			later: "remove it, and give the links inside addresses by hand"},
 		{name: "gateway", doc: "Default gateway: an address, {via: ADDRESS, onlink: true} for one outside the link's" +
 			" subnets, or a list of one per address family.",
 			kind:   oneOrMore(eitherOf(textLike(addressPattern), gatewayFields().schema())),

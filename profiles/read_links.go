@@ -150,6 +150,10 @@ func readAddresses(r *reader, v value, l *Link) {
 				"%s: %s: not in this version", item.name, text)
 			continue
 		}
+		if rest, ok := strings.CutPrefix(text, "delegated"); ok {
+			r.delegated(item, rest, l)
+			continue
+		}
 		p, problem, hint := parseInterfaceAddress(text)
 		if problem != "" {
 			r.rejectAt(item.pos(), hint, "%s: %s", item.name, problem)

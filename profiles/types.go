@@ -22,6 +22,7 @@ type Profile struct {
 	// Routes lead nowhere: their Type is set. Those that lead somewhere are their link's.
 	Routes       []Route       `json:"routes,omitempty"`
 	RoutingRules []RoutingRule `json:"rules,omitempty"`
+	RA           []Advert      `json:"ra,omitempty"`
 	Logging      Logging       `json:"logging,omitzero"`
 	Warnings     []Finding     `json:"-"` // what check says without refusing the profile
 }
@@ -55,13 +56,17 @@ type Link struct {
 	MAC       string         `json:"mac,omitempty"`
 	Match     NICMatch       `json:"match,omitzero"` // of a NIC: what else it is found by
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
-	DHCP      bool           `json:"dhcp,omitempty"`      // DHCPv4 client
-	Auto      bool           `json:"auto,omitempty"`      // IPv6 addresses by router advertisements
-	ClientID  string         `json:"client_id,omitempty"` // of the DHCP client; empty: the hardware address
-	Accept    Believed       `json:"accept,omitzero"`
-	Gateways  []Gateway      `json:"gateways,omitempty"`
-	Routes    []Route        `json:"routes,omitempty"`
-	MTU       int            `json:"mtu,omitempty"` // bytes; 0: leave the NIC's own
+	DHCP      bool           `json:"dhcp,omitempty"`  // DHCPv4 client
+	Auto      bool           `json:"auto,omitempty"`  // IPv6 addresses by router advertisements
+	DHCP6     bool           `json:"dhcp6,omitempty"` // an IPv6 address by DHCPv6
+	// Delegation: prefixes for the links inside are asked for here. At most one link has it.
+	Delegation *Delegation `json:"delegation,omitempty"`
+	Delegated  []Delegated `json:"delegated,omitempty"`
+	ClientID   string      `json:"client_id,omitempty"` // of the DHCP client; empty: the hardware address
+	Accept     Believed    `json:"accept,omitzero"`
+	Gateways   []Gateway   `json:"gateways,omitempty"`
+	Routes     []Route     `json:"routes,omitempty"`
+	MTU        int         `json:"mtu,omitempty"` // bytes; 0: leave the NIC's own
 	// At most one of the next six; none: the link is a NIC.
 	VLAN      *VLAN      `json:"vlan,omitempty"`
 	Bond      *Bond      `json:"bond,omitempty"`

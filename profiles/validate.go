@@ -34,6 +34,7 @@ func (v *validator) profile() {
 	v.devices()
 	v.ports()
 	v.subnets()
+	v.delegation()
 	v.gateways()
 	v.learning()
 	v.routes()
@@ -46,6 +47,7 @@ func (v *validator) profile() {
 	v.sets()
 	v.admin()
 	v.logging()
+	v.adverts()
 	v.policy()
 	v.shadows()
 	v.bans()
@@ -92,7 +94,7 @@ func (v *validator) zoneNames() []string {
 
 // has tells whether a link has an address of the family of a, of its own or learnt.
 func (l *Link) has(a netip.Addr) bool {
-	if a.Is4() && l.DHCP || !a.Is4() && l.Auto {
+	if a.Is4() && l.DHCP || !a.Is4() && l.Learns6() {
 		return true
 	}
 	for _, own := range l.Addresses {
@@ -130,7 +132,7 @@ func (l *Link) reaches(p netip.Prefix) bool {
 			return true
 		}
 	}
-	if p.Addr().Is4() && l.DHCP || !p.Addr().Is4() && l.Auto {
+	if p.Addr().Is4() && l.DHCP || !p.Addr().Is4() && l.Learns6() {
 		return true
 	}
 	for _, route := range l.Routes {

@@ -58,7 +58,7 @@ var linkLocal6 = netip.MustParsePrefix("fe80::/10")
 
 // hasFamily tells whether a link speaks a family at all.
 func hasFamily(l *profiles.Link, v6 bool) bool {
-	if l.DHCP && !v6 || l.Auto && v6 {
+	if l.DHCP && !v6 || l.Learns6() && v6 {
 		return true
 	}
 	return slices.ContainsFunc(l.Addresses, func(a netip.Prefix) bool { return isV6(a.Addr()) == v6 })
@@ -66,7 +66,7 @@ func hasFamily(l *profiles.Link, v6 bool) bool {
 
 // hasDefault tells whether a default route leads out by a link.
 func hasDefault(l *profiles.Link, v6 bool) bool {
-	if l.DHCP && !v6 || l.Auto && v6 {
+	if l.DHCP && !v6 || l.Learns6() && v6 {
 		// Also without its default route: what subnet the link will be in nobody knows yet.
 		return true
 	}

@@ -168,7 +168,7 @@ func ways(p *profiles.Profile) int {
 }
 
 func hasIPv6(l profiles.Link) bool {
-	if l.Auto {
+	if l.Learns6() {
 		return true
 	}
 	for _, a := range l.Addresses {

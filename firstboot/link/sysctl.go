@@ -144,7 +144,7 @@ func forwards(p *profiles.Profile) (v4, v6 bool) {
 		return false, false
 	}
 	for _, l := range p.Links {
-		v4, v6 = v4 || l.DHCP, v6 || l.Auto
+		v4, v6 = v4 || l.DHCP, v6 || l.Learns6()
 		for _, a := range l.Addresses {
 			v4 = v4 || a.Addr().Is4()
 			v6 = v6 || a.Addr().Is6()

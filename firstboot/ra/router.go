@@ -1,0 +1,80 @@
+package ra
+
+import (
+	"slices"
+	"time"
+
+	"rempart/firstboot/link/watch"
+	"rempart/profiles"
+)
+
+// router is what is said on one link and when, without sockets and clock.
+type router struct {
+	advert *profiles.Advert
+	schedule
+	up     bool // there is a link to speak on
+	link   watch.Link
+	seen   time.Duration // when link was looked at
+	uplink bool
+	said   []promise
+}
+
+// promise is a prefix hosts may have an address in.
+type promise struct {
+	prefix prefix        // as it was last said
+	until  time.Duration // when nobody keeps it any more
+}
+
+// deprecating bounds how long hosts keep addresses in a prefix that is gone: below two hours no advertisement shortens
+// the life of an address (RFC 4862, section 5.5.3 e).
+const deprecating = 2 * time.Hour
+
+// maxPromises bounds what is remembered of a link whose prefixes keep changing.
+const maxPromises = 2 * profiles.MaxAdvertPrefixes
+
+// look is told what the link is; ok is false while there is none to speak on. It reports whether there is news.
+func (r *router) look(now time.Duration, l watch.Link, ok, uplink bool) {
+	switch {
+	case !ok:
+	case !r.up || r.link.Index != l.Index:
+		r.begin(now)
+	case !r.link.Same(l, now-r.seen) || r.uplink != uplink:
+		r.news(now)
+	}
+	r.up, r.link, r.seen, r.uplink = ok, l, now, uplink
+}
+
+// next is when the next advertisement goes out; false: never.
+func (r *router) next() (time.Duration, bool) { return r.at, r.up }
+
+// message is what is to be said now.
+func (r *router) message(now time.Duration) message {
+	var gone []prefix
+	for _, s := range r.said {
+		if left := s.until - now; left > 0 {
+			gone = append(gone, prefix{s.prefix.prefix, min(left, deprecating), 0})
+		}
+	}
+	return compose(r.advert, r.link.After(now-r.seen), r.uplink, gone)
+}
+
+// spoke is told what went out.
+func (r *router) spoke(now time.Duration, m message) {
+	r.sent(now)
+	r.said = slices.DeleteFunc(r.said, func(s promise) bool { return s.until <= now })
+	soonest := r.at - now
+	for _, p := range m.prefixes {
+		if p.preferred > 0 {
+			soonest = min(soonest, p.preferred/2)
+		}
+		at := slices.IndexFunc(r.said, func(s promise) bool { return s.prefix.prefix == p.prefix })
+		switch {
+		case at >= 0:
+			r.said[at] = promise{p, now + p.valid}
+		case len(r.said) < maxPromises:
+			r.said = append(r.said, promise{p, now + p.valid})
+		}
+	}
+	// A prefix that was delegated for a short time is renewed in time on hosts too.
+	r.at = now + max(soonest, minDelay)
+}
