@@ -24,7 +24,8 @@ type Profile struct {
 	RoutingRules []RoutingRule `json:"rules,omitempty"`
 	RA           []Advert      `json:"ra,omitempty"`
 	Logging      Logging       `json:"logging,omitzero"`
-	Warnings     []Finding     `json:"-"` // what check says without refusing the profile
+	DHCP         []DHCP        `json:"dhcp,omitempty"` // in the order of the file
+	Warnings     []Finding     `json:"-"`              // what check says without refusing the profile
 }
 
 // Pos is a place in the profile file. Line and Column count from 1; zero means unknown.

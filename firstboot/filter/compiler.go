@@ -72,6 +72,7 @@ func check(p *profiles.Profile) error {
 			}
 		}
 	}
+	checkOpenings(p, links, bad)
 	for _, s := range p.Sets {
 		if !plainName(s.Name, "") || len(s.Name) > 63 {
 			bad(s.At, "set %q: want a name of 1 to 63 letters, digits, '_' or '-'", s.Name)

@@ -16,6 +16,7 @@ type flow struct {
 	src, dst netip.Addr
 	protocol profiles.Protocol
 	port     uint16 // 0 for ping
+	link     string // it comes in by; only matters to self
 }
 
 // ruling is what becomes of a flow and which words of the profile say so.
@@ -31,6 +32,9 @@ func decide(p *profiles.Profile, f flow) ruling {
 	}
 	if l := tunnelAt(p, f); l != nil {
 		return ruling{true, "the tunnel " + l.Name + ": " + f.from + " -> self" + at(l.At)}
+	}
+	if o := openingAt(p, f); o != nil {
+		return ruling{true, openingComment(o)}
 	}
 	for i := range p.Policy {
 		r := &p.Policy[i]

@@ -93,7 +93,7 @@ func (b *prober) answer(q Question, v6 bool) error {
 				dst.addr = b.another(dst)
 			}
 			if dst.addr.IsValid() {
-				r := decide(b.p, flow{src.zone, q.To, src.addr, dst.addr, k.protocol, k.port})
+				r := decide(b.p, flow{src.zone, q.To, src.addr, dst.addr, k.protocol, k.port, src.link})
 				b.distinct(b.between(src, dst, k, r))
 			}
 		}
@@ -133,7 +133,7 @@ func (b *prober) explainSelf(src host, dst netip.Addr, k knock) error {
 		}
 		own = dst
 	}
-	f := flow{src.zone, profiles.Self, src.addr, own, k.protocol, k.port}
+	f := flow{src.zone, profiles.Self, src.addr, own, k.protocol, k.port, src.link}
 	probe := Probe{From: src.zone, To: profiles.Self, Link: src.link, Src: src.addr, Dst: own,
 		Protocol: k.protocol, Port: k.port, SeenSrc: src.addr, SeenDst: own, SeenPort: k.port}
 	if fw, port := forwardOf(b.p, f); fw != nil && b.meets(src, own, fw) {
@@ -168,7 +168,7 @@ func (b *prober) meets(src host, own netip.Addr, fw *profiles.Forward) bool {
 // fromSelf is what becomes of the guest's own packets.
 func (b *prober) fromSelf(dst host, k knock) Probe {
 	own, _ := ownAddress(b.space.links[dst.link].link, b.nextHop(dst))
-	r := decide(b.p, flow{profiles.Self, dst.zone, own, dst.addr, k.protocol, k.port})
+	r := decide(b.p, flow{profiles.Self, dst.zone, own, dst.addr, k.protocol, k.port, ""})
 	return Probe{Proves: r.why, From: profiles.Self, To: dst.zone, OutLink: dst.link, Src: own, Dst: dst.addr,
 		Protocol: k.protocol, Port: k.port, Pass: r.pass, SeenSrc: own, SeenDst: dst.addr, SeenPort: k.port}
 }

@@ -23,6 +23,9 @@ func (b *prober) special(zone string) []netip.Prefix {
 			list = append(append(list, f.Sources...), setPrefixes(b.p, f.SourceSets)...)
 		}
 	}
+	for _, o := range b.p.Openings() {
+		list = append(list, o.Sources...)
+	}
 	list = append(list, b.sharers(zone)...)
 	for _, s := range b.p.NAT.Sources {
 		if s.From == zone {

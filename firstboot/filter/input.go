@@ -21,6 +21,7 @@ func (c *compiler) antispoof() {
 	base := &Base{Type: "filter", Hook: Prerouting, Priority: priorityRaw, Policy: VerdictDrop}
 	rules := Chain{Name: "antispoof", Base: base}
 	rules.add("this machine talks to itself", Match{IIfName, []Range{ifName("lo")}}, accept)
+	c.unaddressed(&rules)
 	c.byLink(&rules, "antispoof", IIfName, func(ch *Chain, link string) {
 		for _, v6 := range families {
 			space := c.space.links[link].source[family(v6)]
@@ -96,6 +97,7 @@ func (c *compiler) input() {
 	c.neighbours(&rules)
 	c.dhcpAnswers(&rules)
 	c.tunnels(&rules)
+	c.openings(&rules)
 	c.dispatch(&rules, "in", IIfName, func(zone string) string { return c.pairChain("in/"+zone, zone, profiles.Self) })
 	c.logDrop(&rules, "", "in no zone")
 	rules.add("default: in no zone", c.counter(counterNoZone), drop)

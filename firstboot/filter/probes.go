@@ -85,6 +85,9 @@ func (b *prober) knocks(from, to string) []knock {
 		for _, f := range b.p.Forwards {
 			both(f.Protocol, f.Ports)
 		}
+		for _, o := range b.p.Openings() {
+			both(o.Protocol, o.Ports)
+		}
 	}
 	for _, r := range b.p.Policy {
 		if covers(r.From, from) && covers(r.To, to) {
@@ -115,6 +118,11 @@ func (b *prober) unused(proto profiles.Protocol) uint16 {
 				if m.Protocol == proto && slices.ContainsFunc(m.Ports, in) {
 					return true
 				}
+			}
+		}
+		for _, o := range b.p.Openings() {
+			if o.Protocol == proto && slices.ContainsFunc(o.Ports, in) {
+				return true
 			}
 		}
 		return slices.ContainsFunc(b.p.Forwards, func(f profiles.Forward) bool {
@@ -192,7 +200,7 @@ func (b *prober) toOwn(src host, own netip.Addr) {
 		}
 	}
 	for _, k := range knocks {
-		f := flow{src.zone, profiles.Self, src.addr, own, k.protocol, k.port}
+		f := flow{src.zone, profiles.Self, src.addr, own, k.protocol, k.port, src.link}
 		probe := Probe{From: src.zone, To: profiles.Self, Link: src.link, Src: src.addr, Dst: own,
 			Protocol: k.protocol, Port: k.port, SeenSrc: src.addr, SeenDst: own, SeenPort: k.port}
 		if fw, port := forwardOf(b.p, f); fw != nil && b.meets(src, own, fw) {
@@ -253,7 +261,7 @@ func (b *prober) around(src host, fw *profiles.Forward) {
 		return
 	}
 	port := mapped(fw, fw.Ports[0]).First
-	r := decide(b.p, flow{src.zone, to, src.addr, fw.To, fw.Protocol, port})
+	r := decide(b.p, flow{src.zone, to, src.addr, fw.To, fw.Protocol, port, src.link})
 	b.add(b.between(src, host{to, out.Name, fw.To}, knock{fw.Protocol, port}, r))
 }
 
@@ -283,7 +291,7 @@ func (b *prober) toZone(src host, to string) {
 			continue
 		}
 		for _, k := range b.knocks(src.zone, to) {
-			r := decide(b.p, flow{src.zone, to, src.addr, dst.addr, k.protocol, k.port})
+			r := decide(b.p, flow{src.zone, to, src.addr, dst.addr, k.protocol, k.port, src.link})
 			b.add(b.between(src, dst, k, r))
 		}
 	}

@@ -109,7 +109,7 @@ func (b *prober) byMapping(probe Probe, src host, inside netip.Addr) (Probe, boo
 	if zone == "" {
 		return probe, false
 	}
-	r := decide(b.p, flow{src.zone, zone, src.addr, inside, probe.Protocol, probe.Port})
+	r := decide(b.p, flow{src.zone, zone, src.addr, inside, probe.Protocol, probe.Port, src.link})
 	probe.To, probe.OutLink, probe.SeenDst, probe.Pass, probe.Proves = zone, out.Name, inside, r.pass, r.why
 	if src.link == out.Name && subnet.IsValid() && subnet.Contains(src.addr) {
 		probe.SeenSrc, probe.SeenLast = masked(out, inside)
