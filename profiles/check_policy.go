@@ -50,6 +50,7 @@ func (v *validator) policy() {
 		}
 		v.extras(rule)
 		v.ruleHelper(rule)
+		v.packets(rule)
 		if good && rule.Action == Accept && len(rule.Matches) == 0 && rule.To != Any && rule.From != Self {
 			v.wideOpen(rule)
 		}

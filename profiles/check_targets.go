@@ -107,6 +107,9 @@ func (v *validator) arrival(f Forward, i int, known bool) {
 	if f.Helper != "" {
 		v.helper("forwards", f.Helper, f.At, f.Protocol)
 	}
+	if f.SynProxy != nil {
+		v.forwardProxy(&f)
+	}
 	for j, p := range f.Sources {
 		at := v.places.find(f.At, "forwards[%d].sources[%d]", i, j)
 		if problem, hint := checkNetwork(p); problem != "" {

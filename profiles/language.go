@@ -206,6 +206,10 @@ type matchDraft struct {
 	logged               bool
 	with                 RejectWith
 	helper               Helper
+	dscp                 *uint8
+	ttl                  uint8
+	notrack              bool
+	synproxy             *SynProxy
 }
 
 // matchFields are the keys below a service in the long form of a policy line.
@@ -229,6 +233,17 @@ func matchFields() table[matchDraft] {
 			kind: oneWordOf(rejectWords()...), decode: readWith},
 		{name: "helper", doc: helperDoc, kind: oneWordOf(helperWords()...),
 			decode: func(r *reader, v value, into *matchDraft) { into.helper = r.helper(v) }},
+		{name: "dscp", doc: "Class of service of the packets of these connections, in both directions: a name such as ef," +
+			" cs6 or af41, or 0 to 63. For what is routed, and for the guest's own.",
+			kind: eitherOf(oneWordOf(dscpWords()...), numberIn(0, maxDSCP)), decode: readDSCP},
+		{name: "ttl", doc: "Time to live (IPv6: hop limit) the packets of these connections leave with, in both directions," +
+			" 1 to 255. Routers on the way can then not be seen by traceroute, and a loop lasts longer.",
+			kind: numberIn(1, maxTTL), decode: readTTL},
+		{name: "notrack", doc: "true: no connection tracking, for very many short flows. Every packet is judged by itself," +
+			" and what comes back from the ports named passes. Not with address translation.",
+			kind: yesOrNo(), decode: func(r *reader, v value, into *matchDraft) { into.notrack, _ = r.boolean(v) }},
+		{name: "synproxy", doc: synproxyDoc, kind: synproxySchema(),
+			decode: func(r *reader, v value, into *matchDraft) { into.synproxy = r.synproxy(v) }},
 	}
 }
 
@@ -250,6 +265,7 @@ type forwardDraft struct {
 	sourcePlaces []Pos
 	sourceSets   []string
 	helper       Helper
+	synproxy     *SynProxy
 }
 
 // forwardFields are the keys of a forward.
@@ -271,6 +287,8 @@ func forwardFields() table[forwardDraft] {
 			" not come back through the guest.", kind: oneWordOf("self"), decode: readSNAT},
 		{name: "helper", doc: helperDoc, kind: oneWordOf(helperWords()...),
 			decode: func(r *reader, v value, into *forwardDraft) { into.helper = r.helper(v) }},
+		{name: "synproxy", doc: synproxyDoc, kind: synproxySchema(),
+			decode: func(r *reader, v value, into *forwardDraft) { into.synproxy = r.synproxy(v) }},
 		{name: "address", doc: "Only what is sent to this address of the guest, where it has several.",
 			kind: textLike(addressPattern), decode: readForwardAddress},
 		{name: "source", doc: "Only from these addresses, prefixes, hosts or sets.",

@@ -42,14 +42,19 @@
 //
 // A forward to several hosts gives each client one of them, by a hash of its address; whether they work nobody asks.
 // "helper: ftp" of a line or a forward, also tftp and sip, has the kernel read those connections and let in what they
-// announce.
+// announce. "synproxy: true" of a line or a forward has the guest answer SYNs for the server until a client has shown
+// that it is there; the guest then takes up no connection in its midst any more, whatever it is for.
+//
+// "dscp: ef" and "ttl: 64" of a line are written into all packets of the connections it accepts, in both directions,
+// of what is routed. "notrack: true" keeps flows out of connection tracking: each packet is judged by the line
+// itself, what comes back passes by its source port or protocol alone, and nothing is translated.
 //
 // nat.source gives what leaves the addresses named, before masquerading, line by line. nat.map makes hosts, or the
 // hosts of a prefix, known under other addresses in both directions; a prefix keeps the host part and is not the
-// checksum-neutral mapping of RFC 6296. What a mapping lets in the policy decides, and its lines speak of the inside
-// addresses. Of what may take a flow to an address, forwards that name it come first, then mappings, then other
-// forwards. Addresses on a link's own subnet must be among the guest's, or nobody would answer for them; others must
-// be routed to it.
+// checksum-neutral mapping of RFC 6296, which nf_tables has no arithmetic for: see package filter. What a mapping
+// lets in the policy decides, and its lines speak of the inside addresses. Of what may take a flow to an address,
+// forwards that name it come first, then mappings, then other forwards. Addresses on a link's own subnet must be
+// among the guest's, or nobody would answer for them; others must be routed to it.
 //
 // A line names services: names such as ssh or ping, tcp/PORT, udp/PORT, sctp/PORT, icmp/TYPE, icmpv6/TYPE, protocols
 // such as gre, or proto/NUMBER. In the long form, FROM -> TO: {SERVICE: {...}}, each may be narrowed by from and to,

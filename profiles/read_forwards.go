@@ -175,7 +175,7 @@ func (r *reader) addForwards(item value, d forwardDraft, proto Protocol, ports [
 			r.p.Forwards = append(r.p.Forwards, Forward{From: from.text, Protocol: proto, Ports: ports, To: to,
 				Others: append([]netip.Addr(nil), targets[1:]...), ToPort: d.toPort, SNAT: d.snat, Address: d.address,
 				Sources: d.sources, SourceSets: d.sourceSets, Helper: d.helper,
-				At: item.pos()})
+				SynProxy: d.synproxy, At: item.pos()})
 		}
 	}
 }

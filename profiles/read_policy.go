@@ -158,6 +158,7 @@ func (r *reader) longServices(v value, line *policyLine) {
 		rule := line.add(r, entry.keyPos(), d.action, narrow(matches, d))
 		rule.Limit, rule.Connections, rule.Log, rule.With = d.limit, uint32(d.connections), d.log, d.with
 		rule.Helper = d.helper
+		rule.DSCP, rule.TTL, rule.NoTrack, rule.SynProxy = d.dscp, d.ttl, d.notrack, d.synproxy
 		if d.logged && d.log == "" {
 			rule.Log = line.from.text + " -> " + line.to.text
 		}

@@ -179,7 +179,13 @@ type Rule struct {
 	Log         string     `json:"log,omitempty"`         // what lines in the kernel log begin with; empty: none
 	With        RejectWith `json:"with,omitempty"`        // of Reject; empty: see there
 	Helper      Helper     `json:"helper,omitempty"`      // for the connections a line between zones accepts
-	At          Pos        `json:"at"`
+	// DSCP and TTL are written into every packet of the routed connections a line accepts, in both directions.
+	DSCP *uint8 `json:"dscp,omitempty"` // 0 to 63; nil: unchanged
+	TTL  uint8  `json:"ttl,omitempty"`  // IPv4 time to live, IPv6 hop limit; 0: unchanged
+	// NoTrack keeps what a line accepts, and what looks like an answer to it, out of connection tracking.
+	NoTrack  bool      `json:"notrack,omitempty"`
+	SynProxy *SynProxy `json:"synproxy,omitempty"` // nil: none
+	At       Pos       `json:"at"`
 }
 
 // Limit is a rate: Count in each Per, and Burst at once before the rate holds.

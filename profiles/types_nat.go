@@ -43,6 +43,7 @@ type Forward struct {
 	Sources    []netip.Prefix `json:"sources,omitempty"`
 	SourceSets []string       `json:"source_sets,omitempty"`
 	Helper     Helper         `json:"helper,omitempty"`
+	SynProxy   *SynProxy      `json:"synproxy,omitempty"` // nil: none
 	At         Pos            `json:"at"`
 }
 

@@ -180,6 +180,9 @@ func Preload(p *profiles.Profile) []string {
 		}
 		names = append(names, "nft_chain_nat", "nft_nat", "nft_masq", "nft_redir")
 	}
+	if p != nil && p.SynProxies() {
+		names = append(names, "nft_synproxy")
+	}
 	if p != nil {
 		for _, h := range p.Helpers() {
 			names = append(names, "nf_conntrack_"+string(h), "nf_nat_"+string(h))

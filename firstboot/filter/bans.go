@@ -178,7 +178,8 @@ func (c *compiler) banRule(ch *Chain, b *profiles.Ban, v6 bool) {
 		BanSource{banned, v6, time.Duration(b.For) * time.Second}, c.counter(counterBanning), drop)
 }
 
-// MarkCounted is the bit of the connection mark that says that an attempt was counted. Nothing else uses marks.
+// MarkCounted is the bit of the connection mark that says that an attempt was counted. The other bits that are used are
+// those of markSettings.
 const MarkCounted = 1
 
 // Uncounted continues with what the client of a connection sends, while MarkCounted is not set.

@@ -49,7 +49,7 @@ func decide(p *profiles.Profile, f flow) ruling {
 	return ruling{f.from == profiles.Self, "default: " + f.from + " -> " + f.to}
 }
 
-// limited is what a line demands of a source beyond what it matches.
+// limited is what a line demands of a source beyond what it matches, and what it does to its packets.
 func limited(r *profiles.Rule) string {
 	var text string
 	if r.Limit != nil {
@@ -57,6 +57,18 @@ func limited(r *profiles.Rule) string {
 	}
 	if r.Connections > 0 {
 		text += fmt.Sprintf(", connections %d", r.Connections)
+	}
+	if r.DSCP != nil {
+		text += ", dscp " + profiles.DSCPName(*r.DSCP)
+	}
+	if r.TTL > 0 {
+		text += fmt.Sprintf(", ttl %d", r.TTL)
+	}
+	if r.NoTrack {
+		text += ", notrack"
+	}
+	if r.SynProxy != nil {
+		text += ", synproxy"
 	}
 	return text
 }

@@ -73,6 +73,10 @@ const (
 	Version                          // IPv4 or IPv6; in the inet family only
 	LinkProtocol                     // what the frame carries, behind a VLAN tag too; in the bridge family only
 	EtherType                        // what stands in the frame, which may be a tag; in the bridge family only
+	TCPSPort                         // TCP source port
+	SCTPSPort                        // SCTP source port
+	SAddrType                        // what the source is to this machine
+	DAddrOIfName                     // the link by which the destination is reached
 )
 
 // fieldInfo is what both printers know of a field.
@@ -116,6 +120,10 @@ var fields = [...]fieldInfo{
 	Version:         {text: "meta nfproto", typ: TypeVersion},
 	LinkProtocol:    {text: "meta protocol", typ: TypeEther},
 	EtherType:       {text: "ether type", typ: TypeEther},
+	TCPSPort:        {text: "tcp sport", typ: TypePort, proto: ProtoTCP},
+	SCTPSPort:       {text: "sctp sport", typ: TypePort, proto: ProtoSCTP},
+	SAddrType:       {text: "fib saddr type", typ: TypeAddrType},
+	DAddrOIfName:    {text: "fib daddr oifname", typ: TypeIfName},
 }
 
 // String is the field as nft writes it.
@@ -184,8 +192,15 @@ func portRange(first, last uint16) Range {
 
 func addrRange(s span) Range { return Range{First: s.first.AsSlice(), Last: s.last.AsSlice()} }
 
-// local is RTN_LOCAL of the kernel's include/uapi/linux/rtnetlink.h: an address of this machine.
-func local() Range { return one(binary.NativeEndian.AppendUint32(nil, 2)) }
+// RTN_UNICAST and RTN_LOCAL of the kernel's include/uapi/linux/rtnetlink.h.
+const (
+	routeUnicast = 1
+	routeLocal   = 2
+)
+
+// local is an address of this machine, and somebodyElse one that is routed to another.
+func local() Range        { return one(binary.NativeEndian.AppendUint32(nil, routeLocal)) }
+func somebodyElse() Range { return one(binary.NativeEndian.AppendUint32(nil, routeUnicast)) }
 
 // format prints a range the way nft reads it.
 func (t Type) format(r Range) string {
@@ -197,6 +212,9 @@ func (t Type) format(r Range) string {
 		last, _ := netip.AddrFromSlice(r.Last)
 		return span{first, last}.String()
 	case TypeAddrType:
+		if binary.NativeEndian.Uint32(r.First) == routeUnicast {
+			return "unicast"
+		}
 		return "local"
 	case TypeEther:
 		names := map[uint16]string{etherIPv4: "ip", etherARP: "arp", ether8021Q: "8021q", etherIPv6: "ip6",

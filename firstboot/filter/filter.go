@@ -36,6 +36,16 @@
 //
 // # What it deliberately does not do
 //
+// Prefixes are mapped to prefixes with connection tracking (NETMAP), not without as RFC 6296 (NPTv6) has it. Its
+// mapping adds the difference of the prefixes to one word of the address in ones' complement (section 3.1), and
+// expressions of nf_tables can mask, shift and exclusive-or what they load (net/netfilter/nft_bitwise.c) but not add;
+// of prefixes longer than /48 the word is one of the host's, so a map of all sums would have 65,536 elements for each
+// direction. The kernel's other way is a target of ip6tables (ip6t_NPT), which nf_tables reaches through nft_compat
+// only. A prefix written into packets without connection tracking and without that word would need every protocol's
+// checksum mended, and would leave the addresses in ICMP errors as they are, by which hosts learn the path MTU. What
+// the mapping costs is an entry of connection tracking for each flow, which the policy keeps anyhow; what it gives up
+// is that two firewalls share the flows of one prefix.
+//
 // It does not touch the kernel, know interface indices, or resolve names; it does not offload. Connection
 // tracking helpers are given to the connections of lines and forwards that ask for one, and to no others: there
 // "related" means what those connections announce, and ICMP errors everywhere.
@@ -79,6 +89,7 @@ const (
 	ctInvalid     = 1 << 0
 	ctEstablished = 1 << 1
 	ctRelated     = 1 << 2
+	ctUntracked   = 1 << 6
 	ctDestNAT     = 1 << 5 // IPS_DST_NAT, in ct status
 
 	tcpSYN = 1 << 1 // RFC 9293, section 3.1: control bits
@@ -88,6 +99,7 @@ const (
 // Chain priorities, from the kernel's include/uapi/linux/netfilter_ipv4.h.
 const (
 	priorityRaw    = -300 // before connection tracking (-200)
+	priorityFree   = -290 // after antispoof, and still before connection tracking
 	priorityMangle = -150
 	priorityDstNAT = -100
 	priorityFilter = 0
@@ -113,11 +125,14 @@ func Compile(p *profiles.Profile) (Ruleset, error) {
 		return Ruleset{}, err
 	}
 	c.antispoof()
+	c.untracked()
 	c.clamp()
+	c.settings()
 	c.input()
 	c.forward()
 	c.output()
 	c.destinationNAT()
+	c.proxiedNAT()
 	c.sourceNAT()
 	return c.finish(false)
 }

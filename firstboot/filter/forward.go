@@ -11,7 +11,7 @@ import (
 func (c *compiler) forward() {
 	rules := Chain{Name: "forward",
 		Base: &Base{Type: "filter", Hook: Forward, Priority: priorityFilter, Policy: VerdictDrop}}
-	c.known(&rules)
+	c.known(&rules, func(zone string) string { return "from/" + zone })
 	c.dispatch(&rules, "from", IIfName, func(from string) string {
 		ch := Chain{Name: "from/" + from}
 		for i := range c.profile.Forwards {
@@ -36,6 +36,7 @@ func (c *compiler) output() {
 	rules := Chain{Name: "output",
 		Base: &Base{Type: "filter", Hook: Output, Priority: priorityFilter, Policy: VerdictAccept}}
 	rules.add("answers, and errors about known connections", Bits{Field: CTState, Mask: ctEstablished | ctRelated}, accept)
+	c.proxyAnswers(&rules)
 	rules.add("this machine talks to itself", Match{OIfName, []Range{ifName("lo")}}, accept)
 	c.neighbours(&rules)
 	c.dispatch(&rules, "out", OIfName, func(zone string) string { return c.pairChain("out/"+zone, profiles.Self, zone) })
@@ -52,6 +53,7 @@ func covers(name, zone string) bool {
 func (c *compiler) pairChain(name, from, to string) string {
 	ch := Chain{Name: name}
 	final := false
+	c.answers(&ch, from, to)
 	for i := range c.profile.Policy {
 		r := &c.profile.Policy[i]
 		if covers(r.From, from) && covers(r.To, to) {

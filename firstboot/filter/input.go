@@ -82,16 +82,19 @@ func (c *compiler) clamp() {
 	ch.add("segments fit the smallest MTU of the way", Bits{Field: TCPFlags, Mask: tcpSYN}, ClampMSS{})
 }
 
-// known lets what belongs to a connection pass and drops what fits none.
-func (c *compiler) known(ch *Chain) {
+// known lets what belongs to a connection pass and drops what fits none. chainOf names the chain that judges what
+// comes from a zone.
+func (c *compiler) known(ch *Chain, chainOf func(zone string) string) {
 	ch.add("answers, and errors about known connections", Bits{Field: CTState, Mask: ctEstablished | ctRelated}, accept)
+	c.proxied(ch, chainOf)
+	c.errorsOfUntracked(ch)
 	ch.add("fits no connection", Bits{Field: CTState, Mask: ctInvalid}, c.counter(ch.Name+counterInvalid), drop)
 }
 
 // input is what may reach this machine.
 func (c *compiler) input() {
 	rules := Chain{Name: "input", Base: &Base{Type: "filter", Hook: Input, Priority: priorityFilter, Policy: VerdictDrop}}
-	c.known(&rules)
+	c.known(&rules, func(zone string) string { return "in/" + zone })
 	rules.add("this machine talks to itself", Match{IIfName, []Range{ifName("lo")}}, accept)
 	c.admin(&rules)
 	c.neighbours(&rules)

@@ -39,6 +39,10 @@ func checkExtras(r *profiles.Rule, bad func(profiles.Pos, string, ...any)) {
 			bad(r.At, "policy: %v is no rate", *l)
 		}
 	}
+	if r.DSCP != nil && *r.DSCP > maxDSCP {
+		bad(r.At, "policy: dscp %d: want 0 to %d", *r.DSCP, maxDSCP)
+	}
+	checkUntracked(r, bad)
 	if (r.Limit != nil || r.Connections > 0) && (r.Action != profiles.Accept || r.From == profiles.Self) {
 		bad(r.At, "policy: only what is accepted from others can be limited")
 	}
@@ -102,7 +106,7 @@ func (c *compiler) policyLine(ch *Chain, n int, from, to string) (final bool) {
 
 // byFamily tells whether a match of a line needs rules for each family by itself.
 func (c *compiler) byFamily(r *profiles.Rule, m profiles.Match) bool {
-	return narrowed(m) || r.Limit != nil || r.Connections > 0 ||
+	return narrowed(m) || r.Limit != nil || r.Connections > 0 || r.SynProxy != nil || r.NoTrack && settingsOf(r) != 0 ||
 		m.Protocol == profiles.Ping || !m.Protocol.Speaks(true) || !m.Protocol.Speaks(false)
 }
 
@@ -203,8 +207,13 @@ func (c *compiler) act(ch *Chain, n int, proto profiles.Protocol, v6 bool, do []
 	}
 	switch r.Action {
 	case profiles.Accept:
+		if r.SynProxy != nil && c.table.Family == FamilyInet {
+			add(handshakes, synProxy(r.SynProxy, v6))
+			add(handshakes, c.counter(ch.Name+counterInvalid), drop)
+			return
+		}
 		limits := c.limits(n, v6)
-		add(slices.Concat(limits, c.helper(r.Helper), []Expr{accept})...)
+		add(slices.Concat(limits, c.helper(r.Helper), c.setting(r, v6), []Expr{accept})...)
 		if len(limits) > 0 {
 			add(c.counter(ch.Name+".limit"), drop)
 		}

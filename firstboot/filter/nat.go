@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"reflect"
 	"slices"
 	"strconv"
 
@@ -57,7 +58,7 @@ func (c *compiler) fromZone(rules *Chain, ch Chain, zone string) {
 func isAddr(e Expr, v6 bool) bool {
 	switch e := e.(type) {
 	case Match:
-		return e.Field == dstField(v6)
+		return e.Field == dstField(v6) || reflect.DeepEqual(e, version(v6))
 	case DestinationNAT:
 		return e.IPv6 == v6
 	case MapPrefix:
@@ -105,6 +106,9 @@ func (c *compiler) translate(ch *Chain, f *profiles.Forward, n int, own Field) {
 // portMap makes the map that keeps the order of a range of ports when it moves. The kernel's own translation to a
 // range of ports would pick any of them.
 func (c *compiler) portMap(name string, p profiles.PortRange, to uint16) string {
+	if c.table.Set(name) != nil {
+		return name
+	}
 	s := Set{Name: name, Key: []Type{TypePort}, Map: MapPort}
 	c.ports += int(p.Last-p.First) + 1
 	if c.ports > maxPortMap {

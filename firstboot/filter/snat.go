@@ -15,7 +15,7 @@ func (c *compiler) sourceNAT() {
 	rules := Chain{Name: "srcnat",
 		Base: &Base{Type: "nat", Hook: Postrouting, Priority: prioritySrcNAT, Policy: VerdictAccept}}
 	for _, z := range c.profile.Zones {
-		ch := Chain{Name: "srcnat/" + z.Name}
+		ch, proxied := Chain{Name: "srcnat/" + z.Name}, Chain{Name: "srcnat.proxied/" + z.Name}
 		for i := range c.profile.Forwards {
 			f := &c.profile.Forwards[i]
 			if f.From != z.Name || !c.space.has(z.Name, isV6(f.To)) {
@@ -24,12 +24,23 @@ func (c *compiler) sourceNAT() {
 			for _, one := range f.Single() {
 				if f.SNAT {
 					ch.add(forwardComment(&one), append(exactly(&one), Masquerade{})...)
-					continue
+				} else {
+					c.hairpin(&ch, &one, true)
 				}
-				c.hairpin(&ch, &one)
+				switch {
+				case f.SynProxy == nil:
+				case f.SNAT:
+					proxied.add(forwardComment(&one), append(exactly(&one), Masquerade{})...)
+				default:
+					c.hairpin(&proxied, &one, false)
+				}
 			}
 		}
 		c.fromZone(&rules, ch, z.Name)
+		if len(proxied.Rules) > 0 {
+			*c.chain(proxied.Name, nil) = proxied
+			c.clients(&rules, z.Name, Verdict{VerdictJump, proxied.Name})
+		}
 	}
 	for i := range c.profile.NAT.Mappings {
 		c.mapOutwards(&rules, i)
@@ -45,8 +56,9 @@ func (c *compiler) sourceNAT() {
 	}
 }
 
-// hairpin adds rules for the clients of a forward that share the server's subnet.
-func (c *compiler) hairpin(ch *Chain, f *profiles.Forward) {
+// hairpin adds rules for the clients of a forward that share the server's subnet. What a SYN proxy sends in their name
+// came by no link.
+func (c *compiler) hairpin(ch *Chain, f *profiles.Forward, came bool) {
 	l, subnet := linkTo(c.profile, f.To)
 	if l == nil || !subnet.IsValid() {
 		return
@@ -57,9 +69,12 @@ func (c *compiler) hairpin(ch *Chain, f *profiles.Forward) {
 			continue
 		}
 		for _, near := range sh.ranges[family(v6)].and(union(prefixSpan(subnet))) {
-			ch.add(forwardComment(f)+" hairpin", slices.Concat(
-				[]Expr{Match{IIfName, []Range{ifName(l.Name)}}, Match{OIfName, []Range{ifName(l.Name)}},
-					Match{srcField(v6), []Range{addrRange(near)}}}, exactly(f), []Expr{Masquerade{}})...)
+			way := []Expr{Match{IIfName, []Range{ifName(l.Name)}}, Match{OIfName, []Range{ifName(l.Name)}}}
+			if !came {
+				way = way[1:]
+			}
+			ch.add(forwardComment(f)+" hairpin", slices.Concat(way, []Expr{Match{srcField(v6), []Range{addrRange(near)}}},
+				exactly(f), []Expr{Masquerade{}})...)
 		}
 	}
 }

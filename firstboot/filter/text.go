@@ -172,6 +172,7 @@ func (m Bits) text() string {
 		name  string
 	}{
 		{CTState, ctInvalid, "invalid"}, {CTState, ctEstablished, "established"}, {CTState, ctRelated, "related"},
+		{CTState, ctUntracked, "untracked"},
 		{CTStatus, ctDestNAT, "dnat"}, {TCPFlags, tcpSYN, "syn"}, {TCPFlags, tcpRST, "rst"},
 	}
 	var set []string

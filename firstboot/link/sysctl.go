@@ -60,6 +60,10 @@ func machineSysctls(p *profiles.Profile) []Sysctl {
 		{"net/ipv4/conf/all/arp_announce", "2", "inside addresses are not told to the outside by ARP", false},
 		{"net/ipv4/conf/default/arp_announce", "2", "inside addresses are not told to the outside by ARP", false},
 		{"net/ipv4/conf/all/log_martians", "0", "a flood of spoofed packets must not flood the console", true},
+		// A SYN proxy takes the client's answer for one only when it fits no connection (nf_conntrack-sysctl:
+		// nf_conntrack_tcp_loose).
+		{"net/netfilter/nf_conntrack_tcp_loose", flag(!p.SynProxies()), "connections in their midst are none to a SYN proxy",
+			!p.SynProxies()},
 		{"net/ipv4/tcp_syncookies", "1", "SYN floods against our own services", true},
 		{"net/ipv4/tcp_rfc1337", "1", "TIME-WAIT assassination (RFC 1337)", true},
 		// Randomised per connection since Linux 4.10, so they tell nothing about the uptime; needed by PAWS (RFC 7323).

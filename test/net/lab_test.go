@@ -74,6 +74,9 @@ func newLab(t *testing.T, p *profiles.Profile) *lab {
 	l := &lab{profile: p, fw: newNode(t, "firewall"), hosts: map[netip.Addr]*node{}, wires: map[string]*node{},
 		routers: map[string]*node{}, own: map[string]netip.Prefix{}}
 	l.fw.Forward(t)
+	if p.SynProxies() { // as package link sets it
+		l.fw.In(t, func() error { return netns.Sysctl("netfilter/nf_conntrack_tcp_loose=0") })
+	}
 	for i := range p.Links {
 		l.addLink(t, &p.Links[i])
 	}

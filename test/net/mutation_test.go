@@ -217,7 +217,10 @@ func (n *node) raw(t *testing.T, src, dst netip.Addr, protocol byte, body []byte
 			return err
 		}
 		defer unix.Close(fd)
-		// A route may depend on the source; a source that is not the node's own cannot be bound to, and need not.
+		// A route may depend on the source, also on one that is not the node's own.
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_FREEBIND, 1); err != nil {
+			return err
+		}
 		_ = unix.Bind(fd, &unix.SockaddrInet4{Addr: src.As4()})
 		return unix.Sendto(fd, packet, 0, &unix.SockaddrInet4{Addr: dst.As4()})
 	})

@@ -113,6 +113,8 @@ func (t *translator) load(f filter.Field, register uint32) error {
 		e = network(24, 16)
 	case filter.UDPSPort: // offsets: RFC 768, RFC 9293 section 3.1
 		e = transport(0, 2)
+	case filter.TCPSPort, filter.SCTPSPort:
+		e = transport(0, 2)
 	case filter.TCPDPort, filter.UDPDPort, filter.SCTPDPort: // RFC 9260, section 3.1
 		e = transport(2, 2)
 	case filter.TCPFlags:
@@ -129,6 +131,10 @@ func (t *translator) load(f filter.Field, register uint32) error {
 		e = &expr.Fib{Register: register, FlagDADDR: true, ResultADDRTYPE: true}
 	case filter.DAddrTypeOnLink:
 		e = &expr.Fib{Register: register, FlagDADDR: true, FlagIIF: true, ResultADDRTYPE: true}
+	case filter.SAddrType:
+		e = &expr.Fib{Register: register, FlagSADDR: true, ResultADDRTYPE: true}
+	case filter.DAddrOIfName:
+		e = &expr.Fib{Register: register, FlagDADDR: true, ResultOIFNAME: true}
 	default:
 		return fmt.Errorf("%s cannot be loaded", f)
 	}
@@ -203,6 +209,20 @@ func (t *translator) one(e filter.Expr) error {
 		return t.perSource(e.Set, e.IPv6, unix.NFT_DYNSET_OP_ADD, over(e.Rate))
 	case filter.BanSource:
 		return t.dynamic(e.Set, e.IPv6, &expr.Dynset{Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: e.For})
+	case filter.SetMark:
+		t.setMark(e)
+	case filter.HasMark:
+		t.hasMark(e)
+	case filter.SetDSCP:
+		return t.setDSCP(e)
+	case filter.SetHops:
+		return t.setHops(e)
+	case filter.NoTrack:
+		t.emit(&expr.Notrack{})
+	case filter.Begins:
+		return t.begins()
+	case filter.SynProxy:
+		return t.synProxy(e)
 	case filter.Log:
 		t.emit(&expr.Log{Key: 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_LEVEL, Level: expr.LogLevelInfo,
 			Data: []byte(e.Prefix)})
