@@ -3,6 +3,7 @@ package main
 import (
 	"rempart/firstboot/admin"
 	"rempart/firstboot/child"
+	"rempart/firstboot/clock"
 	"rempart/firstboot/control"
 	"rempart/firstboot/filter/policy"
 	"rempart/firstboot/health"
@@ -32,6 +33,7 @@ func children() []child.Spec {
 		state.Spec(),
 		ssh.Spec(),
 		syslog.Spec(),
+		clock.Spec(),
 		scrub.Spec(),
 	}
 }

@@ -28,20 +28,5 @@ func (v *validator) logging() {
 	if to.Port == 0 || to.Protocol != UDP && to.Protocol != TCP {
 		v.reject(at, "", "logging.to: no port, or a protocol other than udp and tcp")
 	}
-	reached := false
-	for i := range v.p.Links {
-		for _, own := range v.p.Links[i].Addresses {
-			if own.Addr() == to.Addr {
-				v.reject(at, "name the host that keeps logs", "logging.to: %s is the guest itself", to.Addr)
-				return
-			}
-		}
-		bits := to.Addr.BitLen()
-		if p, err := to.Addr.Prefix(bits); err == nil && v.p.Links[i].reaches(p) {
-			reached = true
-		}
-	}
-	if !reached && !v.places.spoilt("links") {
-		v.reject(at, "give a link an address in its subnet, or a gateway", "logging.to: no link reaches %s", to.Addr)
-	}
+	v.reachable(at, "logging.to", to.Addr, "name the host that keeps logs")
 }

@@ -6,37 +6,49 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// findingCase is one case of testdata/findings.txt.
+// findingCase is one case of a file of findings.
 type findingCase struct {
 	name, edit, want string
+	file             string
 }
 
+// findingsFile holds the base profile and the cases of no section; each section has a file of its own beside it,
+// testdata/findings-SECTION.txt.
 const findingsFile = "testdata/findings.txt"
 
-// readFindingCases reads the head of the file, its base profile and its cases.
-func readFindingCases(t testing.TB) (head, base string, cases []findingCase) {
+// readFindingCases reads the base profile and the cases of all files, and the heads of the files.
+func readFindingCases(t testing.TB) (heads map[string]string, base string, cases []findingCase) {
 	t.Helper()
-	raw, err := os.ReadFile(findingsFile)
+	sections, err := filepath.Glob("testdata/findings-*.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
-	parts := strings.Split("\n"+string(raw), "\n== ")
-	for _, part := range parts[1:] {
-		name, body, _ := strings.Cut(part+"\n", "\n")
-		edit, want, _ := strings.Cut("\n"+body, "\n--\n")
-		edit = strings.TrimRight(strings.TrimPrefix(edit, "\n"), "\n") + "\n"
-		cases = append(cases, findingCase{name, edit, strings.TrimSpace(want)})
+	heads = map[string]string{}
+	for _, file := range append([]string{findingsFile}, sections...) {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts := strings.Split("\n"+string(raw), "\n== ")
+		heads[file] = strings.TrimSpace(parts[0])
+		for _, part := range parts[1:] {
+			name, body, _ := strings.Cut(part+"\n", "\n")
+			edit, want, _ := strings.Cut("\n"+body, "\n--\n")
+			edit = strings.TrimRight(strings.TrimPrefix(edit, "\n"), "\n") + "\n"
+			cases = append(cases, findingCase{name, edit, strings.TrimSpace(want), file})
+		}
 	}
 	if len(cases) == 0 || cases[0].name != "base" {
 		t.Fatalf("%s: the first case must be base", findingsFile)
 	}
-	return strings.TrimSpace(parts[0]), cases[0].edit, cases
+	return heads, cases[0].edit, cases
 }
 
 // applied is the profile a case means.
@@ -118,10 +130,15 @@ func verdict(t *testing.T, src string) string {
 
 func TestFindings(t *testing.T) {
 	t.Setenv("HOME", "testdata/home") // of admin.keys
-	head, base, cases := readFindingCases(t)
-	var renewed bytes.Buffer
+	heads, base, cases := readFindingCases(t)
+	renewed := map[string]*bytes.Buffer{}
+	for file, head := range heads {
+		renewed[file] = &bytes.Buffer{}
+		if head != "" {
+			fmt.Fprintln(renewed[file], head)
+		}
+	}
 	done := 0
-	fmt.Fprintln(&renewed, head)
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			src := c.applied(base)
@@ -130,12 +147,18 @@ func TestFindings(t *testing.T) {
 				t.Errorf("findings of\n%s\nare\n%s\n\nwant\n%s", src, got, c.want)
 			}
 			done++
-			fmt.Fprintf(&renewed, "\n== %s\n%s--\n%s\n", c.name, c.edit, got)
+			into := renewed[c.file]
+			if into.Len() > 0 {
+				fmt.Fprintln(into)
+			}
+			fmt.Fprintf(into, "== %s\n%s--\n%s\n", c.name, c.edit, got)
 		})
 	}
 	if *update && !t.Failed() && done == len(cases) { // not after -run Findings/one
-		if err := os.WriteFile(findingsFile, renewed.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
+		for file, b := range renewed {
+			if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }

@@ -88,8 +88,8 @@ func profileFields() table[Profile] {
 		{name: "ra", doc: "IPv6 router advertisements on inside links: LINK: {dns: self, search: NAME}, or LINK: {}. Hosts" +
 			" there make addresses in the link's prefixes, and take the guest for their router while it leads anywhere.",
 			kind: filled(named(linkPattern, advertFields().schema())), decode: readAdverts},
-		{name: "ntp", doc: "Time: {servers: [NAME], serve: [LINK]}.",
-			later: "remove it, the guest takes its hypervisor's clock"},
+		{name: "ntp", doc: "Time: {servers: [ADDRESS or NAME], serve: [LINK]}. Without it the guest takes its hypervisor's" +
+			" clock.", kind: filled(ntpFields().schema()), decode: readNTP},
 		{name: "sysctl", doc: "Kernel settings: KEY: VALUE.",
 			later: "remove it, the guest sets what a firewall needs"},
 		{name: "logging", doc: "What is logged and where to: {drops: ZONE, to: ADDRESS}. The guest's own log is kept in any" +

@@ -28,6 +28,9 @@ func (p *Profile) Openings() []Opening {
 	for i := range p.DHCP {
 		out = append(out, p.DHCP[i].opening())
 	}
+	if p.NTP != nil {
+		out = append(out, p.NTP.openings()...)
+	}
 	return out
 }
 

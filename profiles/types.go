@@ -25,6 +25,7 @@ type Profile struct {
 	RA           []Advert      `json:"ra,omitempty"`
 	Logging      Logging       `json:"logging,omitzero"`
 	DHCP         []DHCP        `json:"dhcp,omitempty"` // in the order of the file
+	NTP          *NTP          `json:"ntp,omitempty"`  // nil: the guest takes its hypervisor's clock
 	Warnings     []Finding     `json:"-"`              // what check says without refusing the profile
 }
 
@@ -279,4 +280,11 @@ type LogServer struct {
 	Addr     netip.Addr `json:"addr"`
 	Port     uint16     `json:"port"`
 	Protocol Protocol   `json:"protocol"` // UDP (RFC 5426) or TCP (RFC 6587, octet counting)
+}
+
+// NTP is where the guest's clock takes the time from, and whom it tells it.
+type NTP struct {
+	Servers []string `json:"servers,omitempty"` // addresses and DNS names; none: the hypervisor's clock is not corrected
+	Serve   []string `json:"serve,omitempty"`   // links on which questions are answered
+	At      Pos      `json:"at"`
 }

@@ -48,6 +48,7 @@ func (v *validator) profile() {
 	v.admin()
 	v.logging()
 	v.adverts()
+	v.ntp()
 	v.policy()
 	v.shadows()
 	v.bans()

@@ -102,6 +102,8 @@ const (
 	LinkDir    = "/run/rempart/link"        // what the link child keeps over its restarts: DHCP leases
 	LogRunDir  = "/run/rempart/log"         // what the log child keeps in memory
 	LogSocket  = LogRunDir + "/socket"      // where children follow the log
+	TimeDir    = "/run/rempart/time"        // of the time child
+	TimeStatus = TimeDir + "/status.json"   // how the clock does: clock.Status
 	ResolvPath = LinkDir + "/resolv.conf"   // name servers learnt by DHCP; where /etc/resolv.conf leads
 )
 

@@ -44,6 +44,7 @@ var plan = map[string]string{
 	"firstboot/block":    "which disks are there, and what are they?",
 	"firstboot/boot":     "how does the kernel get from its initramfs to the root?",
 	"firstboot/child":    "how do init and its children talk?",
+	"firstboot/clock":    "what time is it?",
 	"firstboot/cmdline":  "what does the kernel's command line say?",
 	"firstboot/contract": "what must both sides agree on?",
 	"firstboot/control":  "what may the host ask of a guest?",
