@@ -1,6 +1,7 @@
 package profiles
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 )
@@ -34,7 +35,8 @@ func (v *validator) adverts() {
 		}
 		bad := func(field, hint, format string, args ...any) {
 			if !v.places.spoilt("ra.%s.%s", a.Link, field) {
-				v.reject(v.places.find(a.At, "ra.%s.%s", a.Link, field), hint, "ra."+clip(a.Link)+"."+field+": "+format, args...)
+				v.reject(v.places.find(a.At, "ra.%s.%s", a.Link, field), hint, "ra.%s.%s: %s", clip(a.Link), field,
+					fmt.Sprintf(format, args...))
 			}
 		}
 		v.advertTimes(a, bad)

@@ -60,7 +60,7 @@ func (v *validator) delegatedAddresses(from *Link) {
 		for j, d := range l.Delegated {
 			at := v.places.find(l.At, "links.%s.delegated[%d]", l.Name, j)
 			bad := func(hint, format string, args ...any) {
-				v.reject(at, hint, "links."+clip(l.Name)+".address: "+format, args...)
+				v.reject(at, hint, "links.%s.address: %s", clip(l.Name), fmt.Sprintf(format, args...))
 			}
 			if problem := checkSuffix(d.Host); problem != "" {
 				bad("for example delegated/1::1", "%s", problem)

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// keepDir is where the last time known to be right is kept, so that a machine without a clock that ticks while it is off
-// does not start in 1970.
+// keepDir is where the last time known to be right is kept, so that a machine without a clock that ticks while it is
+// off does not start in 1970.
 const keepDir = "/var/lib/rempart/time"
 
 // Released is when this version was released, in Unix seconds: no time before it is believed.
