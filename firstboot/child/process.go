@@ -49,7 +49,7 @@ func Main(spec Spec) int {
 		log.Error(err.Error())
 		return 1
 	}
-	if spec.MemoryLimit > 0 {
+	if spec.MemoryLimit > 0 && os.Getenv("GOMEMLIMIT") == "" { // PID 1 may know of less
 		debug.SetMemoryLimit(spec.MemoryLimit)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)

@@ -1,6 +1,7 @@
 package pid1
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -269,7 +270,7 @@ func (g *guest) follow(ctx context.Context, digest string, most time.Duration, w
 		}
 		failure := ""
 		for _, name := range waiting {
-			failure = g.facts.failures[name]
+			failure = cmp.Or(failure, g.facts.failures[name])
 		}
 		g.mu.Unlock()
 		switch {

@@ -58,12 +58,12 @@ func kills(group *cgroup.Group) int64 {
 	return u.Kills
 }
 
-// heapLimit is GOMEMLIMIT of a child that may take so many bytes: what it sets itself, else three quarters, the rest
-// being stacks and what the kernel holds for it; empty: none.
+// heapLimit is GOMEMLIMIT of a child that may take so many bytes: what it sets itself, and three quarters at most, the
+// rest being stacks and what the kernel holds for it; empty: none.
 func heapLimit(spec child.Spec, most int64) string {
 	limit := spec.MemoryLimit
-	if limit <= 0 {
-		limit = most / 4 * 3
+	if share := most / 4 * 3; share > 0 && (limit <= 0 || limit > share) {
+		limit = share
 	}
 	if limit <= 0 {
 		return ""

@@ -99,7 +99,13 @@ func fullDuplex(name string) bool {
 
 // setFullDuplex tells a virtual NIC what it does not know of itself: virtio-net has neither speed nor duplex unless its
 // host gives them, and bonding speaks LACP by none of unknown duplex (bond_3ad.c: ad_update_actor_keys).
+//
+// A NIC that knows modes is left alone: it will say when it has a carrier, and telling it would end its negotiation.
 func setFullDuplex(name string) error {
+	has := linkSettings{command: unix.ETHTOOL_GSET}
+	if err := askDriver(name, unsafe.Pointer(&has)); err == nil && has.supported != 0 {
+		return errors.New("LACP needs a NIC of full duplex, and this one has none now: no carrier, or a half-duplex hub")
+	}
 	s := linkSettings{command: unix.ETHTOOL_SSET, speed: anySpeed, duplex: duplexFull, port: portOther}
 	if err := askDriver(name, unsafe.Pointer(&s)); err != nil {
 		return fmt.Errorf("LACP needs to know it and the NIC does not say: %w", err)

@@ -142,6 +142,8 @@ func (m *machine) router(now time.Duration, a advert) {
 	case a.lifetime == 0:
 	case at >= 0:
 		m.state.Routers[at] = r
+	case len(m.state.Routers) == maxRouters && m.state.Routers[maxRouters-1].Stale:
+		m.state.Routers[maxRouters-1] = r // one that no longer answers keeps nobody out
 	case len(m.state.Routers) == maxRouters:
 		m.note(a, "ignored as a default router, there are %d already", maxRouters)
 	default:

@@ -177,6 +177,14 @@ func TestHostileAdvertisements(t *testing.T) {
 		t.Errorf("of 200 of each, %d routers, %d prefixes and %d name servers are taken", len(s.Routers), len(s.Prefixes),
 			len(s.DNS))
 	}
+	// Those of a network that the link may have left keep nobody out.
+	for i := range m.state.Routers {
+		m.state.Routers[i].Stale = true
+	}
+	m.hear(t, time.Second, frame(routerA, 0, 1800))
+	if s := m.state; len(s.Routers) != maxRouters || s.Routers[0].Addr != routerA {
+		t.Errorf("among stale routers the new one is not first: %+v", s.Routers)
+	}
 	if got := m.state.Prefixes[0].Valid; got != time.Second+maxLifetime {
 		t.Errorf("an endless lifetime ends at %s; want %s", got, time.Second+maxLifetime)
 	}
