@@ -63,7 +63,8 @@ func Parse(line string) (Entry, error) {
 	}
 	var e Entry
 	var err error
-	if e.Number, err = strconv.ParseUint(parts[0], 10, 64); err != nil || e.Number == 0 || parts[0][0] == '0' {
+	if e.Number, err = strconv.ParseUint(parts[0], 10, 64); err != nil || e.Number == 0 ||
+		e.Number > maxNumber || parts[0][0] == '0' {
 		return fail("number")
 	}
 	if e.Time, err = time.Parse(timeLayout, parts[1]); err != nil || len(parts[1]) != len(timeLayout) {

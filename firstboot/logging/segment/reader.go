@@ -18,8 +18,13 @@ type Reader struct {
 	off  int64
 }
 
-// ReadFrom returns a reader whose first entry is the first with that number or a higher one.
-func (s *Store) ReadFrom(number uint64) *Reader { return &Reader{s: s, next: max(number, 1)} }
+// ReadFrom returns a reader whose first entry is the first with that number or a higher one. A number that the store
+// has not come to yet, as who remembers one of a log that was lost has it, means the next.
+func (s *Store) ReadFrom(number uint64) *Reader {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &Reader{s: s, next: min(max(number, 1), s.next)}
+}
 
 // ReadLast returns a reader of the last n entries, as far as they are kept, and of what follows. The store may hold
 // fewer because they were rotated out: that is no loss to tell.

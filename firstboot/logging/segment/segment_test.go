@@ -278,6 +278,15 @@ func TestReadersFollow(t *testing.T) {
 	}
 	write(t, s, 1, n)
 	wait.Wait()
+	for _, from := range []uint64{n + 1, n + 5, 1<<64 - 1} {
+		r := s.ReadFrom(from)
+		write(t, s, n+1, 1)
+		got, err := r.Read()
+		r.Close()
+		if err != nil || len(got) != 1 {
+			t.Errorf("ReadFrom(%d) = %v, %v; want the next entry", from, got, err)
+		}
+	}
 }
 
 func TestEntry(t *testing.T) {
