@@ -18,5 +18,16 @@ func Fixed(running, next *Profile) []string {
 		why = append(why, fmt.Sprintf("state: %d MiB now, %d MiB in the profile: the disk is attached when the guest starts",
 			running.State.Size>>20, next.State.Size>>20))
 	}
+	if digest := blockDigest(next); digest != "" && digest != blockDigest(running) {
+		why = append(why, "dns.block: other names than those in the master's root, where a guest finds them")
+	}
 	return why
+}
+
+// blockDigest names the blocked names that come from files; empty: there are none.
+func blockDigest(p *Profile) string {
+	if p.DNS == nil || p.DNS.Block == nil {
+		return ""
+	}
+	return p.DNS.Block.Digest
 }

@@ -83,8 +83,8 @@ func profileFields() table[Profile] {
 
 		{name: "dhcp", doc: "Address leases on inside links: LINK: {pool: .100-.200, lease: 12h, options: {19: 1}}.",
 			later: "remove it, and give addresses by hand or from another DHCP server"},
-		{name: "dns", doc: "Name service on inside links: LINK: {domain: NAME, upstream: [ADDRESS], zones: {...}}.",
-			later: "remove it, and point clients at another resolver"},
+		{name: "dns", doc: "Name service: {upstream: ADDRESS, LINK: {domain: NAME}}. Hosts on the links named may ask; the" +
+			" ports are open to them without a line of the policy.", kind: dnsSchema(), decode: readDNS},
 		{name: "ra", doc: "IPv6 router advertisements on inside links: LINK: {dns: self, search: NAME}, or LINK: {}. Hosts" +
 			" there make addresses in the link's prefixes, and take the guest for their router while it leads anywhere.",
 			kind: filled(named(linkPattern, advertFields().schema())), decode: readAdverts},

@@ -31,6 +31,7 @@ func (p *Profile) Openings() []Opening {
 	if p.NTP != nil {
 		out = append(out, p.NTP.openings()...)
 	}
+	out = append(out, p.dnsOpenings()...)
 	return out
 }
 

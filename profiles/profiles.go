@@ -77,11 +77,15 @@
 // Routes stand at the link they lead out by; rules choose another table than the main one for some packets. Return
 // traffic that comes by another link than the main table names needs its sources in the prefix of a zone on that link.
 //
-// Keys that are planned and not carried out by this version, such as dhcp or dns, are known and refused, never
+// Names are served on the links that dns names, from whatever its upstreams say, the profile's own answers and, with a
+// domain, the names of the hosts. Only hosts on the link's subnets may ask, unless from says otherwise; for which of
+// them others are asked, recurse says.
+//
+// Keys that are planned and not carried out by this version, such as volumes, are known and refused, never
 // ignored. The tables in language.go are the whole language.
 //
 // What the package deliberately does not do: resolve names over the network, expand variables, include other
-// files but those of sets, or know how anything is built or booted.
+// files but those of sets, keys, certificates and blocked names, or know how anything is built or booted.
 package profiles
 
 // MaxSource is how large a profile may be, in bytes. The largest honest one, a thousand forwards and hosts, has about

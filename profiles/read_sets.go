@@ -118,8 +118,18 @@ func readSetFile(r *reader, v value, d *setDraft) {
 	}
 }
 
-// beside reads a file below the directory of the profile, and nothing that a link leads to elsewhere.
+// beside reads a file of addresses below the directory of the profile.
 func (r *reader) beside(name string) ([]byte, error) {
+	src, err := r.below(name, maxSetFile)
+	if err == nil && len(src) > maxSetFile {
+		err = fmt.Errorf("%s is larger than %d MiB", clip(name), maxSetFile>>20)
+	}
+	return src, err
+}
+
+// below reads at most so many bytes and one more of a file below the directory of the profile, and nothing that a link
+// leads to elsewhere.
+func (r *reader) below(name string, most int) ([]byte, error) {
 	root, err := os.OpenRoot(filepath.Dir(r.file))
 	if err != nil {
 		return nil, err
@@ -137,9 +147,5 @@ func (r *reader) beside(name string) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is no regular file", clip(name))
 	}
-	src, err := io.ReadAll(io.LimitReader(f, maxSetFile+1))
-	if err == nil && len(src) > maxSetFile {
-		err = fmt.Errorf("%s is larger than %d MiB", clip(name), maxSetFile>>20)
-	}
-	return src, err
+	return io.ReadAll(io.LimitReader(f, int64(most)+1))
 }

@@ -22,6 +22,7 @@ type Profile struct {
 	// Routes lead nowhere: their Type is set. Those that lead somewhere are their link's.
 	Routes       []Route       `json:"routes,omitempty"`
 	RoutingRules []RoutingRule `json:"rules,omitempty"`
+	DNS          *DNS          `json:"dns,omitempty"`
 	RA           []Advert      `json:"ra,omitempty"`
 	Logging      Logging       `json:"logging,omitzero"`
 	DHCP         []DHCP        `json:"dhcp,omitempty"` // in the order of the file

@@ -49,6 +49,7 @@ func (v *validator) profile() {
 	v.logging()
 	v.adverts()
 	v.ntp()
+	v.dns()
 	v.policy()
 	v.shadows()
 	v.bans()

@@ -1,0 +1,120 @@
+//go:build !guest
+
+package profiles
+
+// Patterns of the words of dns, for editors.
+const (
+	domainPattern   = `^([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?$`
+	wildPattern     = `^(\*\.)?([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?$`
+	upstreamPattern = `^(uplink|[0-9a-fA-F.:]+(@[0-9]{1,5})?(#[A-Za-z0-9.-]{1,253})?)$`
+	pinPattern      = `^[A-Za-z0-9+/]{43}=$`
+)
+
+// dnsFields are the keys of dns that are no link. Every other key is one.
+func dnsFields() table[DNS] {
+	return table[DNS]{
+		{name: "upstream", doc: "Who is asked what the guest does not know: ADDRESS[@PORT], with #NAME by TLS of a server" +
+			" whose certificate is for that name; uplink for the servers that DHCP and router advertisements name; or a list." +
+			" The fastest that works is asked.", kind: upstreamsSchema(),
+			decode: func(r *reader, v value, d *DNS) { d.Upstreams = r.upstreams(v, "dns.upstream") }},
+		{name: "domains", doc: "Who is asked for the names of a domain instead: DOMAIN: ADDRESS, or a list; or none: they" +
+			" do not exist. Their answers may have private addresses.",
+			kind: named(domainPattern, eitherOf(oneWordOf("none"), upstreamsSchema())), decode: readDomainServers},
+		{name: "names", doc: "Answers of your own: NAME: ADDRESS, a list of them, or another name. *.DOMAIN is every" +
+			" name below it.", kind: named(wildPattern, oneOrMore(eitherOf(hostAddress(), textLike(domainPattern)))),
+			decode: readDNSNames},
+		{name: "block", doc: "Names kept from clients: {files: [FILE], names: [DOMAIN], allow: [DOMAIN], answer: nxdomain}.",
+			kind: filled(blockFields().schema()), decode: readBlock},
+		{name: "rebind_ok", doc: "Domains that may have private addresses although an upstream says so. Other such answers" +
+			" are refused: they let web pages reach into your network.", kind: oneOrMore(textLike(domainPattern)),
+			decode: func(r *reader, v value, d *DNS) { d.RebindOK = r.domainList(v, "dns.rebind_ok") }},
+		{name: "cache", doc: "Memory for answers: a number and M (MiB). Default 4M.", kind: textLike(sizePattern),
+			decode: func(r *reader, v value, d *DNS) {
+				r.places.put(v.pos(), "dns.cache")
+				r.size(v, "", &d.Cache)
+			}},
+		{name: "ca", doc: "PEM file with the certificate authorities of upstreams asked by TLS. Default: Debian's list.",
+			kind: schema{"type": "string"}, decode: readCA},
+		{name: "log", doc: "true: every query, with who asked, goes to the guest's log.", kind: yesOrNo(),
+			decode: func(r *reader, v value, d *DNS) { d.Log, _ = r.boolean(v) }},
+		{name: "self", doc: "true: the guest itself resolves names by this service.", kind: yesOrNo(),
+			decode: func(r *reader, v value, d *DNS) { d.Self, _ = r.boolean(v) }},
+	}
+}
+
+// dnsLinkFields are the keys of a link that names are served on.
+func dnsLinkFields() table[DNSLink] {
+	sources := oneOrMore(eitherOf(oneWordOf("any"), textLike(hostPattern), textLike(prefixPattern)))
+	return table[DNSLink]{
+		{name: "domain", doc: "Local domain of the hosts on this link, such as home.arpa.", kind: textLike(domainPattern),
+			decode: func(r *reader, v value, l *DNSLink) { l.Domain, _ = r.domain(v) }},
+		{name: "from", doc: "Who is answered at all: addresses, prefixes, hosts, or any. Default: the link's subnets.",
+			kind: sources, decode: func(r *reader, v value, l *DNSLink) { l.From = r.askers(v) }},
+		{name: "recurse", doc: "For which of them others are asked: addresses, prefixes or hosts; or none, and the link" +
+			" gets to hear only what the guest knows itself. Default: all of them.",
+			kind: eitherOf(oneWordOf("none"), sources), decode: readRecurse},
+		{name: "upstream", doc: "Who is asked for this link, in place of dns.upstream.", kind: upstreamsSchema(),
+			decode: func(r *reader, v value, l *DNSLink) {
+				l.Upstreams = r.upstreams(v, "dns."+l.Link+".upstream")
+			}},
+		{name: "limit", doc: "Answers a second by UDP for each /24 or /56 of those who may not recurse. Default 50.",
+			kind: numberIn(1, maxDNSLimit), decode: func(r *reader, v value, l *DNSLink) {
+				l.Limit, _ = r.integer(v, 1, maxDNSLimit, "answers")
+			}},
+	}
+}
+
+// upstreamFields are the keys of an upstream that is more than a word.
+func upstreamFields() table[Upstream] {
+	return table[Upstream]{
+		{name: "address", doc: "Address of the name server.", kind: textLike(addressPattern), required: true,
+			decode: func(r *reader, v value, u *Upstream) {
+				if text, ok := r.dotted(v, "an address"); ok {
+					u.Addr, _ = r.address(v, text)
+				}
+			}},
+		{name: "tls", doc: "Name its certificate must be for; it is then asked by TLS.", kind: textLike(domainPattern),
+			decode: func(r *reader, v value, u *Upstream) { u.TLS, _ = r.domain(v) }},
+		{name: "pin", doc: "SHA-256 of its public key (SPKI) in base64, in place of certificate authorities. With tls.",
+			kind: textLike(pinPattern), decode: func(r *reader, v value, u *Upstream) {
+				u.Pin, _ = r.word(v, "44 characters of base64, as `openssl dgst -sha256 -binary | base64` writes them")
+			}},
+		{name: "port", doc: "Its port. Default 53, with tls 853.", kind: numberIn(1, maxPort),
+			decode: func(r *reader, v value, u *Upstream) {
+				n, _ := r.integer(v, 1, maxPort, "")
+				u.Port = uint16(n)
+			}},
+	}
+}
+
+func upstreamsSchema() schema {
+	return oneOrMore(eitherOf(textLike(upstreamPattern), upstreamFields().schema()))
+}
+
+// blockDraft is what is blocked as written.
+type blockDraft struct {
+	files []value
+	Block
+}
+
+// blockFields are the keys of dns.block.
+func blockFields() table[blockDraft] {
+	return table[blockDraft]{
+		{name: "files", doc: "Lists below the profile's directory, read when the profile is: hosts files, one domain a" +
+			" line, dnsmasq's, or an ad blocker's.", kind: oneOrMore(schema{"type": "string"}),
+			decode: func(r *reader, v value, b *blockDraft) {
+				b.files = r.items(v, "a file, or a list of files", maxBlockFiles)
+			}},
+		{name: "names", doc: "Domains that are blocked with all below them.", kind: oneOrMore(textLike(domainPattern)),
+			decode: func(r *reader, v value, b *blockDraft) { b.Names = r.domainList(v, "dns.block.names") }},
+		{name: "allow", doc: "Domains that are never blocked, nor anything below them.",
+			kind:   oneOrMore(textLike(domainPattern)),
+			decode: func(r *reader, v value, b *blockDraft) { b.Allow = r.domainList(v, "dns.block.allow") }},
+		{name: "answer", doc: "nxdomain, the default: the name does not exist; or zero: it has the addresses 0.0.0.0 and ::.",
+			kind: oneWordOf(string(BlockNXDomain), string(BlockZero)), decode: func(r *reader, v value, b *blockDraft) {
+				if word := r.choice(v, string(BlockNXDomain), string(BlockZero)); word != "" {
+					b.Answer = BlockAnswer(word)
+				}
+			}},
+	}
+}
