@@ -39,6 +39,7 @@ func otherHash(t *testing.T, m *rig.Master, digit int) *rig.Master {
 // TestNoRoot shows what a guest does whose root is not there: it says what it looked for and what it found, and waits,
 // without a restart, until somebody switches it off.
 func TestNoRoot(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	for _, tt := range []struct {
 		name  string
@@ -76,6 +77,7 @@ func TestNoRoot(t *testing.T) {
 // TestHashOfAnotherTree has the right partition found, by the half of the root hash that names it, and its content not
 // be what the other half says.
 func TestHashOfAnotherTree(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	awaitPanic(t, otherHash(t, m, len(m.Manifest.Verity.RootHash)-1).Boot(t, rig.Options{}))
 }
@@ -83,6 +85,7 @@ func TestHashOfAnotherTree(t *testing.T) {
 // TestHarmlessDamage spoils what the guest does not trust: the primary partition table, of which there is a copy, and
 // the verity superblock, whose content is on the command line.
 func TestHarmlessDamage(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	disk := copyDisk(t, m)
 	const header = 512 // the GPT's primary header is the second sector (UEFI 2.10, section 5.3.2)
@@ -102,6 +105,7 @@ func TestHarmlessDamage(t *testing.T) {
 
 // TestDamageWithoutPvpanic shows the sign of a corrupt root on a machine that has no pvpanic: the console.
 func TestDamageWithoutPvpanic(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	disk := copyDisk(t, m)
 	flip(t, disk, rootOffset(t, m)+1024)
@@ -115,6 +119,7 @@ func TestDamageWithoutPvpanic(t *testing.T) {
 // TestDamageInBootPartition documents what nothing in the guest can catch: what comes before the kernel's command line
 // is verified by the host only. A spoilt initrd is unpacked as far as it goes, and there is no init in it.
 func TestDamageInBootPartition(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	disk := copyDisk(t, m)
 	image, err := os.ReadFile(disk)
@@ -142,6 +147,7 @@ func TestDamageInBootPartition(t *testing.T) {
 
 // TestWritableSystemDisk attaches the system disk writable: the guest says so, locks it from inside and writes nothing.
 func TestWritableSystemDisk(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	disk := copyDisk(t, m)
 	before := digest(t, disk)

@@ -12,6 +12,7 @@ import (
 // TestAutoconfigured boots a guest whose uplink has its addresses by DHCP and by router advertisements, and sends the
 // flows that prove its policy: those in IPv6 go to and by what it made of an advertisement.
 func TestAutoconfigured(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*rig.Patience)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, rig.Rempart(t), "test", "testdata/auto.yaml", "--renew-lock").CombinedOutput()

@@ -11,6 +11,7 @@ import (
 // TestBansAndMergedLines: the kernel of a guest takes the ban table, and hashes and ranges of addresses with ports;
 // administrators ban and unban. That who is banned gets nowhere is shown in test/net.
 func TestBansAndMergedLines(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, "testdata/bans.yaml")
 	g := m.Boot(t, rig.Options{})
 	if r := g.AwaitReady(); r.Policy != "loaded" {

@@ -92,6 +92,7 @@ func (g *group) since(then [2]int64) [2]int64 {
 // TestBonds boots a guest with a bond of each mode without LACP, cuts a member's wire while pings are on their way, and
 // mends it: few are lost, and each mode uses the members it should.
 func TestBonds(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, "testdata/bonds.yaml")
 	g := m.Boot(t, rig.Options{Backends: wires(len(m.Manifest.Links))})
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))

@@ -1,6 +1,6 @@
 // Package boot boots real masters under QEMU and holds what they do against what the design promises: every format by
 // every way to boot, verified and read-only; damage found; state kept, grown, redone or left alone; children that die
-// and come back; and packets that pass only where they may.
+// and come back; and packets that pass only where they may. Each test has guests of its own, so several run at a time.
 package boot
 
 import (
@@ -40,6 +40,7 @@ func budget(f hypervisor.Firmware) int64 {
 // TestBoot boots every format by every way there is, a new one included as soon as it is in the lists, each within its
 // RAM budget, and shuts it down by the power button.
 func TestBoot(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	for _, firmware := range hypervisor.Firmwares() {
 		for _, format := range hypervisor.Formats() {
@@ -105,6 +106,7 @@ func checkReport(t *testing.T, m *rig.Master, r contract.Report) {
 
 // TestTooFewAndTooManyNICs shows that the console says so, and that what can work does.
 func TestTooFewAndTooManyNICs(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	t.Run("more", func(t *testing.T) {
 		g := m.Boot(t, rig.Options{NICs: len(m.Profile.Links) + 1})

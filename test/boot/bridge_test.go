@@ -43,6 +43,7 @@ func (s *seenFrames) count(what string) int {
 // over IPv4 and IPv6, broadcasts too; what none allows does not, not even the question for a hardware address; frames
 // with a tag and of strange protocols do not; and a connection lives on while the policy is loaded again.
 func TestBridgeFilter(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, "testdata/bridged.yaml")
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	var segments []*virtualnet.Segment

@@ -13,6 +13,7 @@ import (
 // TestCapture captures in a running guest what comes by its first link, by the hypervisor's channel and by SSH, and
 // has tcpdump read it.
 func TestCapture(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	g, a := bootWithAdmin(t, m, rig.Options{})
 	g.AwaitReady()

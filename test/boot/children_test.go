@@ -22,6 +22,7 @@ func childOf(r contract.Report, name string) contract.ChildState {
 
 // TestKilledChildren kills every daemon of a running guest: the guest lives, the service is back.
 func TestKilledChildren(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	g := m.Boot(t, rig.Options{})
 	r := g.AwaitReady()
@@ -44,6 +45,7 @@ func TestKilledChildren(t *testing.T) {
 
 // TestPanickingChildren lets every daemon panic once, shortly after it became ready.
 func TestPanickingChildren(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	inject := contract.KeyInject + "="
 	for i, name := range daemons {

@@ -32,6 +32,7 @@ func answer[T any](t *testing.T, g *rig.Guest, command string) (v T) {
 
 // TestCommands holds what the commands say of a guest against what its profile says of it.
 func TestCommands(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	g := m.Boot(t, rig.Options{})
 	r := g.AwaitReady()
@@ -137,6 +138,7 @@ func TestCommands(t *testing.T) {
 
 // TestRebootCommand: reboot starts the guest anew, in order.
 func TestRebootCommand(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	g := m.Boot(t, rig.Options{})
 	g.AwaitReady()

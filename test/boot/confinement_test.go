@@ -24,6 +24,7 @@ import (
 // TestConfinement asks the kernel of a running guest what it holds every child to, all of its threads, and compares
 // that with the child's specification; and that the kernel itself is locked down.
 func TestConfinement(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	// The tasks are made to wait before they work, so that they can be looked at. All of the kernel's log is shown.
 	g := m.Boot(t, rig.Options{Append: "ignore_loglevel " + contract.KeyInject + "=slow:state:15s,slow:scrub:1m"})

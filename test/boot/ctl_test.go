@@ -13,6 +13,7 @@ import (
 // TestCtl speaks to a guest by its hypervisor's channel: commands, their output and exit status; after nonsense, after
 // clients that went away in the middle, and after the children in between were killed.
 func TestCtl(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	g := m.Boot(t, rig.Options{})
 	g.AwaitReady()
@@ -78,6 +79,7 @@ func pidOf(t *testing.T, g *rig.Guest, name string) int {
 
 // TestCtlWithoutNetwork: a guest whose policy never loads has no link up; its commands work all the same.
 func TestCtlWithoutNetwork(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	g := m.Boot(t, rig.Options{Append: contract.KeyInject + "=fail:policy"})
 	g.Await("the verdict", func(r contract.Report) bool { return r.Settled })

@@ -13,6 +13,7 @@ import (
 // TestFullKernel boots Debian's generic kernel with an e1000e beside a virtio NIC: the cloud kernel has no driver for
 // it. The profile finds it by that driver.
 func TestFullKernel(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, "testdata/full.yaml")
 	if strings.Contains(m.Manifest.Master.Kernel, "cloud") {
 		t.Fatalf("the kernel is %s; want the generic one", m.Manifest.Master.Kernel)

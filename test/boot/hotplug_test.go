@@ -16,6 +16,7 @@ import (
 // on it, come and go with it; the other link never notices. QEMU puts what is plugged into the first free slot, before
 // the NIC that is there: it is told apart by the MAC its link gave it, not by the bus.
 func TestHotplug(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, "testdata/hotplug.yaml")
 	macs := hypervisor.MACs(m.Profile.Name, m.Manifest.Links)
 	// The PC's root bus takes devices while it runs; q35's does not.

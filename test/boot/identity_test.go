@@ -15,6 +15,7 @@ import (
 // TestIdentity gives a guest an identity, by every way to boot: its name and the hardware addresses of its links are
 // those of the identity, although the NICs are attached the other way round, and nothing secret is said anywhere.
 func TestIdentity(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	disk := filepath.Join(t.TempDir(), "identity.raw")
 	id, err := guest.EnsureIdentity(disk, "fw-2", m.Profile, []byte("ssh-ed25519 AAAA\n"))
@@ -63,6 +64,7 @@ func TestIdentity(t *testing.T) {
 
 // TestIdentityBroken: a guest whose identity cannot be read says so and opens nothing.
 func TestIdentityBroken(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	disk := filepath.Join(t.TempDir(), "identity.raw")
 	if _, err := guest.EnsureIdentity(disk, "fw-2", m.Profile, nil); err != nil {

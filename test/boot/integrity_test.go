@@ -117,6 +117,7 @@ func awaitPanic(t *testing.T, g *rig.Guest) {
 
 // TestDamage flips one bit and shows that it is found: at once where it is read on the way to READY, else by the scrub.
 func TestDamage(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	root := rootOffset(t, m)
 	dataEnd := root + int64(m.Manifest.Verity.DataBlocks)*contract.BlockSize
@@ -149,6 +150,7 @@ func TestDamage(t *testing.T) {
 
 // TestDamageUnderRunningGuest flips a bit of a disk in use, before the scrub has passed it.
 func TestDamageUnderRunningGuest(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	disk := copyDisk(t, m)
 	g := m.Boot(t, rig.Options{System: disk, Append: contract.KeyInject + "=slow:scrub:20s"})

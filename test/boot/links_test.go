@@ -87,6 +87,7 @@ func wires(n int) []hypervisor.Backend {
 // TestLinks boots two guests with two wires between them: LACP has to agree on both, VLANs and QinQ have to pass over
 // it, routes and rules have to lead there, a bridge has to join, and a cut wire must cost nothing.
 func TestLinks(t *testing.T) {
+	t.Parallel()
 	left := rig.Build(t, "testdata/links-left.yaml")
 	right := rig.Build(t, "testdata/links-right.yaml")
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))

@@ -158,6 +158,7 @@ func altered(t *testing.T, replace ...string) *profiles.Profile {
 // although the clock jumps; by one whose author vanishes; and by a good one, which stays. An SSH session from before
 // lives through it all.
 func TestLiveChange(t *testing.T) {
+	t.Parallel()
 	const undoAfter = 12
 	m := rig.Build(t, profile)
 	g, a := bootWithAdmin(t, m, rig.Options{Append: contract.KeyInject + "=jump:clock:100000h", Memory: 128 << 20})

@@ -42,6 +42,7 @@ func stored(t *testing.T, disk string) (all []segment.Entry) {
 // TestLog: what a guest says is on its state disk afterwards, over an orderly end, a power cut and a killed log child,
 // numbered without a gap, and no line of the kernel twice.
 func TestLog(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	disk := filepath.Join(t.TempDir(), "state.raw")
 	if err := rig.Blank(disk, m.Profile.State.Size); err != nil {

@@ -12,6 +12,7 @@ import (
 // Every kind of translation, and the profile of a rented server, in a guest with Debian's kernel: each flow that their
 // lines name is sent, and what the receiver sees is held against the profile.
 func TestTranslationsInAGuest(t *testing.T) {
+	t.Parallel()
 	for _, profile := range []string{"testdata/nat.yaml", "rented-server"} {
 		t.Run(profile, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*rig.Patience)

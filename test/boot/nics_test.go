@@ -19,6 +19,7 @@ const manyNICs = 24
 // TestManyNICs boots a guest with 24 NICs: every one is the link it is by its place on the bus, four of them are a bond
 // and four a bridge.
 func TestManyNICs(t *testing.T) {
+	t.Parallel()
 	var b strings.Builder
 	b.WriteString("rempart: 1\nname: many\nadmin: none\nlinks:\n")
 	var zone []string

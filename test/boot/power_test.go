@@ -103,6 +103,7 @@ func (w write) do(t *testing.T, f *os.File) {
 // rest some, as a disk with a cache has it. Whatever is there must be ours: blank, a format to be redone, or a
 // filesystem that its journal makes whole. A guest is booted on the worst: half a format.
 func TestPowerCuts(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	const size = 64 << 20 // every byte of it is written several times below
 	disk := filepath.Join(t.TempDir(), "state.raw")
@@ -219,6 +220,7 @@ func probe(t *testing.T, disk string) state.Kind {
 // TestPowerCutsOfQEMU kills QEMU at moments all over a guest's start, three times on the same disk: the fourth start is
 // READY on the state of the first.
 func TestPowerCutsOfQEMU(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	disk := formatted(t, 64<<20)
 	note := filepath.Join(t.TempDir(), "note")

@@ -14,6 +14,7 @@ const pressed = 96 << 20
 // TestMemoryPressure lets the child that loads the policy take all it can get of a small guest: the kernel ends it when
 // it outgrows its control group, and nobody else; the policy stays loaded and the guest READY.
 func TestMemoryPressure(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	g := m.Boot(t, rig.Options{Memory: pressed, Append: contract.KeyInject + "=hog:policy"})
 	g.AwaitReady()
@@ -42,6 +43,7 @@ func TestMemoryPressure(t *testing.T) {
 // TestEveryChildTakesAllMemory lets every child with work to do take all it can get, the daemons at the same moment.
 // Together they reach the bound of all children, where one that takes nothing (any more) may be ended for another.
 func TestEveryChildTakesAllMemory(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	hungry := append([]string{"state", "admin", "ssh", "scrub"}, daemons...)
 	g := m.Boot(t, rig.Options{Memory: pressed, Append: contract.KeyInject + "=hog:" + strings.Join(hungry, ",hog:")})

@@ -28,6 +28,7 @@ func seedOn(t *testing.T, disk string) string {
 // TestSeed boots without any random number generator: the guest becomes READY, leaves a seed, uses it once at the next
 // start, and leaves another at once, so that even a power cut does not make it use one twice.
 func TestSeed(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	disk := filepath.Join(t.TempDir(), "state.raw")
 	if err := rig.Blank(disk, m.Profile.State.Size); err != nil {
@@ -61,6 +62,7 @@ func TestSeed(t *testing.T) {
 // TestNoChannelNoState boots without a control channel and without the state disk the profile declares: the console
 // says what is missing, and what does not need it works.
 func TestNoChannelNoState(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	g := m.Boot(t, rig.Options{State: "none", Sed: "s/name=" + contract.ControlPort + "/name=somebody.else/"})
 	g.AwaitConsole("the hypervisor offers no control channel")

@@ -138,6 +138,7 @@ logging: {drops: internet, to: 10.3.0.9}
 // TestSSH lets OpenSSH, and rempart's own client, into a guest over IPv4 and IPv6, from where its policy lets admins
 // in; strangers see nothing, and the log, here and on a syslog server, says that they tried.
 func TestSSH(t *testing.T) {
+	t.Parallel()
 	inProfile, line := sshKey(t)
 	onDisk, diskLine := sshKey(t)
 	stranger, _ := sshKey(t)

@@ -31,6 +31,7 @@ func digest(t *testing.T, path string) string {
 // TestStateLife follows one state disk: formatted when blank, mounted again, replayed after a power cut in the middle
 // of writing, grown when the disk grew.
 func TestStateLife(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	disk := filepath.Join(t.TempDir(), "state.raw")
 	if err := rig.Blank(disk, m.Profile.State.Size); err != nil {
@@ -83,6 +84,7 @@ func TestStateLife(t *testing.T) {
 
 // TestInterruptedFormat cuts the power while the first start formats the state disk, and starts again.
 func TestInterruptedFormat(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	disk := filepath.Join(t.TempDir(), "state.raw")
 	if err := rig.Blank(disk, m.Profile.State.Size); err != nil {
@@ -117,6 +119,7 @@ func TestInterruptedFormat(t *testing.T) {
 
 // TestForeignState shows that a disk with somebody else's data is never touched.
 func TestForeignState(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	disk := filepath.Join(t.TempDir(), "state.raw")
 	if err := rig.Blank(disk, m.Profile.State.Size); err != nil {

@@ -59,6 +59,7 @@ func awaitStateFailure(t *testing.T, g *rig.Guest, action string, words ...strin
 
 // TestUnusableState shows guests whose state disk is too small, or attached read-only: they say so, and filter.
 func TestUnusableState(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	t.Run("too small", func(t *testing.T) {
 		disk := filepath.Join(t.TempDir(), "state.raw")
@@ -85,6 +86,7 @@ func TestUnusableState(t *testing.T) {
 // TestFullState boots on a state disk without a free block: everything that needs none works, and the guest says what
 // does not.
 func TestFullState(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	disk := formatted(t, 32<<20)
 	ballast := filepath.Join(t.TempDir(), "ballast")
@@ -108,6 +110,7 @@ func TestFullState(t *testing.T) {
 
 // TestNoStateDeclared boots a master whose profile keeps no state.
 func TestNoStateDeclared(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile(filepath.Join(rig.Top(), "profiles", profile+".yaml"))
 	if err != nil {
 		t.Fatal(err)

@@ -29,6 +29,7 @@ func clean(t *testing.T, disk string) {
 // TestStop ends guests by the host's orders. Children end in the reverse order of their start; one that does not hear
 // is killed; the state disk is left clean.
 func TestStop(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, profile)
 	disk := filepath.Join(t.TempDir(), "state.raw")
 	if err := rig.Blank(disk, m.Profile.State.Size); err != nil {

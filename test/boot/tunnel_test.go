@@ -47,6 +47,7 @@ policy:
 // both families with the guest and through it, whoever begins; who has not, or sends from what it is not allowed,
 // passes nothing.
 func TestTunnel(t *testing.T) {
+	t.Parallel()
 	own, office, phone, stranger := keysOf(t, "own"), keysOf(t, "office"), keysOf(t, "phone"), keysOf(t, "stranger")
 	preshared := sha256.Sum256([]byte("preshared"))
 	profile := filepath.Join(t.TempDir(), "gate.yaml")

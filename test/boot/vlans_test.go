@@ -112,6 +112,7 @@ func (s *station) answers(tag int, address netip.Addr) (n int) {
 // TestBridgeVLANs boots a guest with a bridge that sorts by VLAN and sends every kind of frame into every port: each
 // must come out of exactly the ports it belongs to, with or without its tag.
 func TestBridgeVLANs(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, "testdata/bridge-vlans.yaml")
 	g := m.Boot(t, rig.Options{Backends: wires(len(m.Manifest.Links))})
 	ports := map[string]*station{}
