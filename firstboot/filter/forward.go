@@ -12,14 +12,16 @@ func (c *compiler) forward() {
 	rules := Chain{Name: "forward",
 		Base: &Base{Type: "filter", Hook: Forward, Priority: priorityFilter, Policy: VerdictDrop}}
 	c.known(&rules, func(zone string) string { return "from/" + zone })
-	c.dispatch(&rules, "from", IIfName, func(from string) string {
+	c.dispatch(&rules, "from", IIfName, profiles.Any, func(from string) string {
 		ch := Chain{Name: "from/" + from}
 		for i := range c.profile.Forwards {
 			if f := &c.profile.Forwards[i]; f.From == from {
 				c.acceptForward(&ch, f)
 			}
 		}
-		c.dispatch(&ch, "to/"+from, OIfName, func(to string) string { return c.pairChain("fwd/"+from+"/"+to, from, to) })
+		c.dispatch(&ch, "to/"+from, OIfName, from, func(to string) string {
+			return c.pairChain("fwd/"+from+"/"+to, from, to)
+		})
 		*c.chain(ch.Name, nil) = ch
 		return ch.Name
 	})
@@ -37,9 +39,15 @@ func (c *compiler) output() {
 		Base: &Base{Type: "filter", Hook: Output, Priority: priorityFilter, Policy: VerdictAccept}}
 	rules.add("answers, and errors about known connections", Bits{Field: CTState, Mask: ctEstablished | ctRelated}, accept)
 	c.proxyAnswers(&rules)
-	rules.add("this machine talks to itself", Match{OIfName, []Range{ifName("lo")}}, accept)
 	c.neighbours(&rules)
-	c.dispatch(&rules, "out", OIfName, func(zone string) string { return c.pairChain("out/"+zone, profiles.Self, zone) })
+	c.dispatch(&rules, "out", OIfName, profiles.Self, func(zone string) string {
+		if !slices.ContainsFunc(c.profile.Policy, func(r profiles.Rule) bool {
+			return r.From == profiles.Self && covers(r.To, zone)
+		}) {
+			return ""
+		}
+		return c.pairChain("out/"+zone, profiles.Self, zone)
+	})
 	*c.chain(rules.Name, nil) = rules
 }
 

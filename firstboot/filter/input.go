@@ -101,7 +101,9 @@ func (c *compiler) input() {
 	c.dhcpAnswers(&rules)
 	c.tunnels(&rules)
 	c.openings(&rules)
-	c.dispatch(&rules, "in", IIfName, func(zone string) string { return c.pairChain("in/"+zone, zone, profiles.Self) })
+	c.dispatch(&rules, "in", IIfName, profiles.Any, func(zone string) string {
+		return c.pairChain("in/"+zone, zone, profiles.Self)
+	})
 	c.logDrop(&rules, "", "in no zone")
 	rules.add("default: in no zone", c.counter(counterNoZone), drop)
 	*c.chain(rules.Name, nil) = rules
@@ -198,8 +200,9 @@ func ranges(list spans) []Range {
 }
 
 // dispatch adds the lookups that lead a packet to the chain of its zone: by source when field is IIfName, by
-// destination when it is OIfName. chainOf makes the chain of a zone and returns its name.
-func (c *compiler) dispatch(rules *Chain, name string, field Field, chainOf func(zone string) string) {
+// destination when it is OIfName. All packets come from one zone, from self, or from any. chainOf makes the chain of a
+// zone and returns its name; empty: nothing is decided about that zone.
+func (c *compiler) dispatch(rules *Chain, name string, field Field, from string, chainOf func(zone string) string) {
 	chains := map[string]string{}
 	for _, z := range c.profile.Zones {
 		if len(c.space.zones[z.Name]) > 0 {
@@ -209,10 +212,13 @@ func (c *compiler) dispatch(rules *Chain, name string, field Field, chainOf func
 	c.byLink(rules, name, field, func(ch *Chain, link string) {
 		for _, z := range c.profile.Zones {
 			for _, sh := range c.space.zones[z.Name] {
-				if sh.link != link {
+				if sh.link != link || chains[z.Name] == "" {
 					continue
 				}
 				for _, v6 := range families {
+					if from != profiles.Any && from != profiles.Self && !c.space.has(from, v6) {
+						continue // nothing of this family comes from there
+					}
 					for _, r := range sh.ranges[family(v6)] {
 						ch.add("zone "+z.Name, Match{addrField(field, v6), []Range{addrRange(r)}},
 							Verdict{VerdictGoto, chains[z.Name]})

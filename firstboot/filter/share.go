@@ -12,8 +12,8 @@ import (
 // the policy is loaded again and when the guest starts again; who can choose his address can choose his target anyhow.
 const ShareSeed = 0x52454d50
 
-// shareOf is the number the kernel's jhash (include/linux/jhash.h) gives to an address, as nft_hash scales it.
-func shareOf(a netip.Addr, of uint32) uint32 {
+// ShareOf is the number the kernel's jhash (include/linux/jhash.h) gives to an address, as nft_hash scales it.
+func ShareOf(a netip.Addr, of uint32) uint32 {
 	const initial = 0xdeadbeef // JHASH_INITVAL
 	key := a.AsSlice()
 	x := uint32(initial) + uint32(len(key)) + ShareSeed
@@ -77,7 +77,7 @@ func targetFor(f *profiles.Forward, client netip.Addr) *profiles.Forward {
 	if len(all) == 1 {
 		return f
 	}
-	return &all[shareOf(client, uint32(len(all)))]
+	return &all[ShareOf(client, uint32(len(all)))]
 }
 
 // sharers are clients of a zone for each target of the forwards that share them.
@@ -95,7 +95,7 @@ func (b *prober) sharers(zone string) []netip.Prefix {
 			a := b.pick(sh.link, ranges)
 			const tries = 1024 // far more than it takes to hit each of the few targets
 			for k := 0; k < tries && len(seen) < int(n) && ranges.contains(a); k++ {
-				if part := shareOf(a, n); !seen[part] && !b.taken(a) {
+				if part := ShareOf(a, n); !seen[part] && !b.taken(a) {
 					seen[part] = true
 					list = append(list, netip.PrefixFrom(a, a.BitLen()))
 				}

@@ -78,19 +78,20 @@ func (b *prober) standIns(src host) []netip.Addr {
 		if known, _ := mappingOf(b.p, src.zone, m.Outside.Addr()); known == nil {
 			continue
 		}
-		if to, ok := b.mapped(m.Inside); ok && to.addr != src.addr {
+		to, ok := b.mapped(m.Inside, src.addr)
+		if ok {
 			out = append(out, profiles.Translate(to.addr, m.Outside))
 		}
 	}
 	return out
 }
 
-// mapped is a host behind a mapping.
-func (b *prober) mapped(inside netip.Prefix) (host, bool) {
+// mapped is a host behind a mapping, other than one that there is already.
+func (b *prober) mapped(inside netip.Prefix, but netip.Addr) (host, bool) {
 	v6 := isV6(inside.Addr())
 	for _, z := range b.p.Zones {
 		for _, sh := range b.space.zones[z.Name] {
-			near := sh.ranges[family(v6)].and(union(prefixSpan(inside)))
+			near := sh.ranges[family(v6)].and(union(prefixSpan(inside))).minus(spans{{but, but}})
 			if a := b.pick(sh.link, near); a.IsValid() {
 				return host{z.Name, sh.link, a}, true
 			}
