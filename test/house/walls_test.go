@@ -60,6 +60,7 @@ var plan = map[string]string{
 	"firstboot/module":   "which module drives which device?",
 	"firstboot/onlink":   "which links are there to be served?",
 	"firstboot/ra":       "what do hosts learn of the router and the prefixes of their link?",
+	"firstboot/names":    "who has which name and address?",
 	"firstboot/power":    "who pressed the button?",
 	"firstboot/scrub":    "is the whole root still what was built?",
 	"firstboot/seed":     "where does randomness come from without a device for it?",
