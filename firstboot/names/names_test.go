@@ -258,8 +258,8 @@ func TestServeOnlyLocal(t *testing.T) {
 }
 
 func FuzzRead(f *testing.F) {
-	f.Add([]byte("{\"put\":{\"addr\":\"10.0.0.1\",\"link\":\"lan\",\"client\":\"00\",\"origin\":\"dhcp4\"}}\n{\"whole\":true}\n" +
-		"{\"gone\":\"10.0.0.1\"}\n"))
+	f.Add([]byte("{\"put\":{\"addr\":\"10.0.0.1\",\"link\":\"lan\",\"client\":\"00\",\"origin\":\"dhcp4\"}}\n" +
+		"{\"whole\":true}\n{\"gone\":\"10.0.0.1\"}\n"))
 	f.Add([]byte("{\"whole\":true}\n{\"put\":{\"name\":\"\\u0000\",\"addr\":\"::1\",\"link\":\"l\",\"client\":\"ff\"," +
 		"\"origin\":\"dhcp6\",\"since\":1,\"until\":2}}\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {

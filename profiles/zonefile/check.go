@@ -2,7 +2,6 @@ package zonefile
 
 import (
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -323,62 +322,4 @@ func plainLabel(label string) bool {
 		}
 	}
 	return label != "" && label[0] != '-' && label[len(label)-1] != '-'
-}
-
-// Reverse makes the records of a reverse zone, named by an address prefix of whole labels, out of a checked zone's: its
-// SOA and NS, and a PTR for each address in the prefix that a name owns which is no wildcard and not delegated.
-func Reverse(origin string, records []Record, prefix netip.Prefix) (zone string, reverse []Record) {
-	origin = dns.CanonicalName(origin)
-	zone = ReverseZone(prefix)
-	for _, r := range records {
-		switch rr := r.RR.(type) {
-		case *dns.SOA:
-			soa := *rr
-			soa.Hdr.Name = zone
-			reverse = append(reverse, Record{&soa, r.File, r.Line})
-		case *dns.NS:
-			if rr.Hdr.Name == origin {
-				ns := *rr
-				ns.Hdr.Name = zone
-				reverse = append(reverse, Record{&ns, r.File, r.Line})
-			}
-		case *dns.A:
-			reverse = pointer(reverse, r, rr.A.To4(), prefix)
-		case *dns.AAAA:
-			reverse = pointer(reverse, r, rr.AAAA, prefix)
-		}
-	}
-	return zone, reverse
-}
-
-func pointer(reverse []Record, r Record, ip []byte, prefix netip.Prefix) []Record {
-	addr, ok := netip.AddrFromSlice(ip)
-	if !ok || !prefix.Contains(addr) || strings.HasPrefix(r.Header().Name, "*.") {
-		return reverse
-	}
-	h := dns.RR_Header{Name: ReverseName(addr), Rrtype: dns.TypePTR, Class: dns.ClassINET, Ttl: r.Header().Ttl}
-	return append(reverse, Record{&dns.PTR{Hdr: h, Ptr: r.Header().Name}, r.File, r.Line})
-}
-
-// ReverseName is the name that maps an address back (RFC 1035 section 3.5, RFC 3596 section 2.5).
-func ReverseName(addr netip.Addr) string {
-	name, err := dns.ReverseAddr(addr.WithZone("").String())
-	if err != nil {
-		return "." // an invalid address, which has no name
-	}
-	return name
-}
-
-// ReverseZone is the smallest reverse zone that holds a whole prefix: labels are 8 bits of IPv4, 4 of IPv6.
-func ReverseZone(prefix netip.Prefix) string {
-	prefix = prefix.Masked()
-	unit, labels := 4, 32
-	if prefix.Addr().Is4() {
-		unit, labels = 8, 4
-	}
-	name := ReverseName(prefix.Addr())
-	for range labels - prefix.Bits()/unit {
-		name, _ = parent(name)
-	}
-	return name
 }

@@ -132,7 +132,8 @@ func TestText(t *testing.T) {
 
 func TestIncludes(t *testing.T) {
 	files := fstest.MapFS{
-		"zone":        {Data: []byte(start + "$INCLUDE more/hosts sub\n TXT \"of ns\"\n$INCLUDE more/loop\n$INCLUDE more\n")},
+		"zone": {Data: []byte(start + "$INCLUDE more/hosts sub\n TXT \"of ns\"\n" +
+			"$INCLUDE more/loop\n$INCLUDE more\n")},
 		"more/hosts":  {Data: []byte("www A 192.0.2.1\n$INCLUDE deeper\nlast A 192.0.2.2\nbad A\n")},
 		"more/deeper": {Data: []byte("@ TXT \"deep\"\n")},
 		"more/loop":   {Data: []byte("$INCLUDE loop\n")},
@@ -142,7 +143,12 @@ func TestIncludes(t *testing.T) {
 	for _, r := range records {
 		got[r.Header().Name+" "+dns.Type(r.Header().Rrtype).String()] = fmt.Sprint(r.File, ":", r.Line)
 	}
-	for name, want := range map[string]string{"www.sub.example.net. A": "more/hosts:1", "sub.example.net. TXT": "more/deeper:1", "last.sub.example.net. A": "more/hosts:3", "ns.example.net. TXT": "zone:6"} {
+	for name, want := range map[string]string{
+		"www.sub.example.net. A":  "more/hosts:1",
+		"sub.example.net. TXT":    "more/deeper:1",
+		"last.sub.example.net. A": "more/hosts:3",
+		"ns.example.net. TXT":     "zone:6",
+	} {
 		if got[name] != want {
 			t.Errorf("%s is of %q; want %s", name, got[name], want)
 		}
@@ -180,10 +186,12 @@ func TestReverse(t *testing.T) {
 	if !good {
 		t.Fatal("the zone is not good")
 	}
+	two := " 2.10.1.10.in-addr.arpa.=fedora.example.net. 2.10.1.10.in-addr.arpa.=mail.example.net."
+	six := netip.MustParseAddr("2001:db8::1")
 	for prefix, want := range map[string]string{
-		"10.1.10.0/24":  "10.1.10.in-addr.arpa.: 2.10.1.10.in-addr.arpa.=fedora.example.net. 2.10.1.10.in-addr.arpa.=mail.example.net.",
-		"2001:db8::/32": "8.b.d.0.1.0.0.2.ip6.arpa.: " + ReverseName(netip.MustParseAddr("2001:db8::1")) + "=six.example.net.",
-		"10.1.0.0/20":   "1.10.in-addr.arpa.: 2.10.1.10.in-addr.arpa.=fedora.example.net. 2.10.1.10.in-addr.arpa.=mail.example.net.",
+		"10.1.10.0/24":  "10.1.10.in-addr.arpa.:" + two,
+		"10.1.0.0/20":   "1.10.in-addr.arpa.:" + two, // the smallest zone of whole labels that holds it
+		"2001:db8::/32": "8.b.d.0.1.0.0.2.ip6.arpa.: " + ReverseName(six) + "=six.example.net.",
 	} {
 		name, reverse := Reverse(zone, records, netip.MustParsePrefix(prefix))
 		got := name + ":"
@@ -224,4 +232,24 @@ func FuzzRead(f *testing.F) {
 			t.Errorf("ReadText of\n%s= %v\n%s", Text(kept), findings, Text(again))
 		}
 	})
+}
+
+func TestReversePrefix(t *testing.T) {
+	for name, want := range map[string]string{
+		"4.3.2.1.in-addr.arpa.": "1.2.3.4/32", "3.2.1.IN-ADDR.arpa.": "1.2.3.0/24", "10.in-addr.arpa.": "10.0.0.0/8",
+		"8.b.d.0.1.0.0.2.ip6.arpa.": "2001:db8::/32", "1.8.b.d.0.1.0.0.2.ip6.arpa.": "2001:db8:1000::/36",
+		"5.4.3.2.1.in-addr.arpa.": "", "01.in-addr.arpa.": "", "256.in-addr.arpa.": "", "in-addr.arpa.": "",
+		"x.ip6.arpa.": "", "example.net.": "", "+1.in-addr.arpa.": "", "..in-addr.arpa.": "",
+	} {
+		p, ok := ReversePrefix(name)
+		if want == "" && ok || want != "" && (!ok || p.String() != want) {
+			t.Errorf("ReversePrefix(%s) = %v, %v; want %q", name, p, ok, want)
+		}
+	}
+	for _, addr := range []string{"192.0.2.1", "2001:db8::1:2"} {
+		a := netip.MustParseAddr(addr)
+		if p, ok := ReversePrefix(ReverseName(a)); !ok || p.Addr() != a || !p.IsSingleIP() {
+			t.Errorf("ReversePrefix(ReverseName(%s)) = %v, %v", a, p, ok)
+		}
+	}
 }
