@@ -129,6 +129,7 @@ func (g *guest) run(ctx context.Context) {
 	g.step("name", g.setName)
 	g.step("boot stage", g.readBoot)
 	g.step("command line", g.readInjections)
+	g.warn("devices", func() error { return g.listenPlugged(ctx) }) // first: none may come between the two
 	g.warn("modules", func() error { return loadModules(g.Root) })
 	g.warn("sysctl", func() error { return setSysctls(g.Root) })
 	g.step("live profile", func() error { return os.MkdirAll(filepath.Join(g.Root, contract.LiveDir), 0o755) })

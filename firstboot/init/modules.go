@@ -1,6 +1,7 @@
 package pid1
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -51,6 +52,27 @@ func loadModules(root string) error {
 	}
 	failed = append(failed, loader.Coldplug(filepath.Join(root, "sys"), map[string]bool{}))
 	return errors.Join(failed...)
+}
+
+// listenPlugged loads the modules of devices that are plugged in while the guest runs. The index of the modules is read
+// anew each time: it is larger than it is worth keeping.
+func (g *guest) listenPlugged(ctx context.Context) error {
+	devices, err := module.ListenPlugged()
+	if err != nil {
+		return err
+	}
+	go g.warn("devices", func() error { return devices.Each(ctx, g.plug) })
+	return nil
+}
+
+func (g *guest) plug() {
+	g.warn("modules", func() error {
+		loader, err := openModules(g.Root)
+		if err != nil {
+			return err
+		}
+		return loader.Coldplug(filepath.Join(g.Root, "sys"), map[string]bool{})
+	})
 }
 
 // loadNamed loads modules of the root by their names, and returns what failed, having tried all. Whatever the names,
