@@ -66,6 +66,9 @@ func profileFields() table[Profile] {
 		{name: "bans", doc: "Sources shut out after repeated attempts: SERVICE: 5/10m for 1h bans who connects more than 5" +
 			" times in 10 minutes, for an hour. SERVICE is ssh, another TCP service, or tcp/PORT.",
 			kind: filled(named(banServicePattern, textLike(banPattern))), decode: readBans},
+		{name: "flowtable", doc: "true: the packets of TCP and UDP connections that were accepted are forwarded by a short" +
+			" way that skips rules and routing, where the kernel has one. Default: false.",
+			kind: yesOrNo(), decode: func(r *reader, v value, p *Profile) { p.FlowTable, _ = r.boolean(v) }},
 		{name: "policy", doc: "What may pass, read top-down: - FROM -> TO: SERVICES. What no line accepts is dropped.",
 			kind: listOf(single(arrowPattern, serviceSchema())), decode: readPolicy},
 		{name: "masquerade", doc: "Directions whose IPv4 traffic leaves under the guest's own address: - FROM -> TO; or" +

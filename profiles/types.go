@@ -19,6 +19,7 @@ type Profile struct {
 	Hosts      []Host    `json:"hosts,omitempty"`
 	Sets       []Set     `json:"sets,omitempty"`
 	Bans       []Ban     `json:"bans,omitempty"`
+	FlowTable  bool      `json:"flowtable,omitempty"` // known TCP and UDP flows skip the rules where the kernel can
 	// Routes lead nowhere: their Type is set. Those that lead somewhere are their link's.
 	Routes       []Route       `json:"routes,omitempty"`
 	RoutingRules []RoutingRule `json:"rules,omitempty"`

@@ -180,6 +180,9 @@ func Preload(p *profiles.Profile) []string {
 		}
 		names = append(names, "nft_chain_nat", "nft_nat", "nft_masq", "nft_redir")
 	}
+	if p != nil && p.FlowTable {
+		names = append(names, "nf_flow_table_inet", "nft_flow_offload")
+	}
 	if p != nil && p.SynProxies() {
 		names = append(names, "nft_synproxy")
 	}

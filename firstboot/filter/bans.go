@@ -32,8 +32,9 @@ const (
 
 // Names of what counts.
 const (
-	counterBanned  = "banned"  // packets of the banned
-	counterBanning = "banning" // connections that brought a ban
+	counterBanned = "banned" // packets of the banned
+	// CounterBanning counts connections that brought a ban.
+	CounterBanning = "banning"
 	chainCount     = "count"
 )
 
@@ -175,7 +176,7 @@ func (c *compiler) banRule(ch *Chain, b *profiles.Ban, v6 bool) {
 	c.set(Set{Name: name, Key: []Type{key}, Size: maxSources, Timeout: window, Lasting: true})
 	ch.add("bans: "+b.Service+at(b.At), Match{TCPDPort, portRanges(b.Ports)},
 		OverSource{name, v6, Rate{1, 24 * time.Hour, b.Attempts}},
-		BanSource{banned, v6, time.Duration(b.For) * time.Second}, c.counter(counterBanning), drop)
+		BanSource{banned, v6, time.Duration(b.For) * time.Second}, c.counter(CounterBanning), drop)
 }
 
 // MarkCounted is the bit of the connection mark that says that an attempt was counted. The other bits that are used are

@@ -46,7 +46,7 @@
 // the mapping costs is an entry of connection tracking for each flow, which the policy keeps anyhow; what it gives up
 // is that two firewalls share the flows of one prefix.
 //
-// It does not touch the kernel, know interface indices, or resolve names; it does not offload. Connection
+// It does not touch the kernel, know interface indices, or resolve names. Connection
 // tracking helpers are given to the connections of lines and forwards that ask for one, and to no others: there
 // "related" means what those connections announce, and ICMP errors everywhere.
 package filter

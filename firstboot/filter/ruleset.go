@@ -27,8 +27,10 @@ type Table struct {
 	Name     string
 	Counters []string // named counters, packets and bytes, from zero
 	Helpers  []Helper // of connection tracking
-	Sets     []Set
-	Chains   []Chain
+	// FlowTables are the names of tables of flows that skip the rules. They have no devices: those come and go.
+	FlowTables []string
+	Sets       []Set
+	Chains     []Chain
 }
 
 // Set is a named set, or a map when Map says so.
@@ -104,7 +106,8 @@ const MaxComment = 127
 
 // Expr is one step of a rule. The set of implementations is closed: Match, Bits, Lookup, Count, Verdict, Reject,
 // SetHelper, Share, DestinationNAT, SourceNAT, MapPrefix, Masquerade, ClampMSS, Rate, LimitSource, CountSource, Log,
-// Uncounted, Counted, FromSource, OverSource, BanSource, SetMark, HasMark, SetDSCP, SetHops, NoTrack, Begins, SynProxy.
+// Uncounted, Counted, FromSource, OverSource, BanSource, SetMark, HasMark, SetDSCP, SetHops, NoTrack, Begins, SynProxy,
+// Offload.
 type Expr interface{ text() string }
 
 // Match continues when the selected value is in one of the ranges.

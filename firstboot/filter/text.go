@@ -48,6 +48,9 @@ func (t *Table) write(b *strings.Builder) {
 		proto := map[uint8]string{ProtoTCP: "tcp", ProtoUDP: "udp"}[h.Proto]
 		fmt.Fprintf(b, "\tct helper %s {\n\t\ttype %q protocol %s\n\t\tl3proto inet\n\t}\n\n", h.Name, h.Kind, proto)
 	}
+	for _, name := range t.FlowTables {
+		fmt.Fprintf(b, "\tflowtable %s {\n\t\thook ingress priority 0\n\t\tcounter\n\t}\n\n", name)
+	}
 	for i := range t.Sets {
 		t.Sets[i].write(b)
 	}

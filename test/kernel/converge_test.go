@@ -152,6 +152,14 @@ func wrongTunnel(wg *wgctrl.Client, k keys) string {
 	if err != nil {
 		return err.Error()
 	}
+	l, err := netlink.LinkByName("wg0")
+	if err != nil {
+		return err.Error()
+	}
+	routes, err := netlink.RouteList(l, netlink.FAMILY_V4)
+	if err != nil || !slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Dst.String() == "10.5.0.0/16" }) {
+		return fmt.Sprintf("wg0 has no route to 10.5.0.0/16: %v; ", err)
+	}
 	if d.PrivateKey != k.own || d.ListenPort != 51820 || len(d.Peers) != 2 {
 		return fmt.Sprintf("wg0 listens on %d, has its key: %t, and %d peers; ", d.ListenPort, d.PrivateKey == k.own,
 			len(d.Peers))

@@ -16,8 +16,10 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"rempart/builder/kernel"
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/filter/filtertest"
 	"rempart/firstboot/link"
 	"rempart/firstboot/module"
 	"rempart/profiles"
@@ -75,7 +77,9 @@ func prepare() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"veth", "bridge", "8021q", "bonding", "wireguard", "nf_conntrack"} {
+	names := append([]string{"veth", "bridge", "8021q", "bonding", "wireguard", "nf_conntrack"},
+		kernel.Preload(filtertest.Fast())...)
+	for _, name := range names {
 		if err := rest.Load(name); err != nil {
 			return err
 		}

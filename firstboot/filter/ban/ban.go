@@ -148,6 +148,10 @@ func Add(ctx context.Context, p *profiles.Profile, a netip.Addr, length time.Dur
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("ban %v: %w", who, err)
 	}
+	// Flows of the source that skip the rules would skip this one too.
+	if err := kernel.EndOffload(ctx, opts); err != nil {
+		return who, fmt.Errorf("ban %v: it is banned, but what it had open may go on: %w", who, err)
+	}
 	return who, nil
 }
 

@@ -217,6 +217,8 @@ func (t *translator) one(e filter.Expr) error {
 		return t.setDSCP(e)
 	case filter.SetHops:
 		return t.setHops(e)
+	case filter.Offload:
+		t.emit(&expr.FlowOffload{Name: e.Table})
 	case filter.NoTrack:
 		t.emit(&expr.Notrack{})
 	case filter.Begins:

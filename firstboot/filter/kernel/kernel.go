@@ -202,15 +202,10 @@ func culprit(ctx context.Context, steps []step, opts Options, cause error) error
 	if errors.Is(cause, syscall.EPERM) {
 		return needsAdmin(cause)
 	}
-	poison := step{"a name that does not exist", func(c *nftables.Conn) error {
-		c.DelChain(&nftables.Chain{Table: &nftables.Table{Name: "rempart", Family: nftables.TableFamilyINet},
-			Name: "no/such/chain"})
-		return nil
-	}}
 	good, bad := 0, len(steps) // the first good steps are taken, the first bad ones are not
 	for good+1 < bad && ctx.Err() == nil {
 		middle := (good + bad) / 2
-		err := send(append(append([]step{}, steps[:middle]...), poison), opts)
+		err := send(append(append([]step{}, steps[:middle]...), poison()), opts)
 		if onlyPoison(err) {
 			good = middle
 		} else {
@@ -219,6 +214,15 @@ func culprit(ctx context.Context, steps []step, opts Options, cause error) error
 	}
 	return fmt.Errorf("apply policy: the kernel refuses %s: %w; the previous rules stay in force",
 		steps[bad-1].what, cause)
+}
+
+// poison is a message that always fails.
+func poison() step {
+	return step{"a name that does not exist", func(c *nftables.Conn) error {
+		c.DelChain(&nftables.Chain{Table: &nftables.Table{Name: "rempart", Family: nftables.TableFamilyINet},
+			Name: "no/such/chain"})
+		return nil
+	}}
 }
 
 func needsAdmin(cause error) error {

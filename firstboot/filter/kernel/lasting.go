@@ -24,6 +24,7 @@ type present struct {
 	chains []*nftables.Chain
 	sets   []*nftables.Set
 	objs   []nftables.Obj
+	flows  []*nftables.Flowtable
 }
 
 // hasLasting tells whether a Ruleset has sets that are kept.
@@ -88,6 +89,9 @@ func findOnce(t *filter.Table, opts Options) (*present, error) {
 	}
 	if found.objs, err = conn.GetNamedObjects(found.table); err != nil {
 		return nil, fmt.Errorf("list counters: %w", err)
+	}
+	if found.flows, err = flowTables(conn, found.table); err != nil {
+		return nil, err
 	}
 	return found, nil
 }
@@ -176,6 +180,9 @@ func planInto(t *filter.Table, before *present) ([]step, error) {
 		}
 		for _, obj := range before.objs {
 			c.DeleteObject(obj)
+		}
+		for _, flows := range before.flows {
+			c.DelFlowtable(flows)
 		}
 		return nil
 	})

@@ -78,6 +78,12 @@ func (p *planner) content() error {
 			return nil
 		})
 	}
+	for _, name := range p.in.FlowTables {
+		p.step("flowtable "+name, func(c *nftables.Conn) error {
+			c.AddFlowtable(flowTable(p.table, name, nil))
+			return nil
+		})
+	}
 	chains := map[string]*nftables.Chain{}
 	for i := range p.in.Chains {
 		chain := p.chain(&p.in.Chains[i])

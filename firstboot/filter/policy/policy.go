@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -19,6 +20,7 @@ import (
 	"rempart/firstboot/filter"
 	"rempart/firstboot/filter/ban"
 	"rempart/firstboot/filter/kernel"
+	"rempart/firstboot/filter/offload"
 	"rempart/profiles"
 )
 
@@ -45,6 +47,7 @@ func Run(ctx context.Context, env *child.Env) error {
 }
 
 func run(ctx context.Context, env *child.Env, compile compiler) error {
+	compile, can := affordable(ctx, env, compile)
 	err := load(ctx, env, compile)
 	if err != nil {
 		env.Tell(child.KeyFailure, err.Error())
@@ -55,8 +58,40 @@ func run(ctx context.Context, env *child.Env, compile compiler) error {
 		env.Tell(child.KeyFailure, "the policy is loaded, but nobody can be banned: "+err.Error())
 	}
 	env.Ready()
-	<-ctx.Done()
+	if !env.Profile.FlowTable || !can() {
+		<-ctx.Done()
+		return nil
+	}
+	if err := offload.Keep(ctx, env.Profile, env.Log, kernel.Options{}); err != nil {
+		env.Tell(child.KeyWarning, err.Error())
+		return err
+	}
 	return nil
+}
+
+// affordable is compile for this kernel: where it has no flow table, known flows meet the rules as all others do, and
+// it is said. It is asked once, and only when a profile wants it.
+func affordable(ctx context.Context, env *child.Env, compile compiler) (compiler, func() bool) {
+	can := sync.OnceValue(func() bool {
+		can, err := kernel.CanOffload(ctx, kernel.Options{})
+		if !can {
+			text := "flowtable: this kernel takes none, all packets meet the rules"
+			if err != nil {
+				text += ": " + err.Error()
+			}
+			env.Log.Warn(text)
+			env.Tell(child.KeyWarning, text)
+		}
+		return can
+	})
+	return func(p *profiles.Profile) (filter.Ruleset, error) {
+		if p.FlowTable && !can() {
+			slower := *p
+			slower.FlowTable = false
+			p = &slower
+		}
+		return compile(p)
+	}, can
 }
 
 // compiler is filter.Compile, or what stands in for it in a test.

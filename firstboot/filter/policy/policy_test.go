@@ -272,3 +272,30 @@ func TestConfined(t *testing.T) {
 		t.Errorf("without any capability: %v\n%s; want an error that names CAP_NET_ADMIN", err, out)
 	}
 }
+
+// A profile with a flow table loads whatever the kernel has: where it has none, the rules without, and it is said.
+func TestFlowTableWhereThereIsOne(t *testing.T) {
+	alone(t, func() {
+		p := filtertest.Fast()
+		can, err := kernel.CanOffload(t.Context(), kernel.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		said, err := told(t, p, filter.Compile)
+		if err != nil {
+			t.Fatalf("run = %v; want no error", err)
+		}
+		warned := strings.Contains(strings.Join(said, "\n"), child.KeyWarning+" flowtable: this kernel takes none")
+		if warned == can || said[len(said)-1] != "ready" {
+			t.Errorf("the kernel has flow tables: %v; told %q; want a warning where it has none, and ready", can, said)
+		}
+		p.FlowTable = can
+		rules, err := filter.Compile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if in, err := kernel.InForce(t.Context(), rules, kernel.Options{}); err != nil || !in {
+			t.Errorf("InForce = %v, %v; want the rules with flow table %v", in, err, can)
+		}
+	})
+}
