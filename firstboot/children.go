@@ -5,6 +5,7 @@ import (
 	"rempart/firstboot/child"
 	"rempart/firstboot/clock"
 	"rempart/firstboot/control"
+	"rempart/firstboot/dhcp"
 	"rempart/firstboot/filter/policy"
 	"rempart/firstboot/health"
 	"rempart/firstboot/identity"
@@ -31,6 +32,7 @@ func children() []child.Spec {
 		link.Spec(),
 		ra.Spec(),
 		state.Spec(),
+		dhcp.Spec(),
 		ssh.Spec(),
 		syslog.Spec(),
 		clock.Spec(),

@@ -1,0 +1,131 @@
+// Package dhcp is the child that gives out addresses on the inside links the profile names. Package v4 decides what
+// clients are answered, package lease remembers it; here both get their links, their disk and their clock.
+//
+// Leases are on the state disk. A guest without one serves all the same and says that its leases die with it; a
+// restarted child finds them in any case, for /var outlives it.
+//
+// What it deliberately does not do: be a DHCP client (package link/dhcp4), or give names (who follows the leases does).
+package dhcp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/child"
+	"rempart/firstboot/contract"
+	"rempart/firstboot/dhcp/lease"
+	"rempart/firstboot/dhcp/v4"
+	"rempart/firstboot/onlink"
+)
+
+// leases4 is the file of the leases of DHCPv4, in contract.DHCPDir.
+const leases4 = "leases4"
+
+// Spec is the child, there when the profile gives out addresses. CAP_NET_RAW is for answers to clients that have no
+// address yet and for asking whether an address is in use, CAP_NET_BIND_SERVICE for the server's port.
+//
+// Memory: some 450 bytes for each lease, of which lease.DefaultMost are kept at most, and 8 MiB beside them.
+func Spec() child.Spec {
+	return child.Spec{
+		Name: "dhcp",
+		Run:  run,
+		Needed: func(root string) bool {
+			p, _, err := child.ReadProfile(root)
+			return err == nil && len(p.DHCP) > 0
+		},
+		After:       []string{"policy", "state"},
+		Follows:     true,
+		UID:         contract.UIDDHCP,
+		Caps:        []uintptr{unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE},
+		Shared:      []child.GroupDir{{Path: contract.DHCPRunDir, Group: contract.UIDAdmin}},
+		Write:       []string{contract.DHCPDir, contract.DHCPRunDir},
+		OOMScore:    200,
+		MemoryLimit: memoryLimit,
+	}
+}
+
+// memoryLimit bounds the child, in bytes: what 65,536 leases take (TestMemory in package v4) with as much again for the
+// garbage of half a second.
+const memoryLimit = 48 << 20
+
+// sweepEvery is how often what has ended is taken back.
+const sweepEvery = time.Second
+
+func run(ctx context.Context, env *child.Env) error {
+	store, err := openStore(env)
+	if err != nil {
+		return err
+	}
+	probes := v4.NewProbes()
+	server := v4.New(v4.Config{DHCP: env.Profile.DHCP, Store: store, Prober: probes, Log: env.Log})
+	var links []string
+	for _, d := range env.Profile.DHCP {
+		links = append(links, d.Link)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	failed := make(chan error, 3)
+	all.Go(func() {
+		failed <- onlink.Serve(ctx, links, env.Log, func(ctx context.Context, l onlink.Link) error {
+			return probes.Run(ctx, l, env.Log)
+		})
+	})
+	all.Go(func() {
+		failed <- onlink.Serve(ctx, links, env.Log, func(ctx context.Context, l onlink.Link) error {
+			return server.Serve(ctx, l, env.Log)
+		})
+	})
+	desk := &desk{store: store, server: server, log: env.Log}
+	all.Go(func() { failed <- desk.serve(ctx, filepath.Join(env.Root, contract.DHCPSocket)) })
+	env.Ready()
+	err = loop(ctx, server, failed)
+	stop()
+	all.Wait()
+	return errors.Join(err, store.Close())
+}
+
+// loop takes back what has ended, until ctx is done or a part fails.
+func loop(ctx context.Context, server *v4.Server, failed <-chan error) error {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			if err != nil || ctx.Err() != nil {
+				return err
+			}
+			return errors.New("a part of the DHCP server ended") // all of them run until ctx is done
+		case <-tick.C:
+			server.Sweep()
+		}
+	}
+}
+
+// openStore opens the leases on the state disk. When that cannot be, addresses are given out all the same, and the
+// guest says that it will have forgotten them: a network without addresses would be the worse of the two.
+func openStore(env *child.Env) (*lease.Store, error) {
+	o := lease.Options{Path: filepath.Join(env.Root, contract.DHCPDir, leases4), Clock: lease.SystemClock(), Log: env.Log}
+	if env.Profile.State.Size == 0 {
+		env.Log.Info("there is no state disk: leases die with the guest")
+	}
+	if err := os.MkdirAll(filepath.Dir(o.Path), 0o750); err != nil {
+		env.Log.Debug("the directory of the leases", "error", err)
+	}
+	store, err := lease.Open(o)
+	if err == nil {
+		env.Tell(child.KeyFailure, "")
+		return store, nil
+	}
+	env.Tell(child.KeyFailure, fmt.Sprintf("leases are not kept over a restart: %v", err))
+	o.Path = ""
+	return lease.Open(o)
+}
