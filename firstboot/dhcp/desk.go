@@ -15,6 +15,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"rempart/firstboot/contract"
 	"rempart/firstboot/dhcp/lease"
 	"rempart/firstboot/dhcp/v4"
@@ -38,19 +40,18 @@ func (d *desk) serve(ctx context.Context, path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("the socket of the leases: %w", err)
 	}
-	l, err := net.Listen("unix", path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return fmt.Errorf("the socket of the leases: %w", err)
 	}
-	// The group is that of the directory: administrators may ask.
-	if err := os.Chmod(path, 0o660); err != nil {
+	if err := os.Chmod(path, 0o666); err != nil { // who connects is judged by who it is: see allowed
 		return errors.Join(fmt.Errorf("the socket of the leases: %w", err), l.Close())
 	}
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	slots := make(chan struct{}, maxAsking)
 	for {
-		conn, err := l.Accept()
+		conn, err := l.AcceptUnix()
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -61,11 +62,28 @@ func (d *desk) serve(ctx context.Context, path string) error {
 		go func() {
 			defer func() { <-slots }()
 			defer conn.Close()
+			if !allowed(conn) {
+				return
+			}
 			if err := d.answer(conn); err != nil {
 				d.log.Debug("a question about leases was not answered", "error", err)
 			}
 		}()
 	}
+}
+
+// allowed tells whether somebody may ask: root, administrators, and the child itself.
+func allowed(conn *net.UnixConn) bool {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var peer *unix.Ucred
+	cerr := raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if cerr != nil || err != nil {
+		return false
+	}
+	return peer.Uid == contract.UIDRoot || peer.Uid == contract.UIDAdmin || int(peer.Uid) == os.Getuid()
 }
 
 func (d *desk) answer(conn net.Conn) error {

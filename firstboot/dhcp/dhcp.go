@@ -22,6 +22,7 @@ import (
 	"rempart/firstboot/contract"
 	"rempart/firstboot/dhcp/lease"
 	"rempart/firstboot/dhcp/v4"
+	"rempart/firstboot/names"
 	"rempart/firstboot/onlink"
 )
 
@@ -44,8 +45,8 @@ func Spec() child.Spec {
 		Follows:     true,
 		UID:         contract.UIDDHCP,
 		Caps:        []uintptr{unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE},
-		Shared:      []child.GroupDir{{Path: contract.DHCPRunDir, Group: contract.UIDAdmin}},
-		Write:       []string{contract.DHCPDir, contract.DHCPRunDir},
+		Own:         []string{contract.DHCPRunDir},
+		Write:       []string{contract.DHCPDir},
 		OOMScore:    200,
 		MemoryLimit: memoryLimit,
 	}
@@ -64,14 +65,20 @@ func run(ctx context.Context, env *child.Env) error {
 		return err
 	}
 	probes := v4.NewProbes()
-	server := v4.New(v4.Config{DHCP: env.Profile.DHCP, Store: store, Prober: probes, Log: env.Log})
+	feed := feed{names.NewFeed(), env.Log}
+	server := v4.New(v4.Config{DHCP: env.Profile.DHCP, Store: store, Names: feed, Prober: probes, Log: env.Log})
+	followers, err := names.Listen(filepath.Join(env.Root, contract.NamesSocket))
+	if err != nil {
+		return errors.Join(err, store.Close())
+	}
 	var links []string
 	for _, d := range env.Profile.DHCP {
 		links = append(links, d.Link)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	var all sync.WaitGroup
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
+	all.Go(func() { failed <- feed.Serve(ctx, followers) })
 	all.Go(func() {
 		failed <- onlink.Serve(ctx, links, env.Log, func(ctx context.Context, l onlink.Link) error {
 			return probes.Run(ctx, l, env.Log)

@@ -9,6 +9,7 @@ import (
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/control"
+	"rempart/firstboot/dhcp"
 	"rempart/firstboot/filter/policy"
 	"rempart/firstboot/health"
 	"rempart/firstboot/identity"
@@ -37,7 +38,7 @@ func TestConfinement(t *testing.T) {
 	}
 	ask(state.Spec())
 	r := g.AwaitReady()
-	idle := []child.Spec{identity.Spec(), syslog.Spec()} // this profile needs none of them
+	idle := []child.Spec{dhcp.Spec(), identity.Spec(), syslog.Spec()} // this profile needs none of them
 	if len(r.Children) != len(specs)+len(idle) {
 		t.Errorf("%d children in the guest, %d known to this test", len(r.Children), len(specs)+len(idle))
 	}

@@ -172,7 +172,7 @@ func parseLine(line string) (l Lease, written int64, gone bool, err error) {
 	if !ok || err != nil || len(sum) != 8 || uint32(n) != crc32.Checksum([]byte(rest), castagnoli) {
 		return l, 0, false, errLine
 	}
-	f := strings.SplitN(rest, " ", 8)
+	f := strings.SplitN(rest, " ", 9)
 	if len(f) < 3 {
 		return l, 0, false, errLine
 	}
@@ -185,18 +185,21 @@ func parseLine(line string) (l Lease, written int64, gone bool, err error) {
 	if f[0] == "-" && len(f) == 3 {
 		return l, written, true, nil
 	}
-	if len(f) != 8 || len(f[0]) != 1 {
+	if len(f) != 9 || len(f[0]) != 1 {
 		return l, 0, false, errLine
 	}
 	l.State = State(f[0][0])
 	bits, err1 := strconv.ParseUint(f[3], 10, 8)
 	expires, err2 := strconv.ParseInt(f[4], 10, 64)
-	client, err3 := hex.DecodeString(strings.TrimPrefix(f[5], "."))
-	hardware, err4 := hex.DecodeString(strings.TrimPrefix(f[6], "."))
-	name, err5 := strconv.Unquote(f[7])
-	l.Bits, l.Expires, l.Client, l.Hardware, l.Name = int(bits), expires, string(client), string(hardware), name
-	if errors.Join(err1, err2, err3, err4, err5) != nil || l.State != Bound && l.State != Freed && l.State != Declined ||
-		l.Bits > l.Addr.BitLen() || len(client) > MaxClient || len(hardware) > MaxHardware || len(name) > MaxName {
+	since, err3 := strconv.ParseInt(f[5], 10, 64)
+	client, err4 := hex.DecodeString(strings.TrimPrefix(f[6], "."))
+	hardware, err5 := hex.DecodeString(strings.TrimPrefix(f[7], "."))
+	name, err6 := strconv.Unquote(f[8])
+	l.Bits, l.Since, l.Expires, l.Name = int(bits), since, expires, name
+	l.Client, l.Hardware = string(client), string(hardware)
+	if errors.Join(err1, err2, err3, err4, err5, err6) != nil ||
+		l.State != Bound && l.State != Freed && l.State != Declined || l.Bits > l.Addr.BitLen() ||
+		len(client) > MaxClient || len(hardware) > MaxHardware || len(name) > MaxName {
 		return l, 0, false, errLine
 	}
 	return l, written, false, nil
@@ -210,6 +213,7 @@ func appendLine(b []byte, l Lease, now int64) []byte {
 		b = strconv.AppendInt(append(b, ' '), now, 10)
 		b = strconv.AppendInt(append(b, ' '), int64(l.Bits), 10)
 		b = strconv.AppendInt(append(b, ' '), l.Expires, 10)
+		b = strconv.AppendInt(append(b, ' '), l.Since, 10)
 		b = hex.AppendEncode(append(b, " ."...), []byte(l.Client))
 		b = hex.AppendEncode(append(b, " ."...), []byte(l.Hardware))
 		return strconv.AppendQuoteToASCII(append(b, ' '), l.Name)

@@ -63,6 +63,7 @@ type Lease struct {
 	Client   string // bytes that identify the client; equal for equal clients
 	Hardware string // bytes of its hardware address, for people; may be empty
 	Name     string // what it calls itself, unsanitised; may be empty
+	Since    int64  // Unix seconds: since when this client has it without a break; 0: not known
 	Expires  int64  // Unix seconds by Store.Now; Forever
 	State    State
 }

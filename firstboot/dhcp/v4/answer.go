@@ -373,6 +373,10 @@ func (x *exchange) grant(sub *subnet, a netip.Addr) {
 	if x.client.host != nil {
 		l.Name = x.client.host.Name
 	}
+	l.Since = x.now
+	if before, known := x.s.Store.Get(a); known && before.Client == l.Client && before.Active(x.now) {
+		l.Since = before.Since
+	}
 	old, moved := x.held(sub)
 	ack := x.reply(dhcpv4.MessageTypeAck, sub, a, term)
 	name, send, on := x.s.Names, x.send, x.packet.Link
