@@ -1,8 +1,8 @@
 // Package local answers for the names of a guest's own networks: the hosts of its profile, the clients that hold
-// leases, and the guest itself, short and qualified, forward and reverse. What a client says its name is becomes one label of
-// the domain of its link and nothing else: it takes no name of the profile, of another zone or of another client.
-// For the local domains, and the addresses of the links, the answer is final: a name that is not there does not exist,
-// and nobody else is asked.
+// leases, and the guest itself, short and qualified, forward and reverse. What a client says its name is becomes one
+// label of the domain of its link and nothing else: it takes no name of the profile, of another zone or of another
+// client. For the local domains, and the addresses of the links, the answer is final: a name that is not there does not
+// exist, and nobody else is asked.
 //
 // What it deliberately does not do: lease (package names feeds what the DHCP servers did), or keep anything over a
 // restart. Names of clients that are gone go with the lease.

@@ -310,7 +310,8 @@ func TestAddressMoves(t *testing.T) {
 // TestDomainIsAlsoAZone: clients join a zone of the guest's own, which has the last word.
 func TestDomainIsAlsoAZone(t *testing.T) {
 	n := New(Config{Self: "gw", Links: []Link{{Name: "lan", Domain: "dom.net.", Addresses: prefixes("10.1.10.1/24")}},
-		Zones: []string{"dom.net.", "10.1.10.in-addr.arpa."}, Taken: func(name string) bool { return name == "arch.dom.net." }})
+		Zones: []string{"dom.net.", "10.1.10.in-addr.arpa."},
+		Taken: func(name string) bool { return name == "arch.dom.net." }})
 	put(n, lease("10.1.10.100", "lan", "020000000001", "arch"), lease("10.1.10.101", "lan", "020000000002", "new"))
 	check(t, n,
 		want{"lan", "arch.dom.net.", a, "not mine"},
