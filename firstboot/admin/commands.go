@@ -43,6 +43,7 @@ func commands() []command {
 		{"unban", "ADDRESS", "let a source in again", runUnban},
 		{"dmesg", "[--json]", "what the kernel says", runDmesg},
 		{"df", "[--json]", "filesystems and their room", runDisks},
+		{"top", "[-f] [--every SECONDS] [--json]", "what takes processor and memory; -f goes on", runTop},
 		{"profile", "", "the profile in force, as JSON", runProfile},
 		{"apply", "[--undo-after SECONDS]", "put the change on standard input in force; undone unless confirmed", runApply},
 		{"confirm", "", "keep the change, until the guest starts anew", runConfirm},

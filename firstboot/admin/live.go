@@ -125,15 +125,24 @@ func (d *desk) ask(ctx context.Context, r child.Request) (contract.Report, error
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), patience,
 		fmt.Errorf("PID 1 did not answer for %v", patience))
 	defer cancel()
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
-		return contract.Report{}, err
+	now := bootNanos()
+	if now == 0 {
+		return contract.Report{}, errors.New("the kernel does not tell the time")
 	}
-	r.Number = uint64(now.Nano()) // never again, even by a successor of this process
+	r.Number = now // never again, even by a successor of this process
 	d.tell(child.KeyRequest, r)
 	report, err := d.news.await(ctx, func(rep contract.Report) bool { return rep.Live.Answer == r.Number })
 	if err == nil && report.Live.Error != "" {
 		err = errors.New(report.Live.Error)
 	}
 	return report, err
+}
+
+// bootNanos is CLOCK_BOOTTIME in nanoseconds; 0: the kernel does not tell.
+func bootNanos() uint64 {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return 0
+	}
+	return uint64(t.Nano())
 }

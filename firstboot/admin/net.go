@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -18,7 +17,7 @@ import (
 	"rempart/firstboot/contract/ctl"
 )
 
-// maxRows bounds what one command lists: a guest of 96 MB may have 50,000 connections.
+// maxRows bounds what one command lists.
 const maxRows = 20_000
 
 // dumped runs a dump of the kernel, again when it was interrupted by a change.
@@ -51,7 +50,9 @@ func show[T any](r ctl.Request, rows []T, head string, line func(T) string) erro
 
 func table[T any](to io.Writer, rows []T, head string, line func(T) string) error {
 	w := tabwriter.NewWriter(to, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, head)
+	if head != "" {
+		fmt.Fprintln(w, head)
+	}
 	for _, row := range rows {
 		fmt.Fprintln(w, line(row))
 	}
@@ -210,67 +211,4 @@ func runNeighbours(_ context.Context, _ *desk, r ctl.Request) error {
 	return show(r, rows, "ADDRESS\tLINK\tMAC\tSTATE", func(n neighbourRow) string {
 		return fmt.Sprintf("%s\t%s\t%s\t%s", n.Address, n.Link, dash(n.MAC), n.State)
 	})
-}
-
-// flowRow is a connection the kernel tracks.
-type flowRow struct {
-	Protocol string `json:"protocol"`
-	From     string `json:"from"`
-	To       string `json:"to"`
-	Answers  string `json:"answers"` // whom answers come from and go to: another than From and To, with NAT
-	Seconds  uint32 `json:"seconds"` // left until it is forgotten
-	Packets  uint64 `json:"packets"` // both ways; 0 unless the kernel counts
-	Bytes    uint64 `json:"bytes"`
-}
-
-func runConntrack(_ context.Context, _ *desk, r ctl.Request) error {
-	var rows []flowRow
-	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		flows, err := dumped(func() ([]*netlink.ConntrackFlow, error) {
-			return netlink.ConntrackTableList(netlink.ConntrackTable, family)
-		})
-		if err != nil {
-			return fmt.Errorf("connections: %w", err)
-		}
-		for _, f := range flows {
-			row := flowRow{Protocol: protocolName(f.Forward.Protocol), Seconds: f.TimeOut,
-				Packets: f.Forward.Packets + f.Reverse.Packets, Bytes: f.Forward.Bytes + f.Reverse.Bytes}
-			row.From, row.To = end(f.Forward.SrcIP, f.Forward.SrcPort), end(f.Forward.DstIP, f.Forward.DstPort)
-			row.Answers = end(f.Reverse.SrcIP, f.Reverse.SrcPort) + " " + end(f.Reverse.DstIP, f.Reverse.DstPort)
-			rows = append(rows, row)
-		}
-	}
-	slices.SortFunc(rows, func(a, b flowRow) int {
-		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To))
-	})
-	if len(rows) > maxRows {
-		fmt.Fprintf(r.Stderr, "%d of %d connections\n", maxRows, len(rows))
-		rows = rows[:maxRows]
-	}
-	return show(r, rows, "PROTOCOL\tFROM\tTO\tANSWERS FROM, TO\tSECONDS\tBYTES", func(f flowRow) string {
-		return fmt.Sprintf("%s\t%s\t%s\t%s\t%d\t%d", f.Protocol, f.From, f.To, f.Answers, f.Seconds, f.Bytes)
-	})
-}
-
-func end(ip net.IP, port uint16) string {
-	if port == 0 {
-		return ip.String()
-	}
-	return net.JoinHostPort(ip.String(), strconv.Itoa(int(port)))
-}
-
-func protocolName(n uint8) string {
-	switch n {
-	case unix.IPPROTO_TCP:
-		return "tcp"
-	case unix.IPPROTO_UDP:
-		return "udp"
-	case unix.IPPROTO_ICMP:
-		return "icmp"
-	case unix.IPPROTO_ICMPV6:
-		return "icmpv6"
-	case unix.IPPROTO_SCTP:
-		return "sctp"
-	}
-	return strconv.Itoa(int(n))
 }

@@ -105,6 +105,22 @@ func TestCommands(t *testing.T) {
 	if lines := answer[[]string](t, g, "dmesg"); !strings.Contains(strings.Join(lines, "\n"), m.Manifest.Master.Kernel) {
 		t.Errorf("dmesg has %d lines and none names the kernel %s", len(lines), m.Manifest.Master.Kernel)
 	}
+	type topChild struct {
+		Name         string
+		Seconds      float64
+		RSS, Charged int64
+	}
+	top := answer[struct {
+		Memory    contract.Memory
+		Conntrack struct{ Count, Max int64 }
+		Children  []topChild
+	}](t, g, "top")
+	if top.Memory.Total == 0 || top.Memory.Available == 0 || top.Conntrack.Max == 0 ||
+		!slices.ContainsFunc(top.Children, func(c topChild) bool {
+			return c.Name == "admin" && c.Seconds > 0 && c.RSS > 0 && c.Charged >= c.RSS/2
+		}) {
+		t.Errorf("top = %+v; want memory, connections, and what the admin child takes", top)
+	}
 	type disk struct {
 		Mount, Type string
 		Bytes, Used int64
