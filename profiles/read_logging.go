@@ -4,6 +4,7 @@ package profiles
 
 import (
 	"net/netip"
+	"strings"
 
 	"gopkg.in/yaml.v3"
 )
@@ -12,6 +13,18 @@ import (
 // number is usual (RFC 6587 section 3.2).
 const portSyslog = 514
 
+// portSyslogTLS is where syslog servers listen for TLS (RFC 5425 section 4.1).
+const portSyslogTLS = 6514
+
+// protocolTLS is the word for TLS, which is TCP and more.
+const protocolTLS = "tls"
+
+// What a fingerprint may look like: hex digits, with colons or without. And a name of a server, checked further on.
+const (
+	fingerprintPattern = `^([Ss][Hh][Aa]256:)?([0-9A-Fa-f]{2}:?){31}[0-9A-Fa-f]{2}$`
+	serverNamePattern  = `^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$`
+)
+
 // loggingFields are the keys of logging.
 func loggingFields() table[Logging] {
 	return table[Logging]{
@@ -19,7 +32,7 @@ func loggingFields() table[Logging] {
 			" everybody's. 10 lines a minute for each pair of zones; all are counted.",
 			kind: eitherOf(yesOrNo(), oneOrMore(textLike(zonePattern))), decode: readDrops},
 		{name: "to", doc: "Syslog server the log is sent to, by UDP: an address or a host of this profile; or" +
-			" {address: ADDRESS, protocol: tcp, port: NUMBER}.",
+			" {address: ADDRESS, protocol: tcp, port: NUMBER}, or {address: ADDRESS, protocol: tls, ca: FILE}.",
 			kind: eitherOf(hostAddress(), textLike(hostPattern), logServerFields().schema()), decode: readLogServer},
 	}
 }
@@ -29,6 +42,8 @@ type logServerDraft struct {
 	addr     netip.Addr
 	port     int
 	protocol Protocol
+	tls      LogTLS
+	secured  bool // protocol: tls
 }
 
 // logServerFields are the keys of a log server that is more than an address.
@@ -38,11 +53,19 @@ func logServerFields() table[logServerDraft] {
 			kind: eitherOf(hostAddress(), textLike(hostPattern)), required: true,
 			decode: func(r *reader, v value, into *logServerDraft) { into.addr = r.oneHost(v) }},
 		{name: "protocol", doc: "udp, the default, which loses what the network loses; or tcp, with each message's length" +
-			" before it.", kind: oneWordOf(string(UDP), string(TCP)), decode: readLogProtocol},
-		{name: "port", doc: "Port of the server. Default 514.", kind: numberIn(1, maxPort),
+			" before it; or tls, the same encrypted to a server that shows who it is (RFC 5425).",
+			kind: oneWordOf(string(UDP), string(TCP), protocolTLS), decode: readLogProtocol},
+		{name: "port", doc: "Port of the server. Default 514, by TLS 6514.", kind: numberIn(1, maxPort),
 			decode: func(r *reader, v value, into *logServerDraft) { into.port, _ = r.integer(v, 1, maxPort, "") }},
-		{name: "ca", doc: "File with the certificate authority of a server that is spoken to by TLS.",
-			later: "remove it, and send the log to a relay on an inside network"},
+		{name: "ca", doc: "With tls: file with the certificates of authorities, of which one signed the server's, or these" +
+			" certificates themselves (PEM).", kind: schema{"type": "string"}, decode: readLogCA},
+		{name: "fingerprint", doc: "With tls: SHA-256 of the server's own certificate, as openssl x509 -fingerprint -sha256" +
+			" prints it. It will do without ca.", kind: textLike(fingerprintPattern), decode: readFingerprint},
+		{name: "name", doc: "With tls: the name in the server's certificate. Default: its address.",
+			kind: textLike(serverNamePattern), decode: readServerName},
+		{name: "client-certificate", doc: "With tls: whether the guest must show a certificate of its own, which is on its" +
+			" identity disk (rempart run --log-key). Default: it shows the one it has.", kind: yesOrNo(),
+			decode: func(r *reader, v value, into *logServerDraft) { into.tls.Client, _ = r.boolean(v) }},
 	}
 }
 
@@ -66,26 +89,81 @@ func readDrops(r *reader, v value, l *Logging) {
 }
 
 func readLogServer(r *reader, v value, l *Logging) {
-	d := logServerDraft{port: portSyslog, protocol: UDP}
+	d := logServerDraft{protocol: UDP}
 	if v.node.Kind == yaml.MappingNode {
 		logServerFields().read(r, v, &d)
 	} else {
 		d.addr = r.oneHost(v)
 	}
 	r.places.put(v.pos(), "logging.to")
-	l.To = &LogServer{d.addr, uint16(d.port), d.protocol}
+	l.To = &LogServer{Addr: d.addr, Port: uint16(d.port), Protocol: d.protocol}
+	switch {
+	case d.port != 0:
+	case d.secured:
+		l.To.Port = portSyslogTLS
+	default:
+		l.To.Port = portSyslog
+	}
+	if d.secured {
+		l.To.TLS = &d.tls
+	} else if d.tls != (LogTLS{}) {
+		const hint = "add protocol: tls"
+		r.rejectAt(v.pos(), hint, "logging.to: ca, fingerprint, name and client-certificate are of TLS, by which "+
+			"this server is not spoken to")
+	}
 }
 
 func readLogProtocol(r *reader, v value, d *logServerDraft) {
-	text, ok := r.word(v, "udp or tcp")
+	const what = "udp, tcp or tls"
+	text, ok := r.word(v, what)
 	switch {
 	case !ok:
-	case text == "tls":
-		r.expected(v, "udp or tcp", "TLS is not in this version: send the log to a relay on an inside network")
+	case text == protocolTLS:
+		d.protocol, d.secured = TCP, true
 	case text != string(UDP) && text != string(TCP):
-		r.expected(v, "udp or tcp", "")
+		r.expected(v, what, suggest(text, []string{string(UDP), string(TCP), protocolTLS}))
 	default:
 		d.protocol = Protocol(text)
+	}
+}
+
+// readLogCA reads certificates, or the file they are in.
+func readLogCA(r *reader, v value, d *logServerDraft) {
+	const what = "a file with certificates, or certificates in PEM"
+	text, ok := r.word(v, what)
+	if !ok {
+		return
+	}
+	if !strings.Contains(text, pemBegin) {
+		b, err := r.keyFile(text)
+		if err != nil {
+			r.rejectAt(v.pos(), "name a file with certificates in PEM", "%s: %v", v.name, err)
+			return
+		}
+		text = string(b)
+	}
+	d.tls.CA = text
+}
+
+// readFingerprint takes a fingerprint as any tool prints it.
+func readFingerprint(r *reader, v value, d *logServerDraft) {
+	const what = "64 hex digits, with colons or without"
+	text, ok := r.word(v, what)
+	if !ok {
+		return
+	}
+	plain := strings.ToLower(strings.ReplaceAll(text, ":", ""))
+	plain = strings.TrimPrefix(plain, "sha256")
+	if !isFingerprint(plain) {
+		r.expected(v, what, "openssl x509 -noout -fingerprint -sha256 -in CERTIFICATE prints it")
+		return
+	}
+	d.tls.Fingerprint = plain
+}
+
+func readServerName(r *reader, v value, d *logServerDraft) {
+	if text, ok := r.dotted(v, "a name"); ok {
+		d.tls.Name = strings.ToLower(text)
 	}
 }
 

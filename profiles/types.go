@@ -281,7 +281,17 @@ type Logging struct {
 type LogServer struct {
 	Addr     netip.Addr `json:"addr"`
 	Port     uint16     `json:"port"`
-	Protocol Protocol   `json:"protocol"` // UDP (RFC 5426) or TCP (RFC 6587, octet counting)
+	Protocol Protocol   `json:"protocol"`      // UDP (RFC 5426) or TCP (RFC 6587, octet counting)
+	TLS      *LogTLS    `json:"tls,omitempty"` // over TCP (RFC 5425); nil: in the clear
+}
+
+// LogTLS is how a log server shows who it is: CA or Fingerprint at least is set.
+type LogTLS struct {
+	CA string `json:"ca,omitempty"` // certificates of authorities in PEM
+	// Fingerprint is the SHA-256 of the server's own certificate, 64 hex digits in lower case.
+	Fingerprint string `json:"fingerprint,omitempty"`
+	Name        string `json:"name,omitempty"`   // in the server's certificate; empty: its address is
+	Client      bool   `json:"client,omitempty"` // the guest must show a certificate, from its identity disk
 }
 
 // NTP is where the guest's clock takes the time from, and whom it tells it.

@@ -33,11 +33,16 @@ func rsyslogd(t *testing.T) (program, modules string) {
 	return "", ""
 }
 
-// TestRsyslog has the most used server judge what it is sent, over both transports.
+// TestRsyslog has the most used server judge what it is sent, over every transport. With TLS it wants a certificate of
+// the guest's, signed by its authority.
 func TestRsyslog(t *testing.T) {
 	program, modules := rsyslogd(t)
-	for _, protocol := range []profiles.Protocol{profiles.UDP, profiles.TCP} {
-		t.Run(string(protocol), func(t *testing.T) {
+	for _, transport := range []string{"udp", "tcp", "tls"} {
+		t.Run(transport, func(t *testing.T) {
+			protocol := profiles.UDP
+			if transport != "udp" {
+				protocol = profiles.TCP
+			}
 			// A port nobody has: for both kinds at once, since rsyslogd takes none itself.
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
@@ -47,13 +52,22 @@ func TestRsyslog(t *testing.T) {
 			l.Close()
 			dir := t.TempDir()
 			seen := filepath.Join(dir, "seen")
-			config := fmt.Sprintf(`module(load="im%[1]s")
+			authority := newAuthority(t)
+			driver := ""
+			if transport == "tls" {
+				if _, err := os.Stat(filepath.Join(modules, "lmnsd_ossl.so")); err != nil {
+					t.Skipf("SKIPPED, NOT PASSED: %v; `test/setup test` brings it", err)
+				}
+				driver = authority.rsyslog(t, dir)
+			}
+			config := driver + fmt.Sprintf(`module(load="im%[1]s"%[5]s)
 global(workDirectory="%[3]s")
 template(name="t" type="string" string="%%app-name%%|%%hostname%%|%%syslogfacility-text%%|%%syslogseverity-text%%`+
 				`|%%timestamp:::date-rfc3339%%|%%structured-data%%|%%msg%%\n")
 input(type="im%[1]s" address="127.0.0.1" port="%[2]d")
 action(type="omfile" file="%[4]s" template="t")
-`, protocol, addr.Port(), dir, seen)
+`, protocol, addr.Port(), dir, seen, map[bool]string{true: ` StreamDriver.Name="ossl" StreamDriver.Mode="1" ` +
+				`StreamDriver.AuthMode="x509/certvalid"`}[transport == "tls"])
 			file := filepath.Join(dir, "conf")
 			if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 				t.Fatal(err)
@@ -73,6 +87,10 @@ action(type="omfile" file="%[4]s" template="t")
 			})
 			awaitListener(t, addr, protocol)
 			g := newGuest(t, addr, protocol)
+			if transport == "tls" {
+				g.profile.Logging.To.TLS = &profiles.LogTLS{CA: authority.pem, Client: true}
+				g.give(t, authority.issue(t, "gw"))
+			}
 			g.say(3)
 			g.start(t, Spec())
 			g.say(2)

@@ -1,13 +1,15 @@
-// Package syslog sends the guest's log to the server that the profile names: RFC 5424 over UDP (RFC 5426) or over TCP
-// with octet counting (RFC 6587). What cannot be sent waits in the log itself, which is bounded; a server that was away
-// gets it when it is back, as far as it is still there, and is told what is missing by the numbers of the messages.
+// Package syslog sends the guest's log to the server that the profile names: RFC 5424 over UDP (RFC 5426), over TCP
+// with octet counting (RFC 6587), or the same within TLS (RFC 5425). What cannot be sent waits in the log itself,
+// which is bounded; a server that was away gets it when it is back, as far as it is still there, and is told what is
+// missing by the numbers of the messages.
 //
 // TCP does not say what the other end has read: what was on its way when a connection broke is lost. What it
-// deliberately does not do: TLS, relaying what others send, or holding the guest back when the server is slow.
+// deliberately does not do: relaying what others send, or holding the guest back when the server is slow.
 package syslog
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +23,7 @@ import (
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/identity"
 	"rempart/firstboot/logging"
 	"rempart/firstboot/logging/segment"
 	"rempart/profiles"
@@ -43,9 +46,9 @@ func Spec() child.Spec {
 		Follows:     true,
 		UID:         contract.UIDSyslog,
 		Own:         []string{runDir},
-		Read:        []string{contract.LogRunDir},
+		Read:        []string{contract.LogRunDir, identity.ConsumerDir(identity.ConsumerSyslog)},
 		OOMScore:    500,
-		MemoryLimit: 8 << 20,
+		MemoryLimit: 10 << 20,
 	}
 }
 
@@ -114,6 +117,12 @@ func (s *sender) once(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
+	if s.to.TLS != nil {
+		if conn, err = s.encrypt(ctx, conn); err != nil {
+			return err
+		}
+		defer conn.Close()
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
@@ -133,6 +142,21 @@ func (s *sender) once(ctx context.Context) error {
 		return cause
 	}
 	return err
+}
+
+// encrypt makes a connection one by TLS, once the server has shown who it is.
+func (s *sender) encrypt(ctx context.Context, conn net.Conn) (net.Conn, error) {
+	config, err := secure(s.env.Root, &s.to)
+	if err != nil {
+		return nil, err
+	}
+	within, cancel := context.WithTimeout(ctx, dialWait)
+	defer cancel()
+	secured := tls.Client(conn, config)
+	if err := secured.HandshakeContext(within); err != nil {
+		return nil, fmt.Errorf("TLS with the log server %v: %w", s.to.Addr, err)
+	}
+	return secured, nil
 }
 
 // send sends one entry and remembers the next.

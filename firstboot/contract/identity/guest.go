@@ -19,6 +19,7 @@ const (
 const (
 	ConsumerSSH       = "ssh"
 	ConsumerWireGuard = "wireguard"
+	ConsumerSyslog    = "syslog"
 )
 
 // Names of the secrets that have a meaning to rempart. A WireGuard private key is named after its link, the preshared
@@ -26,12 +27,14 @@ const (
 const (
 	SSHHostKey        = "host_ed25519"    // PKCS #8 in PEM (RFC 5958, RFC 8410)
 	SSHAuthorizedKeys = "authorized_keys" // as sshd(8) has it, without options
+	SyslogClient      = "client.pem"      // certificate, what signed it, and its private key, each in PEM
 )
 
 // owners are the groups that may read a consumer's secrets: the one of the child that needs them.
 var owners = map[string]uint32{
 	ConsumerSSH:       contract.UIDSSH,
 	ConsumerWireGuard: contract.UIDLink,
+	ConsumerSyslog:    contract.UIDSyslog,
 }
 
 // Owner returns the id of the user and group that a consumer's secrets are for; false: nobody in this guest needs
