@@ -25,9 +25,9 @@ func takeName(s *guest.Settings) (*running.Guest, error) {
 	return running.Register(place, s.Name)
 }
 
-// announce writes down that the guest runs, and completes its settings with what belongs to that: the socket for
+// announce writes down that the guest runs by a profile, and completes its settings with what belongs to that: the socket for
 // commands, a copy of the console, and a port of this machine that leads to its SSH where that can be had.
-func announce(g *running.Guest, s *guest.Settings, m *guest.Master) error {
+func announce(g *running.Guest, s *guest.Settings, m *guest.Master, p *profiles.Profile) error {
 	master, err := filepath.Abs(m.Dir)
 	if err != nil {
 		return err
@@ -44,7 +44,7 @@ func announce(g *running.Guest, s *guest.Settings, m *guest.Master) error {
 		if info.HostKey, err = guest.HostKeyLine(id); err != nil {
 			return err
 		}
-		if info.SSH, err = leadToSSH(s.Backends, m.Profile); err != nil {
+		if info.SSH, err = leadToSSH(s.Backends, p); err != nil {
 			return err
 		}
 	}

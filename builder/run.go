@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -36,8 +35,9 @@ the guest writes goes to its state disk, which is kept beside the master (--stat
 other is on its identity disk, kept there too (--identity) and made where there is none: its name, the hardware
 addresses of its links, its SSH host key, and the SSH keys that may log in: those of --key, else your own,
 ~/.ssh/id_*.pub. WireGuard links get a private key there, whose public half is said, or the one of --wireguard-key, and
-the preshared keys of their peers by --wireguard-key LINK/PEER=FILE. A microvm has no place for that disk and goes
-without.
+the preshared keys of their peers by --wireguard-key LINK/PEER=FILE. Where the profile says instance for addresses and
+gateways of a link, they are those of --address and --gateway, kept from then on. A microvm has no place for that disk
+and goes without.
 
 While it runs, ` + "`rempart ctl NAME COMMAND`" + ` speaks to it from another terminal. Of one name only one guest runs.
 
@@ -60,9 +60,7 @@ when it was not READY within --timeout.`,
 			o := guestFlags(flags)
 			name := flags.String("name", "", "name of the guest; default: the profile's")
 			state := flags.String("state", "", "file of the state disk; default: beside the master")
-			disk := flags.String("identity", "", "file of the identity disk; default: beside the master")
-			keys := flags.StringArrayP("key", "k", nil, "file of SSH public keys that may log in; may be given again")
-			tunnels := flags.StringArray("wireguard-key", nil, "file of a key, kept from then on: LINK=FILE, or LINK/PEER=FILE")
+			own := identityFlags(flags)
 			nets := flags.StringArray("net", nil, "plug a link in: LINK=WHAT")
 			timeout := flags.Duration("timeout", 0, "end the guest when it is not READY by then, such as 90s; 0: wait for ever")
 			untilReady := flags.Bool("until-ready", false, "switch the guest off once it is READY")
@@ -86,13 +84,10 @@ when it was not READY within --timeout.`,
 				if !identity.IsHostname(s.Name) {
 					return usageError{fmt.Sprintf("--name %s: want an RFC 1123 label in lower case, such as fw-1", s.Name)}
 				}
-				if s.Backends, err = plug(m.Profile, *nets); err != nil {
-					return err
-				}
 				if s.State = *state; s.State == "" {
 					s.State = m.StatePath(s.Name)
 				}
-				if s.Identity = *disk; s.Identity == "" {
+				if s.Identity = *own.disk; s.Identity == "" {
 					s.Identity = m.IdentityPath(s.Name)
 				}
 				s.Console = c.out
@@ -100,9 +95,12 @@ when it was not READY within --timeout.`,
 				if err != nil {
 					return err
 				}
-				err = ensureIdentity(c, s, m.Profile, *keys, *tunnels)
+				p, err := own.ensure(c, s, m.Profile)
+				if err == nil {
+					s.Backends, err = plug(p, *nets)
+				}
 				if err == nil && g != nil {
-					err = announce(g, &s, m)
+					err = announce(g, &s, m, p)
 				}
 				if err == nil {
 					err = runGuest(ctx, c, m, s, *timeout, *untilReady)
@@ -114,40 +112,6 @@ when it was not READY within --timeout.`,
 			}
 		},
 	}
-}
-
-// ensureIdentity makes the guest's identity disk, or brings it up to date.
-func ensureIdentity(c *console, s guest.Settings, p *profiles.Profile, keys, tunnelKeys []string) error {
-	if len(keys) == 0 && !p.Admin.None {
-		if _, err := os.Stat(s.Identity); errors.Is(err, fs.ErrNotExist) {
-			keys = guest.OwnKeys()
-		}
-	}
-	lines, err := guest.ReadKeys(keys)
-	if err != nil {
-		return err
-	}
-	id, err := guest.EnsureIdentity(s.Identity, s.Name, p, lines)
-	if err != nil {
-		return err
-	}
-	if len(tunnelKeys) > 0 {
-		if err := guest.ReadTunnelKeys(id, p, tunnelKeys); err != nil {
-			return err
-		}
-		if err := guest.WriteIdentity(s.Identity, id); err != nil {
-			return err
-		}
-	}
-	tunnels, err := guest.Tunnels(id, p)
-	for _, t := range tunnels {
-		fmt.Fprintf(c.err, "rempart: the public key of the tunnel %s is %s\n", t.Link, t.Public)
-		for _, peer := range t.Missing {
-			fmt.Fprintf(c.err, "rempart: WARNING: the tunnel %s stays closed until the preshared key of %s is given: "+
-				"--wireguard-key %s/%s=FILE\n", t.Link, peer, t.Link, peer)
-		}
-	}
-	return err
 }
 
 // guestOptions are what `run` and `test` have in common.

@@ -123,15 +123,16 @@ func linkFields() table[Link] {
 			" several all must hold. When more than one NIC fits the link stays closed.",
 			kind: filled(nicFields().schema()), decode: readMatch},
 		{name: "address", doc: "Address with prefix length, such as 192.168.0.1/24 or fd00::1/64; or dhcp for IPv4 from" +
-			" a DHCP server; auto for IPv6 from router advertisements; dhcp6 for IPv6 from a DHCPv6 server; delegated/1::1 for" +
+			" a DHCP server; auto for IPv6 from router advertisements; dhcp6 for IPv6 from a DHCPv6 server; instance for what" +
+			" is on the identity disk of each guest (rempart run --address); delegated/1::1 for" +
 			" host ::1 of subnet 1 of the prefix that the link with `delegation` is given; or a list of these.",
-			kind: oneOrMore(eitherOf(oneWordOf("dhcp", "auto", "dhcp6"), textLike(delegatedPattern),
+			kind: oneOrMore(eitherOf(oneWordOf("dhcp", "auto", "dhcp6", instanceWord), textLike(delegatedPattern),
 				textLike(subnetPattern))), decode: readAddresses},
 		{name: "delegation", doc: "An IPv6 prefix for the links inside is asked for on this link, by DHCPv6.",
 			later: "remove it, and give the links inside addresses by hand"},
 		{name: "gateway", doc: "Default gateway: an address, {via: ADDRESS, onlink: true} for one outside the link's" +
-			" subnets, or a list of one per address family.",
-			kind:   oneOrMore(eitherOf(textLike(addressPattern), gatewayFields().schema())),
+			" subnets, instance for what is on the identity disk of each guest, or a list of one per address family.",
+			kind:   oneOrMore(eitherOf(oneWordOf(instanceWord), textLike(addressPattern), gatewayFields().schema())),
 			decode: readGateways},
 		{name: "accept", doc: "What is taken of what DHCP servers and routers say: {default: false, dns: false," +
 			" metric: 600}.",

@@ -122,6 +122,9 @@ func (r *reader) hardware(v value) (string, bool) {
 	return mac.String(), true
 }
 
+// instanceWord stands for what is on the identity disk of each guest.
+const instanceWord = "instance"
+
 func readAddresses(r *reader, v value, l *Link) {
 	const what = "an address with prefix length such as 192.168.0.1/24, or dhcp, or auto, or a list"
 	for _, item := range r.items(v, what, maxAddresses) {
@@ -144,7 +147,15 @@ func readAddresses(r *reader, v value, l *Link) {
 			l.Auto = true
 			r.places.put(item.pos(), "links.%s.auto", l.Name)
 			continue
-		case "instance", "dhcp6", "ra":
+		case instanceWord:
+			if v.node.Kind == yaml.SequenceNode {
+				r.rejectAt(item.pos(), "write address: instance; the identity disk may hold several", "%s: instance stands alone",
+					item.name)
+			}
+			l.Instance = true
+			r.places.put(item.pos(), "links.%s.instance", l.Name)
+			continue
+		case "dhcp6", "ra":
 			r.rejectAt(item.pos(), "write the address itself, or dhcp for IPv4 from a DHCP server, or auto for IPv6 from"+
 				" router advertisements",
 				"%s: %s: not in this version", item.name, text)
@@ -194,8 +205,13 @@ func readGateways(r *reader, v value, l *Link) {
 			if len(gatewayFields().read(r, item, &g)) > 0 {
 				continue
 			}
-		case item.node.Value == "instance":
-			r.rejectAt(item.pos(), "write the address itself", "%s: instance: not in this version", item.name)
+		case item.node.Value == instanceWord:
+			if v.node.Kind == yaml.SequenceNode {
+				r.rejectAt(item.pos(), "write gateway: instance; the identity disk may hold several", "%s: instance stands alone",
+					item.name)
+			}
+			l.InstanceGateway = true
+			r.places.put(item.pos(), "links.%s.instance", l.Name)
 			continue
 		case item.node.Value == "dhcp":
 			r.rejectAt(item.pos(), "remove it, address: dhcp brings the gateway along", "%s: dhcp is no gateway", item.name)

@@ -63,6 +63,10 @@ type Link struct {
 	DHCP      bool           `json:"dhcp,omitempty"`  // DHCPv4 client
 	Auto      bool           `json:"auto,omitempty"`  // IPv6 addresses by router advertisements
 	DHCP6     bool           `json:"dhcp6,omitempty"` // an IPv6 address by DHCPv6
+	// Instance and InstanceGateway: Addresses and Gateways are not the profile's to say. They are on the identity disk of
+	// each guest, and empty until that is known.
+	Instance        bool `json:"instance,omitempty"`
+	InstanceGateway bool `json:"instance_gateway,omitempty"`
 	// Delegation: prefixes for the links inside are asked for here. At most one link has it.
 	Delegation *Delegation `json:"delegation,omitempty"`
 	Delegated  []Delegated `json:"delegated,omitempty"`

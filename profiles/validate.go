@@ -96,7 +96,7 @@ func (v *validator) zoneNames() []string {
 
 // has tells whether a link has an address of the family of a, of its own or learnt.
 func (l *Link) has(a netip.Addr) bool {
-	if a.Is4() && l.DHCP || !a.Is4() && l.Learns6() {
+	if l.Learns(!a.Is4()) {
 		return true
 	}
 	for _, own := range l.Addresses {
@@ -124,7 +124,7 @@ func (l *Link) leadsOut() bool {
 			return true
 		}
 	}
-	return (l.DHCP || l.Auto) && !l.Accept.NoDefault || len(l.Gateways) > 0
+	return (l.DHCP || l.Auto) && !l.Accept.NoDefault || l.InstanceGateway || len(l.Gateways) > 0
 }
 
 // reaches tells whether hosts in a prefix can be on the link or behind its gateway.
@@ -134,7 +134,7 @@ func (l *Link) reaches(p netip.Prefix) bool {
 			return true
 		}
 	}
-	if p.Addr().Is4() && l.DHCP || !p.Addr().Is4() && l.Learns6() {
+	if l.Learns(!p.Addr().Is4()) || l.InstanceGateway {
 		return true
 	}
 	for _, route := range l.Routes {

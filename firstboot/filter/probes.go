@@ -151,7 +151,8 @@ func ownAddress(l *profiles.Link, peer netip.Addr) (addr netip.Addr, ok bool) {
 			return a.Addr(), true
 		}
 	}
-	return netip.Addr{}, l.DHCP && !isV6(peer) || l.Auto && isV6(peer)
+	unsaid := l.Instance && len(l.Addresses) == 0
+	return netip.Addr{}, l.DHCP && !isV6(peer) || l.Auto && isV6(peer) || unsaid
 }
 
 func (b *prober) add(p Probe) {

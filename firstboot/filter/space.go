@@ -58,7 +58,7 @@ var linkLocal6 = netip.MustParsePrefix("fe80::/10")
 
 // hasFamily tells whether a link speaks a family at all.
 func hasFamily(l *profiles.Link, v6 bool) bool {
-	if l.DHCP && !v6 || l.Learns6() && v6 {
+	if l.Learns(v6) {
 		return true
 	}
 	return slices.ContainsFunc(l.Addresses, func(a netip.Prefix) bool { return isV6(a.Addr()) == v6 })
@@ -66,7 +66,7 @@ func hasFamily(l *profiles.Link, v6 bool) bool {
 
 // hasDefault tells whether a default route leads out by a link.
 func hasDefault(l *profiles.Link, v6 bool) bool {
-	if l.DHCP && !v6 || l.Learns6() && v6 {
+	if l.Learns(v6) {
 		// Also without its default route: what subnet the link will be in nobody knows yet.
 		return true
 	}
@@ -216,6 +216,9 @@ func defaultMetric(l *profiles.Link, v6 bool) (uint32, bool) {
 		if isV6(g.Addr) == v6 {
 			take(cmp.Or(g.Metric, static))
 		}
+	}
+	if l.InstanceGateway && len(l.Gateways) == 0 {
+		take(static)
 	}
 	if !l.Accept.NoDefault && l.DHCP && !v6 {
 		take(cmp.Or(l.Accept.Metric, dhcp))

@@ -60,6 +60,7 @@ type Link struct {
 	Filters  bool             // a bridge that looks at VLANs
 	VLANs    []VLANs          // of a bridge that does, or of a port of one
 	Tunnel   *TunnelPlan      // of WireGuard
+	Lacking  string           // what its profile leaves to the guest's identity disk, which has not got it
 	Closed   string           // why it must not be there for now; empty: it may
 }
 
@@ -108,6 +109,11 @@ func Compile(p *profiles.Profile) Plan {
 		}
 		if pl.Bridge != nil {
 			l.Filters, l.VLANs = len(pl.Bridge.Ports) > 0, portVLANs(p, &pl, pl.Name)
+		}
+		if pl.Instance && len(pl.Addresses) == 0 {
+			l.Lacking = "an address (--address " + pl.Name + "=ADDRESS/LENGTH)"
+		} else if pl.InstanceGateway && len(pl.Gateways) == 0 {
+			l.Lacking = "a gateway (--gateway " + pl.Name + "=ADDRESS)"
 		}
 		if l.Tunnel = tunnelPlan(pl.WireGuard); l.Tunnel != nil {
 			l.MTU = p.EffectiveMTU(&pl)

@@ -82,6 +82,9 @@ func (r *runner) linkReport(place int, l Link, v view, have []Interface, failed 
 		}
 	}
 	slices.Sort(rep.Addresses)
+	if l.Lacking != "" {
+		problems = append(problems, "its profile leaves this to the guest's identity disk, which has not got it: "+l.Lacking)
+	}
 	if l.DHCP {
 		if lease, ok := r.uplinks.current()[l.Name]; !ok {
 			problems = append(problems, "no DHCP lease yet")

@@ -3,6 +3,7 @@ package boot
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -89,5 +90,52 @@ func TestIdentityBroken(t *testing.T) {
 		}
 	}
 	g.AwaitConsole("bytes of it have changed")
+	g.PowerOff()
+}
+
+// TestInstances boots two guests of one generic master: what their profile leaves to the identity disk makes them
+// different, policy and all, and a third one without any stays closed there and says what it lacks.
+func TestInstances(t *testing.T) {
+	m := rig.Build(t, filepath.Join(rig.Top(), "test/boot/testdata/instance.yaml"))
+	for name, x := range map[string]struct{ address, gateway string }{
+		"gw-1": {"192.0.2.7/24", "192.0.2.1"},
+		"gw-2": {"198.51.100.9/32", "203.0.113.1"}, // a gateway outside the subnet, as hosters have them
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk := filepath.Join(t.TempDir(), "identity.raw")
+			id, err := guest.EnsureIdentity(disk, name, m.Profile, nil)
+			if err == nil {
+				err = guest.SetAddresses(id, m.Profile, []string{"wan=" + x.address}, []string{"wan=" + x.gateway})
+			}
+			if err == nil {
+				err = guest.WriteIdentity(disk, id)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range id.Links { // the rig's NICs are those of the profile's name
+				id.Links[i].MAC = hypervisor.MACs(m.Profile.Name, m.Manifest.Links)[i].String()
+			}
+			if err := guest.WriteIdentity(disk, id); err != nil {
+				t.Fatal(err)
+			}
+			g := m.Boot(t, rig.Options{Identity: disk})
+			r := g.AwaitReady()
+			if r.Name != name || len(r.Links) == 0 || !slices.Contains(r.Links[0].Addresses, x.address) {
+				t.Errorf("the guest is %s with %+v; want %s with %s", r.Name, r.Links, name, x.address)
+			}
+			_, out, _ := g.Ctl(nil, "routes")
+			if !strings.Contains(out, x.gateway) {
+				t.Errorf("routes are\n%s\nwant a default by %s", out, x.gateway)
+			}
+			g.PowerOff()
+		})
+	}
+	g := m.Boot(t, rig.Options{})
+	r := g.Await("the verdict on a guest without its values", func(r contract.Report) bool { return r.Settled })
+	if r.Ready || !strings.Contains(strings.Join(r.Failures, "\n"), "--address wan=") {
+		t.Errorf("without an identity READY is %v and the failures are %q; want the link that lacks an address", r.Ready,
+			r.Failures)
+	}
 	g.PowerOff()
 }

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"net/netip"
 	"path"
 	"slices"
 	"strings"
@@ -74,8 +75,8 @@ func (id *Identity) Facts() Facts { return Facts{id.Hostname, id.Links} }
 // Check tells everything that is wrong with the facts, at once.
 func (f Facts) Check() error { return (&Identity{Hostname: f.Hostname, Links: f.Links}).Check() }
 
-// Apply makes a profile that of the guest with these facts: its name, and the hardware addresses of its NICs.
-// Facts about links the profile does not have, or that are no NICs, are left aside.
+// Apply makes a profile that of the guest with these facts: its name, the hardware addresses of its NICs, and what
+// ApplyAddresses does. Facts about links the profile does not have, or that are no NICs, are left aside.
 func (f Facts) Apply(p *profiles.Profile) {
 	if f.Hostname != "" {
 		p.Name = f.Hostname
@@ -90,4 +91,45 @@ func (f Facts) Apply(p *profiles.Profile) {
 			p.Links[i].MAC = l.MAC
 		}
 	}
+	f.ApplyAddresses(p)
+}
+
+// ApplyAddresses gives the links of a profile that leave their addresses and gateways to the guest those of these
+// facts. A gateway outside the link's subnets is reached on the link itself. All other links keep what the profile
+// says.
+func (f Facts) ApplyAddresses(p *profiles.Profile) {
+	for i := range p.Links {
+		l := &p.Links[i]
+		at := slices.IndexFunc(f.Links, func(have Link) bool { return have.Name == l.Name })
+		if at < 0 {
+			continue
+		}
+		if l.Instance {
+			l.Addresses = slices.Clone(f.Links[at].Addresses)
+		}
+		if !l.InstanceGateway {
+			continue
+		}
+		l.Gateways = nil
+		for _, g := range f.Links[at].Gateways {
+			near := g.IsLinkLocalUnicast() || slices.ContainsFunc(l.Addresses, func(a netip.Prefix) bool {
+				return a.Contains(g)
+			})
+			l.Gateways = append(l.Gateways, profiles.Gateway{Addr: g, OnLink: !near})
+		}
+	}
+}
+
+// Lacking tells what a profile with facts applied leaves to the guest and has not got: "wan: an address".
+func Lacking(p *profiles.Profile) []string {
+	var all []string
+	for _, l := range p.Links {
+		if l.Instance && len(l.Addresses) == 0 {
+			all = append(all, l.Name+": an address")
+		}
+		if l.InstanceGateway && len(l.Gateways) == 0 {
+			all = append(all, l.Name+": a gateway")
+		}
+	}
+	return all
 }

@@ -1,0 +1,120 @@
+package guest
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"rempart/firstboot/contract/identity"
+	"rempart/profiles"
+)
+
+// SetAddresses puts addresses, each given as LINK=ADDRESS/LENGTH, and gateways, each LINK=ADDRESS, onto an identity.
+// What is given for a link replaces all it had of the kind. The links are those whose profile says instance.
+func SetAddresses(id *identity.Identity, p *profiles.Profile, addresses, gateways []string) error {
+	var errs []error
+	links := map[string]*identity.Link{} // as given so far
+	link := func(option, given string, wants func(profiles.Link) bool) (l *identity.Link, value string) {
+		name, value, ok := strings.Cut(given, "=")
+		if !ok {
+			errs = append(errs, fmt.Errorf("%s %s: want LINK=VALUE", option, given))
+			return nil, ""
+		}
+		i := slices.IndexFunc(p.Links, func(have profiles.Link) bool { return have.Name == name })
+		if i < 0 || !wants(p.Links[i]) {
+			errs = append(errs, fmt.Errorf("%s %s: %s has no link %s that leaves this to each guest; its profile would say "+
+				"%s: instance", option, given, p.Name, name, strings.TrimPrefix(option, "--")))
+			return nil, ""
+		}
+		if l = links[option+name]; l == nil {
+			l = &identity.Link{Name: name}
+			links[option+name] = l
+		}
+		return l, value
+	}
+	for _, given := range addresses {
+		l, text := link("--address", given, func(l profiles.Link) bool { return l.Instance })
+		if l == nil {
+			continue
+		}
+		a, err := netip.ParsePrefix(text)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--address %s: want an address with prefix length, such as 192.0.2.7/24", given))
+			continue
+		}
+		l.Addresses = append(l.Addresses, a)
+	}
+	for _, given := range gateways {
+		l, text := link("--gateway", given, func(l profiles.Link) bool { return l.InstanceGateway })
+		if l == nil {
+			continue
+		}
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--gateway %s: want an address, such as 192.0.2.1", given))
+			continue
+		}
+		l.Gateways = append(l.Gateways, a)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for _, l := range links {
+		i := slices.IndexFunc(id.Links, func(have identity.Link) bool { return have.Name == l.Name })
+		if i < 0 {
+			id.Links = append(id.Links, identity.Link{Name: l.Name})
+			i = len(id.Links) - 1
+		}
+		if len(l.Addresses) > 0 {
+			id.Links[i].Addresses = l.Addresses
+		}
+		if len(l.Gateways) > 0 {
+			id.Links[i].Gateways = l.Gateways
+		}
+	}
+	return id.Check()
+}
+
+// Applied is a profile as that of the guest with an identity, checked as if it had been written like that.
+func Applied(id *identity.Identity, p *profiles.Profile) (*profiles.Profile, error) {
+	own := *p
+	own.Links = slices.Clone(p.Links)
+	id.Facts().ApplyAddresses(&own)
+	b, err := json.Marshal(&own)
+	if err != nil {
+		return nil, err
+	}
+	checked, err := profiles.Decode(b)
+	if err != nil {
+		return nil, fmt.Errorf("the addresses of this guest do not fit its profile: %w", err)
+	}
+	return checked, nil
+}
+
+// maxLogKey bounds the file with a certificate and its key, in bytes: that of a secret.
+const maxLogKey = 64 << 10
+
+// ReadLogKey puts a certificate and its private key, which the guest shows its log server, onto an identity. No error
+// shows any of the file.
+func ReadLogKey(id *identity.Identity, file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("--log-key: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxLogKey))
+	if err != nil {
+		return fmt.Errorf("--log-key: %w", err)
+	}
+	if _, err := tls.X509KeyPair(b, b); err != nil {
+		return fmt.Errorf("--log-key %s: want a certificate and its private key, both in PEM, one after the other", file)
+	}
+	id.SetSecret(identity.ConsumerSyslog, identity.SyslogClient, b)
+	return nil
+}

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"rempart/builder/guest"
+	"rempart/firstboot/contract/identity"
+	"rempart/profiles"
+)
+
+// identityOptions are what a person may say about a guest's identity.
+type identityOptions struct {
+	disk, logKey                       *string
+	keys, tunnels, addresses, gateways *[]string
+}
+
+func identityFlags(flags *pflag.FlagSet) identityOptions {
+	return identityOptions{
+		disk: flags.String("identity", "", "file of the identity disk; default: beside the master"),
+		keys: flags.StringArrayP("key", "k", nil, "file of SSH public keys that may log in; may be given again"),
+		tunnels: flags.StringArray("wireguard-key", nil,
+			"file of a key, kept from then on: LINK=FILE, or LINK/PEER=FILE"),
+		addresses: flags.StringArray("address", nil,
+			"of a link whose profile says instance, kept from then on: LINK=ADDRESS/LENGTH; may be given again"),
+		gateways: flags.StringArray("gateway", nil,
+			"of a link whose profile says instance, kept from then on: LINK=ADDRESS; may be given again"),
+		logKey: flags.String("log-key", "",
+			"file with the certificate and the private key (PEM) that the guest shows its log server, kept from then on"),
+	}
+}
+
+// ensure makes the guest's identity disk, or brings it up to date, and returns the profile with what is on it.
+func (o identityOptions) ensure(c *console, s guest.Settings, p *profiles.Profile) (*profiles.Profile, error) {
+	keys := *o.keys
+	if len(keys) == 0 && !p.Admin.None {
+		if _, err := os.Stat(s.Identity); errors.Is(err, fs.ErrNotExist) {
+			keys = guest.OwnKeys()
+		}
+	}
+	lines, err := guest.ReadKeys(keys)
+	if err != nil {
+		return nil, err
+	}
+	id, err := guest.EnsureIdentity(s.Identity, s.Name, p, lines)
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(guest.SetAddresses(id, p, *o.addresses, *o.gateways), guest.ReadTunnelKeys(id, p, *o.tunnels))
+	if *o.logKey != "" {
+		err = errors.Join(err, guest.ReadLogKey(id, *o.logKey))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(*o.addresses)+len(*o.gateways)+len(*o.tunnels) > 0 || *o.logKey != "" {
+		if err := guest.WriteIdentity(s.Identity, id); err != nil {
+			return nil, err
+		}
+	}
+	if err := sayTunnels(c, id, p); err != nil {
+		return nil, err
+	}
+	if !s.Firmware.TakesIdentity() {
+		id = &identity.Identity{} // what is on it does not get there
+	}
+	own, err := guest.Applied(id, p)
+	if err != nil {
+		return nil, err
+	}
+	if lacking := identity.Lacking(own); len(lacking) > 0 {
+		return nil, fmt.Errorf("the profile of %s leaves to each guest what this one has not got: %s; "+
+			"say it by --address LINK=ADDRESS/LENGTH and --gateway LINK=ADDRESS", s.Name, strings.Join(lacking, ", "))
+	}
+	return own, nil
+}
+
+// sayTunnels tells the public keys of the guest's tunnels, which their peers must know.
+func sayTunnels(c *console, id *identity.Identity, p *profiles.Profile) error {
+	tunnels, err := guest.Tunnels(id, p)
+	for _, t := range tunnels {
+		fmt.Fprintf(c.err, "rempart: the public key of the tunnel %s is %s\n", t.Link, t.Public)
+		for _, peer := range t.Missing {
+			fmt.Fprintf(c.err, "rempart: WARNING: the tunnel %s stays closed until the preshared key of %s is given: "+
+				"--wireguard-key %s/%s=FILE\n", t.Link, peer, t.Link, peer)
+		}
+	}
+	return err
+}
