@@ -25,8 +25,8 @@ func takeName(s *guest.Settings) (*running.Guest, error) {
 	return running.Register(place, s.Name)
 }
 
-// announce writes down that the guest runs by a profile, and completes its settings with what belongs to that: the socket for
-// commands, a copy of the console, and a port of this machine that leads to its SSH where that can be had.
+// announce writes down that the guest runs by a profile, and completes its settings with what belongs to that: the
+// socket for commands, a copy of the console, and a port of this machine that leads to its SSH where that can be had.
 func announce(g *running.Guest, s *guest.Settings, m *guest.Master, p *profiles.Profile) error {
 	master, err := filepath.Abs(m.Dir)
 	if err != nil {

@@ -192,7 +192,8 @@ func (v *validator) member(l, m *Link, bad func(hint, format string, args ...any
 
 // addressed tells whether a link takes part in IP itself.
 func (l *Link) addressed() bool {
-	return len(l.Addresses) > 0 || l.DHCP || l.Learns6() || l.Instance || l.InstanceGateway || len(l.Gateways) > 0 || len(l.Routes) > 0
+	return len(l.Addresses) > 0 || l.DHCP || l.Learns6() || l.Instance || l.InstanceGateway ||
+		len(l.Gateways) > 0 || len(l.Routes) > 0
 }
 
 // parent checks the link that a VLAN or macvlan is on.

@@ -132,7 +132,8 @@ func (v *validator) links() {
 		}
 		v.mtu(l)
 		v.instance(l)
-		if len(l.Addresses) == 0 && !l.DHCP && !l.Learns6() && !l.Instance && !v.places.spoilt("links.%s.address", l.Name) && !v.silent(l) {
+		unsaid := len(l.Addresses) == 0 && !l.DHCP && !l.Learns6() && !l.Instance
+		if unsaid && !v.places.spoilt("links.%s.address", l.Name) && !v.silent(l) {
 			v.reject(l.At, "an address with prefix length such as 192.168.0.1/24, or dhcp, or auto", "missing links.%s.address",
 				clip(l.Name))
 		}

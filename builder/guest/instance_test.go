@@ -33,8 +33,9 @@ func TestInstance(t *testing.T) {
 		addresses, gateways []string
 		want                string // links of the profile that comes of it, or part of the error
 	}{
-		"one":            {[]string{"wan=192.0.2.7/24"}, []string{"wan=192.0.2.1"}, "[192.0.2.7/24] [{192.0.2.1 false 0}]"},
-		"outside":        {[]string{"wan=192.0.2.7/32"}, []string{"wan=198.51.100.1"}, "[192.0.2.7/32] [{198.51.100.1 true 0}]"},
+		"one": {[]string{"wan=192.0.2.7/24"}, []string{"wan=192.0.2.1"}, "[192.0.2.7/24] [{192.0.2.1 false 0}]"},
+		"outside": {[]string{"wan=192.0.2.7/32"}, []string{"wan=198.51.100.1"},
+			"[192.0.2.7/32] [{198.51.100.1 true 0}]"},
 		"both families":  {[]string{"wan=192.0.2.7/24", "wan=2001:db8::7/64"}, nil, "[192.0.2.7/24 2001:db8::7/64] []"},
 		"another's link": {[]string{"lan=192.0.2.7/24"}, []string{"vpn=192.0.2.1"}, "no link vpn that leaves this"},
 		"no value":       {[]string{"wan"}, nil, "want LINK=VALUE"},
