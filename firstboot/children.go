@@ -6,6 +6,7 @@ import (
 	"rempart/firstboot/clock"
 	"rempart/firstboot/control"
 	"rempart/firstboot/dhcp"
+	"rempart/firstboot/dns"
 	"rempart/firstboot/filter/policy"
 	"rempart/firstboot/health"
 	"rempart/firstboot/identity"
@@ -31,6 +32,7 @@ func children() []child.Spec {
 		policy.Spec(),
 		link.Spec(),
 		ra.Spec(),
+		dns.Spec(),
 		state.Spec(),
 		dhcp.Spec(),
 		ssh.Spec(),

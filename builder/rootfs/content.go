@@ -107,6 +107,9 @@ func generate(in Inputs, modules *kernel.Set) ([]tree.Entry, error) {
 	} {
 		entries = append(entries, tree.Bytes(relative(f.path), 0o644, f.content, origin))
 	}
+	if d := in.Profile.DNS; d != nil && d.Block != nil && len(d.Block.Compiled) > 0 {
+		entries = append(entries, tree.Bytes(relative(contract.BlockedPath), 0o644, d.Block.Compiled, origin))
+	}
 	return entries, nil
 }
 

@@ -54,6 +54,8 @@ type Spec struct {
 	Follows bool
 	// AfterReady holds the start back until the guest was READY once. Such a child is no condition of READY.
 	AfterReady bool
+	// Files is how many files and sockets the process may have open; 0: 512.
+	Files uint64
 	// OOMScore is oom_score_adj, -1000 to 1000; higher dies first.
 	OOMScore int
 	// MemoryLimit is GOMEMLIMIT in bytes. All that the process, what it starts and the kernel for it take is bounded a

@@ -2,6 +2,7 @@ package child
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,7 +46,7 @@ func Main(spec Spec) int {
 	// PID 1 prints what comes on standard error line by line. A child with the console as standard output logs there
 	// too.
 	log := slog.New(newHandler(os.Stderr))
-	if err := limit(); err != nil {
+	if err := limit(cmp.Or(spec.Files, maxFiles)); err != nil {
 		log.Error(err.Error())
 		return 1
 	}
@@ -135,14 +136,14 @@ func giveBack() {
 // worthwhile is how much of the heap must be memory of the machine; a small profile and nothing else takes 1 MiB.
 const worthwhile = 2 << 20
 
-func limit() error {
+func limit(files uint64) error {
 	for _, l := range []struct {
 		what  string
 		which int
 		max   uint64
 	}{
 		{"core size", unix.RLIMIT_CORE, 0},
-		{"open files", unix.RLIMIT_NOFILE, maxFiles},
+		{"open files", unix.RLIMIT_NOFILE, files},
 		{"processes", unix.RLIMIT_NPROC, MaxProcesses},
 	} {
 		// syscall's, not unix's: the Go runtime raises RLIMIT_NOFILE at the start and must know that we lowered it.

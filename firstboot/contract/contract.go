@@ -86,6 +86,7 @@ const (
 const (
 	ProfilePath = "/etc/rempart/profile.json" // the checked profile, as JSON of profiles.Profile
 	MasterPath  = "/etc/rempart/master.json"  // Master, see below
+	BlockedPath = "/etc/rempart/blocked"      // names that files block, a table of package blocklist; none: no file
 	PreloadPath = "/etc/rempart/modules"      // kernel modules to load before the first child, one a line
 	BootModules = "/etc/modules"              // in the initramfs: modules the boot stage loads whatever the machine has
 	ModulesDir  = "/lib/modules"              // + "/" + kernel release: *.ko, modules.dep, modules.alias, modules.softdep
@@ -104,7 +105,10 @@ const (
 	LogSocket  = LogRunDir + "/socket"      // where children follow the log
 	TimeDir    = "/run/rempart/time"        // of the time child
 	TimeStatus = TimeDir + "/status.json"   // how the clock does: clock.Status
-	ResolvPath = LinkDir + "/resolv.conf"   // name servers learnt by DHCP; where /etc/resolv.conf leads
+	ResolvPath = LinkDir + "/resolv.conf"   // name servers the guest itself asks; where /etc/resolv.conf leads
+	LearntPath = LinkDir + "/learnt.conf"   // name servers learnt by DHCP and router advertisements, like resolv.conf(5)
+	DNSDir     = "/run/rempart/dns"         // of the dns child
+	DNSSocket  = DNSDir + "/socket"         // where it says how it does: dns.Status
 )
 
 // Master names the master a root belongs to.

@@ -267,15 +267,25 @@ func loadKept(name string, into any) error {
 	return nil
 }
 
-// writeResolv writes what the leases say about name servers, in the order of the links.
+// writeResolv writes what the leases say about name servers, in the order of the links, and whom the guest itself asks:
+// these, or its own name service.
 func (u *uplinks) writeResolv() {
-	file := u.path(contract.ResolvPath)
-	text := resolv(u.env.Profile, u.current(), u.adverts(), u.now())
-	if old, err := os.ReadFile(file); err == nil && bytes.Equal(old, text) {
-		return
+	learnt := resolv(u.env.Profile, u.current(), u.adverts(), u.now())
+	own := learnt
+	if d := u.env.Profile.DNS; d != nil && d.Self {
+		own = []byte("# Written by rempart: the guest's own name service.\nnameserver 127.0.0.1\n")
 	}
-	if err := writeWhole(file, text); err != nil {
-		u.env.Log.Warn("name servers learnt are not written", "error", err)
+	for _, f := range []struct {
+		path string
+		text []byte
+	}{{contract.LearntPath, learnt}, {contract.ResolvPath, own}} {
+		file := u.path(f.path)
+		if old, err := os.ReadFile(file); err == nil && bytes.Equal(old, f.text) {
+			continue
+		}
+		if err := writeWhole(file, f.text); err != nil {
+			u.env.Log.Warn("name servers learnt are not written", "error", err)
+		}
 	}
 }
 

@@ -164,7 +164,7 @@ func TestGuestLinks(t *testing.T) {
 		"text/template", "html", "encoding/xml", "database", "go", "testing", "gvisor.dev",
 		"github.com/diskfs", "github.com/spf13", "github.com/erofs"}
 	// The boot stage has to be small and has nothing to do with any network.
-	bootStage := append([]string{"net", "encoding/json", "os/exec", "log", "github.com/google/nftables",
+	bootStage := append([]string{"net", "crypto/tls", "encoding/json", "os/exec", "log", "github.com/google/nftables",
 		"github.com/vishvananda/netlink", "github.com/mdlayher/netlink", "github.com/insomniacslk/dhcp",
 		module + "/profiles"}, unwanted...)
 	for program, banned := range map[string][]string{"./firstboot": unwanted, "./firstboot/boot": bootStage} {

@@ -1,0 +1,142 @@
+package server
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"rempart/firstboot/dns/wire"
+)
+
+// Bounds of connections (RFC 7766 6.2).
+const (
+	// MaxConnections is how many there are on one link, and maxOfClient of them one address's.
+	MaxConnections = 96
+	maxOfClient    = 16
+	// idle is how long one may say nothing; slow how long a message may take in either direction.
+	idle = 10 * time.Second
+	slow = 5 * time.Second
+	// pipelined is how many of its queries are under way at a time.
+	pipelined = 16
+)
+
+// ServeTCP answers on the connections of a listener until ctx is done or the listener fails; it closes it and waits for
+// its connections.
+func (s *Server) ServeTCP(ctx context.Context, listener net.Listener, access *Access) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(ctx, func() { listener.Close() })()
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer stop()
+	var mu sync.Mutex
+	total, each := 0, map[netip.Addr]int{}
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() {
+				continue
+			}
+			return err
+		}
+		peer, ok := conn.RemoteAddr().(*net.TCPAddr)
+		if !ok {
+			conn.Close()
+			continue
+		}
+		from := peer.AddrPort().Addr().Unmap().WithZone("")
+		mu.Lock()
+		full := total >= MaxConnections || each[from] >= maxOfClient
+		if may, _ := access.may(from); !full && may {
+			total++
+			each[from]++
+			s.Counts.connections.Add(1)
+			all.Go(func() {
+				s.connection(ctx, conn, from, access)
+				mu.Lock()
+				defer mu.Unlock()
+				total--
+				if each[from]--; each[from] == 0 {
+					delete(each, from)
+				}
+			})
+		} else {
+			conn.Close()
+		}
+		mu.Unlock()
+	}
+}
+
+// connection answers the queries of one connection, several at a time and in the order their answers come.
+func (s *Server) connection(ctx context.Context, conn net.Conn, from netip.Addr, access *Access) {
+	ctx, stop := context.WithCancel(ctx)
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	room := make(chan struct{}, pipelined)
+	var write sync.Mutex
+	var under sync.WaitGroup
+	defer stop()
+	defer under.Wait()
+	var length [2]byte
+	for {
+		if err := conn.SetReadDeadline(time.Now().Add(idle)); err != nil {
+			return
+		}
+		if _, err := io.ReadFull(conn, length[:]); err != nil {
+			return
+		}
+		n := int(binary.BigEndian.Uint16(length[:]))
+		if n < wire.HeaderSize || n > maxQuery {
+			return // no query is that long, and none that short
+		}
+		in := make([]byte, n)
+		if err := conn.SetReadDeadline(time.Now().Add(slow)); err != nil {
+			return
+		}
+		if _, err := io.ReadFull(conn, in); err != nil {
+			return
+		}
+		select {
+		case room <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		under.Go(func() {
+			defer func() { <-room }()
+			limited, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			out, v := s.stream(limited, from, access, in)
+			if v != answered {
+				stop() // nothing will come: the client need not wait
+				return
+			}
+			write.Lock()
+			defer write.Unlock()
+			_ = conn.SetWriteDeadline(time.Now().Add(slow))
+			if _, err := conn.Write(out); err != nil {
+				stop()
+			}
+		})
+	}
+}
+
+// stream answers one query of a connection, with its length before it.
+func (s *Server) stream(ctx context.Context, from netip.Addr, access *Access, in []byte) ([]byte, verdict) {
+	r := &request{from: from, access: access, tcp: true}
+	out, v := s.short(r, in, make([]byte, 2, 2+512))
+	if v == longer {
+		out, v = s.local(ctx, r, in, out[:2])
+	}
+	if v == longer {
+		out, v = s.long(ctx, r, in, out[:2])
+	}
+	binary.BigEndian.PutUint16(out, uint16(len(out)-2))
+	return out, v
+}
