@@ -80,8 +80,8 @@ func (r *rates) take(from netip.Addr, rate int) decision {
 }
 
 // cookies makes and knows our part of cookies (RFC 7873, in the shape of RFC 9018 4): version 1, three bytes of
-// nothing, the time, and a hash of all that with the client's part and address. The hash is SHA-256 cut to eight bytes, for only
-// this server reads it.
+// nothing, the time, and a hash of all that with the client's part and address. The hash is SHA-256 cut to eight bytes,
+// for only this server reads it.
 type cookies struct{ secret [32]byte }
 
 // serverCookie is the length of our part.
