@@ -27,7 +27,7 @@ type bucket struct {
 	mu     sync.Mutex
 	tokens float32
 	slips  uint8
-	at     uint32 // milliseconds since begin
+	at     int64 // milliseconds since begin, from 1 on; 0: nobody has used it
 }
 
 type decision int
@@ -60,14 +60,16 @@ func (r *rates) take(from netip.Addr, rate int) decision {
 	}
 	raw := network.Addr().As16()
 	b := &r.buckets[maphash.Bytes(r.seed, raw[:])%bucketCount]
-	now := uint32(time.Since(r.begin).Milliseconds())
+	now := 1 + time.Since(r.begin).Milliseconds()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.at == 0 {
 		b.tokens = float32(rate)
 	}
-	b.tokens = min(b.tokens+float32(now-b.at)*float32(rate)/1000, float32(rate))
-	b.at = max(now, 1)
+	if now > b.at {
+		b.tokens = min(b.tokens+float32(now-b.at)*float32(rate)/1000, float32(rate))
+	}
+	b.at = max(now, b.at) // another goroutine may have looked at the clock later and come first
 	if b.tokens >= 1 {
 		b.tokens--
 		return pass
