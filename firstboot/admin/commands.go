@@ -34,6 +34,7 @@ func commands() []command {
 		{"counters", "[--json]", "what the rules have counted", runCounters},
 		{"conntrack", "[--json]", "the connections that pass", runConntrack},
 		{"time", "[--json]", "how the clock is kept", runTime},
+		{"dns", "[--json]", "how the name service does", runDNS},
 		{"ping", "ADDRESS [--count N]", "whether a host answers", runPing},
 		{"resolve", "NAME|ADDRESS [--server ADDRESS]", "what the guest's name servers say", runResolve},
 		{"capture", "LINK [--count N] [--seconds N] [--host ADDRESS] [--port N]",

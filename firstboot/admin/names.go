@@ -1,0 +1,50 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"text/tabwriter"
+
+	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/ctl"
+	"rempart/firstboot/dns"
+)
+
+// runDNS says how the name service does.
+func runDNS(ctx context.Context, d *desk, r ctl.Request) error {
+	flags, asJSON := options(r)
+	if err := parse(r, flags); err != nil {
+		return err
+	}
+	s, err := dns.ReadStatus(ctx, filepath.Join(d.root, contract.DNSSocket))
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.New("the guest serves no names: its profile has no dns, or the service has not started yet")
+	}
+	if err != nil {
+		return fmt.Errorf("asking the name service: %w", err)
+	}
+	if *asJSON {
+		return printJSON(r.Stdout, s)
+	}
+	w := tabwriter.NewWriter(r.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "queries\t%d\tcached %d, forwarded %d, local %d, refused %d, limited %d, dropped %d\n", s.Queries,
+		s.Cached, s.Forwarded, s.Local, s.Refused, s.Limited, s.Forward.Dropped)
+	fmt.Fprintf(w, "answers\t\tnxdomain %d, servfail %d, stale %d, fetched ahead %d\n", s.NXDomain, s.ServFail,
+		s.Forward.Stale, s.Forward.Refreshed)
+	fmt.Fprintf(w, "kept out\t\tblocked %d (of %d names), private addresses %d\n", s.Blocked, s.BlockLen,
+		s.Forward.Rebinding)
+	fmt.Fprintf(w, "cache\t%d\tanswers, %d of %d KiB, %d made room\n", s.Cache.Entries, s.Cache.Bytes>>10,
+		s.Cache.Limit>>10, s.Cache.Evicted)
+	for _, u := range s.Servers {
+		state := "answers"
+		if u.Down {
+			state = "is left alone"
+		}
+		fmt.Fprintf(w, "%s\t%d\tasked, answered %d, failed %d, forged %d; %s in %d us\n", u.Server, u.Asked, u.Answered,
+			u.Failed, u.Forged, state, u.Micros)
+	}
+	return w.Flush()
+}
