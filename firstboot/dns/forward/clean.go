@@ -35,6 +35,9 @@ func clean(query, m *dns.Msg) *dns.Msg {
 		if h.Class != q.Qclass || !chain[strings.ToLower(h.Name)] {
 			continue
 		}
+		if strings.EqualFold(h.Name, q.Name) {
+			h.Name = q.Name // not in the letters that were sent to tell forgers: it is then a pointer to the question
+		}
 		switch t := h.Rrtype; {
 		case t == q.Qtype, t == dns.TypeCNAME, t == dns.TypeDNAME, t == dns.TypeRRSIG && wantsProof:
 			out.Answer = append(out.Answer, rr)

@@ -201,7 +201,8 @@ func (g *Group) probe(ctx context.Context, s *Server) {
 	q.SetQuestion(".", dns.TypeNS)
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if _, err := s.Exchange(ctx, q); err == nil {
+	down, _ := s.standing(time.Now())
+	if _, err := s.Exchange(ctx, q); err == nil && down {
 		g.log.Info("name server answers again", "server", s.Name())
 	}
 }

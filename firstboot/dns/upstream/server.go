@@ -25,7 +25,7 @@ import (
 const (
 	// downAfter so many questions in a row without an answer a server is left alone.
 	downAfter = 3
-	// firstProbe is when it is tried again; doubles up to longProbe.
+	// firstProbe after the first failure it is tried again; doubles up to longProbe.
 	firstProbe = 2 * time.Second
 	longProbe  = 30 * time.Second
 	// forged answers to one question, after which it goes over TCP (RFC 5452 9.1).
@@ -143,7 +143,7 @@ func (s *Server) patience() time.Duration {
 func (s *Server) dueForProbe(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.failures < downAfter || now.Before(s.probeAt) {
+	if s.failures == 0 || now.Before(s.probeAt) {
 		return false
 	}
 	s.probeAt = now.Add(s.probeAfter)
@@ -159,9 +159,11 @@ func (s *Server) note(began time.Time, err error) {
 	s.counts.Asked++
 	if err != nil {
 		s.counts.Failed++
-		if s.failures++; s.failures == downAfter {
+		if s.failures++; s.failures == 1 {
 			s.probeAfter = firstProbe
 			s.probeAt = time.Now().Add(firstProbe)
+		}
+		if s.failures == downAfter {
 			s.log.Warn("name server does not answer; others are asked until it does", "server", s.name, "error", err)
 		}
 		return

@@ -113,8 +113,13 @@ admin: {from: inside}
 // start runs the child with a profile whose section dns is given; it is ready when start returns.
 func (l *lab) start(section string) {
 	l.t.Helper()
+	l.startProfile(base + section)
+}
+
+func (l *lab) startProfile(text string) {
+	l.t.Helper()
 	file := filepath.Join(l.root, "fw.yaml")
-	p, err := profiles.Parse(file, []byte(base+section))
+	p, err := profiles.Parse(file, []byte(text))
 	if err != nil {
 		l.t.Fatal(err)
 	}
