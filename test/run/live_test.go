@@ -18,7 +18,8 @@ import (
 // TestLive changes a running guest by the commands a person types: what changes is shown, it comes back by `undo`, it
 // stays by `confirm`, and `commit` makes it what the guest boots next.
 func TestLive(t *testing.T) {
-	bin, dir := place(t)
+	t.Parallel()
+	dir := place(t)
 	home := filepath.Dir(dir)
 	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "XDG_RUNTIME_DIR=" + home, "XDG_CACHE_HOME=" + cache(t)}
 	key := newKey(t, home)
@@ -39,7 +40,7 @@ func TestLive(t *testing.T) {
 	write("memory.yaml", "memory: 128M", "memory: 256M")
 
 	s := newScreen()
-	cmd := exec.Command(bin, "run", dir, "--firmware", "direct", "--accel", "tcg", "--key", key+".pub")
+	cmd := exec.Command(binary, "run", dir, "--firmware", "direct", "--accel", "tcg", "--key", key+".pub")
 	cmd.Env, cmd.Stdout, cmd.Stderr = env, s, s
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -73,7 +74,7 @@ func TestLive(t *testing.T) {
 		{"diff fw-1", 0, "runs what its master"},
 		{"undo fw-1", 1, "no change waits"},
 	} {
-		cmd := exec.Command(bin, strings.Fields(step.args)...)
+		cmd := exec.Command(binary, strings.Fields(step.args)...)
 		cmd.Dir, cmd.Env = home, env
 		out, err := cmd.CombinedOutput()
 		if code := cmd.ProcessState.ExitCode(); code != step.exit || !strings.Contains(string(out), step.want) {

@@ -18,6 +18,7 @@ import (
 // guest makes itself, and on one with a bridge that filters: each flow of the policy, allowed and
 // denied, has to be tried in a booted guest and to be right.
 func TestPackets(t *testing.T) {
+	t.Parallel()
 	names := profiles.Builtin()
 	for _, file := range []string{"made.yaml", "bridged.yaml"} {
 		path, err := filepath.Abs(filepath.Join("testdata", file))
@@ -28,6 +29,7 @@ func TestPackets(t *testing.T) {
 	}
 	for _, name := range names {
 		t.Run(filepath.Base(name), func(t *testing.T) {
+			t.Parallel()
 			m := rig.Build(t, name)
 			dir, err := os.MkdirTemp("", "rempart-run-")
 			if err != nil {
@@ -38,15 +40,7 @@ func TestPackets(t *testing.T) {
 			if err := os.CopyFS(master, os.DirFS(m.Dir)); err != nil {
 				t.Fatal(err)
 			}
-			bin := filepath.Join(dir, "rempart")
-			program, err := os.ReadFile(rig.Rempart(t))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(bin, program, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			cmd := exec.Command(bin, "test", master, "--json", "--pcap", captures, "--firmware", "direct", "--accel", "tcg")
+			cmd := exec.Command(binary, "test", master, "--json", "--pcap", captures, "--firmware", "direct", "--accel", "tcg")
 			cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + dir}
 			var report bytes.Buffer
 			s := newScreen()

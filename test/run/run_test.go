@@ -29,10 +29,31 @@ import (
 
 const profile = "home-firewall"
 
+// binary is a copy of rempart where an ordinary user reaches it. It is made once, before any test runs: a file that is
+// being written cannot be run, nor can one while another test's new process still holds it open for writing.
+var binary string
+
 func TestMain(m *testing.M) {
-	code := m.Run()
+	code := 1
+	dir, err := copied()
+	if err == nil {
+		binary = filepath.Join(dir, "rempart")
+		code = m.Run()
+	} else {
+		fmt.Println("a copy of bin/rempart (did `make` run?):", err)
+	}
+	os.RemoveAll(dir)
 	rig.Clean()
 	os.Exit(code)
+}
+
+// copied makes a folder with the copy.
+func copied() (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "rempart-run-"); err != nil {
+		return "", err
+	}
+	b, err := os.ReadFile(filepath.Join(rig.Top(), "bin", "rempart"))
+	return dir, errors.Join(err, os.Chmod(dir, 0o755), os.WriteFile(filepath.Join(dir, "rempart"), b, 0o755))
 }
 
 // screen keeps what a program writes and lets a test wait for it.
@@ -133,8 +154,8 @@ func ordinary(t *testing.T, cmd *exec.Cmd, dir string) {
 	}
 }
 
-// place returns a copy of the master and of rempart where an ordinary user reaches them.
-func place(t *testing.T) (bin, dir string) {
+// place returns a copy of the master where an ordinary user reaches it.
+func place(t *testing.T) (dir string) {
 	t.Helper()
 	m := rig.Build(t, profile)
 	base, err := os.MkdirTemp("", "rempart-run-")
@@ -149,15 +170,13 @@ func place(t *testing.T) (bin, dir string) {
 	if err := os.CopyFS(dir, os.DirFS(m.Dir)); err != nil {
 		t.Fatal(err)
 	}
-	bin = filepath.Join(base, "rempart")
-	b, err := os.ReadFile(rig.Rempart(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(bin, b, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return bin, dir
+	return dir
+}
+
+// apart gives a program a place of its own for the guests it runs: they all have one name.
+func apart(cmd *exec.Cmd, dir string) *exec.Cmd {
+	cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+filepath.Dir(dir))
+	return cmd
 }
 
 // openTerminal makes a pseudo-terminal and returns its two ends.
@@ -185,7 +204,8 @@ func openTerminal(t *testing.T) (ours, theirs *os.File) {
 
 // TestTerminal boots on a terminal with the dmz link on a socket, talks to the guest there, and leaves by Ctrl-].
 func TestTerminal(t *testing.T) {
-	bin, dir := place(t)
+	t.Parallel()
+	dir := place(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -199,7 +219,7 @@ func TestTerminal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(bin, "run", dir, "--firmware", "direct", "--accel", "tcg",
+	cmd := exec.Command(binary, "run", dir, "--firmware", "direct", "--accel", "tcg",
 		"--net", "dmz0=socket:connect="+listener.Addr().String())
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TERM=xterm"}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, theirs, theirs
@@ -269,8 +289,9 @@ func dmz(t *testing.T, listener net.Listener, answered chan struct{}) {
 
 // TestSignal ends a guest without a terminal by SIGTERM: in order, with no QEMU left behind.
 func TestSignal(t *testing.T) {
-	bin, dir := place(t)
-	cmd := exec.Command(bin, "run", dir, "--firmware", "microvm", "--accel", "tcg")
+	t.Parallel()
+	dir := place(t)
+	cmd := exec.Command(binary, "run", dir, "--firmware", "microvm", "--accel", "tcg")
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 	s := newScreen()
 	cmd.Stdout, cmd.Stderr = s, s
@@ -300,8 +321,9 @@ func TestSignal(t *testing.T) {
 
 // TestTimeout asks for READY sooner than any guest can be.
 func TestTimeout(t *testing.T) {
-	bin, dir := place(t)
-	cmd := exec.Command(bin, "run", dir, "--firmware", "direct", "--accel", "tcg", "--timeout", "200ms")
+	t.Parallel()
+	dir := place(t)
+	cmd := apart(exec.Command(binary, "run", dir, "--firmware", "direct", "--accel", "tcg", "--timeout", "200ms"), dir)
 	s := newScreen()
 	cmd.Stdout, cmd.Stderr = s, s
 	if code := start(t, cmd).exit(t, s); code != 1 || !strings.Contains(s.String(), "200ms have passed") {
@@ -312,7 +334,8 @@ func TestTimeout(t *testing.T) {
 // TestPanic runs masters whose root is corrupt: the kernel panics, and rempart says so and ends, also on microvm,
 // which has no device to report a panic by.
 func TestPanic(t *testing.T) {
-	_, dir := place(t)
+	t.Parallel()
+	dir := place(t)
 	m := rig.Build(t, profile)
 	for _, r := range m.Manifest.Disk.Regions {
 		if r.Name != "partition root" {
@@ -335,7 +358,7 @@ func TestPanic(t *testing.T) {
 	}
 	for _, firmware := range []string{"direct", "microvm"} {
 		t.Run(firmware, func(t *testing.T) {
-			cmd := exec.Command(rig.Rempart(t), "run", dir, "--firmware", firmware, "--format", "raw", "--accel", "tcg")
+			cmd := apart(exec.Command(binary, "run", dir, "--firmware", firmware, "--format", "raw", "--accel", "tcg"), dir)
 			s := newScreen()
 			cmd.Stdout, cmd.Stderr = s, s
 			if code := start(t, cmd).exit(t, s); code != 1 || !strings.Contains(s.String(), "panicked") {
@@ -347,10 +370,11 @@ func TestPanic(t *testing.T) {
 
 // TestTap plugs a link into a tap, in a network namespace of its own.
 func TestTap(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED, NOT PASSED: making a tap in a new network namespace needs root")
 	}
-	_, dir := place(t)
+	dir := place(t)
 	const script = `
 set -e
 ip link set lo up
@@ -367,7 +391,7 @@ until ip neigh show 10.9.0.1 dev rmptap0 | grep -q lladdr; do
 done
 echo "the tap answers"
 `
-	cmd := exec.Command("/bin/sh", "-c", script, rig.Rempart(t), dir)
+	cmd := apart(exec.Command("/bin/sh", "-c", script, binary, dir), dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	s := newScreen()
 	cmd.Stdout, cmd.Stderr = s, s
