@@ -134,6 +134,7 @@ const slow = 8 * time.Second
 // that takes its time; then tries the truth table; then kills what loads the policy and what holds the links under a
 // connection that must live.
 func TestHomeFirewall(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, home)
 	w := newHome(t, m)
 	knocking := w.knock(t, homeKnocks())
@@ -168,6 +169,7 @@ func TestHomeFirewall(t *testing.T) {
 
 // TestPolicyFails shows a guest whose policy never loads: it says so, never becomes READY, and sends not one frame.
 func TestPolicyFails(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, home)
 	w := newHome(t, m)
 	knocking := w.knock(t, homeKnocks())
@@ -196,6 +198,7 @@ func TestPolicyFails(t *testing.T) {
 
 // TestControl takes away the policy and nothing else: every row that must be dropped gets through here.
 func TestControl(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, control)
 	sameWays(t, m.Profile, rig.Build(t, home).Profile)
 	w := newHome(t, m)

@@ -23,6 +23,8 @@ import (
 const (
 	home    = "home-firewall"
 	uplink  = "dhcp-uplink"
+	rented  = "rented-server"
+	xen     = "xen-firewall"
 	control = "testdata/open.yaml"
 )
 
@@ -40,7 +42,7 @@ func TestMain(m *testing.M) {
 		}
 	}
 	code := 1
-	if err := rig.Prebuild(home, uplink, control); err != nil {
+	if err := rig.Prebuild(home, uplink, rented, xen, control); err != nil {
 		fmt.Println("the masters to boot (did `make` run?):", err)
 	} else {
 		code = netns.Isolate()

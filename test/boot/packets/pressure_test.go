@@ -11,6 +11,7 @@ import (
 // TestMemoryPressure lets what loads the policy, and then what holds the links, take all the memory they can get of the
 // smallest guest: both are killed and come back, established connections live on, and nothing that is forbidden passes.
 func TestMemoryPressure(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, home)
 	w := newHome(t, m)
 	knocking := w.knock(t, homeKnocks())

@@ -130,6 +130,7 @@ func uplinkKnocks() []knock {
 // TestUplink boots the dhcp-uplink among foreign ones: its address comes from dnsmasq, which learns its name, and not
 // one frame, its own question included, leaves it before its policy is there.
 func TestUplink(t *testing.T) {
+	t.Parallel()
 	m := rig.Build(t, uplink)
 	w, leases := newUplink(t, m)
 	knocking := w.knock(t, uplinkKnocks())

@@ -72,6 +72,8 @@ type watch struct {
 	guest  map[string]int // frames the guest sent, by link
 	first  time.Time      // when it sent the first
 	links  map[string]net.HardwareAddr
+	// bridged are the links behind which the guest is a bridge: frames go through it to other addresses than its own.
+	bridged map[string]bool
 }
 
 // fingerprint is what tells a flow from all others and no translation touches: the initial sequence number of a TCP
@@ -90,9 +92,11 @@ func fingerprint(d virtualnet.Dissection) string {
 }
 
 // newWatch starts to watch taps. What they saw is kept as captures when the test fails.
-func newWatch(tb testing.TB, at *netns.Node, taps map[string]netlink.Link, macs map[string]net.HardwareAddr) *watch {
+func newWatch(tb testing.TB, at *netns.Node, taps map[string]netlink.Link, macs map[string]net.HardwareAddr,
+	bridged map[string]bool) *watch {
 	tb.Helper()
-	w := &watch{prints: map[string]*trace{}, flows: map[flow]*trace{}, guest: map[string]int{}, links: macs}
+	w := &watch{prints: map[string]*trace{}, flows: map[flow]*trace{}, guest: map[string]int{}, links: macs,
+		bridged: bridged}
 	for link, tap := range taps {
 		w.open(tb, at, link, tap)
 	}
@@ -147,7 +151,7 @@ func (w *watch) see(link string, frame []byte, toGuest bool) {
 	case err != nil:
 	case !toGuest:
 		w.fromGuest(link, d)
-	case bytes.Equal(d.DstMAC, w.links[link]):
+	case bytes.Equal(d.DstMAC, w.links[link]), w.bridged[link]:
 		w.toGuest(link, d)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -15,37 +16,56 @@ import (
 	"rempart/test/rig"
 )
 
-// world is a guest's surroundings: a bridge and a tap for each link, and hosts.
+// world is a guest's surroundings: a bridge and a tap for each NIC, and hosts.
 type world struct {
-	hyper *netns.Node
-	hosts map[string]*netns.Node
-	taps  map[string]netlink.Link
-	macs  map[string]net.HardwareAddr
-	watch *watch
-	order []string // links in bus order
+	number int64 // of this world: several may be there at a time
+	hyper  *netns.Node
+	hosts  map[string]*netns.Node
+	taps   map[string]netlink.Link
+	macs   map[string]net.HardwareAddr
+	watch  *watch
+	order  []string // links in bus order
 }
 
-func bridge(link string) string { return "br-" + link }
+var worlds atomic.Int64
+
+// bridge and tap name a link's interfaces on the hypervisor: IFNAMSIZ leaves them 15 bytes.
+func (w *world) bridge(link string) string { return fmt.Sprintf("b%d-%s", w.number, link) }
+func (w *world) tap(link string) string    { return fmt.Sprintf("t%d-%s", w.number, link) }
 
 // newWorld makes the bridges and the taps of a master's guest, and watches the taps.
 func newWorld(t *testing.T, m *rig.Master) *world {
 	t.Helper()
-	w := &world{hyper: netns.Here(t, "hypervisor"), hosts: map[string]*netns.Node{}, taps: map[string]netlink.Link{},
+	w := &world{number: worlds.Add(1), hyper: netns.Here(t, "hypervisor"),
+		hosts: map[string]*netns.Node{}, taps: map[string]netlink.Link{},
 		macs: map[string]net.HardwareAddr{}, order: m.Manifest.Links}
 	for i, mac := range hypervisor.MACs(m.Profile.Name, m.Manifest.Links) {
 		link := m.Manifest.Links[i]
-		w.hyper.Bridge(t, bridge(link))
-		w.taps[link] = w.hyper.Tap(t, "tap-"+link, bridge(link))
+		w.hyper.Bridge(t, w.bridge(link))
+		w.taps[link] = w.hyper.Tap(t, w.tap(link), w.bridge(link))
 		w.macs[link] = mac
+		if l := m.Profile.NICs()[i]; l.VirtualMAC != "" {
+			virtual, err := net.ParseMAC(l.VirtualMAC)
+			netns.Must(t, err)
+			w.macs[link] = virtual
+		}
 	}
-	w.watch = newWatch(t, w.hyper, w.taps, w.macs)
+	bridged := map[string]bool{}
+	for _, l := range m.Profile.Links {
+		if l.Bridge != nil {
+			for _, member := range l.Bridge.Members {
+				bridged[member] = true
+			}
+		}
+	}
+	w.watch = newWatch(t, w.hyper, w.taps, w.macs, bridged)
 	return w
 }
 
 // backends plug the guest's NICs into the taps.
 func (w *world) backends() (out []hypervisor.Backend) {
 	for _, link := range w.order {
-		out = append(out, hypervisor.Backend{Kind: hypervisor.Tap, Tap: "tap-" + link})
+		out = append(out, hypervisor.Backend{Kind: hypervisor.Tap, Tap: w.tap(link)})
 	}
 	return out
 }
@@ -55,7 +75,7 @@ func (w *world) host(t *testing.T, name, link string, addresses []string, gatewa
 	t.Helper()
 	n := netns.NewNode(t, name)
 	w.hosts[name] = n
-	dev := n.Plug(t, "eth0", w.hyper, bridge(link))
+	dev := n.Plug(t, "eth0", w.hyper, w.bridge(link))
 	for _, a := range addresses {
 		n.Addr(t, dev, netip.MustParsePrefix(a))
 	}
@@ -88,6 +108,16 @@ func (w *world) internet(t *testing.T, router *netns.Node) *netns.Node {
 	}
 	router.Forward(t)
 	return n
+}
+
+// open opens more ports of a host's address, for TCP and UDP.
+func (w *world) open(t *testing.T, host, address string, ports ...uint16) {
+	t.Helper()
+	for _, port := range ports {
+		at := netip.AddrPortFrom(netip.MustParseAddr(address), port)
+		serveHTTP(t, w.hosts[host], at)
+		serveUDP(t, w.hosts[host], at)
+	}
 }
 
 // knownPorts are open on every host, for TCP and UDP, so that silence is the guest's doing.
