@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) {
 	for tool, pkg := range map[string]string{"nft": "nftables", "nsenter": "util-linux", "curl": "curl",
-		"nc": "netcat-openbsd", "ping": "iputils-ping", "nmap": "nmap"} {
+		"nc": "netcat-openbsd", "ping": "iputils-ping", "nmap": "nmap", "iperf3": "iperf3"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			fmt.Printf("%s is missing: apt-get install %s\n", tool, pkg)
 			os.Exit(1)
