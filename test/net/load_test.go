@@ -81,8 +81,8 @@ func (f *underLoad) judge(t *testing.T, reloads int) {
 		t.Errorf("the stream from %v did not survive %d reloads: %v", f.allowed.Src, reloads, err)
 	}
 	if f.lost() != 0 || f.sent() == 0 {
-		t.Errorf("%d of %d datagrams from %v that may pass were lost during %d reloads; want 0 of many", f.lost(), f.sent(),
-			f.allowed.Src, reloads)
+		t.Errorf("%d of %d datagrams from %v that may pass were lost during %d reloads; want 0 of many", f.lost(),
+			f.sent(), f.allowed.Src, reloads)
 	}
 	tried, passed := f.leaks()
 	if tried == 0 || passed != 0 {
@@ -105,6 +105,6 @@ func (f *underLoad) judge(t *testing.T, reloads int) {
 		report.Intervals[len(report.Intervals)-1].Sum.Bytes == 0 || report.End.Received.Bits == 0 {
 		t.Errorf("iperf3 from %v: %v, %v; want a stream that flows to its end\n%s", f.allowed.Src, f.iperfErr, err, f.iperf)
 	}
-	t.Logf("from %v: iperf3 %.1f Mbit/s for %.1f s; %d datagrams, none lost; %d forbidden ones, none passed", f.allowed.Src,
-		report.End.Received.Bits/1e6, report.End.Received.Seconds, f.sent(), tried)
+	t.Logf("from %v: iperf3 %.1f Mbit/s for %.1f s; %d datagrams, %d lost; %d forbidden ones, %d passed", f.allowed.Src,
+		report.End.Received.Bits/1e6, report.End.Received.Seconds, f.sent(), f.lost(), tried, passed)
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"reflect"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -58,6 +59,95 @@ func TestEveryRuleMatters(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestMutantsByPackets makes mistakes in the rules of every built-in profile, and of one whose lines became sets, and
+// sends their probes: those go wrong, and no others, that package filtertest says by reading the rules. That package
+// tries all mistakes (TestEveryRuleMatters of firstboot/filter); this shows that it reads as the kernel does.
+func TestMutantsByPackets(t *testing.T) {
+	all := []*profiles.Profile{filtertest.Merged()}
+	for _, name := range profiles.Builtin() {
+		all = append(all, builtin(t, name))
+	}
+	for _, p := range all {
+		t.Run(p.Name, func(t *testing.T) {
+			t.Parallel()
+			full := compile(t, p)
+			probes := routed(filter.Probes(p))
+			l := newLab(t, p)
+			l.listen(t, probes)
+			seen := 0
+			for _, m := range sample(full, len(probes)) {
+				mutant := m.In(full)
+				want := foretold(t, p, mutant, probes)
+				l.load(t, mutant)
+				var got []string
+				for _, o := range l.runWithin(t, probes, 3*silence) {
+					if o.wrong() != "" {
+						got = append(got, o.String())
+					}
+				}
+				sort.Strings(got)
+				if !slices.Equal(got, want) {
+					t.Errorf("%s: %d probes go wrong, %d were foretold:\n%s\nforetold:\n%s", m.Name, len(got), len(want),
+						strings.Join(got, "\n"), strings.Join(want, "\n"))
+				}
+				if len(want) > 0 {
+					seen++
+				}
+			}
+			if seen == 0 {
+				t.Error("no mistake made any probe go wrong")
+			}
+		})
+	}
+}
+
+// sample is some mistakes of each kind, spread over the rules: fewer, the more probes have to be sent for each.
+func sample(rs filter.Ruleset, probes int) []filtertest.Mutant {
+	count := min(8, 1+2000/probes)
+	var out []filtertest.Mutant
+	for _, all := range [][]filtertest.Mutant{filtertest.Missing(rs), filtertest.Swapped(rs)} {
+		all = slices.DeleteFunc(all, func(m filtertest.Mutant) bool {
+			// Of one table, and nothing without which neighbours do not find each other: that would change everything.
+			return rs.Tables[m.Table].Family != filter.FamilyInet || strings.Contains(m.Name, "IPv6 ") ||
+				m.First != nil && m.Commute(rs)
+		})
+		for i := range min(count, len(all)) {
+			out = append(out, all[i*len(all)/min(count, len(all))])
+		}
+	}
+	return out
+}
+
+// foretold are the probes that go wrong by the reading of rules, as outcomes name them.
+func foretold(t *testing.T, p *profiles.Profile, rs filter.Ruleset, probes []filter.Probe) []string {
+	t.Helper()
+	w := filtertest.NewWalker(p, rs)
+	var out []string
+	for _, probe := range probes {
+		first := filtertest.PacketOf(probe, w)
+		fate, err := w.Walk(first, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wrong := filtertest.Judge(probe, fate, w) != ""
+		if !wrong && probe.Pass {
+			back, err := w.Walk(filtertest.Answer(first, fate), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wrong = !back.Passed
+		}
+		if wrong {
+			if probe.Dst = first.Dst; !probe.Dst.IsValid() {
+				t.Fatalf("%+v has no destination", probe)
+			}
+			out = append(out, outcome{probe: probe}.String())
+		}
+	}
+	sort.Strings(out)
+	return out
 }
 
 // sameZone are flows inside a zone by the firewall, which Probes leaves out because hosts of a wire need no firewall.

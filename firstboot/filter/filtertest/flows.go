@@ -191,23 +191,29 @@ func (b *packets) around(probe filter.Probe, first Packet, fate Fate) error {
 	return nil
 }
 
-// answer adds what comes back of a flow that passed.
-func (b *packets) answer(first Packet, fate Fate) {
+// Answer is what comes back of a flow that passed.
+func Answer(first Packet, fate Fate) Packet {
 	answer := Packet{What: "the answer to " + first.What, In: fate.Out, Out: first.In, Bridge: first.Bridge, Src: fate.Dst,
 		Dst: fate.First, SrcPort: fate.DstPort, DstPort: clientPort, Protocol: first.Protocol, Hops: usualHops,
 		State: CTEstablished, Mark: fate.Mark, Client: first.Src, Ether: first.Ether}
-	if fate.Proxied {
-		cookie := Packet{What: "the cookie for " + first.What, Out: first.In, Src: first.Dst, Dst: first.Src,
-			SrcPort: first.DstPort, DstPort: clientPort, Protocol: filter.ProtoTCP, Flags: TCPSyn | TCPAck, Hops: usualHops,
-			State: CTUntracked, Ether: first.Ether}
-		b.add(cookie)
-	}
 	if fate.State == CTUntracked {
 		answer.State = CTNew // unless the rules see to it
 	}
 	if fate.Local {
 		answer.In, answer.Client, answer.Dst = "", netip.Addr{}, first.Src
 	}
+	return answer
+}
+
+// answer adds what comes back of a flow that passed.
+func (b *packets) answer(first Packet, fate Fate) {
+	if fate.Proxied {
+		cookie := Packet{What: "the cookie for " + first.What, Out: first.In, Src: first.Dst, Dst: first.Src,
+			SrcPort: first.DstPort, DstPort: clientPort, Protocol: filter.ProtoTCP, Flags: TCPSyn | TCPAck, Hops: usualHops,
+			State: CTUntracked, Ether: first.Ether}
+		b.add(cookie)
+	}
+	answer := Answer(first, fate)
 	b.add(answer)
 	answer.What, answer.State = "an error about "+first.What, CTRelated
 	answer.Protocol, answer.Type = filter.ProtoICMP, unreachable
