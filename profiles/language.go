@@ -84,8 +84,6 @@ func profileFields() table[Profile] {
 		{name: "rules", doc: "Which packets are routed by another table than the main one: - {from: PREFIX, table: NUMBER}.",
 			kind: oneOrMore(routingRuleFields().schema()), decode: readRoutingRules},
 
-		{name: "dhcp", doc: "Address leases on inside links: LINK: {pool: .100-.200, lease: 12h, options: {19: 1}}.",
-			later: "remove it, and give addresses by hand or from another DHCP server"},
 		{name: "dns", doc: "Name service: {upstream: ADDRESS, LINK: {domain: NAME}}. Hosts on the links named may ask; the" +
 			" ports are open to them without a line of the policy.", kind: dnsSchema(), decode: readDNS},
 		{name: "ra", doc: "IPv6 router advertisements on inside links: LINK: {dns: self, search: NAME}, or LINK: {}. Hosts" +
@@ -93,6 +91,9 @@ func profileFields() table[Profile] {
 			kind: filled(named(linkPattern, advertFields().schema())), decode: readAdverts},
 		{name: "ntp", doc: "Time: {servers: [ADDRESS or NAME], serve: [LINK]}. Without it the guest takes its hypervisor's" +
 			" clock.", kind: filled(ntpFields().schema()), decode: readNTP},
+		{name: "dhcp", doc: "Address leases on inside links: LINK: {pool: .100-.200, lease: 12h, options: {19: 1}}. The" +
+			" port is open to them without a line of the policy.",
+			kind: filled(named(linkPattern, dhcpFields().schema())), decode: readDHCP},
 		{name: "sysctl", doc: "Kernel settings: KEY: VALUE.",
 			later: "remove it, the guest sets what a firewall needs"},
 		{name: "logging", doc: "What is logged and where to: {drops: ZONE, to: ADDRESS}. The guest's own log is kept in any" +

@@ -39,7 +39,7 @@ type DHCPSettings struct {
 // DHCPOption is an option as it is sent.
 type DHCPOption struct {
 	Code  uint8  `json:"code"`            // 1 to 254
-	Value []byte `json:"value,omitempty"` // at most 255 bytes; longer ones are cut by RFC 3396 when they are sent
+	Value []byte `json:"value,omitempty"` // at most 1024 bytes; above 255 it is sent as RFC 3396 has it
 	// Drop is set for an option that is not to be sent although the server or a wider scope would.
 	Drop bool `json:"drop,omitempty"`
 }

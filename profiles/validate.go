@@ -50,6 +50,7 @@ func (v *validator) profile() {
 	v.adverts()
 	v.ntp()
 	v.dns()
+	v.dhcp()
 	v.policy()
 	v.shadows()
 	v.bans()
