@@ -29,7 +29,11 @@ func (b *Bench) try(ctx context.Context, p filter.Probe) *attempt {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if !p.Pass {
+	if p.Pass {
+		a.mu.Lock()
+		a.heard = cancel
+		a.mu.Unlock()
+	} else {
 		go b.hush(ctx, a, cancel)
 	}
 	start := time.Now()
@@ -75,7 +79,7 @@ func (b *Bench) send(ctx context.Context, p filter.Probe, token string) error {
 	case profiles.TCP:
 		return exchangeTCP(ctx, h, p.Src, to, token)
 	case profiles.UDP:
-		return h.ExchangeUDP(ctx, p.Src, to, []byte(token), resend)
+		return h.ExchangeUDP(ctx, p.Src, to, question(p, token), resend)
 	case profiles.Ping:
 		return h.Ping(ctx, p.Src, p.Dst, []byte(token), resend)
 	}

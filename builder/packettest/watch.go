@@ -63,6 +63,7 @@ type attempt struct {
 	whole    bool          // the receiver's answer came back to the sender whole
 	took     time.Duration // until then
 	failure  string        // why not, in the sender's words
+	heard    func()        // ends the attempt when a service has answered, which need not be to the port that asked
 }
 
 func (a *attempt) snapshot() (sent int, left []Sighting, answered answer) {
@@ -179,8 +180,8 @@ func (w *watch) find(d virtualnet.Dissection) *attempt {
 	switch {
 	case d.Protocol == virtualnet.TCP && d.SYN && !d.ACK:
 		return w.sequence[d.Sequence]
-	case (d.Protocol == virtualnet.UDP || d.Protocol == virtualnet.EchoRequest) && len(d.Payload) >= tokenSize:
-		return w.tokens[string(d.Payload[:tokenSize])]
+	case d.Protocol == virtualnet.UDP || d.Protocol == virtualnet.EchoRequest:
+		return w.tokens[tokenOf(d)]
 	}
 	return nil
 }
@@ -212,6 +213,9 @@ func (w *watch) fromGuest(at place, when time.Time, d virtualnet.Dissection) {
 	if a.answered == silent {
 		a.answered = said
 	}
+	if said == replied && d.Protocol == virtualnet.UDP && a.heard != nil {
+		a.heard()
+	}
 }
 
 // answerTo tells whose sender a packet answers, and what it says.
@@ -225,6 +229,8 @@ func (w *watch) answerTo(at place, d virtualnet.Dissection) (*attempt, answer) {
 		if d.SYN && d.ACK {
 			return a, replied
 		}
+	case virtualnet.UDP:
+		return w.flow(at, flowKey{src: d.Dst, dst: d.Src, protocol: profiles.UDP, port: d.SrcPort}), replied
 	case virtualnet.EchoReply:
 		if len(d.Payload) >= tokenSize {
 			if a := w.tokens[string(d.Payload[:tokenSize])]; a != nil && a.probe.Link == at.of(a.probe) && a.probe.Src == d.Dst {
