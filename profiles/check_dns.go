@@ -37,6 +37,7 @@ func (v *validator) dns() {
 	v.domainServers(d)
 	v.dnsNames(d)
 	v.block(d)
+	v.dnsZones(d)
 	for i, name := range d.RebindOK {
 		v.dnsName(v.places.find(d.At, "dns.rebind_ok[%d]", i), "dns.rebind_ok", name)
 	}

@@ -25,6 +25,11 @@ func dnsFields() table[DNS] {
 			decode: readDNSNames},
 		{name: "block", doc: "Names kept from clients: {files: [FILE], names: [DOMAIN], allow: [DOMAIN], answer: nxdomain}.",
 			kind: filled(blockFields().schema()), decode: readBlock},
+		{name: "zones", doc: "Zones the guest is authoritative for: DOMAIN: {file: FILE}, or {records: TEXT}, as zone files" +
+			" have them.", kind: named(domainPattern, dnsZoneFields().schema()), decode: readDNSZones},
+		{name: "dnssec", doc: "true: what others answer is validated by its signatures, from the root's keys down; what is" +
+			" wrong is answered SERVFAIL. Names of domains are left out.", kind: yesOrNo(),
+			decode: func(r *reader, v value, d *DNS) { d.DNSSEC, _ = r.boolean(v) }},
 		{name: "rebind_ok", doc: "Domains that may have private addresses although an upstream says so. Other such answers" +
 			" are refused: they let web pages reach into your network.", kind: oneOrMore(textLike(domainPattern)),
 			decode: func(r *reader, v value, d *DNS) { d.RebindOK = r.domainList(v, "dns.rebind_ok") }},

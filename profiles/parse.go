@@ -12,7 +12,7 @@ func Parse(file string, src []byte) (*Profile, error) {
 	if !r.profile(root) {
 		return nil, inOrder(file, r.findings)
 	}
-	v := &validator{file: file, p: r.p, places: r.places, findings: r.findings}
+	v := &validator{file: file, p: r.p, places: r.places, findings: r.findings, warnings: r.warnings}
 	v.profile()
 	if len(v.findings) > 0 {
 		return nil, inOrder(file, v.findings)

@@ -18,6 +18,7 @@ type reader struct {
 	p        *Profile
 	places   places
 	findings []Finding
+	warnings []Finding
 }
 
 // value is a node of the document, the key it belongs to if any, and what a finding calls it.

@@ -10,6 +10,9 @@ type DNS struct {
 	Domains   []DomainServer `json:"domains,omitempty"` // the longest that a name is in decides
 	Names     []DNSName      `json:"names,omitempty"`   // answered as written, whatever others say
 	Block     *Block         `json:"block,omitempty"`   // nil: nothing is blocked
+	Zones     []DNSZone      `json:"zones,omitempty"`   // the guest is authoritative for them
+	// DNSSEC has answers of others validated, but for the names of Domains: those are the profile's own servers'.
+	DNSSEC bool `json:"dnssec,omitempty"`
 	// RebindOK are domains whose names may have addresses of private networks although an upstream said so.
 	RebindOK []string `json:"rebind_ok,omitempty"`
 	Cache    int64    `json:"cache"`          // bytes of answers kept

@@ -119,8 +119,11 @@ func (p *parser) stop(file string, line int, format string, args ...any) {
 // include reads a file; from is the entry that includes it.
 func (p *parser) include(file, origin string, from Record, depth int) {
 	if p.fsys == nil || !fs.ValidPath(file) {
-		p.tell(from.File, from.Line, false, "name a file beside the zone file, or below it",
-			"$INCLUDE %q leads out of the folder of the zone file", clip(file))
+		what, hint := "$INCLUDE %q leads out of the folder of the zone file", "name a file beside the zone file, or below it"
+		if from.Line == 0 {
+			what, hint = "zone file %q is in another folder", "name a file beside the profile, or below it"
+		}
+		p.tell(from.File, from.Line, false, hint, what, clip(file))
 		return
 	}
 	if p.includes++; depth > maxDepth || p.includes > maxIncludes {
