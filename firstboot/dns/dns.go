@@ -25,6 +25,7 @@ import (
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/dns/server"
+	"rempart/firstboot/names"
 	"rempart/firstboot/onlink"
 )
 
@@ -81,6 +82,9 @@ func Run(ctx context.Context, env *child.Env) error {
 	defer stop()
 	for _, g := range h.groups {
 		all.Go(func() { g.Probe(ctx) })
+	}
+	if h.leases != "" {
+		all.Go(func() { names.Follow(ctx, h.leases, env.Log, h.local.Apply) })
 	}
 	all.Go(func() { h.followUplink(ctx, filepath.Join(env.Root, contract.LearntPath)) })
 	status, err := listenStatus(filepath.Join(env.Root, contract.DNSSocket))

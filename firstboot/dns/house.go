@@ -25,9 +25,11 @@ import (
 	"rempart/firstboot/dns/answer"
 	"rempart/firstboot/dns/cache"
 	"rempart/firstboot/dns/forward"
+	"rempart/firstboot/dns/local"
 	"rempart/firstboot/dns/override"
 	"rempart/firstboot/dns/server"
 	"rempart/firstboot/dns/upstream"
+	"rempart/firstboot/dns/zone"
 	"rempart/profiles"
 	"rempart/profiles/blocklist"
 )
@@ -48,6 +50,9 @@ type house struct {
 	groups  []*upstream.Group
 	uplink  []*uplinkGroup
 	learnt  map[netip.Addr]*upstream.Server // of the uplink
+	local   *local.Names
+	zones   *zone.Zones
+	leases  string // socket where names of leases come from; empty: there are none
 }
 
 // uplinkGroup is a group that also asks whom DHCP and router advertisements name.
@@ -80,9 +85,13 @@ func newHouse(env *child.Env) (*house, error) {
 		if err != nil {
 			return 0, err
 		}
+		e, err := proven(d, g)
+		if err != nil {
+			return 0, err
+		}
 		n := uint8(len(views)) // links are 64 at most
 		numbers[key] = n
-		views = append(views, g)
+		views = append(views, e)
 		return n, nil
 	}
 	main, err := view(d.Upstreams)
@@ -125,6 +134,7 @@ func newHouse(env *child.Env) (*house, error) {
 		return nil, err
 	}
 	h.server = server.New(sources, h.forward, d.Log, env.Log)
+	h.server.Zones = h.zones
 	return h, nil
 }
 
@@ -143,7 +153,11 @@ func (h *house) sources(env *child.Env) ([]answer.Source, error) {
 		h.blocked = override.NewBlocked(d.Block, table)
 		all = append(all, h.blocked)
 	}
-	return append(all, override.NewPrivate(h.forward.Routed)), nil
+	own, err := h.names(env)
+	if err != nil {
+		return nil, err
+	}
+	return append(append(all, own...), override.NewPrivate(h.forward.Routed)), nil
 }
 
 // mapTable maps the table of blocked names. It is a file of the root, which never changes while it is mapped, and its

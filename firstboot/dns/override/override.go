@@ -73,6 +73,12 @@ func (n *Names) Answer(_ context.Context, q *answer.Query) (*dns.Msg, bool) {
 	return m, true
 }
 
+// Has tells whether a name, absolute and in lower case, is one of them.
+func (n *Names) Has(name string) bool {
+	_, ok := n.find(name)
+	return ok
+}
+
 // find looks for a name and then for wildcards above it.
 func (n *Names) find(name string) (profiles.DNSName, bool) {
 	if len(n.own) == 0 {

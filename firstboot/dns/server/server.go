@@ -24,16 +24,20 @@ type Server struct {
 	Sources []answer.Source // asked in this order, before the cache
 	Forward *forward.Forwarder
 	Log     *slog.Logger
-	Queries bool // every query goes to the log
+	Queries bool       // every query goes to the log
+	Zones   Transferer // gives whole zones; nil: there are none
 	Counts  Counts
 
 	cookies cookies
 	rates   rates
+
+	transfers chan struct{}
 }
 
 // New returns a server that asks sources, then f.
 func New(sources []answer.Source, f *forward.Forwarder, queries bool, log *slog.Logger) *Server {
-	return &Server{Sources: sources, Forward: f, Log: log, Queries: queries, cookies: newCookies(), rates: newRates()}
+	return &Server{Sources: sources, Forward: f, Log: log, Queries: queries, cookies: newCookies(), rates: newRates(),
+		transfers: make(chan struct{}, maxTransfers)}
 }
 
 // request is one query on its way.

@@ -112,6 +112,12 @@ func (s *Server) connection(ctx context.Context, conn net.Conn, from netip.Addr,
 			defer func() { <-room }()
 			limited, cancel := context.WithTimeout(ctx, patience)
 			defer cancel()
+			if done, err := s.transfer(ctx, from, access, in, conn, &write); done {
+				if err != nil {
+					stop()
+				}
+				return
+			}
 			out, v := s.stream(limited, from, access, in)
 			if v != answered {
 				stop() // nothing will come: the client need not wait

@@ -175,6 +175,12 @@ func (all *Zones) Origins() []string {
 	return names
 }
 
+// Has tells whether a name, absolute and in lower case, owns anything in one of the zones.
+func (all *Zones) Has(name string) bool {
+	z := all.find(name)
+	return z != nil && z.nodes[name] != nil
+}
+
 // Generation is constant: zones do not change while the guest runs.
 func (all *Zones) Generation() uint64 { return 0 }
 
