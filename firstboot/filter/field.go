@@ -27,6 +27,12 @@ const (
 	TypeEther                    // 2 bytes, big endian
 )
 
+// Sizes of addresses in bytes, RFC 791 and RFC 8200.
+const (
+	IPv4Size = 4
+	IPv6Size = 16
+)
+
 // IfNameSize is IFNAMSIZ of the kernel: a name is shorter than this.
 const IfNameSize = 16
 

@@ -20,6 +20,7 @@ func (c *compiler) forward() {
 				c.acceptForward(&ch, f)
 			}
 		}
+		c.merge(&ch)
 		c.dispatch(&ch, "to/"+from, OIfName, from, func(to string) string {
 			return c.pairChain("fwd/"+from+"/"+to, from, to)
 		})
@@ -148,5 +149,6 @@ func (c *compiler) acceptForward(ch *Chain, f *profiles.Forward) {
 	}
 	for _, one := range f.Single() {
 		ch.add(forwardComment(&one), slices.Concat(exactly(&one), c.helper(f.Helper), []Expr{accept})...)
+		ch.Rules[len(ch.Rules)-1].At = f.At
 	}
 }

@@ -70,7 +70,7 @@ func sameEnd(a, b *Rule) bool {
 	_, y := split(b)
 	return len(x) > 0 && !slices.ContainsFunc(x, func(e Expr) bool {
 		switch e.(type) {
-		case Count, Verdict, Reject:
+		case Count, Verdict, Reject, Bits, Masquerade:
 			return false
 		}
 		return true
@@ -117,6 +117,7 @@ func (b box) holds(other box) bool {
 
 // shape is the rules of a run that compare the same fields.
 type shape struct {
+	what   string // "policy" or "forward"
 	fields []Field
 	rules  []Rule // in their order
 	boxes  []box
@@ -150,7 +151,7 @@ func (c *compiler) mergeRun(run []Rule) []Rule {
 		i := slices.IndexFunc(shapes, func(s *shape) bool { return slices.Equal(s.fields, fields) })
 		if i < 0 {
 			i = len(shapes)
-			shapes = append(shapes, &shape{fields: fields})
+			shapes = append(shapes, &shape{what: kindOf(&run[0]), fields: fields})
 		}
 		shapes[i].rules = append(shapes[i].rules, r)
 		shapes[i].boxes = append(shapes[i].boxes, product(compared, r.At)...)
@@ -196,18 +197,18 @@ func (c *compiler) mergeShape(s *shape, end []Expr) []Rule {
 		seen[b.key()] = true
 	}
 	if len(s.fields) == 1 && len(ranged) > 0 {
-		return []Rule{c.lookup(s.fields, joinRanges(append(exact, ranged...)), true, end)}
+		return []Rule{c.lookup(s.what, s.fields, joinRanges(append(exact, ranged...)), true, end)}
 	}
 	var out []Rule
 	if len(exact) > 0 {
-		out = append(out, c.lookup(s.fields, exact, false, end))
+		out = append(out, c.lookup(s.what, s.fields, exact, false, end))
 	}
 	apart, others := c.work.keepApart(ranged)
 	if len(apart) > 0 {
-		out = append(out, c.lookup(s.fields, apart, true, end))
+		out = append(out, c.lookup(s.what, s.fields, apart, true, end))
 	}
 	for _, b := range others {
-		r := Rule{Comment: "policy" + at(b.at), At: b.at}
+		r := Rule{Comment: s.what + at(b.at), At: b.at}
 		for i, f := range s.fields {
 			r.Do = append(r.Do, Match{f, b.ranges[i : i+1]})
 		}
@@ -275,7 +276,7 @@ func (w *mergeWork) keepApart(list []box) (apart, others []box) {
 }
 
 // lookup is the rule that asks a set of boxes, which it adds to the table unless another chain asks the same.
-func (c *compiler) lookup(fields []Field, boxes []box, interval bool, end []Expr) Rule {
+func (c *compiler) lookup(what string, fields []Field, boxes []box, interval bool, end []Expr) Rule {
 	// One order for one content, whatever the order of the lines.
 	slices.SortFunc(boxes, func(a, b box) int { return cmp.Compare(a.key(), b.key()) })
 	s := Set{Interval: interval, Lasting: true, Elements: make([]Element, 0, len(boxes))}
@@ -303,9 +304,15 @@ func (c *compiler) lookup(fields []Field, boxes []box, interval bool, end []Expr
 	if c.table.Set(s.Name) == nil {
 		c.set(s)
 	}
-	comment := "policy: " + strconv.Itoa(len(boxes)) + " flows"
+	comment := what + ": " + strconv.Itoa(len(boxes)) + " flows"
 	if first.Line > 0 {
 		comment += " of lines" + at(first) + " to" + at(last)
 	}
 	return Rule{Do: append([]Expr{Lookup{Fields: fields, Set: s.Name}}, end...), Comment: comment, At: first}
+}
+
+// kindOf is what kind of words of the profile a rule is from.
+func kindOf(r *Rule) string {
+	kind, _, _ := strings.Cut(r.Comment, ":")
+	return kind
 }

@@ -12,7 +12,7 @@ import (
 // Every probe meets in the compiled rules what the words of the profile say: two readings of a profile, and a third one
 // of the rules in between, by the nft manual.
 func TestRulesDoWhatProbesSay(t *testing.T) {
-	for _, p := range everyProfile(t) {
+	for _, p := range append(everyProfile(t), filtertest.Forwarding(300)) {
 		w := filtertest.NewWalker(p, compile(t, p))
 		probes := filter.Probes(p)
 		for _, probe := range probes {
@@ -104,6 +104,7 @@ var unseen = []struct{ pattern, why string }{
 	{`^packets: fwd/net/(net|inside): policy: net -> any \(10:5\)$`, "it drops, and counts it, as the default would"},
 	{`^packets: out/(inside|servers): answers: policy: any -> self \(15:5\)$`, "no line from self drops them"},
 
+	{`^packets: untracked: from \S+ <-> connections that begin$`, "both only keep packets from connection tracking"},
 	{`^packets: \S+ handshakes of proxied connections <-> path MTU`, "the one is TCP, the other ICMP"},
 	{`^packets: (in|out)/servers: .* <-> policy: `, "both accept what no service sends: from one's port to the other's"},
 	{`^packets: srcnat: from \S+ <-> for clients of `, "either came by a link or is this machine's own"},

@@ -23,12 +23,20 @@ func (c *compiler) destinationNAT() {
 			own = DAddrTypeOnLink
 		}
 		forwards := func(addressed bool) {
+			var alike targetGroups
 			for n := range c.profile.Forwards {
 				f := &c.profile.Forwards[n]
 				if f.From == z.Name && f.Address.IsValid() == addressed && c.space.has(z.Name, isV6(f.To)) {
+					alike.add(f)
+				}
+			}
+			for n := range c.profile.Forwards {
+				f := &c.profile.Forwards[n]
+				if f.From == z.Name && f.Address.IsValid() == addressed && c.space.has(z.Name, isV6(f.To)) && !alike.holds(f) {
 					c.translate(&ch, f, n+1, own)
 				}
 			}
+			c.translateAlike(&ch, alike, own)
 		}
 		forwards(true)
 		c.mapInwards(&ch, z)
@@ -47,11 +55,19 @@ func (c *compiler) fromZone(rules *Chain, ch Chain, zone string) {
 	}
 	*c.chain(ch.Name, nil) = ch
 	for _, v6 := range families {
-		speaks := func(r Rule) bool { return slices.ContainsFunc(r.Do, func(e Expr) bool { return isAddr(e, v6) }) }
+		speaks := func(r Rule) bool {
+			return slices.ContainsFunc(r.Do, func(e Expr) bool { return isAddr(e, v6) || asks(e, srcField(v6)) })
+		}
 		if slices.ContainsFunc(ch.Rules, speaks) {
 			c.ends(rules, "from "+zone, IIfName, zone, v6, ch.Name)
 		}
 	}
+}
+
+// asks tells whether an expression compares a field.
+func asks(e Expr, f Field) bool {
+	m, ok := e.(Match)
+	return ok && m.Field == f
 }
 
 // isAddr tells whether an expression shows that its rule is about a family.
@@ -59,6 +75,8 @@ func isAddr(e Expr, v6 bool) bool {
 	switch e := e.(type) {
 	case Match:
 		return e.Field == dstField(v6) || reflect.DeepEqual(e, version(v6))
+	case Lookup:
+		return slices.Contains(e.Fields, dstField(v6))
 	case DestinationNAT:
 		return e.IPv6 == v6
 	case MapPrefix:

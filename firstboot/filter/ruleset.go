@@ -55,13 +55,15 @@ const (
 	NoMap      MapKind = iota // a set: membership only
 	MapVerdict                // Element.Verdict
 	MapPort                   // Element.Port
+	MapTarget                 // Element.To and Element.Port
 )
 
 // Element is one member of a Set: a range for each type of its key.
 type Element struct {
 	Key     []Range
 	Verdict Verdict // of a MapVerdict
-	Port    uint16  // of a MapPort
+	Port    uint16  // of a MapPort or a MapTarget
+	To      Range   // of a MapTarget: one address
 	Comment string  // place of the profile it comes from: "14:5"; not of a map
 }
 
@@ -199,7 +201,8 @@ type DestinationNAT struct {
 	IPv6    bool   // To is an IPv6 address
 	Port    uint16 // 0: unchanged, unless PortMap is given
 	PortMap string // name of a MapPort set: destination port -> new one
-	Field   Field  // TCPDPort or UDPDPort: what PortMap is asked with
+	Targets string // name of a MapTarget set: destination port -> address and port; To, Port and PortMap are not looked at
+	Field   Field  // TCPDPort or UDPDPort: what PortMap and Targets are asked with
 }
 
 // Helper is a connection tracking helper under a name.

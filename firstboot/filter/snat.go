@@ -2,6 +2,7 @@ package filter
 
 import (
 	"net/netip"
+	"reflect"
 	"slices"
 	"strconv"
 
@@ -24,6 +25,7 @@ func (c *compiler) sourceNAT() {
 			for _, one := range f.Single() {
 				if f.SNAT {
 					ch.add(forwardComment(&one), append(exactly(&one), Masquerade{})...)
+					ch.Rules[len(ch.Rules)-1].At = f.At
 				} else {
 					c.hairpin(&ch, &one, true)
 				}
@@ -36,6 +38,8 @@ func (c *compiler) sourceNAT() {
 				}
 			}
 		}
+		c.bundle(&ch)
+		c.merge(&ch)
 		c.fromZone(&rules, ch, z.Name)
 		if len(proxied.Rules) > 0 {
 			*c.chain(proxied.Name, nil) = proxied
@@ -75,8 +79,48 @@ func (c *compiler) hairpin(ch *Chain, f *profiles.Forward, came bool) {
 			}
 			ch.add(forwardComment(f)+" hairpin", slices.Concat(way, []Expr{Match{srcField(v6), []Range{addrRange(near)}}},
 				exactly(f), []Expr{Masquerade{}})...)
+			ch.Rules[len(ch.Rules)-1].At = f.At
 		}
 	}
+}
+
+// bundle moves hairpin rules that ask for the same links and clients to a chain of their own, where there are many; all
+// rules of the chain do the same, so their order means nothing.
+func (c *compiler) bundle(ch *Chain) {
+	way := func(r *Rule) int { // how many expressions are about links and clients
+		return slices.IndexFunc(r.Do, func(e Expr) bool { return isAddr(e, false) || isAddr(e, true) })
+	}
+	same := func(a, b *Rule) bool {
+		n := way(a)
+		return n > 0 && n == way(b) && reflect.DeepEqual(a.Do[:n], b.Do[:n])
+	}
+	var out []Rule
+	for len(ch.Rules) > 0 {
+		first := ch.Rules[0]
+		var alike, others []Rule
+		for _, r := range ch.Rules[1:] {
+			if same(&first, &r) {
+				alike = append(alike, r)
+			} else {
+				others = append(others, r)
+			}
+		}
+		if len(alike)+1 < mergeFrom {
+			out, ch.Rules = append(out, first), ch.Rules[1:]
+			continue
+		}
+		n := way(&first)
+		into := Chain{Name: ch.Name + "/" + strconv.Itoa(len(out)+1)}
+		for _, r := range append([]Rule{first}, alike...) {
+			r.Do = r.Do[n:]
+			into.Rules = append(into.Rules, r)
+		}
+		c.merge(&into)
+		*c.chain(into.Name, nil) = into
+		out = append(out, Rule{Do: append(slices.Clone(first.Do[:n]), Verdict{VerdictJump, into.Name}), Comment: "hairpin"})
+		ch.Rules = others
+	}
+	ch.Rules = out
 }
 
 // masquerade adds what leaves under the address of its link.

@@ -70,6 +70,8 @@ func (s *Set) write(b *strings.Builder) {
 		kind, to = "map", " : verdict"
 	case MapPort:
 		kind, to = "map", " : "+TypePort.Name()
+	case MapTarget:
+		kind, to = "map", " : "+s.targetType().Name()+" . "+TypePort.Name()
 	}
 	var types []string
 	for _, t := range s.Key {
@@ -103,6 +105,8 @@ func (s *Set) write(b *strings.Builder) {
 			text += " : " + e.Verdict.text()
 		case MapPort:
 			text += " : " + strconv.Itoa(int(e.Port))
+		case MapTarget:
+			text += " : " + s.targetType().format(e.To) + " . " + strconv.Itoa(int(e.Port))
 		}
 		if i == 0 {
 			b.WriteString("\t\telements = { ")
@@ -115,6 +119,14 @@ func (s *Set) write(b *strings.Builder) {
 		b.WriteString(" }\n")
 	}
 	b.WriteString("\t}\n\n")
+}
+
+// targetType is the type of the addresses a MapTarget leads to, which has an element at least.
+func (s *Set) targetType() Type {
+	if len(s.Elements[0].To.First) == IPv6Size {
+		return TypeIPv6
+	}
+	return TypeIPv4
 }
 
 func (c *Chain) write(b *strings.Builder) {
@@ -262,6 +274,9 @@ func (l Log) text() string { return `log prefix "` + l.Prefix + `" level info` }
 
 func (d DestinationNAT) text() string {
 	word, typ := natFamily(d.IPv6)
+	if d.Targets != "" {
+		return "dnat " + word + " to " + d.Field.String() + " map @" + d.Targets
+	}
 	open, shut := "", ""
 	if d.IPv6 && (d.Port != 0 || d.PortMap != "") {
 		open, shut = "[", "]" // nft reads the port after the bracket

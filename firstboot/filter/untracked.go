@@ -46,19 +46,24 @@ func checkUntracked(r *profiles.Rule, bad func(profiles.Pos, string, ...any)) {
 func (c *compiler) untracked() {
 	rules := Chain{Name: "untracked",
 		Base: &Base{Type: "filter", Hook: Prerouting, Priority: priorityFree, Policy: VerdictAccept}}
+	begin := Chain{Name: "untracked.syn"}
 	own := Chain{Name: "untracked.own",
 		Base: &Base{Type: "filter", Hook: Output, Priority: priorityFree, Policy: VerdictAccept}}
 	for _, z := range c.profile.Zones {
 		if len(c.space.zones[z.Name]) == 0 {
 			continue
 		}
-		ch := Chain{Name: "untracked/" + z.Name}
-		c.proxiedForwards(&ch, z.Name, Begins{}, NoTrack{})
+		ch, syn := Chain{Name: "untracked/" + z.Name}, Chain{Name: "untracked.syn/" + z.Name}
+		c.proxiedForwards(&syn, z.Name, NoTrack{})
 		for i := range c.profile.Policy {
 			r := &c.profile.Policy[i]
 			for _, other := range c.otherEnds(r) {
 				if covers(r.From, z.Name) && covers(r.To, other) {
-					c.keepOut(&ch, r, route{z.Name, other}, false)
+					into := &ch
+					if r.SynProxy != nil {
+						into = &syn
+					}
+					c.keepOut(into, r, route{z.Name, other}, false)
 				}
 				if covers(r.To, z.Name) && covers(r.From, other) && r.NoTrack {
 					c.keepOut(&ch, r, route{z.Name, other}, true)
@@ -75,6 +80,11 @@ func (c *compiler) untracked() {
 			}
 		}
 		c.fromZone(&rules, ch, z.Name)
+		c.fromZone(&begin, syn, z.Name)
+	}
+	if len(begin.Rules) > 0 { // so that only they pay for proxies
+		*c.chain(begin.Name, nil) = begin
+		rules.add("connections that begin", Begins{}, Verdict{VerdictJump, begin.Name})
 	}
 	for _, ch := range []Chain{rules, own} {
 		if len(ch.Rules) > 0 {
@@ -109,9 +119,6 @@ func (c *compiler) keepOut(ch *Chain, r *profiles.Rule, way route, back bool) {
 				continue
 			}
 			for _, what := range c.oneWay(m, v6, back) {
-				if r.SynProxy != nil {
-					what = append(what, Begins{})
-				}
 				for _, end := range c.farEnd(way, v6) {
 					ch.add(comment, slices.Concat(end[:1], what, end[1:], []Expr{NoTrack{}})...)
 				}

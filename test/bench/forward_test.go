@@ -36,10 +36,26 @@ const minimal = `table inet minimal {
 }
 `
 
+// minimalForward is the same for a forward.
+const minimalForward = `table inet minimal {
+	chain prerouting {
+		type nat hook prerouting priority -100;
+		iifname "in0" udp dport 9000 dnat ip to 10.2.0.2:9
+	}
+	chain forward {
+		type filter hook forward priority 0; policy drop;
+		ct state established,related accept
+		iifname "in0" oifname "out0" ct status dnat accept
+	}
+}
+`
+
 // contestant is a firewall with its rules between a sender and a receiver.
 type contestant struct {
 	name        string
 	from, to    *netns.Node
+	translated  bool      // datagrams are sent to the firewall, which forwards them
+	source      uint16    // of the next flow that is translated, less firstSource
 	fresh, flow []float64 // packets a second, of each round
 }
 
@@ -89,13 +105,38 @@ func newContestant(b *testing.B, name string, load func(fw *netns.Node) error) *
 	return c
 }
 
+// firstSource is the first port that flows to the firewall begin at.
+const firstSource = 20_000
+
+// send sends the i-th datagram of a burst that is to be a flow of its own, or of one flow, to a port or by a forward.
+func (c *contestant) send(fd, i int, port func(i int) uint16, fresh bool, payload []byte) error {
+	to := &unix.SockaddrInet4{Addr: [4]byte{10, 2, 0, 2}, Port: int(port(i))}
+	if !c.translated {
+		return unix.Sendto(fd, payload, 0, to)
+	}
+	to.Addr, to.Port = [4]byte{10, 1, 0, 1}, forwarded
+	if !fresh {
+		return unix.Sendto(fd, payload, 0, to)
+	}
+	own, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(own)
+	c.source++
+	if err := unix.Bind(own, &unix.SockaddrInet4{Port: firstSource + int(c.source)}); err != nil {
+		return err
+	}
+	return unix.Sendto(own, payload, 0, to)
+}
+
 // received is how many packets the receiver got.
 func (c *contestant) received(b *testing.B) uint64 {
 	return c.to.Device(b, "eth0").Attrs().Statistics.RxPackets
 }
 
 // burst sends datagrams as fast as one thread can, and returns how many a second came through to the other side.
-func (c *contestant) burst(b *testing.B, n int, port func(i int) uint16) float64 {
+func (c *contestant) burst(b *testing.B, n int, fresh bool, port func(i int) uint16) float64 {
 	b.Helper()
 	before := c.received(b)
 	var began time.Time
@@ -105,12 +146,10 @@ func (c *contestant) burst(b *testing.B, n int, port func(i int) uint16) float64
 			return err
 		}
 		defer unix.Close(fd)
-		to := &unix.SockaddrInet4{Addr: [4]byte{10, 2, 0, 2}}
 		payload := binary.BigEndian.AppendUint64(nil, 1)
 		began = time.Now()
 		for i := range n {
-			to.Port = int(port(i))
-			if err := unix.Sendto(fd, payload, 0, to); err != nil {
+			if err := c.send(fd, i, port, fresh, payload); err != nil {
 				return fmt.Errorf("send: %w", err)
 			}
 		}
@@ -127,6 +166,48 @@ func (c *contestant) burst(b *testing.B, n int, port func(i int) uint16) float64
 	return float64(got) / spent.Seconds()
 }
 
+// forwards is a policy of so many forwards from one zone, and last the one that the datagrams go by.
+func forwards(n int) *profiles.Profile {
+	p := lines(1)
+	p.Policy = nil
+	for i := range n {
+		port := uint16(50_000 - i)
+		if i == n-1 {
+			port = forwarded
+		}
+		p.Forwards = append(p.Forwards, profiles.Forward{From: "in", Protocol: profiles.UDP,
+			Ports: []profiles.PortRange{{First: port, Last: port}}, To: netip.MustParseAddr("10.2.0.2"), ToPort: 9})
+	}
+	return p
+}
+
+// forwarded is the port of the forward that datagrams go by.
+const forwarded = 9_000
+
+// zones is a policy between so many zones of each side, by prefixes; the datagrams are of the last ones.
+func zones(n int) *profiles.Profile {
+	p := lines(1)
+	p.Zones, p.Policy = nil, nil
+	for _, side := range []struct {
+		link string
+		net  byte
+	}{{"in0", 1}, {"out0", 2}} {
+		for i := range n {
+			prefix := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, side.net, 0, byte(2 * (n - 1 - i) % 256)}), 31)
+			if i == n-1 {
+				prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, side.net, 0, 2}), 31)
+			} else if i == n-2 {
+				prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, side.net, 0, 254}), 31)
+			}
+			p.Zones = append(p.Zones, profiles.Zone{Name: fmt.Sprint(side.link, "-", i),
+				Members: []profiles.Member{{Link: side.link, Prefixes: []netip.Prefix{prefix}}}})
+		}
+	}
+	p.Policy = []profiles.Rule{{From: fmt.Sprint("in0-", n-1), To: fmt.Sprint("out0-", n-1), Action: profiles.Accept,
+		Matches: []profiles.Match{{Protocol: profiles.UDP}}}}
+	return p
+}
+
 // BenchmarkForward sends datagrams through a firewall, by our policies of 10 to 10,000 lines and by a minimal one that
 // a person wrote: many that each begin a flow, which is what the lines cost, and many of one flow.
 func BenchmarkForward(b *testing.B) {
@@ -138,32 +219,50 @@ func BenchmarkForward(b *testing.B) {
 	if _, err := exec.LookPath("nft"); err != nil {
 		b.Fatalf("nft is missing; install the package nftables: %v", err)
 	}
-	byHand := newContestant(b, "by hand", func(fw *netns.Node) error {
-		cmd := fw.Command("nft", "-f", "-")
-		cmd.Stdin = strings.NewReader(minimal)
-		return cmd.Run()
-	})
-	all := []*contestant{byHand}
-	sizes := []int{10, 100, 1_000, 10_000}
-	for _, n := range sizes {
-		rules, err := filter.Compile(lines(n))
+	hand := func(script string) *contestant {
+		return newContestant(b, "by hand", func(fw *netns.Node) error {
+			cmd := fw.Command("nft", "-f", "-")
+			cmd.Stdin = strings.NewReader(script)
+			return cmd.Run()
+		})
+	}
+	plain, forward := hand(minimal), hand(minimalForward)
+	forward.translated = true
+	all := []*contestant{plain, forward}
+	join := func(name string, p *profiles.Profile) *contestant {
+		rules, err := filter.Compile(p)
 		if err != nil {
 			b.Fatal(err)
 		}
-		all = append(all, newContestant(b, fmt.Sprint(n, " lines"), func(fw *netns.Node) error {
+		c := newContestant(b, name, func(fw *netns.Node) error {
 			return kernel.Apply(context.Background(), rules, kernel.Options{NetNS: fw.FD()})
-		}))
+		})
+		all = append(all, c)
+		return c
+	}
+	for _, n := range []int{10, 100, 1_000, 10_000} {
+		join(fmt.Sprint(n, " lines"), lines(n))
+	}
+	for _, n := range []int{10, 1_000, 4_000} {
+		join(fmt.Sprint(n, " forwards"), forwards(n)).translated = true
+	}
+	for _, n := range []int{2, 100} {
+		join(fmt.Sprint(n, " zones on each side"), zones(n))
 	}
 	for range rounds {
 		for _, c := range all {
-			c.fresh = append(c.fresh, c.burst(b, newFlows, func(i int) uint16 { return uint16(1 + i) }))
-			c.flow = append(c.flow, c.burst(b, onePath, func(int) uint16 { return 1 }))
+			c.fresh = append(c.fresh, c.burst(b, newFlows, true, func(i int) uint16 { return uint16(1 + i) }))
+			c.flow = append(c.flow, c.burst(b, onePath, false, func(int) uint16 { return 1 }))
 		}
 	}
-	for i, c := range all[1:] {
+	for _, c := range all[2:] {
+		byHand := plain
+		if c.translated {
+			byHand = forward
+		}
 		fresh, flow := median(c.fresh)/median(byHand.fresh), median(c.flow)/median(byHand.flow)
-		report(b, fresh, fmt.Sprintf("of-by-hand-new-flows/%d", sizes[i]))
-		figure(fmt.Sprintf("forwarding with %d lines, against a minimal ruleset by hand", sizes[i]),
+		report(b, fresh, "of-by-hand-new-flows/"+strings.ReplaceAll(c.name, " ", "-"))
+		figure(fmt.Sprintf("forwarding with %s, against a minimal ruleset by hand", c.name),
 			"new flows %.0f/s against %.0f/s (%.2f), packets of one flow %.0f/s against %.0f/s (%.2f)",
 			median(c.fresh), median(byHand.fresh), fresh, median(c.flow), median(byHand.flow), flow)
 	}

@@ -25,6 +25,19 @@ func (x *walk) speaks(e filter.Expr) bool {
 	return v6 == x.p.Src.Is6()
 }
 
+// target is what a map of targets says of the packet's port.
+func (x *walk) target(table int, e filter.DestinationNAT) (filter.Element, bool) {
+	_, proto := e.Field.Needs()
+	if set := x.sets[table][e.Targets]; set != nil && x.p.Protocol == proto {
+		for _, el := range set.Elements {
+			if binary.BigEndian.Uint16(el.Key[0].First) == x.p.DstPort {
+				return el, true
+			}
+		}
+	}
+	return filter.Element{}, false
+}
+
 // translate changes the packet, or the source it will leave with.
 func (x *walk) translate(table int, e filter.Expr) {
 	addr := func(b []byte) netip.Addr {
@@ -33,6 +46,9 @@ func (x *walk) translate(table int, e filter.Expr) {
 	}
 	switch e := e.(type) {
 	case filter.DestinationNAT:
+		if el, ok := x.target(table, e); ok {
+			e.To, e.Port = el.To, el.Port
+		}
 		x.p.Dst, x.status = addr(e.To.First), x.status|ctDestNAT
 		if x.p.In == "" { // routed anew
 			x.p.Out = x.route(x.p.Dst)

@@ -78,3 +78,47 @@ func Many(lines int) *profiles.Profile {
 	}
 	return p
 }
+
+// Forwarding is so many forwards of every kind from a zone to the hosts behind: single ports and short ranges, moved
+// and as they are, in both families and protocols, to the machine's second address, with the machine as the source,
+// and among them those that are for some sources only or shared by several hosts. They are so many that maps and sets
+// take the place of most of their rules.
+func Forwarding(n int) *profiles.Profile {
+	p := Guarded()
+	p.Name, p.Sets, p.Policy, p.Logging = "forwarding", nil, nil, profiles.Logging{}
+	p.Links[0].Addresses = prefixes("203.0.113.2/24", "203.0.113.3/24", "2001:db8:1::2/64")
+	for i := range n {
+		port := uint16(1000 + 4*i)
+		f := profiles.Forward{From: "net", Protocol: profiles.TCP, Ports: ports(port), At: line(100 + i),
+			To: netip.AddrFrom4([4]byte{10, 2, 0, byte(10 + i%200)})}
+		switch i % 8 {
+		case 0:
+			f.Protocol = profiles.UDP
+		case 1:
+			f.ToPort = 80
+		case 2, 3:
+			f.To = prefixes("fd00:2::/64")[0].Addr()
+			a := f.To.As16()
+			a[15] = byte(10 + i%200)
+			f.To = netip.AddrFrom16(a)
+		case 4:
+			f.Ports, f.ToPort = []profiles.PortRange{{First: port, Last: port + 3}}, 8080
+		case 5:
+			f.Address = netip.MustParseAddr("203.0.113.3")
+		case 6:
+			f.SNAT = true
+			f.To = netip.AddrFrom4([4]byte{10, 2, 0, byte(210 + i%30)})
+		}
+		if i%8 == 7 && i%40 != 39 { // hosts beside the server use it by the guest's address
+			f.From, f.Address = "servers", netip.MustParseAddr("203.0.113.2")
+		}
+		if i%40 == 39 { // some sources get another host, and of the others each his own
+			narrow := f
+			narrow.Sources, narrow.To = prefixes("198.51.100.64/26"), netip.MustParseAddr("10.2.0.250")
+			p.Forwards = append(p.Forwards, narrow)
+			f.Others = []netip.Addr{netip.MustParseAddr("10.2.0.251")}
+		}
+		p.Forwards = append(p.Forwards, f)
+	}
+	return p
+}

@@ -366,6 +366,11 @@ func (x *walk) rule(id RuleID, r *filter.Rule) (v filter.Verdict, done bool) {
 			if !x.speaks(e) {
 				return filter.Verdict{}, false
 			}
+			if dnat, ok := e.(filter.DestinationNAT); ok && dnat.Targets != "" {
+				if _, known := x.target(id.Table, dnat); !known {
+					return filter.Verdict{}, false
+				}
+			}
 			x.touch(id)
 			x.translate(id.Table, e)
 			return accept, true

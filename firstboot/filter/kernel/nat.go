@@ -60,6 +60,9 @@ func (t *translator) mapPrefix(m filter.MapPrefix) error {
 
 func (t *translator) destinationNAT(d filter.DestinationNAT) error {
 	nat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: nfproto(d.IPv6), RegAddrMin: reg1}
+	if d.Targets != "" {
+		return t.targets(d, nat)
+	}
 	t.emit(&expr.Immediate{Register: reg1, Data: d.To.First})
 	switch {
 	case d.PortMap != "":
@@ -77,5 +80,23 @@ func (t *translator) destinationNAT(d filter.DestinationNAT) error {
 		nat.RegProtoMin, nat.Specified = reg2, true
 	}
 	t.emit(nat)
+	return nil
+}
+
+// targets asks a map for both the address and the port, which the kernel puts one after the other.
+func (t *translator) targets(d filter.DestinationNAT, nat *expr.NAT) error {
+	set := t.p.sets[d.Targets]
+	if set == nil {
+		return fmt.Errorf("there is no map %s", d.Targets)
+	}
+	if err := t.load(d.Field, reg1); err != nil {
+		return err
+	}
+	nat.RegProtoMin, nat.Specified = reg32+filter.IPv4Size/reg32Size, true
+	if d.IPv6 {
+		nat.RegProtoMin = reg2
+	}
+	t.emit(&expr.Lookup{SourceRegister: reg1, DestRegister: reg1, IsDestRegSet: true, SetName: set.Name, SetID: set.ID},
+		nat)
 	return nil
 }

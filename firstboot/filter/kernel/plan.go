@@ -3,6 +3,7 @@ package kernel
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -180,6 +181,16 @@ func (p *planner) set(in *filter.Set) error {
 		set.IsMap, set.DataType = true, nftables.TypeVerdict
 	case filter.MapPort:
 		set.IsMap, set.DataType = true, nftables.TypeInetService
+	case filter.MapTarget:
+		address := nftables.TypeIPAddr
+		if len(in.Elements) > 0 && len(in.Elements[0].To.First) == filter.IPv6Size {
+			address = nftables.TypeIP6Addr
+		}
+		both, err := nftables.ConcatSetType(address, nftables.TypeInetService)
+		if err != nil {
+			return fmt.Errorf("set %s: %w", in.Name, err)
+		}
+		set.IsMap, set.DataType = true, both
 	}
 	elements, err := setElements(in)
 	if err != nil {
@@ -220,6 +231,9 @@ func setElements(in *filter.Set) ([]nftables.SetElement, error) {
 			el.VerdictData = v
 		case filter.MapPort:
 			el.Val = binary.BigEndian.AppendUint16(nil, e.Port)
+		case filter.MapTarget:
+			el.Val = binary.BigEndian.AppendUint16(slices.Clone(e.To.First), e.Port)
+			el.Val = append(el.Val, make([]byte, reg32Size-2)...) // a part fills whole registers
 		}
 		switch {
 		case in.Interval && len(in.Key) == 1:
