@@ -30,7 +30,8 @@ guest:
 	@for arch in $(ARCHES); do \
 	  export GOOS=linux GOARCH=$$arch; \
 	  go build -tags guest -ldflags '$(LDFLAGS)' -o $(EMBEDDED)/bootstage-$$arch ./firstboot/boot && \
-	  go build -tags guest -ldflags '$(LDFLAGS)' -o $(EMBEDDED)/firstboot-$$arch ./firstboot || exit 1; \
+	  go build -tags guest -ldflags '$(LDFLAGS)' -o $(EMBEDDED)/firstboot-$$arch ./firstboot && \
+	  go build -tags guest -ldflags '$(LDFLAGS)' -o $(EMBEDDED)/shell-$$arch ./firstboot/shell || exit 1; \
 	done
 
 build: guest

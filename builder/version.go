@@ -55,7 +55,7 @@ func printVersion(c *console, asJSON bool) error {
 		for _, p := range []struct {
 			name string
 			read func(string) ([]byte, error)
-		}{{"firstboot", embedded.Firstboot}, {"bootstage", embedded.BootStage}} {
+		}{{"firstboot", embedded.Firstboot}, {"bootstage", embedded.BootStage}, {"shell", embedded.Shell}} {
 			if b, err := p.read(arch); err == nil {
 				v.Guests = append(v.Guests, guestProgram{p.name, arch, fmt.Sprintf("%x", sha256.Sum256(b))})
 			}

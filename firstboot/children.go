@@ -14,6 +14,7 @@ import (
 	"rempart/firstboot/logging"
 	"rempart/firstboot/ra"
 	"rempart/firstboot/scrub"
+	"rempart/firstboot/session"
 	"rempart/firstboot/ssh"
 	"rempart/firstboot/state"
 	"rempart/firstboot/syslog"
@@ -36,6 +37,7 @@ func children() []child.Spec {
 		state.Spec(),
 		dhcp.Spec(),
 		ssh.Spec(),
+		session.Spec(),
 		syslog.Spec(),
 		clock.Spec(),
 		scrub.Spec(),

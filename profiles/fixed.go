@@ -21,6 +21,9 @@ func Fixed(running, next *Profile) []string {
 	if digest := blockDigest(next); digest != "" && digest != blockDigest(running) {
 		why = append(why, "dns.block: other names than those in the master's root, where a guest finds them")
 	}
+	if next.Admin.Shell && !running.Admin.Shell {
+		why = append(why, "admin.shell: the shell is a program of the root, and this guest's root was made without")
+	}
 	return why
 }
 

@@ -50,7 +50,9 @@ type Admin struct {
 	// Keys may log in by SSH: lines of authorized_keys, each "TYPE BASE64 [COMMENT]". Further ones may be on a guest's
 	// identity disk.
 	Keys []string `json:"keys,omitempty"`
-	At   Pos      `json:"at"`
+	// Shell: whoever logs in at a terminal gets a shell, which is in the root then and in no other.
+	Shell bool `json:"shell,omitempty"`
+	At    Pos  `json:"at"`
 }
 
 // Link is a network interface of the guest.

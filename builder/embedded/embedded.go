@@ -20,6 +20,9 @@ func Firstboot(arch string) ([]byte, error) { return read("firstboot-" + arch) }
 // BootStage returns the initramfs program for a Debian architecture, a static binary.
 func BootStage(arch string) ([]byte, error) { return read("bootstage-" + arch) }
 
+// Shell returns the shell for a Debian architecture, a static binary, for the roots of profiles that allow one.
+func Shell(arch string) ([]byte, error) { return read("shell-" + arch) }
+
 func read(name string) ([]byte, error) {
 	b, err := files.ReadFile("files/" + name)
 	if errors.Is(err, fs.ErrNotExist) {

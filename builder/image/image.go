@@ -110,7 +110,8 @@ func CheckArch(arch string) error {
 	}
 	_, stage := embedded.BootStage(arch)
 	_, program := embedded.Firstboot(arch)
-	return errors.Join(stage, program)
+	_, shell := embedded.Shell(arch)
+	return errors.Join(stage, program, shell)
 }
 
 // planner carries what one step hands to the next.
@@ -202,8 +203,15 @@ func (p *planner) makeRoot(ctx context.Context) error {
 	for _, pkg := range p.in.Packages {
 		packages = append(packages, rootfs.Package{Name: pkg.Name, Entries: pkg.Entries})
 	}
+	var shell []byte
+	if p.in.Profile.Admin.Shell {
+		if shell, err = embedded.Shell(p.in.Arch); err != nil {
+			return err
+		}
+		p.plan.programs["shell"] = shell
+	}
 	p.root, err = rootfs.Build(ctx, rootfs.Inputs{
-		Profile: p.in.Profile, Master: p.master, Firstboot: program, Kernel: p.kernel, Packages: packages,
+		Profile: p.in.Profile, Master: p.master, Firstboot: program, Shell: shell, Kernel: p.kernel, Packages: packages,
 	})
 	return err
 }

@@ -28,6 +28,21 @@ func own(firstboot []byte) []tree.Entry {
 	return entries
 }
 
+// shell returns the shell and its names; nothing without one.
+func shell(program []byte) []tree.Entry {
+	if len(program) == 0 {
+		return nil
+	}
+	path := relative(contract.ShellPath)
+	dir, base := path[:strings.LastIndex(path, "/")+1], path[strings.LastIndex(path, "/")+1:]
+	entries := []tree.Entry{tree.Bytes(path, 0o755, program, origin), tree.Symlink(dir+"sh", base, origin),
+		tree.Symlink(dir+contract.GuestCommand, base, origin)}
+	for _, name := range contract.ShellCommands() {
+		entries = append(entries, tree.Symlink(dir+name, base, origin))
+	}
+	return entries
+}
+
 // program is a foreign program that firstboot calls.
 type program struct {
 	path  string   // as its package has it

@@ -33,6 +33,7 @@ type Inputs struct {
 	Profile   *profiles.Profile
 	Master    contract.Master
 	Firstboot []byte // the guest program, static
+	Shell     []byte // the shell, static; empty: the profile allows none
 	Kernel    *kernel.Kernel
 	Packages  []Package // at least e2fsprogs and what it depends on; others do no harm
 	// Overlays are laid last, in order; Overlay and other sources make their entries.
@@ -111,6 +112,9 @@ func Tree(ctx context.Context, in Inputs) (*tree.Tree, error) {
 	if len(in.Firstboot) == 0 {
 		return nil, errors.New("the guest program is empty")
 	}
+	if in.Profile.Admin.Shell != (len(in.Shell) > 0) {
+		return nil, errors.New("a shell is in the root when the profile allows one, and only then")
+	}
 	base, err := Overlay(overlays.FS, baseOverlay)
 	if err != nil {
 		return nil, err
@@ -128,7 +132,8 @@ func Tree(ctx context.Context, in Inputs) (*tree.Tree, error) {
 		return nil, err
 	}
 	sources := [][]tree.Entry{base, programs,
-		modules.Entries(relative(contract.ModulesDir) + "/" + in.Kernel.Release), own(in.Firstboot), generated}
+		modules.Entries(relative(contract.ModulesDir) + "/" + in.Kernel.Release), own(in.Firstboot),
+		shell(in.Shell), generated}
 	t := new(tree.Tree)
 	for _, entries := range append(sources, in.Overlays...) {
 		for _, e := range entries {

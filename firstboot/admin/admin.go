@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -46,9 +47,9 @@ func Spec() child.Spec {
 // maxClients bounds the connections to the socket at a time.
 const maxClients = 16
 
-// clients are the user ids that may connect: children that know whom they speak for, and root, for a person on the
-// console of a guest under repair.
-var clients = []uint32{contract.UIDRoot, contract.UIDSSH, contract.UIDControl}
+// clients are the user ids that may connect: children that know whom they speak for, shells of who was let in, and
+// root, for a person on the console of a guest under repair.
+var clients = []uint32{contract.UIDRoot, contract.UIDSSH, contract.UIDControl, contract.UIDShell}
 
 func run(ctx context.Context, env *child.Env) error {
 	d := &desk{root: env.Root, log: env.Log, tell: env.Tell, news: newNews(), input: ctl.NewBudget(ctl.MaxInput)}
@@ -139,7 +140,13 @@ func (d *desk) serve(ctx context.Context, l listener, allowed []uint32) error {
 			defer func() { <-places }()
 			defer conn.Close()
 			defer context.AfterFunc(ctx, func() { conn.Close() })()
-			err := ctl.Serve(ctx, conn, d.input, d.carryOut)
+			err := ctl.Serve(ctx, conn, d.input, func(ctx context.Context, r ctl.Request) int {
+				if uid == contract.UIDShell {
+					// What a shell says of its connection proves nothing: it counts as made before any change.
+					r.Since = math.SmallestNonzeroFloat64
+				}
+				return d.carryOut(ctx, r)
+			})
 			if err != nil && ctx.Err() == nil {
 				d.log.Warn("admin socket", "uid", uid, "error", err)
 			}

@@ -79,17 +79,16 @@ func runConntrack(_ context.Context, _ *desk, r ctl.Request) error {
 	if *asJSON {
 		return flowsAsJSON(r.Stdout, flows)
 	}
-	for first, piece := range slices.Collect(slices.Chunk(flows, rowsTogether)) {
-		head := ""
-		if first == 0 {
-			head = "PROTOCOL\tFROM\tTO\tANSWERS FROM, TO\tSECONDS\tBYTES"
-		}
+	head := "PROTOCOL\tFROM\tTO\tANSWERS FROM, TO\tSECONDS\tBYTES"
+	for first := 0; first == 0 || first < len(flows); first += rowsTogether {
+		piece := flows[first:min(first+rowsTogether, len(flows))]
 		if err := table(r.Stdout, piece, head, func(x flow) string {
 			f := x.row()
 			return fmt.Sprintf("%s\t%s\t%s\t%s\t%d\t%d", f.Protocol, f.From, f.To, f.Answers, f.Seconds, f.Bytes)
 		}); err != nil {
 			return err
 		}
+		head = ""
 	}
 	return nil
 }

@@ -29,6 +29,7 @@ const (
 	UIDLog      = 914 // keeps the log
 	UIDSyslog   = 915 // sends the log to a server
 	UIDAdmin    = 916 // carries out what administrators ask for
+	UIDShell    = 917 // shells of administrators
 	UIDNobody   = 65534
 )
 
@@ -52,6 +53,7 @@ func Users() []User {
 		{"rempart-log", UIDLog, "/"},
 		{"rempart-syslog", UIDSyslog, "/"},
 		{"rempart-admin", UIDAdmin, "/"},
+		{"rempart-shell", UIDShell, ShellDir},
 		{"nobody", UIDNobody, "/"},
 	}
 }

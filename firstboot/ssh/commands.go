@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/ctl"
+	shells "rempart/firstboot/session"
 )
 
 // status is the guest's newest report.
@@ -36,6 +38,8 @@ func (s *status) newest() contract.Report {
 type desk struct {
 	socket string
 	status *status
+	shell  string       // socket of the child that starts shells
+	shells *atomic.Bool // whether the profile allows any
 }
 
 // Prompt is the guest's name, and whether its root can be written.
@@ -46,6 +50,18 @@ func (d *desk) Prompt() string {
 		word = "WRITABLE"
 	}
 	return r.Name + " [" + word + "]"
+}
+
+// Shell implements Commands.
+func (d *desk) Shell(ctx context.Context, kind string, columns, rows int) (Shell, error) {
+	if !d.shells.Load() {
+		return nil, nil
+	}
+	s, err := shells.Open(ctx, d.shell, kind, columns, rows)
+	if err != nil {
+		return nil, err // not s: a nil pointer is no nil Shell
+	}
+	return s, nil
 }
 
 // Run implements Commands.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 
@@ -21,6 +22,10 @@ func (x *session) prompt(ctx context.Context) int {
 	if tty == nil {
 		return x.script(ctx)
 	}
+	shell, err := x.commands.Shell(ctx, x.term, tty.columns, tty.rows)
+	if shell != nil {
+		return x.shell(ctx, shell)
+	}
 	keys := &keyboard{bytes: make(chan []byte), gone: make(chan struct{}), left: make(chan struct{})}
 	defer close(keys.left)
 	go keys.read(x.Channel)
@@ -32,6 +37,10 @@ func (x *session) prompt(ctx context.Context) int {
 	x.screen = func(s size) { _ = t.SetSize(s.columns, s.rows) }
 	x.screen(*x.tty)
 	x.mu.Unlock()
+	if err != nil {
+		x.log.Warn("no shell for an administrator", "error", err)
+		fmt.Fprintf(t, "%v\n", err)
+	}
 	io.WriteString(t, "This guest takes its own commands; help lists them, Ctrl-D leaves.\n")
 	status := 0
 	for ctx.Err() == nil {
@@ -138,4 +147,26 @@ func (k *keyboard) watch(done <-chan int, stop func()) int {
 			stop()
 		}
 	}
+}
+
+// shell joins a terminal with a shell until that ends, or the client goes. Its end is what it said last: bytes that are
+// on their way are waited for.
+func (x *session) shell(ctx context.Context, shell Shell) int {
+	defer shell.Close()
+	defer context.AfterFunc(ctx, func() { shell.Close() })()
+	x.log.Info("SSH shell")
+	x.mu.Lock()
+	x.screen = func(s size) { _ = shell.Resize(s.columns, s.rows) }
+	x.mu.Unlock()
+	go func() {
+		_, _ = io.Copy(shell, x.Channel)
+		shell.Close() // the client types no more, and is gone: one with a terminal has no other end
+	}()
+	_, _ = io.Copy(x.Channel, shell)
+	status, err := shell.Wait()
+	if err != nil && ctx.Err() == nil {
+		x.log.Warn("SSH shell", "error", err)
+		return exitFailed
+	}
+	return status
 }

@@ -24,6 +24,16 @@ type Commands interface {
 	Run(ctx context.Context, c Call) int
 	// Prompt is what a person's prompt begins with.
 	Prompt() string
+	// Shell returns a shell for a terminal of the kind named and size; nil without an error: the profile allows none, and
+	// a person gets the prompt.
+	Shell(ctx context.Context, kind string, columns, rows int) (Shell, error)
+}
+
+// Shell is a shell that runs: what is written is typed, what is read is shown, until it ends. Close ends it.
+type Shell interface {
+	io.ReadWriteCloser
+	Resize(columns, rows int) error
+	Wait() (status int, err error)
 }
 
 // Exit statuses.
@@ -41,6 +51,7 @@ type session struct {
 	cancel   context.CancelFunc
 	mu       sync.Mutex
 	tty      *size // the client's terminal; nil: it has none
+	term     string
 	screen   func(size)
 }
 
@@ -67,6 +78,7 @@ func (x *session) serve(ctx context.Context, requests <-chan *ssh.Request) {
 				Modes                        string
 			}
 			if ok = !begun && ssh.Unmarshal(r.Payload, &p) == nil; ok {
+				x.term = p.Term
 				x.resize(p.Columns, p.Rows)
 			}
 		case "window-change":

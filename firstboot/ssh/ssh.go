@@ -1,5 +1,5 @@
-// Package ssh is the guest's SSH server: public keys only, and no shell but a prompt that takes the guest's own
-// commands. It runs where the policy opens the admin path, as a user of its own that may do nothing but listen.
+// Package ssh is the guest's SSH server: public keys only, and a prompt that takes the guest's own commands; or,
+// where the profile allows it, a shell that another child starts (package session). It runs where the policy opens the admin path, as a user of its own that may do nothing but listen.
 //
 // Who may log in is in the profile and on the identity disk; the host key is on the identity disk only, so a guest
 // without one has no SSH. Keys decide, not user names: any name is taken. Sources that fail are slowed down, each
@@ -58,6 +58,7 @@ type daemon struct {
 	status   *status
 	server   *server // nil: not begun
 	listener net.Listener
+	shells   atomic.Bool // whether the profile allows shells
 }
 
 // run serves by the profile of env, and leaves what it serves as it is when that changes.
@@ -108,8 +109,10 @@ func (d *daemon) open(env *child.Env) error {
 	}
 	env.Tell(child.KeyWarning, warning)
 	if d.server == nil {
-		d.server = newServer(env.Log, signer, &desk{filepath.Join(env.Root, contract.AdminSocket), d.status})
+		d.server = newServer(env.Log, signer, &desk{filepath.Join(env.Root, contract.AdminSocket), d.status,
+			filepath.Join(env.Root, contract.ShellSocket), &d.shells})
 	}
+	d.shells.Store(env.Profile.Admin.Shell)
 	d.server.keys.Store(&keys)
 	if d.listener != nil {
 		return nil

@@ -26,6 +26,8 @@ import (
 // echo are commands of tests: "echo WORDS", "status N", "wait", "cat", "err".
 type echo struct{}
 
+func (echo) Shell(context.Context, string, int, int) (Shell, error) { return nil, nil }
+
 func (echo) Prompt() string { return "gw [read-only]" }
 
 func (echo) Run(ctx context.Context, c Call) int {

@@ -16,6 +16,7 @@ import (
 	"rempart/firstboot/link"
 	"rempart/firstboot/logging"
 	"rempart/firstboot/scrub"
+	"rempart/firstboot/session"
 	"rempart/firstboot/ssh"
 	"rempart/firstboot/state"
 	"rempart/firstboot/syslog"
@@ -38,7 +39,8 @@ func TestConfinement(t *testing.T) {
 	}
 	ask(state.Spec())
 	r := g.AwaitReady()
-	idle := []child.Spec{dhcp.Spec(), identity.Spec(), syslog.Spec()} // this profile needs none of them
+	// This profile needs none of them.
+	idle := []child.Spec{dhcp.Spec(), identity.Spec(), session.Spec(), syslog.Spec()}
 	if len(r.Children) != len(specs)+len(idle) {
 		t.Errorf("%d children in the guest, %d known to this test", len(r.Children), len(specs)+len(idle))
 	}

@@ -64,6 +64,8 @@ var plan = map[string]string{
 	"firstboot/power":    "who pressed the button?",
 	"firstboot/scrub":    "is the whole root still what was built?",
 	"firstboot/seed":     "where does randomness come from without a device for it?",
+	"firstboot/session":  "where does an admin's shell run?",
+	"firstboot/shell":    "what can an admin look around with?",
 	"firstboot/ssh":      "how does an admin get in?",
 	"firstboot/syslog":   "how does the log get to a server?",
 	"firstboot/state":    "is the state disk blank, ours or somebody else's?",

@@ -1,0 +1,193 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// program builds the shell, with its other names beside it.
+func program(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "shell")
+	build := exec.Command("go", "build", "-o", path, "rempart/firstboot/shell")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	for _, name := range []string{"cat", "grep", "ls", "guest"} {
+		if err := os.Symlink("shell", filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path
+}
+
+// serve starts the child's server and returns its socket.
+func serve(t *testing.T, program string, allowed uint32) string {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "socket")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{program: program, home: t.TempDir(), log: slog.New(slog.DiscardHandler), allowed: []uint32{allowed},
+		env: []string{"PATH=" + filepath.Dir(program)}, places: make(chan struct{}, maxSessions)}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("serve = %v", err)
+		}
+	})
+	return socket
+}
+
+// typist types at a shell and waits for what it shows.
+type typist struct {
+	t    *testing.T
+	s    *Shell
+	seen string
+}
+
+func (y *typist) await(text string) {
+	y.t.Helper()
+	b := make([]byte, 1000)
+	for !strings.Contains(y.seen, text) {
+		n, err := y.s.Read(b)
+		if y.seen += string(b[:n]); err != nil {
+			y.t.Fatalf("waiting for %q: %v in %q", text, err, y.seen)
+		}
+	}
+	_, y.seen, _ = strings.Cut(y.seen, text)
+}
+
+func (y *typist) enter(text string) {
+	y.t.Helper()
+	if _, err := io.WriteString(y.s, text); err != nil {
+		y.t.Fatal(err)
+	}
+}
+
+// TestShell sits at a shell: its prompt says what the kernel says of the root, Ctrl-C ends what runs and nothing else,
+// the size of the window arrives, programs are joined by pipes, and its end and status are told.
+func TestShell(t *testing.T) {
+	socket := serve(t, program(t), uint32(os.Getuid()))
+	s, err := Open(context.Background(), socket, "xterm", 80, 24)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	y := &typist{t: t, s: s}
+	root := "[" + map[bool]string{true: "read-only", false: "WRITABLE"}[readOnlyRoot(t)] + "] "
+	y.await(root)
+	y.await(" $ ")
+	y.enter("x=1; for i in a b; do echo \"$i$x\"; done | grep -n b\r")
+	y.await("2:b1\r\n")
+	y.await(" $ ")
+	y.enter("echo 'two\rlines'\r")
+	y.await("> ")
+	y.await("two\r\nlines\r\n")
+	y.enter("cat\r")
+	y.await("cat\r\n")
+	y.enter("typed\r")
+	y.await("typed\r\ntyped\r\n") // the terminal's echo, and cat's
+	y.enter("\x03")
+	y.await("^C")
+	y.await(" $ ")
+	y.enter("echo on\r")
+	y.await("\non\r\n")
+	y.enter("while true; do true; done\r")
+	y.await("done\r\n")
+	y.enter("\x03")
+	y.await(" $ ")
+	y.enter("false\r")
+	y.await("(1) $ ")
+	y.enter("nosuchcommand\r") // goes to the guest's own commands, of which there are none here
+	y.await("nobody in the guest carries out commands now")
+	if err := s.Resize(132, 50); err != nil {
+		t.Error(err)
+	}
+	y.enter("cd /\r")
+	y.await(root + "/ $ ")
+	y.enter("exit 7\r")
+	if _, err := io.Copy(io.Discard, s); err != nil {
+		t.Errorf("the end = %v", err)
+	}
+	if status, err := s.Wait(); status != 7 || err != nil {
+		t.Errorf("Wait = %d, %v; want 7", status, err)
+	}
+}
+
+// readOnlyRoot asks what is mounted, by another way than the shell does.
+func readOnlyRoot(t *testing.T) bool {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	readOnly := false
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 3 && f[1] == "/" {
+			readOnly = f[3] == "ro" || strings.HasPrefix(f[3], "ro,")
+		}
+	}
+	return readOnly
+}
+
+// TestShellEndsWithItsClient: nothing is left running when the person is gone.
+func TestShellEndsWithItsClient(t *testing.T) {
+	socket := serve(t, program(t), uint32(os.Getuid()))
+	for range maxSessions + 2 { // more than there are places: each is given back
+		s, err := Open(context.Background(), socket, "xterm", 80, 24)
+		if err != nil {
+			t.Fatal(err)
+		}
+		y := &typist{t: t, s: s}
+		y.await(" $ ")
+		y.enter("cat\r")
+		y.await("cat\r\n")
+		s.master.Close()
+		_ = s.conn.CloseWrite()
+		if _, err := s.Wait(); err != nil {
+			t.Fatalf("a shell whose terminal hung up: %v", err)
+		}
+		s.conn.Close()
+	}
+}
+
+// TestBounds: strangers get none, and there are no more than may be.
+func TestBounds(t *testing.T) {
+	path := program(t)
+	if s, err := Open(context.Background(), serve(t, path, 4242), "xterm", 80, 24); err == nil {
+		s.Close()
+		t.Error("a stranger got a shell")
+	}
+	socket := serve(t, path, uint32(os.Getuid()))
+	for range maxSessions {
+		s, err := Open(context.Background(), socket, "bad name\n;", 80, 24)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+	}
+	if s, err := Open(context.Background(), socket, "xterm", 80, 24); err == nil {
+		s.Close()
+		t.Errorf("shell %d was started", maxSessions+1)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := Open(ctx, socket, "xterm", 80, 24); !errors.Is(err, context.Canceled) {
+		t.Errorf("Open that is given up = %v; want %v", err, context.Canceled)
+	}
+}
