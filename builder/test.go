@@ -16,6 +16,7 @@ import (
 	"rempart/builder/guest"
 	"rempart/builder/hypervisor"
 	"rempart/builder/packettest"
+	"rempart/firstboot/contract/identity"
 	"rempart/profiles"
 )
 
@@ -96,6 +97,10 @@ func (t packetTest) run(ctx context.Context) (err error) {
 	}
 	defer transcript.Close()
 	s.Console = transcript
+	profile, err := t.instance(&s)
+	if err != nil {
+		return err
+	}
 	nics, err := guest.Links(t.master.Profile.Name, t.master.Profile)
 	if err != nil {
 		return err
@@ -106,7 +111,7 @@ func (t packetTest) run(ctx context.Context) (err error) {
 		macs[i] = n.MAC
 		s.Backends[n.Link] = hypervisor.Backend{Kind: hypervisor.Wire}
 	}
-	bench, err := packettest.New(t.master.Profile, macs, packettest.Options{Log: s.Log, Captures: t.captures})
+	bench, err := packettest.New(profile, macs, packettest.Options{Log: s.Log, Captures: t.captures})
 	if err != nil {
 		return err
 	}
@@ -150,6 +155,31 @@ func (t packetTest) run(ctx context.Context) (err error) {
 		return errDifferent
 	}
 	return nil
+}
+
+// instance is the profile as that of one guest: where it leaves addresses to each, some are made up, and an identity
+// disk holds them.
+func (t packetTest) instance(s *guest.Settings) (*profiles.Profile, error) {
+	p := t.master.Profile
+	if len(identity.Lacking(p)) == 0 {
+		return p, nil
+	}
+	if !s.Firmware.TakesIdentity() {
+		return nil, usageError{fmt.Sprintf("%s leaves addresses to each guest, and a guest booted by %s has no place for the "+
+			"disk they are on; use another --firmware", p.Name, s.Firmware)}
+	}
+	s.Identity = filepath.Join(t.captures, "identity.raw")
+	id, err := guest.EnsureIdentity(s.Identity, p.Name, p, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := guest.MakeUpAddresses(id, p); err != nil {
+		return nil, err
+	}
+	if err := guest.WriteIdentity(s.Identity, id); err != nil {
+		return nil, err
+	}
+	return guest.Applied(id, p)
 }
 
 func (t packetTest) say(format string, args ...any) {

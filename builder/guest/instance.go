@@ -81,6 +81,34 @@ func SetAddresses(id *identity.Identity, p *profiles.Profile, addresses, gateway
 	return id.Check()
 }
 
+// MakeUpAddresses gives an identity what a profile leaves to each guest, for trying the profile: an IPv4 subnet for each
+// link out of those for addresses between carriers and their customers (RFC 6598), which nobody's own network uses.
+func MakeUpAddresses(id *identity.Identity, p *profiles.Profile) error {
+	var addresses, gateways []string
+	next := netip.MustParseAddr("100.64.0.0").As4()
+	for _, l := range p.Links {
+		if !l.Instance && !l.InstanceGateway {
+			continue
+		}
+		next[3] = 1
+		gateway := netip.AddrFrom4(next)
+		next[3] = 2
+		if l.Instance {
+			addresses = append(addresses, fmt.Sprintf("%s=%v/24", l.Name, netip.AddrFrom4(next)))
+		} else if len(l.Addresses) > 0 {
+			gateway = l.Addresses[0].Masked().Addr().Next()
+			if gateway == l.Addresses[0].Addr() {
+				gateway = gateway.Next()
+			}
+		}
+		if l.InstanceGateway {
+			gateways = append(gateways, fmt.Sprintf("%s=%v", l.Name, gateway))
+		}
+		next[2]++
+	}
+	return SetAddresses(id, p, addresses, gateways)
+}
+
 // Applied is a profile as that of the guest with an identity, checked as if it had been written like that.
 func Applied(id *identity.Identity, p *profiles.Profile) (*profiles.Profile, error) {
 	own := *p

@@ -59,6 +59,13 @@ func TestInstance(t *testing.T) {
 			t.Errorf("%s: %s; want %s", name, got, x.want)
 		}
 	}
+	made := &identity.Identity{}
+	if err := MakeUpAddresses(made, p); err != nil {
+		t.Fatal(err)
+	}
+	if own, err := Applied(made, p); err != nil || len(identity.Lacking(own)) != 0 {
+		t.Errorf("with made up addresses: %v, %v is lacking", err, identity.Lacking(own))
+	}
 	if len(p.Links[0].Addresses) != 0 {
 		t.Errorf("the profile itself has %v now; want it left as it was", p.Links[0].Addresses)
 	}

@@ -125,7 +125,7 @@ const sshProfile = `rempart: 1
 name: gate
 memory: 128M
 state: 32M
-admin: {from: inside, keys: %q}
+admin: {from: inside, keys: %q, shell: true}
 links:
   out: {address: 203.0.113.2/24, gateway: 203.0.113.1}
   in: {address: [10.3.0.1/24, "fd00:3::1/64"]}
@@ -252,6 +252,7 @@ func TestSSH(t *testing.T) {
 		t.Errorf("log --from ssh = %d, %v, %s%s; want alice's login and the stranger's failure", status, err, said.String(),
 			complained.String())
 	}
+	useShell(t, c)
 	other, _ := ssh.NewSignerFromKey(newPrivate(t))
 	target.HostKey = other.PublicKey()
 	if _, err := client.Dial(t.Context(), target, keys); !errors.Is(err, client.ErrHostKey) {
@@ -320,6 +321,63 @@ func TestSSH(t *testing.T) {
 		t.Errorf("status of a new server = %s, %v", out, err)
 	}
 	g.PowerOff()
+}
+
+// useShell sits at the shell of a guest: it says what the kernel says of the root, runs programs and the guest's own
+// commands, and gives nobody more rights than it should.
+func useShell(t *testing.T, c *ssh.Client) {
+	t.Helper()
+	typed, keys := io.Pipe()
+	shown, screen := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		status, err := client.Run(t.Context(), c, nil, client.Streams{In: typed, Out: screen, Err: screen},
+			&client.Terminal{Kind: "xterm", Columns: 200, Rows: 50})
+		if err == nil && status != 7 {
+			err = fmt.Errorf("the shell ended with status %d; want 7", status)
+		}
+		screen.Close()
+		ended <- err
+	}()
+	seen := ""
+	await := func(text string) {
+		t.Helper()
+		b := make([]byte, 4096)
+		for !strings.Contains(seen, text) {
+			n, err := shown.Read(b)
+			if seen += string(b[:n]); err != nil {
+				t.Fatalf("waiting for %q at the shell: %v in %q", text, err, seen)
+			}
+		}
+		_, seen, _ = strings.Cut(seen, text)
+	}
+	const prompt = "gate-7 [read-only] " + contract.ShellDir
+	await(prompt)
+	for _, x := range []struct{ line, want string }{
+		{"echo $((6 * 7)) >/tmp/x; cat /tmp/x | grep -c 4.; rm /tmp/x", "\n1\r\n"},
+		{"ls /usr/bin | wc", "\r\n"},
+		{"status | grep READY", "READY gate-7"},
+		{"confirm", "connect anew"},
+		{"cat /run/rempart/identity/ssh/host_ed25519 || echo kept", "\nkept\r\n"},
+		{"echo x > /etc/x || echo 'not written'", "\nnot written\r\n"},
+		{"while true; do true; done", "done"},
+	} {
+		if _, err := io.WriteString(keys, x.line+"\r"); err != nil {
+			t.Fatal(err)
+		}
+		await(x.want)
+	}
+	if _, err := io.WriteString(keys, "\x03"); err != nil { // ends the endless one, and nothing else
+		t.Fatal(err)
+	}
+	await(prompt)
+	if _, err := io.WriteString(keys, "exit 7\r"); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, shown) }()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }
 
 func newPrivate(t *testing.T) ed25519.PrivateKey {
