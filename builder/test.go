@@ -165,8 +165,8 @@ func (t packetTest) instance(s *guest.Settings) (*profiles.Profile, error) {
 		return p, nil
 	}
 	if !s.Firmware.TakesIdentity() {
-		return nil, usageError{fmt.Sprintf("%s leaves addresses to each guest, and a guest booted by %s has no place for the "+
-			"disk they are on; use another --firmware", p.Name, s.Firmware)}
+		return nil, usageError{fmt.Sprintf("%s leaves addresses to each guest, and a guest booted by %s has no place for "+
+			"the disk they are on; use another --firmware", p.Name, s.Firmware)}
 	}
 	s.Identity = filepath.Join(t.captures, "identity.raw")
 	id, err := guest.EnsureIdentity(s.Identity, p.Name, p, nil)

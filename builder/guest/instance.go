@@ -81,8 +81,8 @@ func SetAddresses(id *identity.Identity, p *profiles.Profile, addresses, gateway
 	return id.Check()
 }
 
-// MakeUpAddresses gives an identity what a profile leaves to each guest, for trying the profile: an IPv4 subnet for each
-// link out of those for addresses between carriers and their customers (RFC 6598), which nobody's own network uses.
+// MakeUpAddresses gives an identity what a profile leaves to each guest, for trying the profile: an IPv4 subnet for
+// each link out of those between carriers and their customers (RFC 6598), which nobody's own network uses.
 func MakeUpAddresses(id *identity.Identity, p *profiles.Profile) error {
 	var addresses, gateways []string
 	next := netip.MustParseAddr("100.64.0.0").As4()

@@ -1,6 +1,6 @@
-// Package session is the child that starts shells for administrators who are in already. Whoever let them in connects to
-// its socket, says what terminal the person has, and is handed the master of a new pseudo-terminal: bytes and the size
-// of the window then go there directly. What comes back by the socket is how the shell ended.
+// Package session is the child that starts shells for administrators who are in already. Whoever let them in connects
+// to its socket, says what terminal the person has, and is handed the master of a new pseudo-terminal: bytes and the
+// size of the window then go there directly. What comes back by the socket is how the shell ended.
 //
 // A shell is a process of this child, and so has what this child has: a user id of its own, no capability, the paths
 // below and no others, and a control group whose bounds all shells share. It sees what everybody in the guest may see:

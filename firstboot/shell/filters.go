@@ -13,7 +13,7 @@ import (
 	"github.com/u-root/u-root/pkg/core"
 )
 
-// filter is a command that reads files, or standard input, line by line; u-root has these as programs of their own only.
+// filter is a command that reads files, or standard input, line by line; u-root has these as programs of their own.
 type filter struct {
 	core.Base
 	run func(f *filter, args []string) error

@@ -1,5 +1,5 @@
-// Command shell is the shell of a guest whose profile allows one, and by its other names the few programs a person needs
-// to look around: u-root's core commands, and guest, which has the guest's own commands carried out.
+// Command shell is the shell of a guest whose profile allows one, and by its other names the few programs a person
+// needs to look around: u-root's core commands, and guest, which has the guest's own commands carried out.
 //
 //	shell [-c LINE] [FILE]     the language is that of POSIX and much of bash (mvdan.cc/sh, as in u-root's gosh)
 //	guest COMMAND ARGUMENTS    as `rempart ctl` and SSH have it; in the shell the word guest may be left out

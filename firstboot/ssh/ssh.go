@@ -1,5 +1,6 @@
-// Package ssh is the guest's SSH server: public keys only, and a prompt that takes the guest's own commands; or,
-// where the profile allows it, a shell that another child starts (package session). It runs where the policy opens the admin path, as a user of its own that may do nothing but listen.
+// Package ssh is the guest's SSH server: public keys only, and a prompt that takes the guest's own commands; or, where
+// the profile allows it, a shell that another child starts (package session). It runs where the policy opens the admin
+// path, as a user of its own that may do nothing but listen.
 //
 // Who may log in is in the profile and on the identity disk; the host key is on the identity disk only, so a guest
 // without one has no SSH. Keys decide, not user names: any name is taken. Sources that fail are slowed down, each
