@@ -4,6 +4,7 @@ import (
 	"rempart/firstboot/admin"
 	"rempart/firstboot/child"
 	"rempart/firstboot/clock"
+	"rempart/firstboot/console"
 	"rempart/firstboot/control"
 	"rempart/firstboot/dhcp"
 	"rempart/firstboot/dns"
@@ -38,6 +39,7 @@ func children() []child.Spec {
 		dhcp.Spec(),
 		ssh.Spec(),
 		session.Spec(),
+		console.Spec(),
 		syslog.Spec(),
 		clock.Spec(),
 		scrub.Spec(),

@@ -196,6 +196,9 @@ func adminFields() table[Admin] {
 			required: true, decode: readAdminFrom},
 		{name: "keys", doc: "SSH public keys that may log in, or files with such keys: ~/.ssh/id_ed25519.pub, or a list." +
 			" They are read when the profile is.", kind: oneOrMore(schema{"type": "string"}), decode: readAdminKeys},
+		{name: "console", doc: "open: whoever has the guest's console, which is who may do anything to it anyway, presses" +
+			" Enter there and has the prompt. none, the default: the console only tells.",
+			kind: oneWordOf("none", consoleOpen), decode: readConsole},
 		{name: "shell", doc: "Whether a terminal by SSH gets a shell, with u-root's core commands and no rights of its own," +
 			" in place of a prompt that takes the guest's commands only. Default: no.", kind: yesOrNo(),
 			decode: func(r *reader, v value, a *Admin) { a.Shell, _ = r.boolean(v) }},

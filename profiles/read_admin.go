@@ -65,6 +65,13 @@ func readAdminKeys(r *reader, v value, a *Admin) {
 	}
 }
 
+// consoleOpen is the word for a console that asks nobody who it is.
+const consoleOpen = "open"
+
+func readConsole(r *reader, v value, a *Admin) {
+	a.Console = r.choice(v, "none", consoleOpen) == consoleOpen
+}
+
 // looksLikeKey tells a key from the name of a file: a key has a blank after its type.
 func looksLikeKey(text string) bool {
 	kind, _, ok := strings.Cut(text, " ")

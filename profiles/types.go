@@ -50,6 +50,8 @@ type Admin struct {
 	// Keys may log in by SSH: lines of authorized_keys, each "TYPE BASE64 [COMMENT]". Further ones may be on a guest's
 	// identity disk.
 	Keys []string `json:"keys,omitempty"`
+	// Console: whoever has the guest's console has its prompt there, unasked.
+	Console bool `json:"console,omitempty"`
 	// Shell: whoever logs in at a terminal gets a shell, which is in the root then and in no other.
 	Shell bool `json:"shell,omitempty"`
 	At    Pos  `json:"at"`

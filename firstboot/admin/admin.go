@@ -49,7 +49,8 @@ const maxClients = 16
 
 // clients are the user ids that may connect: children that know whom they speak for, shells of who was let in, and
 // root, for a person on the console of a guest under repair.
-var clients = []uint32{contract.UIDRoot, contract.UIDSSH, contract.UIDControl, contract.UIDShell}
+var clients = []uint32{contract.UIDRoot, contract.UIDSSH, contract.UIDControl, contract.UIDShell,
+	contract.UIDConsole}
 
 func run(ctx context.Context, env *child.Env) error {
 	d := &desk{root: env.Root, log: env.Log, tell: env.Tell, news: newNews(), input: ctl.NewBudget(ctl.MaxInput)}

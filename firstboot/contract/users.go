@@ -30,6 +30,7 @@ const (
 	UIDSyslog   = 915 // sends the log to a server
 	UIDAdmin    = 916 // carries out what administrators ask for
 	UIDShell    = 917 // shells of administrators
+	UIDConsole  = 918 // the prompt of the console
 	UIDNobody   = 65534
 )
 
@@ -54,6 +55,7 @@ func Users() []User {
 		{"rempart-syslog", UIDSyslog, "/"},
 		{"rempart-admin", UIDAdmin, "/"},
 		{"rempart-shell", UIDShell, ShellDir},
+		{"rempart-console", UIDConsole, "/"},
 		{"nobody", UIDNobody, "/"},
 	}
 }

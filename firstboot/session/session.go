@@ -62,7 +62,7 @@ const (
 )
 
 // clients are who may ask for a shell: the SSH server, the console, and root.
-var clients = []uint32{contract.UIDRoot, contract.UIDSSH}
+var clients = []uint32{contract.UIDRoot, contract.UIDSSH, contract.UIDConsole}
 
 func run(ctx context.Context, env *child.Env) error {
 	path := filepath.Join(env.Root, contract.ShellSocket)

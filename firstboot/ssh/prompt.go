@@ -154,7 +154,7 @@ func (k *keyboard) watch(done <-chan int, stop func()) int {
 func (x *session) shell(ctx context.Context, shell Shell) int {
 	defer shell.Close()
 	defer context.AfterFunc(ctx, func() { shell.Close() })()
-	x.log.Info("SSH shell")
+	x.log.Info("shell")
 	x.mu.Lock()
 	x.screen = func(s size) { _ = shell.Resize(s.columns, s.rows) }
 	x.mu.Unlock()
@@ -165,7 +165,7 @@ func (x *session) shell(ctx context.Context, shell Shell) int {
 	_, _ = io.Copy(x.Channel, shell)
 	status, err := shell.Wait()
 	if err != nil && ctx.Err() == nil {
-		x.log.Warn("SSH shell", "error", err)
+		x.log.Warn("shell", "error", err)
 		return exitFailed
 	}
 	return status

@@ -145,6 +145,6 @@ func (x *session) line(ctx context.Context, line string, c Call) int {
 		return 0
 	}
 	c.Args, c.Since = args, x.since
-	x.log.Info("SSH command", "command", fmt.Sprintf("%.200q", line))
+	x.log.Info("command", "command", fmt.Sprintf("%.200q", line))
 	return x.commands.Run(ctx, c)
 }

@@ -7,6 +7,7 @@ import (
 
 	"rempart/firstboot/admin"
 	"rempart/firstboot/child"
+	"rempart/firstboot/console"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/control"
 	"rempart/firstboot/dhcp"
@@ -40,7 +41,7 @@ func TestConfinement(t *testing.T) {
 	ask(state.Spec())
 	r := g.AwaitReady()
 	// This profile needs none of them.
-	idle := []child.Spec{dhcp.Spec(), identity.Spec(), session.Spec(), syslog.Spec()}
+	idle := []child.Spec{dhcp.Spec(), identity.Spec(), session.Spec(), console.Spec(), syslog.Spec()}
 	if len(r.Children) != len(specs)+len(idle) {
 		t.Errorf("%d children in the guest, %d known to this test", len(r.Children), len(specs)+len(idle))
 	}

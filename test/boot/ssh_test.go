@@ -125,7 +125,7 @@ const sshProfile = `rempart: 1
 name: gate
 memory: 128M
 state: 32M
-admin: {from: inside, keys: %q, shell: true}
+admin: {from: inside, keys: %q, shell: true, console: open}
 links:
   out: {address: 203.0.113.2/24, gateway: 203.0.113.1}
   in: {address: [10.3.0.1/24, "fd00:3::1/64"]}
@@ -253,6 +253,22 @@ func TestSSH(t *testing.T) {
 			complained.String())
 	}
 	useShell(t, c)
+	// The same on the console, for whoever has that; a log of before Enter shows that it was quiet till then.
+	if strings.Contains(g.ConsoleText(), " $ ") {
+		t.Error("there is a prompt on the console before anybody pressed a key")
+	}
+	if _, err := io.WriteString(g.Guest.Console, "\r"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the prompt of the console", func() bool {
+		return strings.Contains(g.ConsoleText(), "gate-7 [read-only] "+contract.ShellDir)
+	})
+	if _, err := io.WriteString(g.Guest.Console, "echo console-$((6 * 7)); exit\r"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the console's shell to calculate", func() bool {
+		return strings.Contains(g.ConsoleText(), "console-42")
+	})
 	other, _ := ssh.NewSignerFromKey(newPrivate(t))
 	target.HostKey = other.PublicKey()
 	if _, err := client.Dial(t.Context(), target, keys); !errors.Is(err, client.ErrHostKey) {

@@ -46,6 +46,7 @@ var plan = map[string]string{
 	"firstboot/child":    "how do init and its children talk?",
 	"firstboot/clock":    "what time is it?",
 	"firstboot/cmdline":  "what does the kernel's command line say?",
+	"firstboot/console":  "what may be asked on the console?",
 	"firstboot/contract": "what must both sides agree on?",
 	"firstboot/control":  "what may the host ask of a guest?",
 	"firstboot/dns":      "which addresses has a name, and who may know?",
