@@ -30,6 +30,8 @@ func commands() []command {
 		{"routes", "[--json]", "routes of all tables", runRoutes},
 		{"neigh", "[--json]", "hosts the guest has seen on its links", runNeighbours},
 		{"leases", "[--json]", "what DHCP servers gave the guest", runLeases},
+		{"served", "[--json]", "which addresses the guest gave to whom", runServed},
+		{"release", "ADDRESS", "end a lease that the guest gave", runRelease},
 		{"policy", "[--json]", "the rules of the profile in force, as nft text", runPolicy},
 		{"counters", "[--json]", "what the rules have counted", runCounters},
 		{"conntrack", "[--json]", "the connections that pass", runConntrack},

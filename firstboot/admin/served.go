@@ -1,0 +1,97 @@
+package admin
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/ctl"
+)
+
+// servedPatience is how long the DHCP server may take to answer, and servedLine bounds a line of it in bytes.
+const (
+	servedPatience = 30 * time.Second
+	servedLine     = 16 << 10
+)
+
+func runServed(ctx context.Context, d *desk, r ctl.Request) error {
+	rows, err := askDHCP(ctx, d.root, contract.LeaseQuestion{})
+	if err != nil {
+		return err
+	}
+	return show(r, rows, "ADDRESS\tHARDWARE\tSTATE\tENDS\tNAME", func(l contract.ServedLease) string {
+		ends := "never"
+		if l.Ends != 0 {
+			ends = time.Unix(l.Ends, 0).UTC().Format(time.RFC3339)
+		}
+		return fmt.Sprintf("%s\t%s\t%s\t%s\t%s", l.Address, l.Hardware, l.State, ends, printable(l.Name))
+	})
+}
+
+// printable makes what a client calls itself fit for a terminal.
+func printable(name string) string {
+	quoted := fmt.Sprintf("%+q", name)
+	return quoted[1 : len(quoted)-1]
+}
+
+func runRelease(ctx context.Context, d *desk, r ctl.Request) error {
+	a, err := parseAddress(r, flag.NewFlagSet(r.Args[0], flag.ContinueOnError))
+	if err != nil {
+		return err
+	}
+	rows, err := askDHCP(ctx, d.root, contract.LeaseQuestion{Release: a.String()})
+	switch {
+	case err != nil:
+		return err
+	case len(rows) != 1:
+		return fmt.Errorf("the DHCP server gave %d answers, expected one", len(rows))
+	case rows[0].Error != "":
+		return errors.New(rows[0].Error)
+	}
+	d.log.Info("lease ended by an administrator", "address", a)
+	_, err = fmt.Fprintf(r.Stdout, "the lease of %v has ended; its client may have it again until others get it\n", a)
+	return err
+}
+
+// askDHCP asks the guest's DHCP server one question.
+func askDHCP(ctx context.Context, root string, q contract.LeaseQuestion) ([]contract.ServedLease, error) {
+	ctx, cancel := context.WithTimeout(ctx, servedPatience)
+	defer cancel()
+	var dial net.Dialer
+	conn, err := dial.DialContext(ctx, "unix", filepath.Join(root, contract.DHCPSocket))
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, errors.New("the guest gives out no addresses: its profile has no section dhcp, or the server is down")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("asking the DHCP server: %w", err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	if err := json.NewEncoder(conn).Encode(q); err != nil {
+		return nil, fmt.Errorf("asking the DHCP server: %w", err)
+	}
+	var rows []contract.ServedLease
+	in := bufio.NewScanner(conn)
+	in.Buffer(nil, servedLine)
+	for in.Scan() {
+		var l contract.ServedLease
+		if err := json.Unmarshal(in.Bytes(), &l); err != nil {
+			return nil, fmt.Errorf("the DHCP server's answer: %w", err)
+		}
+		rows = append(rows, l)
+	}
+	if err := in.Err(); err != nil {
+		return nil, fmt.Errorf("the DHCP server's answer: %w", err)
+	}
+	return rows, nil
+}

@@ -1,0 +1,104 @@
+package dhcp
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"rempart/firstboot/contract"
+	"rempart/firstboot/dhcp/lease"
+	"rempart/firstboot/dhcp/v4"
+	"rempart/firstboot/names"
+	"rempart/profiles"
+)
+
+// TestBounds: what a profile may ask for is what is kept.
+func TestBounds(t *testing.T) {
+	if profiles.MaxLeases != lease.DefaultMost {
+		t.Errorf("profiles allow %d leases, %d are kept", profiles.MaxLeases, lease.DefaultMost)
+	}
+}
+
+// ask sends a line to the desk and returns the lines of the answer.
+func ask(t *testing.T, path, question string) []string {
+	t.Helper()
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintln(conn, question); err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for in := bufio.NewScanner(conn); in.Scan(); {
+		lines = append(lines, in.Text())
+	}
+	return lines
+}
+
+// TestDesk: administrators see the leases and end them; the names follow.
+func TestDesk(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	dir := t.TempDir()
+	store, err := lease.Open(lease.Options{Path: filepath.Join(dir, "leases"), Clock: lease.SystemClock(), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	a := netip.MustParseAddr("10.0.0.100")
+	done := make(chan error, 1)
+	if err := store.Put(lease.Lease{Addr: a, Client: "h\x01abcdef", Hardware: "abcdef", Name: "lap\ntop",
+		Expires: store.Now() + 100, State: lease.Bound}, func(err error) { done <- err }); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	names := feed{names.NewFeed(), log}
+	server := v4.New(v4.Config{Store: store, Names: names, Log: log, DHCP: []profiles.DHCP{{Link: "lan",
+		Subnets: []profiles.DHCPSubnet{{Prefix: netip.MustParsePrefix("10.0.0.0/24"), Server: netip.MustParseAddr("10.0.0.1"),
+			Pools: profiles.Ranges{{First: a, Last: a}}, Lease: 100}}}}})
+	path := filepath.Join(dir, "socket")
+	d := &desk{store: store, server: server, log: log}
+	ended := make(chan error, 1)
+	go func() { ended <- d.serve(t.Context(), path) }()
+	for {
+		if _, err := os.Stat(path); err == nil {
+			break
+		}
+	}
+	var l contract.ServedLease
+	lines := ask(t, path, "{}")
+	if len(lines) != 1 || json.Unmarshal([]byte(lines[0]), &l) != nil || l.State != "leased" ||
+		l.Address != "10.0.0.100" ||
+		l.Hardware != "61:62:63:64:65:66" || l.Name != "lap\ntop" {
+		t.Errorf("the leases are %q; want the one there is", lines)
+	}
+	for question, want := range map[string]string{
+		`{"release":"x"}`:        "is no address",
+		`{"release":"10.0.0.9"}`: "nobody has a lease",
+	} {
+		if got := strings.Join(ask(t, path, question), ""); !strings.Contains(got, want) {
+			t.Errorf("%s is answered %q; want %q", question, got, want)
+		}
+	}
+	if got := strings.Join(ask(t, path, `{"release":"10.0.0.100"}`), ""); got != "{}" {
+		t.Errorf("ending the lease is answered %q; want no error", got)
+	}
+	if l, _ := store.Get(a); l.State != lease.Freed {
+		t.Errorf("the lease is %+v; want it free", l)
+	}
+	for _, bad := range []string{"", "[]", strings.Repeat("x", 2*maxQuestion)} {
+		if got := ask(t, path, bad); len(got) != 0 {
+			t.Errorf("%.20q is answered %q; want nothing", bad, got)
+		}
+	}
+}
