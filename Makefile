@@ -49,7 +49,7 @@ test: build
 	@test/all
 
 bench: build
-	@test/setup run test
+	@test/setup run test bench
 	@test/bench/run
 
 lint:

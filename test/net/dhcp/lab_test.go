@@ -148,23 +148,29 @@ func newLab(t testing.TB) *lab {
 			l.seen.frame(dev, b, at.Pkttype == unix.PACKET_OUTGOING)
 		})
 	}
+	l.home()
+	return l
+}
+
+// home makes the child's directories below the root.
+func (l *lab) home() {
+	l.t.Helper()
 	for dir := l.root; dir != "/"; dir = filepath.Dir(dir) { // of a user who is nobody else
 		if err := os.Chmod(dir, 0o755); err != nil {
-			t.Fatal(err)
+			l.t.Fatal(err)
 		}
-		if dir == os.TempDir() {
+		if dir == os.TempDir() || dir == "/run" {
 			break
 		}
 	}
 	for _, dir := range []string{contract.DHCPDir, contract.DHCPRunDir} {
 		if err := os.MkdirAll(filepath.Join(l.root, dir), 0o755); err != nil {
-			t.Fatal(err)
+			l.t.Fatal(err)
 		}
 		if err := os.Chown(filepath.Join(l.root, dir), contract.UIDDHCP, contract.UIDDHCP); err != nil {
-			t.Fatal(err)
+			l.t.Fatal(err)
 		}
 	}
-	return l
 }
 
 // profile gives addresses out on lan.
