@@ -104,7 +104,7 @@ func TestDesk(t *testing.T) {
 	}
 }
 
-// TestMemory: with every lease that is kept, each of a client with a name, what lives on the heap leaves a third of the
+// TestMemory: with every lease that is kept, each of a client with a name, what lives on the heap leaves a third of
 // the child's bound to garbage.
 func TestMemory(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)

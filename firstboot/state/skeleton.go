@@ -17,7 +17,8 @@ var skeleton = []struct {
 }{
 	{"home", 0o755, 0}, {"root", 0o700, 0}, {"log", 0o755, 0}, {"log/rempart", 0o750, contract.UIDLog},
 	{"lib", 0o755, 0}, {"lib/rempart", 0o755, 0},
-	{"lib/rempart/time", 0o750, contract.UIDTime}, {"spool", 0o755, 0}, {"cache", 0o755, 0},
+	{"lib/rempart/time", 0o750, contract.UIDTime}, {"lib/rempart/dhcp", 0o750, contract.UIDDHCP},
+	{"spool", 0o755, 0}, {"cache", 0o755, 0},
 	{"tmp", 0o777 | fs.ModeSticky, 0},
 }
 
