@@ -92,16 +92,17 @@ func run(ctx context.Context, env *child.Env) error {
 	desk := &desk{store: store, server: server, log: env.Log}
 	all.Go(func() { failed <- desk.serve(ctx, filepath.Join(env.Root, contract.DHCPSocket)) })
 	env.Ready()
-	err = loop(ctx, server, failed)
+	err = loop(ctx, env, server, failed)
 	stop()
 	all.Wait()
 	return errors.Join(err, store.Close())
 }
 
-// loop takes back what has ended, until ctx is done or a part fails.
-func loop(ctx context.Context, server *v4.Server, failed <-chan error) error {
+// loop takes back what has ended, and says which pools are full, until ctx is done or a part fails.
+func loop(ctx context.Context, env *child.Env, server *v4.Server, failed <-chan error) error {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
+	told := ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -113,6 +114,14 @@ func loop(ctx context.Context, server *v4.Server, failed <-chan error) error {
 			return errors.New("a part of the DHCP server ended") // all of them run until ctx is done
 		case <-tick.C:
 			server.Sweep()
+			warning := ""
+			if full := server.Full(); len(full) > 0 {
+				warning = fmt.Sprintf("no address is left for new clients of %v: make the pool larger or leases shorter", full)
+			}
+			if warning != told {
+				told = warning
+				env.Tell(child.KeyWarning, warning)
+			}
 		}
 	}
 }

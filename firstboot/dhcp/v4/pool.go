@@ -93,6 +93,11 @@ func (p *pool) take(s *lease.Store) netip.Addr {
 	return p.ended.pop()
 }
 
+// empty tells whether there is no free address, as far as was looked.
+func (p *pool) empty() bool {
+	return p.at == len(p.ranges) && len(p.back) == 0 && p.ended.order.Len() == 0 && len(p.offers) == 0
+}
+
 // claim takes a certain address for a client if it is free.
 func (p *pool) claim(s *lease.Store, a netip.Addr, now int64) bool {
 	if !p.has(a) || p.offers[a] != nil {

@@ -165,6 +165,21 @@ func (s *Server) sweep(now int64) {
 	}
 }
 
+// Full are the subnets that have no address left for new clients.
+func (s *Server) Full() []netip.Prefix {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []netip.Prefix
+	for i := range s.DHCP {
+		for _, sub := range s.links[s.DHCP[i].Link].subnets {
+			if len(sub.Pools) > 0 && sub.pool.empty() {
+				out = append(out, sub.Prefix)
+			}
+		}
+	}
+	return out
+}
+
 // Release ends the lease of an address, as an administrator wants it; false: nobody has one. done is as Store.Put's.
 func (s *Server) Release(a netip.Addr, done func(error)) bool {
 	s.mu.Lock()

@@ -200,6 +200,9 @@ func TestAddresses(t *testing.T) {
 	if !strings.Contains(b.said.String(), "the pool is full") {
 		t.Errorf("said %q; want that the pool is full", b.said.String())
 	}
+	if got := b.Full(); len(got) != 1 || got[0].String() != "10.0.0.0/24" {
+		t.Errorf("Full() = %v; want the one subnet", got)
+	}
 	b.want("known while full", message(dhcpv4.MessageTypeDiscover, 2), "offer 10.0.0.101")
 	b.answer(message(dhcpv4.MessageTypeRelease, 2, "has 10.0.0.101", "server 10.0.0.1"))
 	b.lease(2, "10.0.0.101") // its own again
@@ -207,6 +210,9 @@ func TestAddresses(t *testing.T) {
 	b.want("renewing", message(dhcpv4.MessageTypeRequest, 2, "has 10.0.0.101"), "ack 10.0.0.101")
 	b.pass(45 * time.Minute) // all but that one have ended
 	b.want("after the end, its own", message(dhcpv4.MessageTypeDiscover, 3), "offer 10.0.0.103")
+	if got := b.Full(); len(got) != 0 {
+		t.Errorf("Full() = %v after leases ended; want none", got)
+	}
 	b.lease(7, "10.0.0.100") // free for longest
 	if _, ok := b.names[netip.MustParseAddr("10.0.0.101")]; !ok || len(b.names) != 2 {
 		t.Errorf("names are told of %v; want the two leases there are", b.names)

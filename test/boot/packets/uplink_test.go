@@ -149,9 +149,31 @@ func TestUplink(t *testing.T) {
 	checkLease(t, leases, w.macs["wan"].String(), m.Profile.Name)
 	knocking.more(1)
 	t.Run("truth", func(t *testing.T) { w.truth(t, uplinkTruth()) })
+	t.Run("visitor", func(t *testing.T) { w.visit(t) })
 	g.PowerOff() // nor does a guest that shuts down open anything
 	knocking.end()
 	knocking.judge(t, opened)
+}
+
+// visit has a foreign client on the inside ask the guest for an address, and go to the Internet with it.
+func (w *world) visit(t *testing.T) {
+	visitor := w.host(t, "visitor", "lan", nil)
+	script := filepath.Join(t.TempDir(), "script")
+	const body = `#!/bin/sh
+case $1 in bound)
+	ip address add "$ip/$mask" dev "$interface" && ip route add default via "$router" && echo "got $ip of $serverid" ;;
+esac
+`
+	netns.Must(t, os.WriteFile(script, []byte(body), 0o755))
+	out, err := visitor.Command("udhcpc", "-f", "-n", "-q", "-i", "eth0", "-s", script, "-t", "10", "-T", "2").
+		CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "got 10.10.10.100 of 10.10.10.1") {
+		t.Errorf("udhcpc on the inside: %v\n%s\nwant 10.10.10.100 from the guest", err, out)
+		return
+	}
+	if out, err := visitor.Command("ping", "-c", "1", "-W", "5", "198.51.100.7").CombinedOutput(); err != nil {
+		t.Errorf("the visitor does not reach the Internet: %v\n%s", err, out)
+	}
 }
 
 // checkLease reads dnsmasq's lines of "EXPIRY MAC ADDRESS NAME CLIENT-ID".
