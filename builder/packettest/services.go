@@ -49,7 +49,7 @@ func tokenOf(d virtualnet.Dissection) string {
 	case d.Protocol != virtualnet.UDP:
 	case d.DstPort == portDNS && len(b) > tokenInDNS+tokenSize && b[tokenInDNS-1] == tokenSize:
 		at = tokenInDNS
-	case d.DstPort == portDHCP && len(b) > dhcpFixed && string(b[dhcpFixed:dhcpFixed+len(dhcpCookie)]) == dhcpCookie:
+	case d.DstPort == portDHCP && len(b) > dhcpHead && string(b[dhcpFixed:dhcpHead]) == dhcpCookie:
 		at = tokenInDHCP
 	case d.DstPort == portNTP && len(b) == ntpSize && b[0] == ntpClient:
 		at = tokenInNTP
@@ -75,6 +75,7 @@ func dnsQuestion(token string) []byte {
 const (
 	dhcpFixed  = 236
 	dhcpCookie = "\x63\x82\x53\x63"
+	dhcpHead   = dhcpFixed + len(dhcpCookie)
 )
 
 // dhcpQuestion is a DHCPINFORM: who has an address asks what else there is to know, and nothing is leased.

@@ -41,7 +41,12 @@ func TestQuestions(t *testing.T) {
 			t.Errorf("what must not pass to port %d is %q; want the token alone", port, got)
 		}
 	}
-	if got := tokenOf(virtualnet.Dissection{Protocol: virtualnet.UDP, DstPort: 67, Payload: []byte("short")}); got != "" {
-		t.Errorf("the token of a short datagram is %q; want none", got)
+	for _, port := range []uint16{53, 67, 123, 4444} { // whatever its length, it is no danger
+		for n := range 300 {
+			d := virtualnet.Dissection{Protocol: virtualnet.UDP, DstPort: port, Payload: make([]byte, n)}
+			if got := tokenOf(d); (got == "") != (n < tokenSize) {
+				t.Errorf("the token of %d bytes to port %d is %q", n, port, got)
+			}
+		}
 	}
 }
