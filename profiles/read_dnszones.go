@@ -18,7 +18,6 @@ import (
 // dnsZoneDraft is what a profile says of a zone.
 type dnsZoneDraft struct {
 	file, records     *value
-	text              string
 	reverse           []netip.Prefix
 	query, transfer   []netip.Prefix
 	reverseAt, sendAt Pos

@@ -69,7 +69,7 @@ func Run(ctx context.Context, env *child.Env) error {
 		<-ctx.Done()
 		return nil
 	}
-	old := debug.SetMemoryLimit(Memory(env.Profile.DNS.Cache))
+	old := debug.SetMemoryLimit(Memory(env.Profile.DNS.Cache) + ownMemory(env.Profile))
 	defer debug.SetMemoryLimit(old)
 	h, err := newHouse(env)
 	if err != nil {

@@ -1,7 +1,9 @@
 package dns
 
 import (
+	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 
 	"rempart/firstboot/child"
@@ -11,6 +13,7 @@ import (
 	"rempart/firstboot/dns/local"
 	"rempart/firstboot/dns/override"
 	"rempart/firstboot/dns/zone"
+	"rempart/firstboot/names"
 	"rempart/profiles"
 	"rempart/profiles/zonefile"
 )
@@ -26,6 +29,13 @@ func (h *house) names(env *child.Env) ([]answer.Source, error) {
 	c := local.Config{Self: p.Name, Zones: zones.Origins()}
 	for _, host := range p.Hosts {
 		c.Hosts = append(c.Hosts, local.Host{Name: host.Name, Addresses: host.Addresses})
+	}
+	for _, d := range p.DHCP { // who is always given the same address goes by its name, lease or not
+		for _, host := range d.Hosts {
+			if host.Address.IsValid() && local.Label(host.Name) == host.Name {
+				c.Hosts = append(c.Hosts, local.Host{Name: host.Name, Addresses: []netip.Addr{host.Address}})
+			}
+		}
 	}
 	for _, served := range p.DNS.Links {
 		l := local.Link{Name: served.Link}
@@ -75,4 +85,25 @@ func proven(d *profiles.DNS, next answer.Exchanger) (answer.Exchanger, error) {
 		c.Unsigned = append(c.Unsigned, s.Domain+".")
 	}
 	return dnssec.New(next, c)
+}
+
+// zoneFactor is how many times the bytes of its text a zone takes in memory, about (TestZoneMemory).
+const zoneFactor = 12
+
+// ownMemory is what the names that the guest knows itself take, in bytes: its zones, and twice what the leases of all
+// pools would, for what the collector has not given back yet.
+func ownMemory(p *profiles.Profile) (bytes int64) {
+	for _, z := range p.DNS.Zones {
+		bytes += zoneFactor * int64(len(z.Records))
+	}
+	leases := int64(0)
+	for _, d := range p.DHCP {
+		for _, s := range d.Subnets {
+			for _, r := range s.Pools.Of(false) {
+				first, last := r.First.As4(), r.Last.As4()
+				leases += int64(binary.BigEndian.Uint32(last[:])) - int64(binary.BigEndian.Uint32(first[:])) + 1
+			}
+		}
+	}
+	return bytes + 2*local.Bytes*min(leases, names.MaxBindings)
 }

@@ -2,12 +2,14 @@ package dns
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -255,4 +257,30 @@ func TestDNSSECIsEnforced(t *testing.T) {
 			t.Errorf("with dnssec: %v; want SERVFAIL that says DNSKEY Missing", m)
 		}
 	}
+}
+
+// TestZoneMemory: what a zone takes is bounded by its text.
+func TestZoneMemory(t *testing.T) {
+	var text strings.Builder
+	text.WriteString("big.net.\t3600\tIN\tSOA\tns.big.net. host.big.net. 1 2 3 4 5\nbig.net.\t3600\tIN\tNS\tns.big.net.\n")
+	for i := range 15_000 {
+		fmt.Fprintf(&text, "host-%d.big.net.\t3600\tIN\tA\t10.1.%d.%d\n", i, i>>8, i&255)
+	}
+	d := &profiles.DNS{Zones: []profiles.DNSZone{{Name: "big.net", Records: text.String()}}}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	zones, err := zonesOf(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	took := int64(after.HeapAlloc) - int64(before.HeapAlloc)
+	most := ownMemory(&profiles.Profile{DNS: d})
+	t.Logf("15,000 records, %d KiB of text, take %d KiB", text.Len()>>10, took>>10)
+	if took > most {
+		t.Errorf("a zone of %d bytes of text takes %d bytes; want %d at most", text.Len(), took, most)
+	}
+	runtime.KeepAlive(zones)
 }

@@ -233,13 +233,13 @@ func (n *Names) addresses(d *domain, label, link string) (found []netip.Addr, tt
 	}
 	now := n.now()
 	ttl = ttlPositive
-	for a, b := range c.leases {
-		if !holds(b, now) {
+	for _, l := range c.leases {
+		if !l.holds(now) {
 			continue
 		}
-		found = append(found, a)
-		if b.Until > 0 {
-			ttl = min(ttl, uint32(min(b.Until-now, ttlPositive)))
+		found = append(found, l.addr)
+		if l.until > 0 {
+			ttl = min(ttl, uint32(min(l.until-now, ttlPositive)))
 		}
 	}
 	slices.SortFunc(found, netip.Addr.Compare)
@@ -385,7 +385,10 @@ func (n *Names) pointer(p netip.Prefix) (string, bool) {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
 	c := n.leased[p.Addr()]
-	if c == nil || c.label == "" || !holds(c.leases[p.Addr()], n.now()) {
+	if c == nil || c.label == "" {
+		return "", false
+	}
+	if i := c.at(p.Addr()); i < 0 || !c.leases[i].holds(n.now()) {
 		return "", false
 	}
 	return c.label + "." + c.domain.name, true

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -54,7 +55,7 @@ func scenario(c *clock) *Names {
 func ask(n *Names, link, name string, kind uint16) string {
 	m := new(dns.Msg)
 	m.SetQuestion(name, kind)
-	got, ok := n.Answer(nil, &answer.Query{Msg: m, Link: link})
+	got, ok := n.Answer(context.Background(), &answer.Query{Msg: m, Link: link})
 	if !ok {
 		return "not mine"
 	}
@@ -79,7 +80,7 @@ func ask(n *Names, link, name string, kind uint16) string {
 	return strings.Join(said, " ")
 }
 
-func lease(addr, link, client, name string) names.Binding {
+func leaseOf(addr, link, client, name string) names.Binding {
 	return names.Binding{Name: name, Addr: netip.MustParseAddr(addr), Link: link, Client: client, Origin: names.DHCP4}
 }
 
@@ -170,16 +171,16 @@ func TestLeasesResolveAtOnce(t *testing.T) {
 	c := &clock{time.Unix(1000, 0)}
 	n := scenario(c)
 	before := n.Generation()
-	b := lease("10.10.10.100", "lan", "020000000001", "Laptop")
+	b := leaseOf("10.10.10.100", "lan", "020000000001", "Laptop")
 	b.Until = 1030
 	put(n, b)
 	if n.Generation() == before {
 		t.Error("the generation did not change with a new name")
 	}
-	six := lease("fd00:a::100", "lan", "00030001020000000001", "laptop.madyanne.lan") // the same host's DUID-LL
+	six := leaseOf("fd00:a::100", "lan", "00030001020000000001", "laptop.madyanne.lan") // the same host's DUID-LL
 	six.Origin = names.DHCP6
 	put(n, six)
-	put(n, lease("10.30.0.5", "lab", "020000000009", "unnamed")) // no names on that link
+	put(n, leaseOf("10.30.0.5", "lab", "020000000009", "unnamed")) // no names on that link
 	check(t, n,
 		want{"lan", "laptop.madyanne.lan.", a, "10.10.10.100"},
 		want{"lan", "laptop.", aaaa, "fd00:a::100"},
@@ -211,7 +212,7 @@ func TestNothingIsShadowed(t *testing.T) {
 	n := scenario(&clock{time.Unix(1000, 0)})
 	for i, name := range []string{"proxy", "PROXY.madyanne.lan", "gw", "www.example.org", "dom.net", "localhost", "wpad",
 		"isatap", "127", "0x7f", "inner", "blocked", "_tcp", "*", "", "\x00", "-", "far", "b\xfcro", "xn--bro-hoa"} {
-		put(n, lease(fmt.Sprintf("10.10.10.%d", 100+i), "lan", fmt.Sprintf("0200000000%02x", i), name))
+		put(n, leaseOf(fmt.Sprintf("10.10.10.%d", 100+i), "lan", fmt.Sprintf("0200000000%02x", i), name))
 	}
 	check(t, n,
 		want{"lan", "proxy.", a, "10.10.10.10"},
@@ -239,15 +240,15 @@ func TestNothingIsShadowed(t *testing.T) {
 		t.Errorf("the client that wanted proxy is %s; want proxy-XXXX.madyanne.lan.", got)
 	}
 	// A client that is the host, by its address, needs no other name.
-	put(n, lease("10.10.10.10", "lan", "0200000000aa", "proxy"))
+	put(n, leaseOf("10.10.10.10", "lan", "0200000000aa", "proxy"))
 	check(t, n, want{"lan", "10.10.10.10.in-addr.arpa.", ptr, "proxy.madyanne.lan."})
 }
 
 // TestConflictsAreStable: of two clients of one name, each is called the same after any restart, whatever the order.
 func TestConflictsAreStable(t *testing.T) {
-	first := lease("10.10.10.100", "lan", "020000000001", "pc")
-	second := lease("10.10.10.101", "lan", "020000000002", "PC")
-	third := lease("10.20.0.100", "guest", "020000000003", "pc")
+	first := leaseOf("10.10.10.100", "lan", "020000000001", "pc")
+	second := leaseOf("10.10.10.101", "lan", "020000000002", "PC")
+	third := leaseOf("10.20.0.100", "guest", "020000000003", "pc")
 	first.Since, second.Since, third.Since = 10, 20, 30
 	all := []names.Binding{first, second, third}
 	n := scenario(&clock{time.Unix(1000, 0)})
@@ -270,7 +271,7 @@ func TestConflictsAreStable(t *testing.T) {
 	n.Apply(names.Change{Gone: []netip.Addr{first.Addr}})
 	put(n, second)
 	check(t, n, want{"lan", other, a, "10.10.10.101"}, want{"lan", "pc.madyanne.lan.", a, "NXDOMAIN SOA of madyanne.lan."})
-	put(n, lease("10.10.10.102", "lan", "020000000004", "pc"))
+	put(n, leaseOf("10.10.10.102", "lan", "020000000004", "pc"))
 	check(t, n, want{"lan", "pc.madyanne.lan.", a, "10.10.10.102"})
 }
 
@@ -278,11 +279,11 @@ func TestConflictsAreStable(t *testing.T) {
 func TestExpiredHolder(t *testing.T) {
 	c := &clock{time.Unix(1000, 0)}
 	n := scenario(c)
-	old := lease("10.10.10.100", "lan", "020000000001", "pc")
+	old := leaseOf("10.10.10.100", "lan", "020000000001", "pc")
 	old.Until = 1010
 	put(n, old)
 	c.now = time.Unix(1011, 0)
-	put(n, lease("10.10.10.101", "lan", "020000000002", "pc"))
+	put(n, leaseOf("10.10.10.101", "lan", "020000000002", "pc"))
 	check(t, n, want{"lan", "pc.", a, "10.10.10.101"})
 	n.Apply(names.Change{Gone: []netip.Addr{old.Addr}})
 	check(t, n, want{"lan", "pc.", a, "10.10.10.101"})
@@ -291,14 +292,14 @@ func TestExpiredHolder(t *testing.T) {
 // TestAddressMoves: the next client of an address takes nothing of the last one's.
 func TestAddressMoves(t *testing.T) {
 	n := scenario(&clock{time.Unix(1000, 0)})
-	put(n, lease("10.10.10.100", "lan", "020000000001", "old"))
-	put(n, lease("10.10.10.100", "lan", "020000000002", ""))
+	put(n, leaseOf("10.10.10.100", "lan", "020000000001", "old"))
+	put(n, leaseOf("10.10.10.100", "lan", "020000000002", ""))
 	check(t, n, want{"lan", "old.", a, "not mine"},
 		want{"lan", "100.10.10.10.in-addr.arpa.", ptr, "NXDOMAIN SOA of 10.10.10.in-addr.arpa."})
-	put(n, lease("10.10.10.100", "lan", "020000000002", "new"))
-	put(n, lease("10.10.10.100", "lan", "020000000002", "renamed"))
+	put(n, leaseOf("10.10.10.100", "lan", "020000000002", "new"))
+	put(n, leaseOf("10.10.10.100", "lan", "020000000002", "renamed"))
 	check(t, n, want{"lan", "new.", a, "not mine"}, want{"lan", "renamed.", a, "10.10.10.100"})
-	put(n, lease("10.10.10.100", "lab", "020000000002", "moved"))
+	put(n, leaseOf("10.10.10.100", "lab", "020000000002", "moved"))
 	check(t, n, want{"lan", "renamed.", a, "not mine"})
 	n.Apply(names.Change{Whole: true})
 	if len(n.clients)+len(n.leased) != 0 || len(n.domains[0].clients) != 0 {
@@ -312,7 +313,7 @@ func TestDomainIsAlsoAZone(t *testing.T) {
 	n := New(Config{Self: "gw", Links: []Link{{Name: "lan", Domain: "dom.net.", Addresses: prefixes("10.1.10.1/24")}},
 		Zones: []string{"dom.net.", "10.1.10.in-addr.arpa."},
 		Taken: func(name string) bool { return name == "arch.dom.net." }})
-	put(n, lease("10.1.10.100", "lan", "020000000001", "arch"), lease("10.1.10.101", "lan", "020000000002", "new"))
+	put(n, leaseOf("10.1.10.100", "lan", "020000000001", "arch"), leaseOf("10.1.10.101", "lan", "020000000002", "new"))
 	check(t, n,
 		want{"lan", "arch.dom.net.", a, "not mine"},
 		want{"lan", "new.dom.net.", a, "10.1.10.101"},
@@ -368,10 +369,10 @@ func BenchmarkPut(b *testing.B) {
 	n := scenario(&clock{time.Unix(1000, 0)})
 	addr := netip.MustParseAddr("10.20.0.2")
 	for i := range 50_000 {
-		put(n, lease(addr.String(), "guest", fmt.Sprintf("02%010x", i), fmt.Sprint("host-", i)))
+		put(n, leaseOf(addr.String(), "guest", fmt.Sprintf("02%010x", i), fmt.Sprint("host-", i)))
 		addr = addr.Next()
 	}
-	again := lease("10.20.0.2", "guest", "020000000000", "host-0")
+	again := leaseOf("10.20.0.2", "guest", "020000000000", "host-0")
 	b.ResetTimer()
 	for i := range b.N {
 		again.Name = fmt.Sprint("host-", i%2)

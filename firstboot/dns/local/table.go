@@ -17,20 +17,41 @@ type client struct {
 	wanted string // label its bindings say; empty: none
 	label  string // the one it has; empty: none
 	domain *domain
-	leases map[netip.Addr]names.Binding
+	leases []lease // one or two: a list is a tenth of what a map takes
 }
+
+// lease is an address, and when it ends in Unix seconds; 0: never.
+type lease struct {
+	addr  netip.Addr
+	until int64
+}
+
+// Bytes is what a client with one lease and a name takes at most (281 were measured).
+const Bytes = 400
+
+// maxOfClient bounds the leases of one client: one a family and network is ordinary.
+const maxOfClient = 32
 
 // alive tells whether any of its leases has not ended.
 func (c *client) alive(now int64) bool {
-	for _, b := range c.leases {
-		if holds(b, now) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(c.leases, func(l lease) bool { return l.holds(now) })
 }
 
-func holds(b names.Binding, now int64) bool { return b.Until == 0 || b.Until > now }
+func (l lease) holds(now int64) bool { return l.until == 0 || l.until > now }
+
+// at is where the lease of an address is among a client's, -1 where it is none of them.
+func (c *client) at(addr netip.Addr) int {
+	return slices.IndexFunc(c.leases, func(l lease) bool { return l.addr == addr })
+}
+
+// keep takes a lease up, or over.
+func (c *client) keep(l lease) {
+	if i := c.at(l.addr); i >= 0 {
+		c.leases[i] = l
+	} else {
+		c.leases = append(c.leases, l)
+	}
+}
 
 // Identity is what a client is known by whatever it leased: its hardware address where its identifier holds one. So a
 // host is one client, though DHCPv4 tells of its hardware address and DHCPv6 of its DUID.
@@ -100,12 +121,14 @@ func (n *Names) put(b names.Binding) {
 		if len(n.leased) >= names.MaxBindings {
 			return
 		}
-		c = &client{key: key, domain: d, leases: map[netip.Addr]names.Binding{}}
+		c = &client{key: key, domain: d}
 		n.clients[key] = c
 	}
+	if len(c.leases) >= maxOfClient && c.at(b.Addr) < 0 {
+		return
+	}
 	wanted := Label(b.Name)
-	b.Name = "" // nobody asks for it again
-	c.leases[b.Addr] = b
+	c.keep(lease{b.Addr, b.Until})
 	n.leased[b.Addr] = c
 	if wanted == "" || wanted == c.wanted && c.label != "" {
 		return // a lease without a name, of the other family perhaps, goes by the name the client has
@@ -122,7 +145,9 @@ func (n *Names) drop(addr netip.Addr) {
 		return
 	}
 	delete(n.leased, addr)
-	delete(c.leases, addr)
+	if i := c.at(addr); i >= 0 {
+		c.leases = slices.Delete(c.leases, i, i+1)
+	}
 	if len(c.leases) == 0 {
 		n.release(c)
 		delete(n.clients, c.key)
@@ -158,12 +183,7 @@ func (n *Names) name(c *client) {
 
 // hostHas tells whether the name a client wants is a host's of the profile, and the client is that host.
 func (n *Names) hostHas(c *client) bool {
-	for _, a := range c.domain.hosts[c.wanted] {
-		if _, its := c.leases[a]; its {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(c.domain.hosts[c.wanted], func(a netip.Addr) bool { return c.at(a) >= 0 })
 }
 
 // free tells whether nobody has a label.

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -19,11 +20,17 @@ func dangling(m *dns.Msg, qtype uint16) string {
 	if len(m.Answer) == 0 || qtype == dns.TypeCNAME || m.Rcode != dns.RcodeSuccess {
 		return ""
 	}
-	last, ok := m.Answer[len(m.Answer)-1].(*dns.CNAME)
-	if !ok || len(m.Ns) > 0 {
+	// What is not an alias but signs one comes after it, and what proves that a wildcard was right is no end of it.
+	last := len(m.Answer) - 1
+	for last > 0 && m.Answer[last].Header().Rrtype == dns.TypeRRSIG {
+		last--
+	}
+	alias, ok := m.Answer[last].(*dns.CNAME)
+	ended := func(rr dns.RR) bool { t := rr.Header().Rrtype; return t == dns.TypeSOA || t == dns.TypeNS }
+	if !ok || slices.ContainsFunc(m.Ns, ended) {
 		return ""
 	}
-	return last.Target
+	return alias.Target
 }
 
 // chase goes on where an alias of ours leads: to another source, or to others. Who asks others waits, so it runs by

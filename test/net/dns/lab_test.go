@@ -20,6 +20,7 @@ import (
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/dhcp"
 	"rempart/firstboot/dns"
 	"rempart/profiles"
 	"rempart/test/netns"
@@ -56,6 +57,17 @@ func runChild(profile string) int {
 	defer stop()
 	env := &child.Env{Profile: &p, Root: os.Getenv(rootEnv), Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		Ready: func() { fmt.Println("ready") }, Tell: func(key string, value any) { fmt.Println("tell", key, value) }}
+	if len(p.DHCP) > 0 { // beside it, for names of leases
+		leases := *env
+		leases.Ready = func() { fmt.Println("leases") }
+		ended := make(chan error, 1)
+		go func() { ended <- dhcp.Spec().Run(ctx, &leases) }()
+		defer func() {
+			if err := <-ended; err != nil {
+				fmt.Fprintln(os.Stderr, err)
+			}
+		}()
+	}
 	if err := dns.Run(ctx, env); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -76,6 +88,7 @@ type lab struct {
 	client, gw, others *netns.Node
 	root               string
 	child              *exec.Cmd
+	change             func(*profiles.Profile) // what is not said in YAML; nil: nothing
 }
 
 func newLab(t testing.TB) *lab {
@@ -123,11 +136,15 @@ func (l *lab) startProfile(text string) {
 	if err != nil {
 		l.t.Fatal(err)
 	}
+	if l.change != nil {
+		l.change(p)
+	}
 	b, err := json.Marshal(p)
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	for _, dir := range []string{contract.DNSDir, contract.LinkDir, filepath.Dir(contract.BlockedPath)} {
+	for _, dir := range []string{contract.DNSDir, contract.LinkDir, contract.DHCPRunDir, contract.DHCPDir,
+		filepath.Dir(contract.BlockedPath)} {
 		netns.Must(l.t, os.MkdirAll(filepath.Join(l.root, dir), 0o755))
 	}
 	if d := p.DNS; d.Block != nil && len(d.Block.Compiled) > 0 {
