@@ -11,6 +11,7 @@ import (
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/ctl"
 	"rempart/firstboot/dns"
+	"rempart/firstboot/dns/dnssec"
 )
 
 // runDNS says how the name service does.
@@ -36,6 +37,9 @@ func runDNS(ctx context.Context, d *desk, r ctl.Request) error {
 		s.Forward.Stale, s.Forward.Refreshed)
 	fmt.Fprintf(w, "kept out\t\tblocked %d (of %d names), private addresses %d\n", s.Blocked, s.BlockLen,
 		s.Forward.Rebinding)
+	if v := s.DNSSEC; v != (dnssec.Counts{}) {
+		fmt.Fprintf(w, "dnssec\t\tproven %d, unsigned %d, wrong %d\n", v.Secure, v.Insecure, v.Bogus)
+	}
 	fmt.Fprintf(w, "cache\t%d\tanswers, %d of %d KiB, %d made room\n", s.Cache.Entries, s.Cache.Bytes>>10,
 		s.Cache.Limit>>10, s.Cache.Evicted)
 	for _, u := range s.Servers {

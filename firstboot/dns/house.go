@@ -24,6 +24,7 @@ import (
 	"rempart/firstboot/contract"
 	"rempart/firstboot/dns/answer"
 	"rempart/firstboot/dns/cache"
+	"rempart/firstboot/dns/dnssec"
 	"rempart/firstboot/dns/forward"
 	"rempart/firstboot/dns/local"
 	"rempart/firstboot/dns/override"
@@ -39,20 +40,21 @@ const caPath = "/etc/ssl/certs/ca-certificates.crt"
 
 // house is all of the child that a profile makes.
 type house struct {
-	log     *slog.Logger
-	server  *server.Server
-	forward *forward.Forwarder
-	blocked *override.Blocked
-	table   []byte // mapped
-	access  map[string]*server.Access
-	self    *server.Access
-	maker   maker
-	groups  []*upstream.Group
-	uplink  []*uplinkGroup
-	learnt  map[netip.Addr]*upstream.Server // of the uplink
-	local   *local.Names
-	zones   *zone.Zones
-	leases  string // socket where names of leases come from; empty: there are none
+	log        *slog.Logger
+	server     *server.Server
+	forward    *forward.Forwarder
+	blocked    *override.Blocked
+	table      []byte // mapped
+	access     map[string]*server.Access
+	self       *server.Access
+	maker      maker
+	groups     []*upstream.Group
+	uplink     []*uplinkGroup
+	learnt     map[netip.Addr]*upstream.Server // of the uplink
+	local      *local.Names
+	zones      *zone.Zones
+	validators []*dnssec.Validator
+	leases     string // socket where names of leases come from; empty: there are none
 }
 
 // uplinkGroup is a group that also asks whom DHCP and router advertisements name.
@@ -85,7 +87,7 @@ func newHouse(env *child.Env) (*house, error) {
 		if err != nil {
 			return 0, err
 		}
-		e, err := proven(d, g)
+		e, err := h.proven(d, g)
 		if err != nil {
 			return 0, err
 		}
@@ -351,6 +353,7 @@ type Details struct {
 	Cache    cache.Usage       `json:"cache"`
 	Blocked  uint64            `json:"blocked"`       // queries for blocked names
 	BlockLen int               `json:"blocked_names"` // names of files
+	DNSSEC   dnssec.Counts     `json:"dnssec"`        // all zero where nothing is validated
 	Servers  []upstream.Counts `json:"servers"`
 }
 
@@ -359,6 +362,12 @@ func (h *house) status() Status {
 		Servers: []upstream.Counts{}}}
 	if h.blocked != nil {
 		s.Blocked, s.BlockLen = h.blocked.Count(), h.blocked.Len()
+	}
+	for _, v := range h.validators {
+		c := v.Counts()
+		s.DNSSEC.Secure += c.Secure
+		s.DNSSEC.Insecure += c.Insecure
+		s.DNSSEC.Bogus += c.Bogus
 	}
 	seen := map[*upstream.Server]bool{}
 	for _, g := range h.groups {

@@ -76,7 +76,7 @@ func zonesOf(d *profiles.DNS) (*zone.Zones, error) {
 
 // proven has what an upstream answers validated, where the profile says so. The names of domains are left out: their
 // servers are the profile's own, and the root knows nothing of many a one.
-func proven(d *profiles.DNS, next answer.Exchanger) (answer.Exchanger, error) {
+func (h *house) proven(d *profiles.DNS, next answer.Exchanger) (answer.Exchanger, error) {
 	if !d.DNSSEC {
 		return next, nil
 	}
@@ -84,7 +84,11 @@ func proven(d *profiles.DNS, next answer.Exchanger) (answer.Exchanger, error) {
 	for _, s := range d.Domains {
 		c.Unsigned = append(c.Unsigned, s.Domain+".")
 	}
-	return dnssec.New(next, c)
+	v, err := dnssec.New(next, c)
+	if err == nil {
+		h.validators = append(h.validators, v)
+	}
+	return v, err
 }
 
 // zoneFactor is how many times the bytes of its text a zone takes in memory, about (TestZoneMemory).

@@ -17,6 +17,7 @@ import (
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/dns/dnssec"
 	"rempart/firstboot/dns/server"
 	"rempart/firstboot/names"
 	"rempart/profiles"
@@ -233,7 +234,7 @@ func TestDNSSECIsEnforced(t *testing.T) {
 			Port: uint16(packets.LocalAddr().(*net.UDPAddr).Port)}}
 		access := open()
 		access.NoRecursion = false
-		_, to := serveProfile(t, p, access)
+		h, to := serveProfile(t, p, access)
 		q := new(dns.Msg)
 		q.SetQuestion("www.example.org.", dns.TypeA)
 		q.SetEdns0(1232, true)
@@ -255,6 +256,9 @@ func TestDNSSECIsEnforced(t *testing.T) {
 		}
 		if m.Rcode != dns.RcodeServerFailure || why != dns.ExtendedErrorCodeDNSKEYMissing || m.AuthenticatedData {
 			t.Errorf("with dnssec: %v; want SERVFAIL that says DNSKEY Missing", m)
+		}
+		if c := h.status().DNSSEC; c != (dnssec.Counts{Bogus: 1}) {
+			t.Errorf("counted are %+v; want one wrong answer", c)
 		}
 	}
 }

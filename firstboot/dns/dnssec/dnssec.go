@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -47,6 +48,7 @@ type Validator struct {
 	unsigned map[string]bool
 	clock    func() time.Time
 	flights  singleflight.Group
+	counts   struct{ secure, insecure, bogus atomic.Uint64 }
 
 	mu   sync.Mutex
 	cuts map[string]cut // by name: what lies there
@@ -134,9 +136,15 @@ func (v *Validator) Exchange(ctx context.Context, query *dns.Msg) (*dns.Msg, err
 		if !errors.As(err, &b) {
 			return nil, err
 		}
+		v.counts.bogus.Add(1)
 		m = new(dns.Msg)
 		m.SetRcode(query, dns.RcodeServerFailure)
 		return answer.Explain(m, b.Code, b.Why), nil
+	}
+	if m.AuthenticatedData {
+		v.counts.secure.Add(1)
+	} else {
+		v.counts.insecure.Add(1)
 	}
 	m.Id, m.RecursionDesired, m.CheckingDisabled = query.Id, query.RecursionDesired, false
 	m.Question = []dns.Question{q}
@@ -144,6 +152,18 @@ func (v *Validator) Exchange(ctx context.Context, query *dns.Msg) (*dns.Msg, err
 		strip(m, q.Qtype)
 	}
 	return m, nil
+}
+
+// Counts are how many answers were proven, provably need no proof (or came before the clock was set), and were wrong.
+type Counts struct {
+	Secure   uint64 `json:"secure"`
+	Insecure uint64 `json:"insecure"`
+	Bogus    uint64 `json:"bogus"`
+}
+
+// Counts are those since the start.
+func (v *Validator) Counts() Counts {
+	return Counts{v.counts.secure.Load(), v.counts.insecure.Load(), v.counts.bogus.Load()}
 }
 
 // strip takes out what only validation needs (RFC 4035 section 3.2.1).

@@ -117,6 +117,10 @@ func TestVerdicts(t *testing.T) {
 			t.Errorf("%s %s: SERVFAIL with records:\n%v", e.name, dns.Type(e.kind), m)
 		}
 	}
+	if c := v.Counts(); c.Secure == 0 || c.Insecure == 0 || c.Bogus == 0 ||
+		c.Secure+c.Insecure+c.Bogus != uint64(len(expectations())) {
+		t.Errorf("Counts() = %+v; want each answer counted once", c)
+	}
 	t.Logf("%d verdicts took %d questions", len(expectations()), len(u.asked))
 }
 
