@@ -51,6 +51,7 @@ func (v *validator) policy() {
 		v.extras(rule)
 		v.ruleHelper(rule)
 		v.packets(rule)
+		v.dynamicLine(rule)
 		if good && rule.Action == Accept && len(rule.Matches) == 0 && rule.To != Any && rule.From != Self {
 			v.wideOpen(rule)
 		}
@@ -110,7 +111,7 @@ func (v *validator) match(rule Rule, m Match, i int) {
 	}
 	good := len(m.SourceSets)+len(m.DestinationSets) == 0
 	for _, name := range slices.Concat(m.SourceSets, m.DestinationSets) {
-		if v.p.Set(name) == nil {
+		if !v.p.HasSet(name) {
 			v.reject(rule.At, "", "policy: unknown set %s", quote(name))
 		}
 	}

@@ -128,7 +128,7 @@ func (v *validator) arrival(f Forward, i int, known bool) {
 			"forwards: no source has the family of %s", f.To)
 	}
 	for _, name := range f.SourceSets {
-		if v.p.Set(name) == nil {
+		if !v.p.HasSet(name) {
 			v.reject(f.At, "", "forwards.source: unknown set %s", quote(name))
 		}
 	}

@@ -66,6 +66,9 @@ func profileFields() table[Profile] {
 		{name: "bans", doc: "Sources shut out after repeated attempts: SERVICE: 5/10m for 1h bans who connects more than 5" +
 			" times in 10 minutes, for an hour. SERVICE is ssh, another TCP service, or tcp/PORT.",
 			kind: filled(named(banServicePattern, textLike(banPattern))), decode: readBans},
+		{name: "dynamic_sets", doc: "Sets that lines fill while the guest runs: NAME: how long a source stays after it was" +
+			" last added, such as 30s or 12h. A line fills it with add: NAME, others ask for it with from: NAME.",
+			kind: filled(named(zonePattern, textLike(dynamicPattern))), decode: readDynamicSets},
 		{name: "flowtable", doc: "true: the packets of TCP and UDP connections that were accepted are forwarded by a short" +
 			" way that skips rules and routing, where the kernel has one. Default: false.",
 			kind: yesOrNo(), decode: func(r *reader, v value, p *Profile) { p.FlowTable, _ = r.boolean(v) }},
@@ -221,6 +224,7 @@ type matchDraft struct {
 	ttl                  uint8
 	notrack              bool
 	synproxy             *SynProxy
+	add                  string
 }
 
 // matchFields are the keys below a service in the long form of a policy line.
@@ -255,6 +259,8 @@ func matchFields() table[matchDraft] {
 			kind: yesOrNo(), decode: func(r *reader, v value, into *matchDraft) { into.notrack, _ = r.boolean(v) }},
 		{name: "synproxy", doc: synproxyDoc, kind: synproxySchema(),
 			decode: func(r *reader, v value, into *matchDraft) { into.synproxy = r.synproxy(v) }},
+		{name: "add", doc: "The dynamic set that gets the sources of what the line matches, whatever it decides.",
+			kind: textLike(zonePattern), decode: readAdd},
 	}
 }
 

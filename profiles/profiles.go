@@ -45,6 +45,10 @@
 // announce. "synproxy: true" of a line or a forward has the guest answer SYNs for the server until a client has shown
 // that it is there; the guest then takes up no connection in its midst any more, whatever it is for.
 //
+// "add: knockers" of a line puts the sources of what it matches into a dynamic set, which "dynamic_sets: {knockers:
+// 30s}" declares, and "from: knockers" asks for them. "flowtable: true" lets the packets of accepted TCP and UDP
+// connections skip rules and routing, where the kernel can; who is banned is cut all the same, within a second.
+//
 // "dscp: ef" and "ttl: 64" of a line are written into all packets of the connections it accepts, in both directions,
 // of what is routed. "notrack: true" keeps flows out of connection tracking: each packet is judged by the line
 // itself, what comes back passes by its source port or protocol alone, and nothing is translated.

@@ -159,6 +159,7 @@ func (r *reader) longServices(v value, line *policyLine) {
 		rule.Limit, rule.Connections, rule.Log, rule.With = d.limit, uint32(d.connections), d.log, d.with
 		rule.Helper = d.helper
 		rule.DSCP, rule.TTL, rule.NoTrack, rule.SynProxy = d.dscp, d.ttl, d.notrack, d.synproxy
+		rule.Add = d.add
 		if d.logged && d.log == "" {
 			rule.Log = line.from.text + " -> " + line.to.text
 		}
@@ -208,7 +209,7 @@ func (r *reader) ends(v value) (all []netip.Prefix, places []Pos, sets []string)
 		if !ok {
 			continue
 		}
-		if r.p.Set(text) != nil {
+		if r.p.HasSet(text) {
 			sets = append(sets, text)
 			continue
 		}

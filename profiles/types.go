@@ -18,8 +18,10 @@ type Profile struct {
 	Forwards   []Forward `json:"forwards,omitempty"`
 	Hosts      []Host    `json:"hosts,omitempty"`
 	Sets       []Set     `json:"sets,omitempty"`
-	Bans       []Ban     `json:"bans,omitempty"`
-	FlowTable  bool      `json:"flowtable,omitempty"` // known TCP and UDP flows skip the rules where the kernel can
+	// DynamicSets are filled by lines of the policy.
+	DynamicSets []DynamicSet `json:"dynamic_sets,omitempty"`
+	Bans        []Ban        `json:"bans,omitempty"`
+	FlowTable   bool         `json:"flowtable,omitempty"` // known TCP and UDP flows skip the rules where the kernel can
 	// Routes lead nowhere: their Type is set. Those that lead somewhere are their link's.
 	Routes       []Route       `json:"routes,omitempty"`
 	RoutingRules []RoutingRule `json:"rules,omitempty"`
@@ -196,6 +198,7 @@ type Rule struct {
 	// NoTrack keeps what a line accepts, and what looks like an answer to it, out of connection tracking.
 	NoTrack  bool      `json:"notrack,omitempty"`
 	SynProxy *SynProxy `json:"synproxy,omitempty"` // nil: none
+	Add      string    `json:"add,omitempty"`      // the dynamic set that gets the sources; empty: none
 	At       Pos       `json:"at"`
 }
 

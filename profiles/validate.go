@@ -45,6 +45,7 @@ func (v *validator) profile() {
 	v.bridgedZones()
 	v.hosts()
 	v.sets()
+	v.dynamicSets()
 	v.admin()
 	v.logging()
 	v.adverts()

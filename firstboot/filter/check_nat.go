@@ -45,7 +45,7 @@ func checkForward(p *profiles.Profile, f *profiles.Forward, bad func(profiles.Po
 		}
 	}
 	for _, name := range f.SourceSets {
-		if p.Set(name) == nil {
+		if !p.HasSet(name) {
 			bad(f.At, "forward: there is no set %q", name)
 		}
 	}

@@ -99,7 +99,7 @@ func check(p *profiles.Profile) error {
 		checkRule(r, bad)
 		for _, m := range r.Matches {
 			for _, name := range slices.Concat(m.SourceSets, m.DestinationSets) {
-				if p.Set(name) == nil {
+				if !p.HasSet(name) {
 					bad(r.At, "policy: there is no set %q", name)
 				}
 			}
@@ -121,6 +121,7 @@ func check(p *profiles.Profile) error {
 			}
 		}
 	}
+	checkDynamic(p, bad)
 	if len(errs) == 0 {
 		checkOverlap(p, bad)
 		checkBridged(p, bad)

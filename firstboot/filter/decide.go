@@ -23,18 +23,20 @@ type flow struct {
 type ruling struct {
 	pass bool
 	why  string
+	// notes is set where the source is noted in a dynamic set: whoever tries such a flow changes what becomes of others.
+	notes bool
 }
 
 // decide judges a flow that did not meet a forward.
 func decide(p *profiles.Profile, f flow) ruling {
 	if f.to == profiles.Self && f.protocol == profiles.TCP && f.port == PortSSH && isAdmin(p, f) {
-		return ruling{true, "admin: " + f.from + " -> self" + at(p.Admin.At)}
+		return ruling{pass: true, why: "admin: " + f.from + " -> self" + at(p.Admin.At)}
 	}
 	if l := tunnelAt(p, f); l != nil {
-		return ruling{true, "the tunnel " + l.Name + ": " + f.from + " -> self" + at(l.At)}
+		return ruling{pass: true, why: "the tunnel " + l.Name + ": " + f.from + " -> self" + at(l.At)}
 	}
 	if o := openingAt(p, f); o != nil {
-		return ruling{true, openingComment(o)}
+		return ruling{pass: true, why: openingComment(o)}
 	}
 	for i := range p.Policy {
 		r := &p.Policy[i]
@@ -43,10 +45,10 @@ func decide(p *profiles.Profile, f flow) ruling {
 		}
 		if len(r.Matches) == 0 || slices.ContainsFunc(r.Matches, func(m profiles.Match) bool { return matches(p, m, f) }) {
 			why := fmt.Sprintf("%s -> %s: %s%s%s", r.From, r.To, r.Action, limited(r), at(r.At))
-			return ruling{r.Action == profiles.Accept, why}
+			return ruling{pass: r.Action == profiles.Accept, why: why, notes: r.Add != ""}
 		}
 	}
-	return ruling{f.from == profiles.Self, "default: " + f.from + " -> " + f.to}
+	return ruling{pass: f.from == profiles.Self, why: "default: " + f.from + " -> " + f.to}
 }
 
 // limited is what a line demands of a source beyond what it matches, and what it does to its packets.
@@ -69,6 +71,9 @@ func limited(r *profiles.Rule) string {
 	}
 	if r.SynProxy != nil {
 		text += ", synproxy"
+	}
+	if r.Add != "" {
+		text += ", add " + r.Add
 	}
 	return text
 }

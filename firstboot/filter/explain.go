@@ -27,7 +27,7 @@ func Explain(p *profiles.Profile, q Question) ([]Probe, error) {
 	if err := check(p); err != nil {
 		return nil, err
 	}
-	b := &prober{p: p, space: newSpace(p), seen: map[Probe]bool{}}
+	b := &prober{p: p, space: newSpace(p), seen: map[Probe]bool{}, explains: true}
 	for _, end := range []string{q.From, q.To} {
 		if !slices.ContainsFunc(p.Zones, func(z profiles.Zone) bool { return z.Name == end }) && end != profiles.Self {
 			var known []string

@@ -106,7 +106,8 @@ func (c *compiler) policyLine(ch *Chain, n int, from, to string) (final bool) {
 
 // byFamily tells whether a match of a line needs rules for each family by itself.
 func (c *compiler) byFamily(r *profiles.Rule, m profiles.Match) bool {
-	return narrowed(m) || r.Limit != nil || r.Connections > 0 || r.SynProxy != nil || r.NoTrack && settingsOf(r) != 0 ||
+	return narrowed(m) || r.Limit != nil || r.Connections > 0 || r.SynProxy != nil || r.Add != "" ||
+		r.NoTrack && settingsOf(r) != 0 ||
 		m.Protocol == profiles.Ping || !m.Protocol.Speaks(true) || !m.Protocol.Speaks(false)
 }
 
@@ -151,6 +152,12 @@ func (c *compiler) addresses(field Field, prefixes []netip.Prefix, sets []string
 		out = append(out, []Expr{Match{field, ranges(list)}})
 	}
 	for _, name := range sets {
+		if d := c.profile.DynamicSet(name); d != nil {
+			if c.table.Family == FamilyInet {
+				out = append(out, []Expr{FromSource{c.dynamicSet(d, v6), v6}})
+			}
+			continue
+		}
 		if set := c.lastingSet(name, v6); set != "" {
 			out = append(out, []Expr{Lookup{Fields: []Field{field}, Set: set}})
 		}
@@ -201,6 +208,9 @@ func (c *compiler) act(ch *Chain, n int, proto profiles.Protocol, v6 bool, do []
 	add := func(more ...Expr) {
 		ch.add(comment, slices.Concat(do, more)...)
 		ch.Rules[len(ch.Rules)-1].At = r.At
+	}
+	if noting := c.adding(r, v6); noting != nil {
+		add(noting...)
 	}
 	if r.Log != "" {
 		add(c.counter(ch.Name+".log"), Rate{logsPerMinute, time.Minute, logBurst}, Log{r.Log + ": "})

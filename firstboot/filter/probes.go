@@ -60,6 +60,8 @@ type prober struct {
 	space *space
 	out   []Probe
 	seen  map[Probe]bool
+	// explains is set where flows are told of and not tried: then those that are noted in a dynamic set count too.
+	explains bool
 	// Of what passes by bridges: the members, and behind which each chosen address is. Otherwise nil.
 	ports []bridgePort
 	at    map[netip.Addr]string
@@ -215,6 +217,9 @@ func (b *prober) toOwn(src host, own netip.Addr) {
 			continue
 		}
 		r := decide(b.p, f)
+		if r.notes {
+			continue
+		}
 		probe.Pass, probe.Proves = r.pass, r.why
 		b.add(probe)
 	}
@@ -263,6 +268,9 @@ func (b *prober) around(src host, fw *profiles.Forward) {
 	}
 	port := mapped(fw, fw.Ports[0]).First
 	r := decide(b.p, flow{src.zone, to, src.addr, fw.To, fw.Protocol, port, src.link})
+	if r.notes {
+		return
+	}
 	b.add(b.between(src, host{to, out.Name, fw.To}, knock{fw.Protocol, port}, r))
 }
 
@@ -293,6 +301,9 @@ func (b *prober) toZone(src host, to string) {
 		}
 		for _, k := range b.knocks(src.zone, to) {
 			r := decide(b.p, flow{src.zone, to, src.addr, dst.addr, k.protocol, k.port, src.link})
+			if r.notes {
+				continue
+			}
 			b.add(b.between(src, dst, k, r))
 		}
 	}

@@ -45,6 +45,9 @@ func (c *compiler) lastingSet(name string, v6 bool) string {
 func setPrefixes(p *profiles.Profile, names []string) []netip.Prefix {
 	var out []netip.Prefix
 	for _, name := range names {
+		if p.Set(name) == nil {
+			continue // a dynamic one, which is empty as far as anybody knows
+		}
 		for _, v6 := range families {
 			if ranges := p.Set(name).Ranges.Of(v6); len(ranges) > 0 {
 				for _, a := range []netip.Addr{ranges[0].First, ranges[len(ranges)-1].Last} {

@@ -111,6 +111,9 @@ func (b *prober) byMapping(probe Probe, src host, inside netip.Addr) (Probe, boo
 		return probe, false
 	}
 	r := decide(b.p, flow{src.zone, zone, src.addr, inside, probe.Protocol, probe.Port, src.link})
+	if r.notes && !b.explains {
+		return probe, false
+	}
 	probe.To, probe.OutLink, probe.SeenDst, probe.Pass, probe.Proves = zone, out.Name, inside, r.pass, r.why
 	if src.link == out.Name && subnet.IsValid() && subnet.Contains(src.addr) {
 		probe.SeenSrc, probe.SeenLast = masked(out, inside)

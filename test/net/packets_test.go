@@ -8,6 +8,7 @@ import (
 	"io"
 	stdnet "net"
 	"net/netip"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"rempart/firstboot/filter"
 	"rempart/firstboot/filter/filtertest"
 	"rempart/test/netns"
 )
@@ -384,4 +386,18 @@ func TestThroughProxy(t *testing.T) {
 			t.Errorf("%s by %s: the server: %v", test.src, test.dst, err)
 		}
 	}
+}
+
+// Forwards that maps and sets stand for lead where each of them says.
+func TestManyForwards(t *testing.T) {
+	p := filtertest.Forwarding(136) // 17 of each kind: as few as are merged, and one
+	l := newLab(t, p)
+	probes := filter.Probes(p)
+	l.listen(t, probes)
+	rules := compile(t, p)
+	if targets := strings.Count(rules.Text(), "map @targets/"); targets < 4 {
+		t.Errorf("%d rules ask maps of targets; want 4 at least: nothing is shown", targets)
+	}
+	l.load(t, rules)
+	l.check(t, probes)
 }

@@ -90,7 +90,7 @@ func Forwarding(n int) *profiles.Profile {
 	for i := range n {
 		port := uint16(1000 + 4*i)
 		f := profiles.Forward{From: "net", Protocol: profiles.TCP, Ports: ports(port), At: line(100 + i),
-			To: netip.AddrFrom4([4]byte{10, 2, 0, byte(10 + i%200)})}
+			To: netip.AddrFrom4([4]byte{10, 2, 0, byte(10 + i%6)})}
 		switch i % 8 {
 		case 0:
 			f.Protocol = profiles.UDP
@@ -99,7 +99,7 @@ func Forwarding(n int) *profiles.Profile {
 		case 2, 3:
 			f.To = prefixes("fd00:2::/64")[0].Addr()
 			a := f.To.As16()
-			a[15] = byte(10 + i%200)
+			a[15] = byte(10 + i%6)
 			f.To = netip.AddrFrom16(a)
 		case 4:
 			f.Ports, f.ToPort = []profiles.PortRange{{First: port, Last: port + 3}}, 8080
@@ -107,7 +107,7 @@ func Forwarding(n int) *profiles.Profile {
 			f.Address = netip.MustParseAddr("203.0.113.3")
 		case 6:
 			f.SNAT = true
-			f.To = netip.AddrFrom4([4]byte{10, 2, 0, byte(210 + i%30)})
+			f.To = netip.AddrFrom4([4]byte{10, 2, 0, byte(210 + i%3)})
 		}
 		if i%8 == 7 && i%40 != 39 { // hosts beside the server use it by the guest's address
 			f.From, f.Address = "servers", netip.MustParseAddr("203.0.113.2")

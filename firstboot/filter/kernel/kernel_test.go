@@ -97,7 +97,7 @@ func everyRuleset(t *testing.T) map[string]filter.Ruleset {
 	t.Helper()
 	all := map[string]filter.Ruleset{}
 	for _, p := range append(filtertest.Profiles(), filtertest.Bridged(), filtertest.Many(400),
-		filtertest.Forwarding(300)) {
+		filtertest.Forwarding(300), filtertest.Knocking()) {
 		all[p.Name] = filtertest.WithoutBridgeConntrack(compile(t, p))
 		closed, err := filter.Closed(p)
 		if err != nil {
