@@ -148,7 +148,7 @@ func planMaster(ctx context.Context, c *console, p *profiles.Profile, o packageO
 	if p.Kernel == profiles.KernelFull {
 		root = debian.RootKernelFull(*o.arch)
 	}
-	names, err := debian.Names(*o.arch, root)
+	names, err := debian.Names(*o.arch, root, p.NeedsAuthorities())
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"rempart/firstboot/health"
 	"rempart/firstboot/identity"
 	"rempart/firstboot/link"
+	"rempart/firstboot/lists"
 	"rempart/firstboot/logging"
 	"rempart/firstboot/ra"
 	"rempart/firstboot/scrub"
@@ -37,6 +38,7 @@ func children() []child.Spec {
 		dns.Spec(),
 		state.Spec(),
 		dhcp.Spec(),
+		lists.Spec(),
 		ssh.Spec(),
 		session.Spec(),
 		console.Spec(),

@@ -30,10 +30,10 @@ func (v *validator) sets() {
 		if slices.ContainsFunc(v.p.Hosts, func(h Host) bool { return h.Name == s.Name }) {
 			v.reject(s.At, "choose another name", "set %s: a host has the same name", quote(s.Name))
 		}
-		if !s.Ranges.ordered() {
+		if !s.Ranges.Ordered() {
 			v.reject(s.At, "", "set %s: the ranges are not in order", quote(s.Name))
 		}
-		if len(s.Ranges) == 0 && !v.places.spoilt("sets.%s", s.Name) {
+		if len(s.Ranges) == 0 && s.Source == nil && !v.places.spoilt("sets.%s", s.Name) {
 			v.warn(s.At, "", "set %s is empty: no line that names it ever matches", quote(s.Name))
 		}
 	}

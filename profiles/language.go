@@ -25,6 +25,9 @@ const (
 	portsPattern   = `^[0-9]{1,5}(-[0-9]{1,5})?$`
 	rangePattern   = `^[0-9a-fA-F.:]+(/[0-9]{1,3}|-[0-9a-fA-F.:]+)?$`
 	limitPattern   = `^[0-9]{1,7}/[smhd]( burst [0-9]{1,7})?$`
+	percentPattern = `^[0-9]{1,3}%$`
+	urlPattern     = `^https?://[!-~]+$`
+	keyPinPattern  = `^(sha256//)?[A-Za-z0-9+/]{43}=$`
 	banPattern     = `^[0-9]{1,5}/[0-9]{1,5}[smhd] for [0-9]{1,5}[smhd]$`
 
 	delegatedPattern  = `^delegated(/[0-9a-fA-F]{1,4})?::[0-9a-fA-F:.]{1,39}$`
@@ -58,7 +61,7 @@ func profileFields() table[Profile] {
 		{name: "hosts", doc: "Names for addresses: NAME: ADDRESS, a list of them, or .10 for host 10 of the one IPv4 subnet.",
 			kind: named(hostPattern, oneOrMore(hostAddress())), decode: readHosts},
 		{name: "sets", doc: "Names for many addresses, for policy lines: NAME: [PREFIX, ADDRESS, RANGE], or" +
-			" NAME: {file: FILE}.",
+			" NAME: {file: FILE}, or NAME: {url: URL, every: 6h} for a list that is fetched again and again.",
 			kind: named(zonePattern, setSchema()), decode: readSets},
 		{name: "admin", doc: "Who may reach the guest by SSH, above every other rule: `admin: {from: ZONE or ADDRESS}`," +
 			" or `admin: none` for the console only.",

@@ -65,6 +65,8 @@
 // have another action, be logged, and be limited by source: "limit: 10/s burst 20" and "connections: 30". A line
 // decides all that it names: what is above its limit is dropped and no later line is asked. How fast sources were is
 // forgotten when a policy is loaded. Sets name many addresses for from and to; a file of them is read with the profile.
+// "drop: {url: https://..., every: 6h}" is a set whose members the guest fetches again and again: the last good list is
+// kept on the state disk and is in force before links come up, until the first one was fetched the set is empty.
 //
 // The zones "internet" and "wan" are external unless they say otherwise, and an external zone never gets the admin
 // path.

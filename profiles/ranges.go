@@ -36,10 +36,13 @@ func (r Ranges) Of(v6 bool) Ranges {
 	return r[:i]
 }
 
-// mergeRanges sorts ranges and joins those that overlap or touch.
+// mergeRanges sorts ranges and joins those that overlap or touch. The list is used up.
 func mergeRanges(list []AddrRange) Ranges {
 	slices.SortFunc(list, func(a, b AddrRange) int { return a.First.Compare(b.First) })
-	var out Ranges
+	if len(list) == 0 {
+		return nil
+	}
+	out := list[:0] // never longer than what was looked at
 	for _, s := range list {
 		if n := len(out); n > 0 && out[n-1].Last.BitLen() == s.First.BitLen() {
 			last := &out[n-1].Last
@@ -55,8 +58,8 @@ func mergeRanges(list []AddrRange) Ranges {
 	return out
 }
 
-// ordered tells whether the ranges are as Ranges says.
-func (r Ranges) ordered() bool {
+// Ordered tells whether the ranges are as Ranges says.
+func (r Ranges) Ordered() bool {
 	for i, s := range r {
 		if !s.First.IsValid() || s.First.Zone()+s.Last.Zone() != "" || s.First.BitLen() != s.Last.BitLen() ||
 			s.First.Is4In6() || s.Last.Is4In6() || s.First.Compare(s.Last) > 0 {
@@ -161,7 +164,9 @@ func (r *Ranges) UnmarshalJSON(src []byte) error {
 			return errRanges
 		}
 	}
-	*r = out
+	if *r = out; len(out) == 0 {
+		*r = nil
+	}
 	return nil
 }
 

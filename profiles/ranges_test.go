@@ -41,7 +41,7 @@ func TestRangesJSON(t *testing.T) {
 	for _, r := range []Ranges{nil, someRanges(t, "0.0.0.0/0", "::/0"), someRanges(t, "0.0.0.0", "255.255.255.255"),
 		someRanges(t, "10.0.0.0/8", "10.0.0.1-10.0.0.3", "11.0.0.0", "fd00::1-fd00::9", "fd00::a",
 			"2001:db8::/32"), many(1000)} {
-		if !r.ordered() {
+		if !r.Ordered() {
 			t.Errorf("merged ranges %v are not in order", r)
 		}
 		b, err := json.Marshal(r)
@@ -76,7 +76,7 @@ func TestRangesMerge(t *testing.T) {
 	}
 	for _, r := range []Ranges{{got[1], got[0]}, {got[0], got[0]}, {{}}, {got[3], got[0]}, {{got[0].Last, got[0].First}},
 		{{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("::1")}}} {
-		if r.ordered() {
+		if r.Ordered() {
 			t.Errorf("%v counts as in order", r)
 		}
 	}
@@ -128,7 +128,7 @@ policy: [{internet -> home: {any: {from: list, action: drop}}}]
 	if err := os.Symlink("/etc/passwd", filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	write("large", strings.Repeat("# "+strings.Repeat("x", 62)+"\n", maxSetFile/64))
+	write("large", strings.Repeat("# "+strings.Repeat("x", 62)+"\n", MaxList/64))
 	for file, want := range map[string]string{"pipe": "no regular file", "link": "escapes", "/etc/passwd": "escapes",
 		"../x": "escapes", "large": "larger than 16 MiB"} {
 		if _, err := parse(file); err == nil || !strings.Contains(err.Error(), want) {

@@ -5,11 +5,13 @@ package profiles
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -17,15 +19,125 @@ import (
 )
 
 // setDraft is a set as written in the long form.
-type setDraft struct{ ranges []AddrRange }
+type setDraft struct {
+	ranges []AddrRange
+	source ListSource
+	given  map[string]Pos // the keys there are
+}
 
-// setFields are the keys of a set that is a file.
+// setFields are the keys of a set that is a list from elsewhere.
 func setFields() table[setDraft] {
 	return table[setDraft]{
 		{name: "file", doc: "File below the profile's directory with an address, prefix or range a line; # begins a " +
-			"comment." +
-			" It is read when the profile is.", kind: schema{"type": "string"}, required: true, decode: readSetFile},
+			"comment. It is read when the profile is, and holds until url was fetched. Or " + ListsDir + "/NAME, a file on" +
+			" the guest's state disk that is looked at again and again.", kind: schema{"type": "string"},
+			decode: readSetFile},
+		{name: "url", doc: "Where the guest fetches the list again and again: https://HOST/PATH. The last good one is kept" +
+			" on the state disk.", kind: textLike(urlPattern), decode: func(r *reader, v value, d *setDraft) {
+			d.source.URL, _ = r.word(v, "an address such as https://lists.example/drop.txt")
+			d.note(v)
+		}},
+		{name: "every", doc: "How often, such as 30m, 6h (the default) or 1d; a file every minute if nothing is said.",
+			kind: textLike(spanPattern), decode: func(r *reader, v value, d *setDraft) {
+				const what = "a time such as 30m, 6h or 1d"
+				text, ok := r.word(v, what)
+				if !ok {
+					return
+				}
+				if d.source.Every, ok = parseSpan(text); !ok {
+					r.expected(v, what, "")
+				}
+				d.note(v)
+			}},
+		{name: "least", doc: "How much of the last good list a new one must have, in per cent of its ranges; what has less" +
+			" is refused. Default: 50%.", kind: textLike(percentPattern), decode: func(r *reader, v value, d *setDraft) {
+			const what = "a part in per cent, such as 50%"
+			text, ok := r.word(v, what)
+			n, err := strconv.ParseUint(strings.TrimSuffix(text, "%"), 10, 7)
+			if ok && (err != nil || n > 100 || !strings.HasSuffix(text, "%")) {
+				r.expected(v, what, "")
+			}
+			d.source.Least = int(n)
+			d.note(v)
+		}},
+		{name: "pin", doc: "The SHA-256 of the server's public key, as curl --pinnedpubkey has it: sha256//BASE64. It is" +
+			" then known by that and needs no certificate of an authority.", kind: textLike(keyPinPattern), decode: readPin},
+		{name: "insecure", doc: "true: url is http, and whoever is on the way can put what he likes into the set.",
+			kind: yesOrNo(), decode: func(r *reader, v value, d *setDraft) {
+				d.source.Insecure, _ = r.boolean(v)
+				d.note(v)
+			}},
 	}
+}
+
+// note remembers the place of a key.
+func (d *setDraft) note(v value) {
+	if d.given == nil {
+		d.given = map[string]Pos{}
+	}
+	d.given[v.key.Value] = v.pos()
+}
+
+// What is taken of a source that does not say.
+const (
+	defaultListEvery = 6 * 60 * 60 // seconds
+	defaultFileEvery = 60
+	defaultLeast     = 50 // per cent
+)
+
+// taken is the source of a set as written at v, nil when it has none.
+func (d *setDraft) taken(r *reader, v value) *ListSource {
+	s := d.source
+	s.At = v.keyPos()
+	if d.given["file"].Line > 0 && d.given["url"].Line > 0 && s.File != "" {
+		r.rejectAt(d.given["file"], "write two sets, lines take both", "%s: both a file of the guest and a url", v.name)
+		return nil
+	}
+	if s.URL == "" && s.File == "" {
+		for _, key := range []string{"every", "least", "pin", "insecure"} {
+			if at, ok := d.given[key]; ok && d.given["url"].Line == 0 {
+				r.rejectAt(at, "add url, or "+key+" means nothing", "%s.%s: the file is read when the profile is, and not again",
+					v.name, key)
+			}
+		}
+		return nil
+	}
+	if s.Every == 0 {
+		if s.Every = defaultListEvery; s.File != "" {
+			s.Every = defaultFileEvery
+		}
+	}
+	if _, ok := d.given["least"]; !ok {
+		s.Least = defaultLeast
+	}
+	for _, key := range []string{"pin", "insecure"} {
+		if at, ok := d.given[key]; ok && s.URL == "" {
+			r.rejectAt(at, "remove it", "%s.%s: there is no url", v.name, key)
+		}
+	}
+	for key, at := range d.given {
+		r.places.put(at, "sets.%s.%s", v.key.Value, key)
+	}
+	return &s
+}
+
+// pinPrefix is how curl begins a digest of a public key.
+const pinPrefix = "sha256//"
+
+func readPin(r *reader, v value, d *setDraft) {
+	const what = "the SHA-256 of a public key: sha256//BASE64"
+	d.note(v)
+	text, ok := r.word(v, what)
+	if !ok {
+		return
+	}
+	sum := strings.TrimPrefix(text, pinPrefix)
+	if b, err := base64.StdEncoding.Strict().DecodeString(sum); err != nil || len(b) != sha256.Size {
+		r.expected(v, what, "openssl s_client -connect HOST:443 </dev/null | openssl x509 -pubkey -noout |"+
+			" openssl pkey -pubin -outform der | openssl dgst -sha256 -binary | base64")
+		return
+	}
+	d.source.Pin = sum
 }
 
 func setSchema() schema {
@@ -33,12 +145,17 @@ func setSchema() schema {
 }
 
 func readSets(r *reader, v value, p *Profile) {
-	const what = "a mapping such as office: [203.0.113.0/24], or office: {file: office.txt}"
+	const what = "a mapping such as office: [203.0.113.0/24], office: {file: office.txt} or drop: {url: https://...}"
 	for _, entry := range r.entries(v, what, maxSets) {
 		var d setDraft
+		var source *ListSource
 		before := len(r.findings)
 		if entry.node.Kind == yaml.MappingNode {
 			setFields().read(r, entry, &d)
+			if len(r.findings) == before && len(d.given) == 0 {
+				r.rejectAt(entry.keyPos(), asHint(setFields()[0].doc), "missing %s.file or url", entry.name)
+			}
+			source = d.taken(r, entry)
 		} else {
 			const what = "an address, a prefix, a range such as 10.0.0.1-10.0.0.9, or a list of these"
 			for _, item := range r.items(entry, what, maxPrefixes) {
@@ -57,39 +174,18 @@ func readSets(r *reader, v value, p *Profile) {
 		if len(r.findings) > before {
 			r.places.spoil("sets.%s", entry.key.Value)
 		}
-		p.Sets = append(p.Sets, Set{Name: entry.key.Value, Ranges: mergeRanges(d.ranges), At: entry.keyPos()})
+		p.Sets = append(p.Sets, Set{Name: entry.key.Value, Ranges: mergeRanges(d.ranges), Source: source, At: entry.keyPos()})
 	}
 }
-
-// parseRange reads an address, a prefix or a range.
-func parseRange(text string) (s AddrRange, problem, hint string) {
-	low, high, ranged := strings.Cut(text, "-")
-	if !ranged {
-		p, problem, hint := parsePrefix(text)
-		if problem != "" {
-			return s, problem, hint
-		}
-		return rangeOf(p), "", ""
-	}
-	first, err1 := netip.ParseAddr(low)
-	last, err2 := netip.ParseAddr(high)
-	switch {
-	case err1 != nil || err2 != nil || first.Zone()+last.Zone() != "" || first.Is4In6() || last.Is4In6():
-		return s, "expected a range such as 10.0.0.1-10.0.0.9, found " + quote(text), ""
-	case first.Is4() != last.Is4():
-		return s, "the range " + quote(text) + " joins two address families", ""
-	case last.Less(first):
-		return s, "the range " + quote(text) + " is upside down", ""
-	}
-	return AddrRange{first, last}, "", ""
-}
-
-// maxSetFile is how large a file of addresses may be, in bytes: maxSetRanges of the longest lines have less.
-const maxSetFile = 16 << 20
 
 func readSetFile(r *reader, v value, d *setDraft) {
 	name, ok := r.word(v, "the name of a file")
 	if !ok {
+		return
+	}
+	d.note(v)
+	if inGuest, ok := strings.CutPrefix(name, ListsDir+"/"); ok {
+		d.source.File = inGuest
 		return
 	}
 	src, err := r.beside(name)
@@ -100,18 +196,14 @@ func readSetFile(r *reader, v value, d *setDraft) {
 	lines := bufio.NewScanner(bytes.NewReader(src))
 	const maxWrong = 5 // past that it is another kind of file
 	for n, wrong := 1, 0; lines.Scan() && wrong < maxWrong; n++ {
-		text, _, _ := strings.Cut(lines.Text(), "#")
-		text = strings.TrimSpace(text)
-		if text == "" {
-			continue
-		}
-		s, problem, hint := parseRange(text)
-		if problem != "" {
+		s, ok, problem, hint := listLine(lines.Text())
+		switch {
+		case problem != "":
 			r.rejectAt(v.pos(), hint, "%s: line %d of %s: %s", v.name, n, clip(name), problem)
 			wrong++
-			continue
+		case ok:
+			d.ranges = append(d.ranges, s)
 		}
-		d.ranges = append(d.ranges, s)
 	}
 	if err := lines.Err(); err != nil {
 		r.rejectAt(v.pos(), "", "%s: %s: %v", v.name, clip(name), err)
@@ -120,9 +212,9 @@ func readSetFile(r *reader, v value, d *setDraft) {
 
 // beside reads a file of addresses below the directory of the profile.
 func (r *reader) beside(name string) ([]byte, error) {
-	src, err := r.below(name, maxSetFile)
-	if err == nil && len(src) > maxSetFile {
-		err = fmt.Errorf("%s is larger than %d MiB", clip(name), maxSetFile>>20)
+	src, err := r.below(name, MaxList)
+	if err == nil && len(src) > MaxList {
+		err = fmt.Errorf("%s is larger than %d MiB", clip(name), MaxList>>20)
 	}
 	return src, err
 }

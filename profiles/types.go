@@ -264,13 +264,6 @@ type Ban struct {
 	At       Pos         `json:"at"`
 }
 
-// Set is a name for many addresses, for policy lines.
-type Set struct {
-	Name   string `json:"name"`
-	Ranges Ranges `json:"ranges"`
-	At     Pos    `json:"at"`
-}
-
 // Host is a name the profile gives to addresses.
 type Host struct {
 	Name      string       `json:"name"`

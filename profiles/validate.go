@@ -54,6 +54,7 @@ func (v *validator) profile() {
 	v.dhcp()
 	v.policy()
 	v.shadows()
+	v.sources()
 	v.bans()
 	v.forwards()
 	v.forwardOverlaps()

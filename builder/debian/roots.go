@@ -29,6 +29,7 @@ const (
 	RootE2fsprogs   = "e2fsprogs"
 	RootSystemdBoot = "systemd-boot-efi"
 	RootGRUB        = "grub-pc-bin" // amd64 only
+	RootAuthorities = "ca-certificates"
 )
 
 // RootKernel is the metapackage of the kernel of an architecture.
@@ -37,14 +38,18 @@ func RootKernel(arch string) string { return "linux-image-cloud-" + arch }
 // RootKernelFull is the metapackage of the kernel that drives hardware too.
 func RootKernelFull(arch string) string { return "linux-image-" + arch }
 
-// Names are those roots of an architecture that a master with one kernel is made of.
-func Names(arch, kernel string) ([]string, error) {
+// Names are those roots of an architecture that a master with one kernel is made of, with the certificate authorities
+// when its guests need to know them.
+func Names(arch, kernel string, authorities bool) ([]string, error) {
 	roots, err := Roots(arch)
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	for _, root := range roots {
+		if root.Name == RootAuthorities && !authorities {
+			continue
+		}
 		if root.Follow != FollowMeta || root.Name == kernel {
 			names = append(names, root.Name)
 		}
@@ -55,6 +60,7 @@ func Names(arch, kernel string) ([]string, error) {
 // Roots are the packages the lock of an architecture is made from, in the order of their names.
 func Roots(arch string) ([]Root, error) {
 	roots := []Root{
+		{RootAuthorities, FollowNone, "whose word a guest takes for who a web server is, where its profile names one"},
 		{RootE2fsprogs, FollowAll, "formats, checks and grows the state disk inside the guest"},
 	}
 	switch arch {

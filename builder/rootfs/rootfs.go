@@ -131,7 +131,11 @@ func Tree(ctx context.Context, in Inputs) (*tree.Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	sources := [][]tree.Entry{base, programs,
+	vouching, err := authorities(in)
+	if err != nil {
+		return nil, err
+	}
+	sources := [][]tree.Entry{base, programs, vouching,
 		modules.Entries(relative(contract.ModulesDir) + "/" + in.Kernel.Release), own(in.Firstboot),
 		shell(in.Shell), generated}
 	t := new(tree.Tree)

@@ -33,6 +33,7 @@ func commands() []command {
 		{"served", "[--json]", "which addresses the guest gave to whom", runServed},
 		{"release", "ADDRESS", "end a lease that the guest gave", runRelease},
 		{"policy", "[--json]", "the rules of the profile in force, as nft text", runPolicy},
+		{"sets", "[--json]", "sets of addresses, and how the lists stand that some are taken from", runSets},
 		{"counters", "[--json]", "what the rules have counted", runCounters},
 		{"conntrack", "[--json]", "the connections that pass", runConntrack},
 		{"time", "[--json]", "how the clock is kept", runTime},

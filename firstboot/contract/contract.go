@@ -90,7 +90,9 @@ const (
 	PreloadPath = "/etc/rempart/modules"      // kernel modules to load before the first child, one a line
 	BootModules = "/etc/modules"              // in the initramfs: modules the boot stage loads whatever the machine has
 	ModulesDir  = "/lib/modules"              // + "/" + kernel release: *.ko, modules.dep, modules.alias, modules.softdep
-	Firstboot   = "/sbin/init"                // the firstboot binary itself; other names are links to it
+	// AuthoritiesPath are the certificates of Debian's certificate authorities, where the profile needs them (PEM).
+	AuthoritiesPath = "/etc/ssl/certs/ca-certificates.crt"
+	Firstboot       = "/sbin/init" // the firstboot binary itself; other names are links to it
 )
 
 // Files of a running guest, on tmpfs.
@@ -109,6 +111,8 @@ const (
 	LearntPath = LinkDir + "/learnt.conf"   // name servers learnt by DHCP and router advertisements, like resolv.conf(5)
 	DNSDir     = "/run/rempart/dns"         // of the dns child
 	DNSSocket  = DNSDir + "/socket"         // where it says how it does: dns.Status
+	ListsDir   = "/run/rempart/lists"       // what the lists child lays down for others: package lists/handover
+	ListsKept  = "/var/lib/rempart/lists"   // the last good list of each source
 )
 
 // Master names the master a root belongs to.

@@ -31,6 +31,7 @@ const (
 	UIDAdmin    = 916 // carries out what administrators ask for
 	UIDShell    = 917 // shells of administrators
 	UIDConsole  = 918 // the prompt of the console
+	UIDLists    = 919 // takes lists from elsewhere and keeps them
 	UIDNobody   = 65534
 )
 
@@ -56,6 +57,7 @@ func Users() []User {
 		{"rempart-admin", UIDAdmin, "/"},
 		{"rempart-shell", UIDShell, ShellDir},
 		{"rempart-console", UIDConsole, "/"},
+		{"rempart-lists", UIDLists, "/"},
 		{"nobody", UIDNobody, "/"},
 	}
 }

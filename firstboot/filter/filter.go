@@ -56,7 +56,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 
 	"rempart/profiles"
 )
@@ -154,9 +156,20 @@ func Closed(p *profiles.Profile) (Ruleset, error) {
 // tells a reader, and a restarted child, which policy is loaded.
 const fingerprintPrefix = "fingerprint/"
 
-// fingerprint is the name of the fingerprint chain for a table without one.
+// fingerprint is the name of the fingerprint chain for a table without one. What lists hold at the moment is no part of
+// it.
 func fingerprint(t *Table) string {
-	sum := sha256.Sum256([]byte((&Ruleset{Tables: []Table{*t}}).Text()))
+	plain := *t
+	plain.Sets = slices.Clone(t.Sets)
+	var names []string
+	for i := range plain.Sets {
+		if s := &plain.Sets[i]; s.List != "" {
+			s.Elements = nil
+			names = append(names, s.Name, s.List)
+		}
+	}
+	text := (&Ruleset{Tables: []Table{plain}}).Text()
+	sum := sha256.Sum256([]byte(strings.NewReplacer(names...).Replace(text)))
 	return fingerprintPrefix + hex.EncodeToString(sum[:16])
 }
 

@@ -41,6 +41,9 @@ type Set struct {
 	Interval bool // the ranges of elements may hold more than one value; never with MapPort
 	// Lasting is set for a set that is named after its content: whoever loads the rules keeps one of that name.
 	Lasting bool
+	// List is set for a set whose content changes while the policy stays the same: the part of its name before the
+	// digest of the content. The fingerprint does not depend on that.
+	List string
 	// Size is set for a set that rules fill, by LimitSource or CountSource: how many elements it takes at most.
 	Size     uint32
 	Timeout  time.Duration // of a set that rules fill: whole seconds after which an unused element goes; 0: never

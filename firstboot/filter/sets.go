@@ -9,10 +9,11 @@ import (
 )
 
 // lastingSet is the name of the set of the table that holds one family of a set of the profile, or empty when it has no
-// such addresses. It is added to the table when it is first asked for, and named after its content.
+// such addresses and never will. It is added to the table when it is first asked for, and named after its content.
 func (c *compiler) lastingSet(name string, v6 bool) string {
-	ranges := c.profile.Set(name).Ranges.Of(v6)
-	if len(ranges) == 0 {
+	set := c.profile.Set(name)
+	ranges := set.Ranges.Of(v6)
+	if len(ranges) == 0 && set.Source == nil {
 		return ""
 	}
 	key, version := TypeIPv4, "4"
@@ -35,7 +36,11 @@ func (c *compiler) lastingSet(name string, v6 bool) string {
 		s.Elements = append(s.Elements, Element{Key: []Range{element}})
 	}
 	const shown = 8 // bytes: sets of one name in one table are few
-	s.Name = "set/" + name + "/" + version + "/" + hex.EncodeToString(sum.Sum(nil)[:shown])
+	stem := "set/" + name + "/" + version
+	s.Name = stem + "/" + hex.EncodeToString(sum.Sum(nil)[:shown])
+	if set.Source != nil {
+		s.List = stem
+	}
 	c.set(s)
 	c.lasting[id] = s.Name
 	return s.Name

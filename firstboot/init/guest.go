@@ -11,6 +11,7 @@ package pid1
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -132,11 +133,21 @@ func (g *guest) run(ctx context.Context) {
 	g.warn("devices", func() error { return g.listenPlugged(ctx) }) // first: none may come between the two
 	g.warn("modules", func() error { return loadModules(g.Root) })
 	g.warn("sysctl", func() error { return setSysctls(g.Root) })
-	g.step("live profile", func() error { return os.MkdirAll(filepath.Join(g.Root, contract.LiveDir), 0o755) })
+	g.step("directories of children", g.makeDirs)
 	g.step("children", g.startChildren)
 	pending := &change{}
 	go g.forever("live changes", func() { g.keepLive(ctx, pending) })
 	go g.forever("report", func() { g.keepReport(ctx) })
+}
+
+// makeDirs makes what children may read that start before the one that writes there: Landlock lets them see nothing
+// that is not there when they start.
+func (g *guest) makeDirs() error {
+	var failed []error
+	for _, dir := range []string{contract.LiveDir, contract.LinkDir, contract.ListsDir} {
+		failed = append(failed, os.MkdirAll(filepath.Join(g.Root, dir), 0o755))
+	}
+	return errors.Join(failed...)
 }
 
 // step does one thing and keeps its failure for the report.

@@ -130,6 +130,10 @@ func (g *guest) apply(ctx context.Context, c *change, undoAfter time.Duration) e
 		return fmt.Errorf("the master lacks what the profile needs: %w; build a master of it and start the guest from that",
 			err)
 	}
+	if _, err := os.Stat(filepath.Join(g.Root, contract.AuthoritiesPath)); err != nil && next.NeedsAuthorities() {
+		return fmt.Errorf("the master lacks what the profile needs to fetch by https: %w; build a master of it and start"+
+			" the guest from that, or give each url a pin", err)
+	}
 	before, err := os.ReadFile(filepath.Join(g.Root, contract.LivePath))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err

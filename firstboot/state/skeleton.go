@@ -19,6 +19,7 @@ var skeleton = []struct {
 	{"lib", 0o755, 0}, {"lib/rempart", 0o755, 0},
 	{"lib/rempart/time", 0o750, contract.UIDTime}, {"lib/rempart/dhcp", 0o750, contract.UIDDHCP},
 	{"spool", 0o755, 0}, {"cache", 0o755, 0},
+	{"lib/rempart/lists", 0o755, contract.UIDLists}, {"lib/lists", 0o755, 0},
 	{"tmp", 0o777 | fs.ModeSticky, 0},
 }
 

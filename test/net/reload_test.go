@@ -40,6 +40,21 @@ func TestReload(t *testing.T) {
 	t.Run("rules", func(t *testing.T) { testReload(t, filtertest.OneArmed(), sender, sender6) })
 	t.Run("sets", func(t *testing.T) { testReload(t, withSets(filtertest.OneArmed()), sender) })
 	t.Run("merged", func(t *testing.T) { testReload(t, withLines(filtertest.OneArmed(), 10), sender) })
+	// The same while a list changes under a policy that stays.
+	t.Run("lists", func(t *testing.T) { testReload(t, withList(filtertest.OneArmed(), 0), sender) })
+}
+
+// withList is withSets where the set is a list from elsewhere; another variant has other members but for the sender.
+func withList(p *profiles.Profile, variant byte) *profiles.Profile {
+	p = withSets(p)
+	p.Sets[0].Source = &profiles.ListSource{URL: "https://lists.example/", Every: 3600}
+	for i, r := range p.Sets[0].Ranges[1:] {
+		b := r.First.As4()
+		b[1] += variant
+		a := netip.AddrFrom4(b)
+		p.Sets[0].Ranges[i+1] = profiles.AddrRange{First: a, Last: a}
+	}
+	return p
 }
 
 // sender and sender6 are the host whose connections and datagrams may pass.
@@ -87,6 +102,10 @@ func testReload(t *testing.T, p *profiles.Profile, senders ...netip.Addr) {
 		reloads = 100
 		each    = 10 // connections to a reload: a thousand at least
 	)
+	change := kernel.Apply
+	if len(p.Sourced()) > 0 {
+		change = kernel.Swap
+	}
 	l := newLab(t, p)
 	rules := []filter.Ruleset{compile(t, p), compile(t, withMoreRules(p))}
 	l.load(t, rules[0])
@@ -111,7 +130,7 @@ func testReload(t *testing.T, p *profiles.Profile, senders ...netip.Addr) {
 					t.Error("a jump to nowhere was applied")
 				}
 			}
-			if err := kernel.Apply(ctx, rules[(i+1)%2], kernel.Options{NetNS: l.fw.FD()}); err != nil {
+			if err := change(ctx, rules[(i+1)%2], kernel.Options{NetNS: l.fw.FD()}); err != nil {
 				t.Errorf("reload %d: %v", i, err)
 				return
 			}
@@ -206,6 +225,9 @@ func refused(rs filter.Ruleset) filter.Ruleset {
 // withMoreRules is the profile with one harmless line more, so that reloading changes something.
 func withMoreRules(p *profiles.Profile) *profiles.Profile {
 	q := *p
+	if len(p.Sourced()) > 0 {
+		return withList(filtertest.OneArmed(), 4) // another list
+	}
 	if len(p.Policy) > merged {
 		return withLines(filtertest.OneArmed(), 20) // other sets, and the old ones go
 	}

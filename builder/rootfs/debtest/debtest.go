@@ -43,7 +43,7 @@ var locked = sync.OnceValues(func() (*packages, error) {
 		return nil, err
 	}
 	p := &packages{byName: make(map[string]*debian.Package)}
-	roots := []string{debian.RootE2fsprogs, debian.RootKernel(arch)}
+	roots := []string{debian.RootAuthorities, debian.RootE2fsprogs, debian.RootKernel(arch)}
 	fetched, err := store.Fetch(ctx, lock, roots...)
 	if errors.Is(err, debian.ErrGone) {
 		p.renewed = err

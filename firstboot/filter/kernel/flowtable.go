@@ -81,7 +81,7 @@ func renewFlows(ctx context.Context, opts Options, devices func(old *nftables.Fl
 		return nil
 	})
 	rule := filter.OffloadRule()
-	if err := p.rule(chain, &rule, 0); err != nil {
+	if err := p.rule(chain, &rule, 0, 0); err != nil {
 		return err
 	}
 	if err := send(p.steps, opts); err != nil {

@@ -105,7 +105,7 @@ func (p *planner) content() error {
 	for i := range p.in.Chains {
 		in := &p.in.Chains[i]
 		for k := range in.Rules {
-			if err := p.rule(chains[in.Name], &in.Rules[k], k); err != nil {
+			if err := p.rule(chains[in.Name], &in.Rules[k], k, 0); err != nil {
 				return err
 			}
 		}
@@ -267,7 +267,8 @@ func verdict(v filter.Verdict) (*expr.Verdict, error) {
 	return nil, fmt.Errorf("there is no verdict %d", v.Kind)
 }
 
-func (p *planner) rule(chain *nftables.Chain, in *filter.Rule, n int) error {
+// rule adds the n-th rule of a chain, or puts it in place of the one with the handle.
+func (p *planner) rule(chain *nftables.Chain, in *filter.Rule, n int, handle uint64) error {
 	what := fmt.Sprintf("rule %d of chain %s (%s)", n+1, chain.Name, in.Text())
 	// The expressions are made anew for each batch: an anonymous set gets its number when it is added to one.
 	if _, err := p.expressions(in, nil); err != nil {
@@ -278,7 +279,7 @@ func (p *planner) rule(chain *nftables.Chain, in *filter.Rule, n int) error {
 		if err != nil {
 			return err
 		}
-		rule := &nftables.Rule{Table: p.table, Chain: chain, Exprs: exprs}
+		rule := &nftables.Rule{Table: p.table, Chain: chain, Exprs: exprs, Handle: handle}
 		if text := in.CommentText(); text != "" {
 			rule.UserData = userdata.AppendString(nil, userdata.TypeComment, text)
 		}

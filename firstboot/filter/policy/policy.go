@@ -30,11 +30,12 @@ const (
 	stateLoaded = "loaded"
 )
 
-// Spec describes the child: it needs the one capability that nf_tables asks for, and no file at all. It waits for the
+// Spec describes the child: it needs the one capability that nf_tables asks for, and no file but the lists that
+// are handed over. It waits for the
 // identity, which may say what is meant by a link: with one that cannot be read nothing is opened.
 func Spec() child.Spec {
 	return child.Spec{Name: "policy", Run: Run, After: []string{"identity"}, UID: contract.UIDPolicy,
-		Caps: []uintptr{unix.CAP_NET_ADMIN}, Follows: true}
+		Caps: []uintptr{unix.CAP_NET_ADMIN}, Read: []string{contract.ListsDir}, Follows: true}
 }
 
 // Run loads the policy and waits for ctx to end. A child that is started again finds its predecessor's policy in the
@@ -48,7 +49,7 @@ func Run(ctx context.Context, env *child.Env) error {
 
 func run(ctx context.Context, env *child.Env, compile compiler) error {
 	compile, can := affordable(ctx, env, compile)
-	err := load(ctx, env, compile)
+	loaded, err := load(ctx, env, compile)
 	if err != nil {
 		env.Tell(child.KeyFailure, err.Error())
 		return err
@@ -59,9 +60,16 @@ func run(ctx context.Context, env *child.Env, compile compiler) error {
 	}
 	env.Ready()
 	if !env.Profile.FlowTable || !can() {
-		<-ctx.Done()
+		follow(ctx, env, compile, loaded)
 		return nil
 	}
+	ctx, stop := context.WithCancel(ctx)
+	following := make(chan struct{})
+	go func() {
+		defer close(following)
+		follow(ctx, env, compile, loaded)
+	}()
+	defer func() { stop(); <-following }()
 	if err := offload.Keep(ctx, env.Profile, env.Log, kernel.Options{}); err != nil {
 		env.Tell(child.KeyWarning, err.Error())
 		return err
@@ -97,8 +105,10 @@ func affordable(ctx context.Context, env *child.Env, compile compiler) (compiler
 // compiler is filter.Compile, or what stands in for it in a test.
 type compiler = func(*profiles.Profile) (filter.Ruleset, error)
 
-func load(ctx context.Context, env *child.Env, compile compiler) error {
-	full, compileErr := compile(env.Profile)
+// load puts the policy in force and returns the profile it is of, with the lists that are in force.
+func load(ctx context.Context, env *child.Env, compile compiler) (*profiles.Profile, error) {
+	p := withLists(env)
+	full, compileErr := compile(p)
 	inForce := false
 	if compileErr == nil {
 		var err error
@@ -110,33 +120,38 @@ func load(ctx context.Context, env *child.Env, compile compiler) error {
 		env.Tell(child.KeyPolicy, stateLoaded)
 	} else {
 		if err := closeDown(ctx, env); err != nil {
-			return errors.Join(err, compileErr)
+			return nil, errors.Join(err, compileErr)
 		}
 		env.Tell(child.KeyPolicy, stateClosed)
+		if len(p.Sourced()) > 0 && compileErr == nil { // while nothing is open
+			awaitLists(ctx, env, listsWait)
+			p = withLists(env)
+			full, compileErr = compile(p)
+		}
 	}
 	switch {
 	case compileErr != nil && inForce:
-		return fmt.Errorf("the policy cannot be compiled, the one before the change stays in force: %w", compileErr)
+		return nil, fmt.Errorf("the policy cannot be compiled, the one before the change stays in force: %w", compileErr)
 	case compileErr != nil:
-		return fmt.Errorf("the policy cannot be compiled, traffic stays blocked: %w", compileErr)
+		return nil, fmt.Errorf("the policy cannot be compiled, traffic stays blocked: %w", compileErr)
 	}
 	if err := kernel.Apply(ctx, full, kernel.Options{}); err != nil {
 		if inForce {
-			return fmt.Errorf("the policy cannot be loaded again, it stays as it is: %w", err)
+			return nil, fmt.Errorf("the policy cannot be loaded again, it stays as it is: %w", err)
 		}
-		return fmt.Errorf("the policy cannot be loaded, traffic stays blocked: %w", err)
+		return nil, fmt.Errorf("the policy cannot be loaded, traffic stays blocked: %w", err)
 	}
 	ok, err := kernel.InForce(ctx, full, kernel.Options{})
 	if err != nil {
-		return fmt.Errorf("the policy was loaded but cannot be read back: %w", err)
+		return nil, fmt.Errorf("the policy was loaded but cannot be read back: %w", err)
 	}
 	if !ok {
-		return errors.New("the policy was loaded but is not in force; another program changes the table inet " +
+		return nil, errors.New("the policy was loaded but is not in force; another program changes the table inet " +
 			filter.TableName)
 	}
 	env.Tell(child.KeyPolicy, stateLoaded)
 	env.Log.Info("policy loaded", "rules", full.Fingerprint())
-	return nil
+	return p, nil
 }
 
 // previousInForce tells whether the rules in the kernel are those of the profile before a live change: then the new

@@ -1,0 +1,160 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/child"
+	"rempart/firstboot/contract"
+	"rempart/firstboot/filter/kernel"
+	"rempart/firstboot/lists/handover"
+	"rempart/profiles"
+)
+
+// listsWait is how long a guest that starts waits for the lists that were kept: a state disk that is made takes a few
+// seconds on a slow machine. Then links come up with what there is; a list that comes later is put in force then.
+const listsWait = 20 * time.Second
+
+// withLists is the profile with the lists that were handed over as the members of their sets. A list that cannot be
+// used leaves the set with what the profile gives it.
+func withLists(env *child.Env) *profiles.Profile {
+	if len(env.Profile.Sourced()) == 0 {
+		return env.Profile
+	}
+	p := *env.Profile
+	p.Sets = slices.Clone(p.Sets)
+	all := 0
+	for i := range p.Sets {
+		all += len(p.Sets[i].Ranges)
+	}
+	for _, s := range p.Sourced() {
+		list, err := handover.Read(env.Root, &p, s.Name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil:
+			env.Log.Error("list not used", "error", err)
+			continue
+		}
+		if all += len(list) - len(s.Ranges); all > profiles.MaxListRanges {
+			all -= len(list) - len(s.Ranges)
+			env.Log.Error("list not used: all sets together would be too large", "set", s.Name, "ranges", len(list))
+			continue
+		}
+		s.Ranges = list
+	}
+	return &p
+}
+
+// watch tells of changes in the directory of lists: of a list, or that all have been handed over. It ends with ctx. The
+// first change is told at once: what was handed over before anybody watched is then not missed.
+func watch(ctx context.Context, env *child.Env) (<-chan struct{}, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, os.NewSyscallError("inotify_init1", err)
+	}
+	f := os.NewFile(uintptr(fd), "changes of lists") // not blocking, so it can be closed while it is read
+	dir := filepath.Join(env.Root, contract.ListsDir)
+	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_MOVED_TO|unix.IN_ONLYDIR); err != nil {
+		f.Close()
+		return nil, os.NewSyscallError("inotify_add_watch "+dir, err)
+	}
+	changes := make(chan struct{}, 1)
+	changes <- struct{}{}
+	context.AfterFunc(ctx, func() { f.Close() })
+	go func() {
+		defer close(changes)
+		// What changed is not asked: the buffer may have overflowed.
+		for b := make([]byte, 4096); ; {
+			if _, err := f.Read(b); err != nil {
+				return
+			}
+			select {
+			case changes <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return changes, nil
+}
+
+// awaitLists waits until the lists that were kept are handed over, for so long at most.
+func awaitLists(ctx context.Context, env *child.Env, most time.Duration) {
+	ctx, stop := context.WithTimeout(ctx, most)
+	defer stop()
+	changes, err := watch(ctx, env)
+	for err == nil && ctx.Err() == nil {
+		if handover.Laid(env.Root) {
+			return
+		}
+		<-changes
+	}
+	env.Log.Warn("lists are not there yet; their sets hold what the profile says until they are", "error", err)
+}
+
+// follow puts lists in force when they change, until ctx is done.
+func follow(ctx context.Context, env *child.Env, compile compiler, now *profiles.Profile) {
+	if len(now.Sourced()) == 0 {
+		<-ctx.Done()
+		return
+	}
+	changes, err := watch(ctx, env)
+	if err != nil {
+		env.Tell(child.KeyWarning, "lists stay as they are: "+err.Error())
+		<-ctx.Done()
+		return
+	}
+	const again = 30 * time.Second // after a change that could not be put in force
+	retry := time.NewTimer(again)
+	defer retry.Stop()
+	retry.Stop()
+	for {
+		select {
+		case _, ok := <-changes:
+			if !ok {
+				<-ctx.Done()
+				return
+			}
+		case <-retry.C:
+		case <-ctx.Done():
+			return
+		}
+		next := withLists(env)
+		if sameLists(now, next) {
+			continue
+		}
+		if err := swap(ctx, compile, next); err != nil {
+			env.Log.Error("lists not put in force", "error", err)
+			env.Tell(child.KeyWarning, "lists stay as they are: "+err.Error())
+			retry.Reset(again)
+			continue
+		}
+		now = next
+		env.Tell(child.KeyWarning, "")
+		for _, s := range now.Sourced() {
+			env.Log.Info("list in force", "set", s.Name, "ranges", len(s.Ranges))
+		}
+		env.Ready() // what it took is given back
+	}
+}
+
+func sameLists(a, b *profiles.Profile) bool {
+	return slices.EqualFunc(a.Sourced(), b.Sourced(), func(a, b *profiles.Set) bool {
+		return slices.Equal(a.Ranges, b.Ranges)
+	})
+}
+
+func swap(ctx context.Context, compile compiler, p *profiles.Profile) error {
+	rules, err := compile(p)
+	if err != nil {
+		return err
+	}
+	return kernel.Swap(ctx, rules, kernel.Options{})
+}
