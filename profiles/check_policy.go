@@ -152,85 +152,6 @@ func shareFamily(a, b []netip.Prefix) bool {
 	return false
 }
 
-// shadows warns of rules that never decide because earlier ones decide all they match.
-func (v *validator) shadows() {
-	if _, yes := v.policyTooLarge(); yes || v.places.spoilt("policy") {
-		return
-	}
-	for j, rule := range v.p.Policy {
-		matches := rule.Matches
-		if len(matches) == 0 {
-			matches = []Match{{}}
-		}
-		var by *Rule
-		hidden := true
-		for _, m := range matches {
-			earlier := v.decidedBy(v.p.Policy[:j], rule, m)
-			if earlier == nil {
-				hidden = false
-				break
-			}
-			if by == nil {
-				by = earlier
-			}
-		}
-		if hidden {
-			v.warn(rule.At, "remove it, or move it up", "policy: this rule never decides, %s -> %s at %s decides before it",
-				clip(by.From), clip(by.To), by.At)
-		}
-	}
-}
-
-// decidedBy is the first of the rules that matches whatever one match of a later rule does.
-func (v *validator) decidedBy(rules []Rule, later Rule, m Match) *Rule {
-	for i := range rules {
-		r := &rules[i]
-		if !coversEnd(r.From, later.From) || !coversEnd(r.To, later.To) {
-			continue
-		}
-		if len(r.Matches) == 0 {
-			return r
-		}
-		for _, wide := range r.Matches {
-			if wide.covers(m) {
-				return r
-			}
-		}
-	}
-	return nil
-}
-
-func coversEnd(wide, narrow string) bool { return wide == narrow || wide == Any && narrow != Self }
-
-// covers tells whether whatever n matches, m matches. Ping is part of icmp and icmpv6 only together.
-func (m Match) covers(n Match) bool {
-	if m.Protocol != AnyProtocol && m.Protocol != n.Protocol {
-		return false
-	}
-	for _, t := range n.Types {
-		if len(m.Types) > 0 && !slices.Contains(m.Types, t) {
-			return false
-		}
-	}
-	if len(m.Types) > 0 && len(n.Types) == 0 {
-		return false
-	}
-	if len(m.Ports) > 0 {
-		if len(n.Ports) == 0 {
-			return false
-		}
-		for _, p := range n.Ports {
-			if !slices.ContainsFunc(m.Ports, func(wide PortRange) bool { return wide.covers(p) }) {
-				return false
-			}
-		}
-	}
-	return coversSets(m.SourceSets, n.SourceSets, len(m.Sources) > 0, len(n.Sources) > 0) &&
-		coversSets(m.DestinationSets, n.DestinationSets, len(m.Destinations) > 0, len(n.Destinations) > 0) &&
-		coversEither(m.Sources, n.Sources, m.SourceSets, n.SourceSets) &&
-		coversEither(m.Destinations, n.Destinations, m.DestinationSets, n.DestinationSets)
-}
-
 func coversAddresses(wide, narrow []netip.Prefix) bool {
 	if len(wide) == 0 {
 		return true
@@ -261,3 +182,6 @@ func (v *validator) hasFamily(zone string, a netip.Addr) bool {
 	}
 	return false
 }
+
+// coversEnd tells whether the zone of a line is another's, or any that the other is among.
+func coversEnd(wide, narrow string) bool { return wide == narrow || wide == Any && narrow != Self }

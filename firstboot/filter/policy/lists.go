@@ -115,6 +115,7 @@ func follow(ctx context.Context, env *child.Env, compile compiler, now *profiles
 	retry := time.NewTimer(again)
 	defer retry.Stop()
 	retry.Stop()
+	warned := false
 	for {
 		select {
 		case _, ok := <-changes:
@@ -133,11 +134,15 @@ func follow(ctx context.Context, env *child.Env, compile compiler, now *profiles
 		if err := swap(ctx, compile, next); err != nil {
 			env.Log.Error("lists not put in force", "error", err)
 			env.Tell(child.KeyWarning, "lists stay as they are: "+err.Error())
+			warned = true
 			retry.Reset(again)
 			continue
 		}
 		now = next
-		env.Tell(child.KeyWarning, "")
+		if warned {
+			env.Tell(child.KeyWarning, "")
+			warned = false
+		}
 		for _, s := range now.Sourced() {
 			env.Log.Info("list in force", "set", s.Name, "ranges", len(s.Ranges))
 		}

@@ -83,7 +83,7 @@ func TestListsInForce(t *testing.T) {
 		if err := run(ctx, env, compile); err != nil && !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
-		want := "policy loaded|ready with 198.51.100.0/24|warning |ready with 198.51.101.0/25, 203.0.114.9"
+		want := "policy loaded|ready with 198.51.100.0/24|ready with 198.51.101.0/25, 203.0.114.9"
 		if got := strings.Join(steps, "|"); got != want {
 			t.Errorf("the child said %s; want %s", got, want)
 		}
