@@ -77,12 +77,13 @@ func TestBounds(t *testing.T) {
 		{"zones", base + "links: {a: {address: 10.0.0.1/24}}\nzones:\n" + many(maxZones+1, func(i int) string {
 			return fmt.Sprintf("  z%d: {link: a, prefix: 10.0.0.%d}\n", i, i+1)
 		}), "zones: 65 entries, expected at most 64"},
-		{"policy", one + "policy:\n" + strings.Repeat("  - home -> self: ping\n", maxRules+1),
-			"policy: 1025 elements, expected at most 1024"},
+		{"policy", one + "policy:\n" + strings.Repeat("  - home -> self: ping\n", maxPolicy+1),
+			"policy: 20001 elements, expected at most 20000"},
 		{"services", one + "policy:\n  - home -> self: [" + strings.Repeat("ping, ", maxServices+1) + "]\n",
 			"policy: home -> self: 65 elements, expected at most 64"},
-		{"matches", one + "policy:\n" + strings.Repeat("  - home -> self: ["+strings.Repeat("ping, ", maxServices)+"]\n", 65),
-			"policy: more than 4096 rules, or 4096 services and addresses, in all"},
+		{"matches", one + "policy:\n" +
+			strings.Repeat("  - home -> self: ["+strings.Repeat("ping, ", maxServices)+"]\n", 630),
+			"policy: more than 20000 rules, or 40000 services and addresses, or 262144 services for each pair"},
 		{"forwards", one + "forwards:\n" + strings.Repeat("  - {from: home, tcp: 1, to: 10.0.0.2}\n", maxForwards+1),
 			"forwards: 1025 elements, expected at most 1024"},
 		{"ports", one + "forwards: [{from: home, to: 10.0.0.2, snat: self, tcp: [" +

@@ -103,6 +103,9 @@ func (v *validator) masked(pair Pair, a netip.Addr, at Pos) {
 	}
 }
 
+// maxClients bounds the prefixes of all lines of nat.source: each line is compared with those before it.
+const maxClients = 4096
+
 // sourceNAT checks the addresses that traffic leaves under.
 func (v *validator) sourceNAT() {
 	all := v.p.NAT.Sources
@@ -113,8 +116,8 @@ func (v *validator) sourceNAT() {
 	clients := 0
 	for i, s := range all {
 		const what = "nat.sources"
-		if clients += len(s.Clients); clients > maxMatches {
-			v.reject(s.At, "", "nat.source: more than %d prefixes in all", maxMatches)
+		if clients += len(s.Clients); clients > maxClients {
+			v.reject(s.At, "", "nat.source: more than %d prefixes in all", maxClients)
 			return
 		}
 		good := v.direction("nat.source", s.From, s.To, s.At, what, i)

@@ -29,7 +29,8 @@ func (v *validator) end(what, name string, at Pos, words ...string) bool {
 // policy checks each rule by itself.
 func (v *validator) policy() {
 	if at, yes := v.policyTooLarge(); yes {
-		v.reject(at, "", "policy: more than %d rules, or %d services and addresses, in all", maxPolicy, maxMatches)
+		v.reject(at, "name zones in place of any", "policy: more than %d rules, or %d services and addresses, or %d services"+
+			" for each pair of zones, in all", maxPolicy, maxMatches, maxPairMatches)
 		return
 	}
 	for i, rule := range v.p.Policy {
@@ -58,20 +59,28 @@ func (v *validator) policy() {
 	}
 }
 
-// Bounds of a whole policy. The comparisons of all with all that find shadowed rules stay within seconds.
+// Bounds of a whole policy: package filter compiles as many rules in seconds, and the kernel takes them.
 const (
-	maxPolicy  = maxRules * 4 // lines of several services in the long form are several rules
-	maxMatches = 4096         // services and addresses
+	maxPolicy      = 20_000  // lines of several services in the long form are several rules
+	maxMatches     = 40_000  // services and addresses
+	maxPairMatches = 1 << 18 // services, each as often as there are pairs of zones it is about
 )
 
 // policyTooLarge is the place of the first rule too many.
 func (v *validator) policyTooLarge() (Pos, bool) {
-	matches := 0
+	matches, pairs := 0, 0
+	zones := func(name string) int {
+		if name == Any {
+			return len(v.p.Zones)
+		}
+		return 1
+	}
 	for i, rule := range v.p.Policy {
 		for _, m := range rule.Matches {
 			matches += 1 + len(m.Sources) + len(m.Destinations)
 		}
-		if matches > maxMatches || i >= maxPolicy {
+		pairs += zones(rule.From) * zones(rule.To) * max(1, len(rule.Matches))
+		if matches > maxMatches || i >= maxPolicy || pairs > maxPairMatches {
 			return rule.At, true
 		}
 	}

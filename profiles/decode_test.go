@@ -109,7 +109,7 @@ func TestDecodeKeepsTheRules(t *testing.T) {
 		{"policy: 9-8 is no range", func(p *Profile) {
 			p.Policy[0].Matches[0] = Match{Protocol: TCP, Ports: []PortRange{{9, 8}}}
 		}},
-		{"policy: more than 4096 rules", func(p *Profile) { p.Policy = make([]Rule, maxPolicy+1) }},
+		{"policy: more than 20000 rules", func(p *Profile) { p.Policy = make([]Rule, maxPolicy+1) }},
 		{"masquerade: 1025 directions", func(p *Profile) { p.Masquerade = make([]Pair, maxPairs+1) }},
 		{"forwards: more than 4096, or 8192 ports", func(p *Profile) { p.Forwards = make([]Forward, maxForwardRules+1) }},
 		{"forwards: expected tcp or udp", func(p *Profile) { p.Forwards[0].Protocol = Ping }},

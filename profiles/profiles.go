@@ -105,8 +105,8 @@ const (
 	maxZones     = 64
 	maxAddresses = 64 // of one link or host
 	maxPrefixes  = 1024
-	maxRules     = 1024
-	maxServices  = 64 // of one policy line
+	maxRules     = 1024 // of routing
+	maxServices  = 64   // of one policy line
 	maxPorts     = 256
 	maxPairs     = 1024
 	maxForwards  = 1024

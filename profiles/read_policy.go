@@ -10,7 +10,7 @@ import (
 )
 
 func readPolicy(r *reader, v value, p *Profile) {
-	for _, item := range r.elements(v, "a list of lines such as - home -> self: ping", maxRules) {
+	for _, item := range r.elements(v, "a list of lines such as - home -> self: ping", maxPolicy) {
 		before := len(r.findings)
 		r.policyLine(item, p)
 		if len(r.findings) > before {

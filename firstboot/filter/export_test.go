@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"net/netip"
 	"slices"
 
 	"rempart/profiles"
@@ -40,4 +41,10 @@ func PlainAndMerged(p *profiles.Profile, from, to string, boxes, compared int) (
 func Compared(r *Rule) []Match {
 	compared, _ := split(r)
 	return compared
+}
+
+// DecidedBy is what decide gives as the reason of what becomes of a flow.
+func DecidedBy(p *profiles.Profile, from, to string, src, dst netip.Addr, protocol profiles.Protocol,
+	port uint16) string {
+	return decide(p, flow{from: from, to: to, src: src, dst: dst, protocol: protocol, port: port}).why
 }
