@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 
 	"rempart/firstboot/filter"
 )
@@ -96,17 +98,20 @@ func findOnce(t *filter.Table, opts Options) (*present, error) {
 	return found, nil
 }
 
-// has tells whether a set is there.
+// has tells whether a set is there, complete.
 func (f *present) has(name string) bool {
 	if f == nil {
 		return false
 	}
-	for _, s := range f.sets {
-		if s.Name == name {
-			return true
-		}
-	}
-	return false
+	return !f.begun(name) && slices.ContainsFunc(f.sets, func(s *nftables.Set) bool { return s.Name == name })
+}
+
+// begun tells whether somebody began to fill a set and did not finish.
+func (f *present) begun(name string) bool {
+	return f != nil && slices.ContainsFunc(f.objs, func(o nftables.Obj) bool {
+		named, ok := o.(*nftables.NamedObj)
+		return ok && named.Name == incomplete+name
+	})
 }
 
 // planLasting is plan for a Ruleset with sets that are kept: it puts in those that are missing, which no rule asks yet.
@@ -136,24 +141,76 @@ func planLasting(ctx context.Context, rs filter.Ruleset, opts Options) ([]step, 
 	return steps, nil
 }
 
-// fill adds the sets that are missing, complete or not at all. No rule asks them yet.
+// incomplete begins the name of the counter that is there while a set is filled: one that is there with it is not
+// taken for what it is named after.
+const incomplete = "incomplete/"
+
+// messagesAtOnce is how many messages a transaction has that fills a set: the messages of one and the kernel's answers
+// are in memory together, some 100 bytes for a range.
+const messagesAtOnce = 64
+
+// fill adds the sets that are missing, complete or not at all. No rule asks them yet, so it may take several
+// transactions, which bounds the memory that it takes.
 func fill(ctx context.Context, t *filter.Table, before *present, opts Options) error {
-	p := newPlanner(t)
-	p.step("table "+t.Name, func(c *nftables.Conn) error { c.AddTable(p.table); return nil })
-	missing := false
+	if before == nil {
+		p := newPlanner(t)
+		p.step("table "+t.Name, func(c *nftables.Conn) error { c.AddTable(p.table); return nil })
+		if err := sendAll(ctx, p.steps, opts); err != nil {
+			return err
+		}
+	}
 	for i := range t.Sets {
 		if s := &t.Sets[i]; s.Lasting && !before.has(s.Name) {
-			missing = true
-			if err := p.set(s); err != nil {
-				return fmt.Errorf("apply policy: %w", err)
+			if err := fillOne(ctx, t, s, before, opts); err != nil {
+				return err
 			}
 		}
 	}
-	if !missing && before != nil {
+	return nil
+}
+
+// fillOne adds one set.
+func fillOne(ctx context.Context, t *filter.Table, s *filter.Set, before *present, opts Options) error {
+	p := newPlanner(t)
+	marker := &nftables.NamedObj{Table: p.table, Name: incomplete + s.Name, Type: nftables.ObjTypeCounter,
+		Obj: &expr.Counter{}}
+	set := step{"what was left of set " + s.Name, func(c *nftables.Conn) error {
+		c.DelSet(&nftables.Set{Table: p.table, Name: s.Name})
 		return nil
+	}}
+	mark := step{"counter " + marker.Name, func(c *nftables.Conn) error { c.DeleteObject(marker); return nil }}
+	if before.begun(s.Name) {
+		left := []step{mark}
+		if slices.ContainsFunc(before.sets, func(b *nftables.Set) bool { return b.Name == s.Name }) {
+			left = append(left, set)
+		}
+		if err := sendAll(ctx, left, opts); err != nil {
+			return err
+		}
 	}
-	if err := send(p.steps, opts); err != nil {
-		return culprit(ctx, p.steps, opts, err)
+	p.step("counter "+marker.Name, func(c *nftables.Conn) error { c.AddObj(marker); return nil })
+	if err := p.set(s); err != nil {
+		return fmt.Errorf("apply policy: %w", err)
+	}
+	p.step("the end of counter "+marker.Name, func(c *nftables.Conn) error { c.DeleteObject(marker); return nil })
+	for steps := p.steps; len(steps) > 0; {
+		n := min(len(steps), messagesAtOnce)
+		if err := sendAll(ctx, steps[:n], opts); err != nil {
+			_ = send([]step{mark, set}, opts) // else it is withdrawn before the next try
+			return err
+		}
+		steps = steps[n:]
+	}
+	return nil
+}
+
+// sendAll sends a transaction, and finds out what the kernel refuses.
+func sendAll(ctx context.Context, steps []step, opts Options) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("apply policy: %w", err)
+	}
+	if err := send(steps, opts); err != nil {
+		return culprit(ctx, steps, opts, err)
 	}
 	return nil
 }

@@ -192,27 +192,35 @@ func (p *planner) set(in *filter.Set) error {
 		}
 		set.IsMap, set.DataType = true, both
 	}
-	elements, err := setElements(in)
-	if err != nil {
-		return fmt.Errorf("set %s: %w", in.Name, err)
+	for _, e := range in.Elements {
+		if len(e.Key) != len(in.Key) {
+			return fmt.Errorf("set %s: an element has %d parts, the key has %d", in.Name, len(e.Key), len(in.Key))
+		}
+		if _, err := verdict(e.Verdict); err != nil && in.Map == filter.MapVerdict {
+			return fmt.Errorf("set %s: %w", in.Name, err)
+		}
 	}
 	p.sets[in.Name] = &set
 	p.step("set "+in.Name, func(c *nftables.Conn) error { return c.AddSet(&set, nil) })
-	for len(elements) > 0 {
-		n := min(len(elements), elementsPerMessage)
-		part := elements[:n]
-		elements = elements[n:]
-		p.step("elements of set "+in.Name, func(c *nftables.Conn) error { return c.SetAddElements(&set, part) })
+	const rangesPerMessage = elementsPerMessage / 2 // each may be a start and an end
+	for from := 0; from < len(in.Elements); from += rangesPerMessage {
+		part := in.Elements[from:min(from+rangesPerMessage, len(in.Elements))]
+		// Made when they are sent: those of a large set take twice its memory.
+		p.step("elements of set "+in.Name, func(c *nftables.Conn) error {
+			elements, err := setElements(in, part)
+			if err != nil {
+				return err
+			}
+			return c.SetAddElements(&set, elements)
+		})
 	}
 	return nil
 }
 
-func setElements(in *filter.Set) ([]nftables.SetElement, error) {
-	var out []nftables.SetElement
-	for _, e := range in.Elements {
-		if len(e.Key) != len(in.Key) {
-			return nil, fmt.Errorf("an element has %d parts, the key has %d", len(e.Key), len(in.Key))
-		}
+// setElements are some elements of a set as netlink has them.
+func setElements(in *filter.Set, part []filter.Element) ([]nftables.SetElement, error) {
+	out := make([]nftables.SetElement, 0, 2*len(part))
+	for _, e := range part {
 		var el nftables.SetElement
 		for _, part := range e.Key {
 			el.Key = append(el.Key, part.First...)

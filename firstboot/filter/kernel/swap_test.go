@@ -109,3 +109,28 @@ func TestSwapOfLargeList(t *testing.T) {
 		t.Errorf("sets %q; want those of the list for both families, and one that is no list", sets)
 	}
 }
+
+// A set that somebody began to fill and did not finish is not taken for what it is named after.
+func TestIncompleteSet(t *testing.T) {
+	rs := compile(t, withList(1000, 0))
+	var name string
+	for _, s := range rs.Tables[0].Sets {
+		if s.List != "" && len(s.Elements) > 1 {
+			name = s.Name
+		}
+	}
+	for left, script := range map[string]string{
+		"a part":   "set inet rempart " + name + " { type ipv4_addr; flags interval; elements = { 11.0.0.0 }; }",
+		"the mark": "counter inet rempart x",
+	} {
+		ns := namespace(t)
+		nft(t, ns, "add table inet rempart\nadd counter inet rempart incomplete/"+name+"\nadd "+script+"\n", "-f", "-")
+		apply(t, ns, rs)
+		fresh := namespace(t)
+		apply(t, fresh, rs)
+		list := []string{"-s", "list", "ruleset"}
+		if got, want := nft(t, ns, "", list...), nft(t, fresh, "", list...); sorted(got) != sorted(want) {
+			t.Errorf("over what was left, %s (-), and in an empty namespace (+):\n%s", left, difference(got, want))
+		}
+	}
+}
