@@ -116,7 +116,7 @@ func (v *validator) dhcpSubnet(d *DHCP, l *Link, s *DHCPSubnet) {
 		v.reject(v.places.find(s.At, "dhcp.%s.lease", d.Link), "write 12h, for example",
 			"%s: leases of %d s, expected 1m to 10 years, or forever", name, s.Lease)
 	}
-	if !s.Pools.ordered() {
+	if !s.Pools.Ordered() {
 		v.reject(s.At, "", "%s: the pools are not in order", name)
 		return
 	}

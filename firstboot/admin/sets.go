@@ -10,6 +10,7 @@ import (
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract/ctl"
 	"rempart/firstboot/lists/handover"
+	"rempart/profiles"
 )
 
 // setRow is how a set of the profile stands.
@@ -71,7 +72,7 @@ func (d *desk) sets(now time.Time) ([]setRow, error) {
 		row := setRow{Set: set.Name, Ranges: len(set.Ranges), From: fromProfile}
 		if set.Source != nil {
 			s := stands[set.Name]
-			row.From, row.Taken, row.Error, row.Strange = set.Source.URL+set.Source.File, s.Taken, s.Error, s.Strange
+			row.From, row.Taken, row.Error, row.Strange = from(set.Source), s.Taken, s.Error, s.Strange
 			if s.Taken > 0 {
 				row.Ranges = s.Ranges
 				row.Age = max(0, now.Unix()-s.Seen)
@@ -81,4 +82,12 @@ func (d *desk) sets(now time.Time) ([]setRow, error) {
 		rows = append(rows, row)
 	}
 	return rows, nil
+}
+
+// from is where a list is taken from, as the profile has it.
+func from(s *profiles.ListSource) string {
+	if s.URL != "" {
+		return s.URL
+	}
+	return profiles.ListsDir + "/" + s.File
 }
