@@ -7,15 +7,18 @@ import (
 
 	"rempart/firstboot/admin"
 	"rempart/firstboot/child"
+	"rempart/firstboot/clock"
 	"rempart/firstboot/console"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/control"
 	"rempart/firstboot/dhcp"
+	"rempart/firstboot/dns"
 	"rempart/firstboot/filter/policy"
 	"rempart/firstboot/health"
 	"rempart/firstboot/identity"
 	"rempart/firstboot/link"
 	"rempart/firstboot/logging"
+	"rempart/firstboot/ra"
 	"rempart/firstboot/scrub"
 	"rempart/firstboot/session"
 	"rempart/firstboot/ssh"
@@ -41,7 +44,8 @@ func TestConfinement(t *testing.T) {
 	ask(state.Spec())
 	r := g.AwaitReady()
 	// This profile needs none of them.
-	idle := []child.Spec{dhcp.Spec(), identity.Spec(), session.Spec(), console.Spec(), syslog.Spec()}
+	idle := []child.Spec{dhcp.Spec(), dns.Spec(), ra.Spec(), clock.Spec(), identity.Spec(), session.Spec(), console.Spec(),
+		syslog.Spec()}
 	if len(r.Children) != len(specs)+len(idle) {
 		t.Errorf("%d children in the guest, %d known to this test", len(r.Children), len(specs)+len(idle))
 	}
