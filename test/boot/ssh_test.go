@@ -373,7 +373,7 @@ func useShell(t *testing.T, c *ssh.Client) {
 		{"echo $((6 * 7)) >/tmp/x; cat /tmp/x | grep -c 4.; rm /tmp/x", "\n1\r\n"},
 		{"ls /usr/bin | wc", "\r\n"},
 		{"status | grep READY", "READY gate-7"},
-		{"confirm", "connect anew"},
+		{"confirm", "no change waits"},
 		{"cat /run/rempart/identity/ssh/host_ed25519 || echo kept", "\nkept\r\n"},
 		{"echo x > /etc/x || echo 'not written'", "\nnot written\r\n"},
 		{"while true; do true; done", "done"},
