@@ -175,9 +175,7 @@ func subnets(device string) (all []netip.Prefix) {
 		if n, ok := a.(*net.IPNet); ok {
 			ip, ok := netip.AddrFromSlice(n.IP)
 			if ones, _ := n.Mask.Size(); ok {
-				if ip = ip.Unmap(); ip.Is4() || ones <= 128 {
-					all = append(all, netip.PrefixFrom(ip, ones).Masked())
-				}
+				all = append(all, netip.PrefixFrom(ip.Unmap(), ones).Masked())
 			}
 		}
 	}
