@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -138,8 +139,11 @@ var asked atomic.Value
 
 // TestNobodyCanKnow: ids, ports and letters of a hundred equal questions.
 func TestNobodyCanKnow(t *testing.T) {
+	var mu sync.Mutex
 	ids, ports, letters := map[uint16]bool{}, map[string]bool{}, map[string]bool{}
 	addr := server(t, nil, func(w dns.ResponseWriter, r *dns.Msg) {
+		mu.Lock()
+		defer mu.Unlock()
 		ids[r.Id], ports[w.RemoteAddr().String()], letters[r.Question[0].Name] = true, true, true
 		_ = w.WriteMsg(reply(r, good))
 	})
@@ -150,6 +154,8 @@ func TestNobodyCanKnow(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	// Of 100 from 65536 two are equal with 7 %, of 28232 ports (ip_local_port_range) with 16 %, of 2^22 letters never.
 	if len(ids) < asks-4 || len(ports) < asks-5 || len(letters) < asks-1 {
 		t.Errorf("%d ids, %d ports, %d mixtures of letters; want nearly %d each", len(ids), len(ports), len(letters), asks)
