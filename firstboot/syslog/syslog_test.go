@@ -3,6 +3,7 @@ package syslog
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -243,5 +244,30 @@ func TestNeeded(t *testing.T) {
 	root := t.TempDir()
 	if Spec().Needed(root) {
 		t.Error("needed without a profile")
+	}
+	file := filepath.Join(root, contract.ProfilePath)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p, err := profiles.Load("home-firewall")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &profiles.LogServer{Addr: netip.MustParseAddr("192.168.0.9"), Port: 514, Protocol: profiles.TCP}
+	for _, c := range []struct {
+		to   *profiles.LogServer
+		want bool
+	}{{nil, false}, {server, true}} {
+		p.Logging.To = c.to
+		b, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := Spec().Needed(root); got != c.want {
+			t.Errorf("Needed() with logging.to %+v = %v; want %v", c.to, got, c.want)
+		}
 	}
 }

@@ -162,6 +162,15 @@ func TestBridgeFilter(t *testing.T) {
 		t.Error("servers reach cameras over IPv6")
 	}
 	done()
+	// What a server sent is behind: its answers to pings that came later have come out of the bridge.
+	for _, v6 := range []bool{false, true} {
+		if err := client.Ping(ctx, addr(0, v6), addr(1, v6), []byte("behind the denied"), time.Second/2); err != nil {
+			t.Error(err)
+		}
+	}
+	if seen[2].count("denied:cams") > 0 {
+		t.Error("what servers may not send came out to the cameras")
+	}
 	if n := seen[2].count("arp"); n != before {
 		t.Errorf("%d questions for hardware addresses passed from servers to cameras; want none", n-before)
 	}

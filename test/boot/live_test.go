@@ -2,7 +2,6 @@ package boot
 
 import (
 	"bytes"
-	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -73,17 +72,15 @@ func command(t *testing.T, c *ssh.Client, line string, stdin []byte) (out string
 	return string(b), err
 }
 
+// awaitChange waits for the report that tells of a profile that is not the master's.
+func awaitChange(g *rig.Guest) contract.Report {
+	return g.Await("a changed profile", func(r contract.Report) bool { return r.Live.Profile != r.Live.Master })
+}
+
 // bootWithAdmin boots a guest with somebody on its first link who may log in.
 func bootWithAdmin(t *testing.T, m *rig.Master, o rig.Options) (*rig.Guest, *person) {
 	t.Helper()
-	_, key, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.NewSignerFromKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	signer := rig.NewKey(t).Signer
 	o.Identity = filepath.Join(t.TempDir(), "identity.raw")
 	id, err := guest.EnsureIdentity(o.Identity, m.Profile.Name, m.Profile, ssh.MarshalAuthorizedKey(signer.PublicKey()))
 	if err != nil {
@@ -183,7 +180,7 @@ func TestLiveChange(t *testing.T) {
 		if err != nil {
 			t.Fatalf("apply: %v: %s", err, out)
 		}
-		applied, _ := g.Report()
+		applied := awaitChange(g)
 		if c, err := a.connect(); err == nil {
 			c.Close()
 			t.Error("there still is a way in, although the changed profile has none")
@@ -206,7 +203,7 @@ func TestLiveChange(t *testing.T) {
 			t.Fatalf("apply: %v: %s", err, out)
 		}
 		c.Close()
-		applied, _ := g.Report()
+		applied := awaitChange(g)
 		undone(applied.Live)
 	})
 

@@ -4,10 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -36,23 +33,8 @@ import (
 // sshKey makes a key: its private half in a file, its public half as a line.
 func sshKey(t *testing.T) (file, line string) {
 	t.Helper()
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, err := ssh.MarshalPrivateKey(private, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	file = filepath.Join(t.TempDir(), "key")
-	if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	k, err := ssh.NewPublicKey(public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return file, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k)))
+	k := rig.NewKey(t)
+	return k.Write(t, t.TempDir()), k.Line
 }
 
 // relay makes a port of this machine lead to an address in the virtual network, and returns it.
@@ -269,8 +251,7 @@ func TestSSH(t *testing.T) {
 	eventually(t, "the console's shell to calculate", func() bool {
 		return strings.Contains(g.ConsoleText(), "console-42")
 	})
-	other, _ := ssh.NewSignerFromKey(newPrivate(t))
-	target.HostKey = other.PublicKey()
+	target.HostKey = rig.NewKey(t).Signer.PublicKey()
 	if _, err := client.Dial(t.Context(), target, keys); !errors.Is(err, client.ErrHostKey) {
 		t.Errorf("with another host key pinned: %v; want ErrHostKey", err)
 	}
@@ -394,13 +375,4 @@ func useShell(t *testing.T, c *ssh.Client) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-}
-
-func newPrivate(t *testing.T) ed25519.PrivateKey {
-	t.Helper()
-	_, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return private
 }

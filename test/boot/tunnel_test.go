@@ -198,6 +198,17 @@ func TestTunnel(t *testing.T) {
 	officeEnd = newForeign(t, movedHost, movedOwn, 9999, office, foreignPeer{key: own.public, preshared: preshared,
 		endpoint: guest4, allowed: everything})
 	answered(officeEnd, "after it moved", "10.9.0.2", "10.1.0.9", 0)
+	eventually(t, "the handshake from the inside to be dropped", func() bool {
+		for _, c := range answer[[]struct {
+			Counter string
+			Packets int
+		}](t, g, "counters") {
+			if c.Counter == "in/home" && c.Packets > 0 {
+				return true
+			}
+		}
+		return false
+	})
 	insideEnd.tun.mu.Lock()
 	if n := len(insideEnd.tun.out); n > 0 {
 		t.Errorf("%d packets came to a peer on the inside; want none", n)

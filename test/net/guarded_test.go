@@ -53,6 +53,7 @@ func isTimeout(err error) bool {
 
 // Protocols without ports, and ICMP types by themselves, pass where a line names them and nowhere else.
 func TestOtherProtocols(t *testing.T) {
+	t.Parallel()
 	_, net, server := guarded(t)
 	const outside, inside, self = "198.51.100.7", "10.2.0.7", "203.0.113.2"
 	sctp := func(port uint16) []byte { // a common header and an INIT chunk, RFC 9260, sections 3.1 and 3.3.2
@@ -254,6 +255,7 @@ func hearErrors(network, _ string, c syscall.RawConn) (err error) {
 
 // What is refused is refused with the error the line names.
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	l, _, _ := guarded(t)
 	for _, test := range []struct {
 		network, src, dst string

@@ -19,6 +19,7 @@ import (
 // and PASV; RFC 2428, EPRT). Where a line or a forward asks for the helper, the other end reads an address it can reach
 // and gets there; where none does, neither.
 func TestHelperFTP(t *testing.T) {
+	t.Parallel()
 	p := filtertest.Translated()
 	l := newLab(t, p)
 	l.load(t, compile(t, p))

@@ -29,35 +29,31 @@ var unseen = map[string]string{
 	"forward: default: in no zone":             "the same",
 }
 
-// Every rule has a purpose: with any one of them missing, a probe goes wrong or a counter that counted stays still.
-// The ranges that together are one zone's share of a link count as one rule.
-func TestEveryRuleMatters(t *testing.T) {
+// TestSomeRulesMatter tries all that only packets can show, with every rule and with some of them missing: a probe goes
+// wrong or a counter that counted stays still.
+func TestSomeRulesMatter(t *testing.T) {
+	t.Parallel()
 	p := filtertest.OneArmed()
 	full := compile(t, p)
-	units := mutants(full.Tables[0])
-	const labs = 3
-	for n := range labs {
-		t.Run(fmt.Sprintf("lab %d", n), func(t *testing.T) {
-			t.Parallel()
-			l := newLab(t, p)
-			probes := append(filter.Probes(p), sameZone()...)
-			l.listen(t, probes)
-			want := l.signature(t, full, probes)
-			if len(want.wrong) > 0 {
-				t.Fatalf("with all rules: %q", want.wrong)
-			}
-			for i := n; i < len(units); i += labs {
-				u := units[i]
-				got := l.signature(t, u.without(full), probes)
-				same := reflect.DeepEqual(got, want)
-				switch why := unseen[u.name]; {
-				case same && why == "":
-					t.Errorf("nothing shows that this rule is missing: %s", u.name)
-				case !same && why != "":
-					t.Errorf("listed as unseen, but it is seen: %s: %v; take it off the list", u.name, got.difference(want))
-				}
-			}
-		})
+	l := newLab(t, p)
+	probes := append(filter.Probes(p), sameZone()...)
+	l.listen(t, probes)
+	want := l.signature(t, full, probes)
+	if len(want.wrong) > 0 {
+		t.Fatalf("with all rules: %q", want.wrong)
+	}
+	const every = 6 // firstboot/filter tries all, without packets
+	all := filtertest.Missing(full)
+	for i := 0; i < len(all); i += every {
+		m := all[i]
+		got := l.signature(t, m.In(full), probes)
+		same := reflect.DeepEqual(got, want)
+		switch why := unseen[m.Name]; {
+		case same && why == "":
+			t.Errorf("nothing shows that this rule is missing: %s", m.Name)
+		case !same && why != "":
+			t.Errorf("listed as unseen, but it is seen: %s: %v; take it off the list", m.Name, got.difference(want))
+		}
 	}
 }
 
@@ -81,13 +77,7 @@ func TestMutantsByPackets(t *testing.T) {
 				mutant := m.In(full)
 				want := foretold(t, p, mutant, probes)
 				l.load(t, mutant)
-				var got []string
-				for _, o := range l.runWithin(t, probes, 3*silence) {
-					if o.wrong() != "" {
-						got = append(got, o.String())
-					}
-				}
-				sort.Strings(got)
+				got := l.goWrong(t, probes, want)
 				if !slices.Equal(got, want) {
 					t.Errorf("%s: %d probes go wrong, %d were foretold:\n%s\nforetold:\n%s", m.Name, len(got), len(want),
 						strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -101,6 +91,30 @@ func TestMutantsByPackets(t *testing.T) {
 			}
 		})
 	}
+}
+
+// goWrong sends probes and names those that go wrong. What was not foretold is tried again, with more patience: an
+// answer that took too long on a busy machine is none that does not come.
+func (l *lab) goWrong(t *testing.T, probes []filter.Probe, want []string) (got []string) {
+	t.Helper()
+	var again []filter.Probe
+	add := func(outcomes []outcome, doubted bool) {
+		for _, o := range outcomes {
+			switch {
+			case o.wrong() == "":
+			case doubted && !slices.Contains(want, o.String()):
+				again = append(again, o.probe)
+			default:
+				got = append(got, o.String())
+			}
+		}
+	}
+	add(l.runWithin(t, probes, 3*silence), true)
+	if len(again) > 0 {
+		add(l.run(t, again), false)
+	}
+	sort.Strings(got)
+	return got
 }
 
 // sample is some mistakes of each kind, spread over the rules: fewer, the more probes have to be sent for each.
@@ -181,52 +195,6 @@ func (l *lab) knockAbroad(t *testing.T) {
 			return err
 		})
 	}
-}
-
-// unit is rules that are taken out together.
-type unit struct {
-	name  string
-	chain int
-	rules []int
-}
-
-func mutants(t filter.Table) []unit {
-	var out []unit
-	for c, chain := range t.Chains {
-		last := ""
-		for r, rule := range chain.Rules {
-			name := chain.Name + ": " + rule.Comment
-			if rule.Comment == "" {
-				name = chain.Name + ": " + rule.Text()
-			}
-			v6 := strings.Contains(rule.Text(), "ip6 ") || strings.Contains(rule.Text(), "icmpv6")
-			key := fmt.Sprint(name, v6, rule.Do[len(rule.Do)-1])
-			if key == last {
-				u := &out[len(out)-1]
-				u.rules = append(u.rules, r)
-				continue
-			}
-			last = key
-			out = append(out, unit{name, c, []int{r}})
-		}
-	}
-	return out
-}
-
-// without is the Ruleset with a unit missing.
-func (u unit) without(rs filter.Ruleset) filter.Ruleset {
-	table := rs.Tables[0]
-	table.Chains = append([]filter.Chain{}, table.Chains...)
-	chain := table.Chains[u.chain]
-	var rest []filter.Rule
-	for i, r := range chain.Rules {
-		if i < u.rules[0] || i > u.rules[len(u.rules)-1] {
-			rest = append(rest, r)
-		}
-	}
-	chain.Rules = rest
-	table.Chains[u.chain] = chain
-	return filter.Ruleset{Tables: []filter.Table{table}}
 }
 
 // signature is all that packets and counters show of a Ruleset.

@@ -19,6 +19,7 @@ import (
 // A DHCP server's answer reaches the client although it belongs to no connection; the same on the inside does not,
 // nor does anything else from the server.
 func TestDHCPAnswers(t *testing.T) {
+	t.Parallel()
 	p := filtertest.Uplink()
 	l := newLab(t, p)
 	l.load(t, compile(t, p))
@@ -63,6 +64,7 @@ func TestDHCPAnswers(t *testing.T) {
 
 // Lines from self bind the firewall's own packets; what no such line forbids it may send.
 func TestOwnPackets(t *testing.T) {
+	t.Parallel()
 	p := filtertest.Wide() // self -> guests: tcp is dropped
 	l := newLab(t, p)
 	guest, server := netip.MustParseAddr("10.1.0.7"), netip.MustParseAddr("10.2.0.7")
@@ -101,6 +103,7 @@ func TestOwnPackets(t *testing.T) {
 // The firewall's own "fragmentation needed" and "packet too big" about a known flow reach the sender: it sends them
 // where its outer link is narrower than the inner one. The flow is UDP, which nobody clamps.
 func TestPathMTU(t *testing.T) {
+	t.Parallel()
 	p := filtertest.OneArmed()
 	l := newLab(t, p)
 	l.load(t, compile(t, p))
@@ -141,6 +144,7 @@ func TestPathMTU(t *testing.T) {
 
 // Neighbour discovery works from the first packet on, with the closed rules too where the admin path is IPv6.
 func TestNeighbourDiscovery(t *testing.T) {
+	t.Parallel()
 	p := filtertest.OneArmed()
 	l := newLab(t, p)
 	admin := pick(t, p, "the admin path by IPv6", func(x filter.Probe) bool {
@@ -164,6 +168,7 @@ func TestNeighbourDiscovery(t *testing.T) {
 
 // An ICMP error from far away about a known flow comes back through the firewall and its masquerading.
 func TestErrorsComeBack(t *testing.T) {
+	t.Parallel()
 	p := filtertest.OneArmed()
 	l := newLab(t, p)
 	l.load(t, compile(t, p))

@@ -10,6 +10,7 @@ import (
 // TestTruthRentedServer is scenario B in a person's words: one public address with a virtual MAC and a gateway in no
 // subnet of it, guests behind it, port translation to several of them, and IPv6 addresses of their own.
 func TestTruthRentedServer(t *testing.T) {
+	t.Parallel()
 	p := builtin(t, "rented-server")
 	l := newLab(t, p)
 	const (

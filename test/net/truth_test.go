@@ -102,6 +102,7 @@ func builtin(t *testing.T, name string) *profiles.Profile {
 }
 
 func TestTruthHomeFirewall(t *testing.T) {
+	t.Parallel()
 	p := builtin(t, "home-firewall")
 	l := newLab(t, p)
 	const (
@@ -169,6 +170,7 @@ func TestTruthHomeFirewall(t *testing.T) {
 }
 
 func TestTruthTwoLegs(t *testing.T) {
+	t.Parallel()
 	p := builtin(t, "dhcp-uplink")
 	l := newLab(t, p)
 	const (
@@ -214,6 +216,7 @@ func TestTruthTwoLegs(t *testing.T) {
 }
 
 func TestTruthXenFirewall(t *testing.T) {
+	t.Parallel()
 	p := builtin(t, "xen-firewall")
 	l := newLab(t, p)
 	const (

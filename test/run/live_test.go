@@ -1,18 +1,15 @@
 package run
 
 import (
-	"crypto/ed25519"
-	"encoding/pem"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"golang.org/x/crypto/ssh"
-
 	"rempart/firstboot/contract"
 	"rempart/profiles"
+	"rempart/test/rig"
 )
 
 // TestLive changes a running guest by the commands a person types: what changes is shown, it comes back by `undo`, it
@@ -22,7 +19,7 @@ func TestLive(t *testing.T) {
 	dir := place(t)
 	home := filepath.Dir(dir)
 	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "XDG_RUNTIME_DIR=" + home, "XDG_CACHE_HOME=" + cache(t)}
-	key := newKey(t, home)
+	key := rig.NewKey(t).Write(t, home)
 	write := func(name string, replace ...string) {
 		t.Helper()
 		src, err := profiles.BuiltinSource(profile)
@@ -97,29 +94,4 @@ func cache(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return dir
-}
-
-// newKey makes an SSH key in a folder and returns the file of its private part.
-func newKey(t *testing.T, dir string) string {
-	t.Helper()
-	public, private, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, err := ssh.MarshalPrivateKey(private, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	line, err := ssh.NewPublicKey(public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(dir, "key")
-	for name, content := range map[string][]byte{file: pem.EncodeToMemory(block),
-		file + ".pub": ssh.MarshalAuthorizedKey(line)} {
-		if err := os.WriteFile(name, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return file
 }
