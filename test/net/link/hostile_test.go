@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -276,4 +277,45 @@ func TestConflictIsDeclined(t *testing.T) {
 		return strings.Contains(r.Error,
 			"no DHCP lease")
 	})
+}
+
+// TestFloods: a server refuses each request a hundred times over, and when it gives in, with more routes than anybody
+// takes. The client asks ever more slowly, the inside notices nothing, and of the routes some are taken.
+func TestFloods(t *testing.T) {
+	l := uplinkLab(t)
+	const storms, refusals, routes = 2, 100, 100 // as many routes as fit into a frame
+	var requests, discovers atomic.Int64
+	e := l.evil(func(q *dhcpv4.DHCPv4) [][]byte {
+		m := proper(q)
+		if q.MessageType() != dhcpv4.MessageTypeRequest {
+			discovers.Add(1)
+			return [][]byte{m.ToBytes()}
+		}
+		if requests.Add(1) <= storms {
+			m.Options[dhcpv4.OptionDHCPMessageType.Code()] = []byte{byte(dhcpv4.MessageTypeNak)}
+			return slices.Repeat([][]byte{m.ToBytes()}, refusals)
+		}
+		list := []byte{0, 198, 51, 100, 1}
+		for i := range routes {
+			list = append(list, 24, 100, 64, byte(i), 198, 51, 100, 1)
+		}
+		m.Options[dhcpv4.OptionClasslessStaticRoute.Code()] = list
+		return [][]byte{m.ToBytes()}
+	})
+	g := l.start(uplink())
+	l.eventually("the first storm", patience, func() bool { return requests.Load() > 0 })
+	l.in("lan", "ping", "-c1", "-W2", "10.10.10.1")
+	l.eventually("a lease after the storms", patience, func() bool { return l.same("wan", "198.51.100.50/24") })
+	// One of each for a storm and for the lease; what was lost on a busy machine is sent once more.
+	if r, d := requests.Load(), discovers.Load(); r > 2*(storms+1) || d > 2*(storms+1) {
+		t.Errorf("%d requests and %d discovers in %d storms; want the client to slow down", r, d, storms)
+	}
+	l.eventually("the routes that are taken", patience, func() bool { return len(l.routes("-4")) > 1 })
+	if n := len(l.routes("-4")); n >= routes {
+		t.Errorf("%d routes; want fewer than the %d that were sent", n, routes)
+	}
+	l.in("lan", "ping", "-c1", "-W2", "8.8.8.8")
+	if strings.Contains(g.log.String(), "panic") || len(e.served) == 0 {
+		t.Errorf("the child said:\n%s", g.log.String())
+	}
 }
