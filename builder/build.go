@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"rempart/builder/debian"
 	"rempart/builder/image"
+	"rempart/builder/master/store"
 	"rempart/profiles"
 )
 
@@ -21,7 +23,7 @@ import (
 func buildCommand() *command {
 	return &command{
 		name:     "build",
-		synopsis: "PROFILE --output DIR",
+		synopsis: "PROFILE --output DIR | --publish",
 		summary:  "build a master from a profile",
 		help: `
 PROFILE is a file, the name of a built-in profile, or - for standard input. DIR will hold
@@ -37,6 +39,8 @@ and same rempart give the same bytes on any machine.`,
 			output := flags.StringP("output", "o", "", "folder for the master")
 			formats := flags.StringSlice("format", image.Formats(), "formats of the system disk")
 			oneOf(flags, "format", image.Formats())
+			publish := flags.Bool("publish", false, "put the master into the store, and tag it with its name")
+			into := flags.String("store", "", "folder of the store; default: the user's own, or /var/lib/rempart/masters")
 			size := flags.String("size", "", "size of the system disk, such as 256M; default: what the content needs")
 			timings := flags.Bool("timings", false, "print how long each phase took")
 			packages := packageFlags(flags)
@@ -44,8 +48,17 @@ and same rempart give the same bytes on any machine.`,
 				if len(args) != 1 {
 					return usageError{"want one profile"}
 				}
-				if *output == "" {
-					return usageError{"want --output DIR"}
+				if *output == "" && !*publish {
+					return usageError{"want --output DIR, or --publish"}
+				}
+				temporary := *output == ""
+				if temporary {
+					dir, err := os.MkdirTemp("", "rempart-build-")
+					if err != nil {
+						return err
+					}
+					defer os.RemoveAll(dir)
+					*output = filepath.Join(dir, "master")
 				}
 				for _, f := range *formats {
 					if !slices.Contains(image.Formats(), f) {
@@ -79,15 +92,44 @@ and same rempart give the same bytes on any machine.`,
 					fmt.Fprintf(c.out, "%-10s %6.3f s\n", "total", time.Since(start).Seconds())
 				}
 				m := plan.Manifest
-				fmt.Fprintf(c.out, "%s: %s for %s, %d packages, root %s\n", *output, m.Master.Name, m.Master.Arch,
+				where := *output + ": "
+				if temporary {
+					where = ""
+				}
+				fmt.Fprintf(c.out, "%s%s for %s, %d packages, root %s\n", where, m.Master.Name, m.Master.Arch,
 					len(m.Packages), m.Verity.RootHash[:16])
 				for _, o := range m.Outputs {
 					fmt.Fprintf(c.out, "  %-14s %7.1f MiB  sha256:%s\n", o.Name, float64(o.Size)/(1<<20), o.SHA256)
+				}
+				if *publish {
+					return publishMaster(ctx, c, *into, *output)
 				}
 				return nil
 			}
 		},
 	}
+}
+
+// publishMaster puts a master into the store.
+func publishMaster(ctx context.Context, c *console, into, folder string) error {
+	s, err := openStore(into)
+	if err != nil {
+		return err
+	}
+	m, err := s.Publish(ctx, folder)
+	if err != nil {
+		return err
+	}
+	name := m.Manifest.Master.Name
+	if err := store.CheckTag(name); err != nil { // a name such as "cafe99", which would hide a digest
+		fmt.Fprintf(c.out, "published as %.12s, without a tag: %v\n", m.Digest, err)
+		return nil
+	}
+	if err := s.Tag(m.Digest, name); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "published as %s, %.12s\n", name, m.Digest)
+	return nil
 }
 
 // mirrorVar is the environment's choice of a mirror, for machines whose apt knows no Debian.

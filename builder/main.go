@@ -56,8 +56,8 @@ type command struct {
 // commands are all subcommands, in the order of the help.
 func commands() []*command {
 	return slices.Concat([]*command{newCommand(), checkCommand(), schemaCommand(), policyCommand(), buildCommand(),
-		lockCommand(), runCommand(), sshCommand(), ctlCommand()}, liveCommands(), []*command{testCommand(), versionCommand(),
-		completionCommand()})
+		masterCommand(), lockCommand(), runCommand(), sshCommand(), ctlCommand()}, liveCommands(),
+		[]*command{testCommand(), versionCommand(), completionCommand()})
 }
 
 // usageError is a mistake in how rempart was called.

@@ -40,7 +40,7 @@ func TestUsage(t *testing.T) {
 		{"hlep", exitUsage, "", `did you mean "help"?`},
 		{"frobnicate", exitUsage, "", "`rempart help` lists them"},
 		{"--mirror x build", exitUsage, "", `expected a command before the option "--mirror"`},
-		{"build home-firewall", exitUsage, "", "want --output DIR; see `rempart help build`"},
+		{"build home-firewall", exitUsage, "", "want --output DIR, or --publish; see `rempart help build`"},
 		{"build --fromat raw", exitUsage, "", `unknown flag: --fromat; did you mean "--format"?; see`},
 		{"build -q", exitUsage, "", "unknown shorthand flag: 'q' in -q; see `rempart help build`"},
 		{"build home-firewall -o x --size nonsense", exitUsage, "", "--size"},

@@ -1,0 +1,215 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"rempart/builder/master"
+)
+
+// tags are all tags and the digests they mean.
+func (s *Store) tags() (map[string]string, error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, tagsDir))
+	if err != nil {
+		return nil, fmt.Errorf("master store: %w", err)
+	}
+	all := map[string]string{}
+	for _, e := range entries {
+		if CheckTag(e.Name()) != nil {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(s.dir, tagsDir, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // taken away between the two looks
+		}
+		digest := strings.TrimSuffix(string(b), "\n")
+		if err != nil || !digestPattern.MatchString(digest) {
+			return nil, fmt.Errorf("master store: tag %s holds no digest (%w); set it again with `rempart master tag`", e.Name(),
+				errors.Join(ErrChanged, err))
+		}
+		all[e.Name()] = digest
+	}
+	return all, nil
+}
+
+// Tag makes a tag mean a master, whatever it meant before.
+func (s *Store) Tag(ref, tag string) error {
+	if err := CheckTag(tag); err != nil {
+		return err
+	}
+	unlock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	m, err := s.Find(ref)
+	if err != nil {
+		return err
+	}
+	fresh := filepath.Join(s.dir, workDir, "tag")
+	if err := writeFile(fresh, []byte(m.Digest+"\n")); err != nil {
+		return err
+	}
+	if err := os.Rename(fresh, filepath.Join(s.dir, tagsDir, tag)); err != nil {
+		return fmt.Errorf("master store: %w", err)
+	}
+	return syncDir(filepath.Join(s.dir, tagsDir))
+}
+
+// Untag takes a tag away; the master it means stays.
+func (s *Store) Untag(tag string) error {
+	if err := CheckTag(tag); err != nil {
+		return err
+	}
+	unlock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	err = os.Remove(filepath.Join(s.dir, tagsDir, tag))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: there is no tag %s", ErrUnknown, tag)
+	}
+	if err != nil {
+		return fmt.Errorf("master store: %w", err)
+	}
+	return syncDir(filepath.Join(s.dir, tagsDir))
+}
+
+// Prune removes the masters that no tag means and that used, which is asked with their digests, does not claim; and the
+// files that no master has. With pretend it only tells which. It returns them, and the bytes that are free then.
+func (s *Store) Prune(used func(digest string) bool, pretend bool) (gone []*Master, freed int64, err error) {
+	unlock, err := s.lock()
+	if err != nil {
+		return nil, 0, err
+	}
+	defer unlock()
+	all, err := s.List()
+	if err != nil {
+		return nil, 0, err // what cannot be read may be in use
+	}
+	kept := map[string]bool{}
+	for _, m := range all {
+		if len(m.Tags) == 0 && !used(m.Digest) {
+			gone = append(gone, m)
+			continue
+		}
+		for _, o := range m.Manifest.Outputs {
+			kept[o.SHA256] = true
+		}
+	}
+	for _, m := range gone {
+		if pretend {
+			break
+		}
+		// In one step: a master that is half there would be taken for a damaged one.
+		away := filepath.Join(s.dir, workDir, "gone-"+m.Digest)
+		if err := os.Rename(m.Dir, away); err != nil {
+			return gone, freed, fmt.Errorf("master store: %w", err)
+		}
+		if err := os.RemoveAll(away); err != nil {
+			return gone, freed, fmt.Errorf("master store: %w", err)
+		}
+	}
+	files, err := os.ReadDir(filepath.Join(s.dir, filesDir))
+	if err != nil {
+		return gone, freed, fmt.Errorf("master store: %w", err)
+	}
+	for _, f := range files {
+		info, err := f.Info()
+		if err != nil || kept[f.Name()] || !digestPattern.MatchString(f.Name()) {
+			continue
+		}
+		freed += info.Size()
+		if !pretend {
+			if err := os.Remove(filepath.Join(s.dir, filesDir, f.Name())); err != nil {
+				return gone, freed, fmt.Errorf("master store: %w", err)
+			}
+		}
+	}
+	return gone, freed, nil
+}
+
+// Remove takes a master out, whatever tags mean it; they go with it. One that used claims stays.
+func (s *Store) Remove(ref string, used func(digest string) bool) error {
+	m, err := s.Find(ref)
+	if err != nil {
+		return err
+	}
+	if used(m.Digest) {
+		return fmt.Errorf("master %.16s: %w by a guest", m.Digest, ErrInUse)
+	}
+	for _, tag := range m.Tags {
+		if err := s.Untag(tag); err != nil {
+			return err
+		}
+	}
+	others, err := s.List()
+	if err != nil {
+		return err
+	}
+	_, _, err = s.Prune(func(digest string) bool {
+		return digest != m.Digest && slices.ContainsFunc(others, func(o *Master) bool { return o.Digest == digest })
+	}, false)
+	return err
+}
+
+// Verify reads every byte of a master again. The errors, one for each file that is not what the manifest says, wrap
+// ErrChanged.
+func (s *Store) Verify(ctx context.Context, m *Master) error {
+	var failed []error
+	for _, o := range m.Manifest.Outputs {
+		got, size, err := digestFile(ctx, filepath.Join(m.Dir, o.Name))
+		if err == nil && (got != o.SHA256 || size != o.Size) {
+			err = fmt.Errorf("%w: %d bytes of sha256 %.16s, wanted %d of %.16s", ErrChanged, size, got, o.Size, o.SHA256)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("master %.16s: %s: %w", m.Digest, o.Name, err))
+		}
+	}
+	entries, err := os.ReadDir(m.Dir)
+	if err != nil {
+		return errors.Join(append(failed, err)...)
+	}
+	for _, e := range entries {
+		known := e.Name() == master.ManifestFile || e.Name() == SignatureFile ||
+			slices.ContainsFunc(m.Manifest.Outputs, func(o master.Output) bool { return o.Name == e.Name() })
+		if !known {
+			failed = append(failed, fmt.Errorf("master %.16s: %s: %w: the manifest does not name it", m.Digest, e.Name(),
+				ErrChanged))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+func digestFile(ctx context.Context, path string) (digest string, size int64, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", 0, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	size, err = io.Copy(h, readerFunc(func(b []byte) (int, error) {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		return f.Read(b)
+	}))
+	return hex.EncodeToString(h.Sum(nil)), size, err
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
