@@ -160,6 +160,8 @@ type Options struct {
 	Patience time.Duration
 	// Sed is a sed(1) script run over each of QEMU's arguments: the way to have a machine that rempart never makes.
 	Sed string
+	// More are further arguments of QEMU, as a shell reads them.
+	More string
 }
 
 // Guest is a booted guest.
@@ -205,8 +207,8 @@ func (m *Master) Boot(tb testing.TB, o Options) *Guest {
 	machine.Sandbox = installation.Sandbox
 	log := slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	program := installation.Binary
-	if o.Sed != "" {
-		if program, err = altered(dir, program, o.Sed); err != nil {
+	if o.Sed != "" || o.More != "" {
+		if program, err = altered(dir, program, o.Sed, o.More); err != nil {
 			cancel()
 			tb.Fatal(err)
 		}
@@ -318,11 +320,11 @@ func (m *Master) machine(dir string, o Options) (hypervisor.Machine, error) {
 }
 
 // altered writes a program that starts QEMU with altered arguments, as the same process.
-func altered(dir, binary, script string) (string, error) {
+func altered(dir, binary, script, more string) (string, error) {
 	name := filepath.Join(dir, "qemu")
 	text := fmt.Sprintf("#!/bin/sh\n"+
-		"for a; do\n\tshift\n\tset -- \"$@\" \"$(printf %%s \"$a\" | sed '%s')\"\ndone\nexec %s \"$@\"\n",
-		script, binary)
+		"for a; do\n\tshift\n\tset -- \"$@\" \"$(printf %%s \"$a\" | sed '%s')\"\ndone\nexec %s \"$@\" %s\n",
+		script, binary, more)
 	return name, os.WriteFile(name, []byte(text), 0o700)
 }
 

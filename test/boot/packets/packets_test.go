@@ -35,14 +35,15 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	for tool, pkg := range map[string]string{"nsenter": "util-linux", "curl": "curl", "nc": "netcat-openbsd",
-		"ping": "iputils-ping", "dnsmasq": "dnsmasq-base", "nmap": "nmap"} {
+		"ping": "iputils-ping", "dnsmasq": "dnsmasq-base", "nmap": "nmap",
+		"dig": "bind9-dnsutils", "udhcpc": "udhcpc"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			fmt.Printf("%s is missing: apt-get install %s\n", tool, pkg)
 			os.Exit(1)
 		}
 	}
 	code := 1
-	if err := rig.Prebuild(home, uplink, rented, xen, control); err != nil {
+	if err := rig.Prebuild(home, uplink, rented, xen, gateway, control); err != nil {
 		fmt.Println("the masters to boot (did `make` run?):", err)
 	} else {
 		code = netns.Isolate()
