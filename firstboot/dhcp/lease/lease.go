@@ -155,7 +155,6 @@ func Open(o Options) (*Store, error) {
 		s.log.Warn("the clock is behind the newest lease: leases go on as they were when it was written",
 			"behind", time.Duration(behind)*time.Second)
 		s.move(-behind)
-		now = s.now()
 		if err := j.rewrite(s); err != nil {
 			return nil, err
 		}
