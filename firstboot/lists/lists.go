@@ -252,9 +252,9 @@ func (k *keeper) room(set *profiles.Set, ranges int) error {
 			all += max(len(s.Ranges), k.ranges[s.Name])
 		}
 	}
-	if all > profiles.MaxListRanges {
-		return fmt.Errorf("%w: with it all sets would have %d ranges, at most %d", handover.ErrAbsurd, all,
-			profiles.MaxListRanges)
+	if most := handover.Most(); all > most {
+		return fmt.Errorf("%w: with it all sets would have %d ranges, at most %d with the guest's memory",
+			handover.ErrAbsurd, all, most)
 	}
 	return nil
 }

@@ -43,7 +43,7 @@ func withLists(env *child.Env) *profiles.Profile {
 			env.Log.Error("list not used", "error", err)
 			continue
 		}
-		if all += len(list) - len(s.Ranges); all > profiles.MaxListRanges {
+		if all += len(list) - len(s.Ranges); all > handover.Most() {
 			all -= len(list) - len(s.Ranges)
 			env.Log.Error("list not used: all sets together would be too large", "set", s.Name, "ranges", len(list))
 			continue

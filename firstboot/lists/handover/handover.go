@@ -17,6 +17,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/profiles"
@@ -193,6 +195,19 @@ func ReadStatus(root string) ([]Status, error) {
 		return nil, fmt.Errorf("state of the lists: %w", err)
 	}
 	return all, nil
+}
+
+// bytesPerRange is how much memory a machine must have for each range of all its sets: a range takes some 600 bytes
+// while a list is replaced, most of them the kernel's, and the policy child is given a quarter of a small machine.
+const bytesPerRange = 4096
+
+// Most is how many ranges all sets of this machine may have together when lists are among them.
+func Most() int {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return profiles.MaxListRanges
+	}
+	return int(min(profiles.MaxListRanges, uint64(info.Totalram)*uint64(info.Unit)/bytesPerRange))
 }
 
 // ErrAbsurd is wrapped by the errors of Sane.
