@@ -40,7 +40,9 @@ func (v *validator) delegation() {
 			v.reject(at, "", "links.%s.delegation: a delegated prefix is for other links than it came by (RFC 8415, 6.3)",
 				clip(l.Name))
 		}
-		from = l
+		if from == nil {
+			from = l
+		}
 	}
 	v.delegatedAddresses(from)
 }

@@ -30,6 +30,10 @@ const (
 	keyPinPattern  = `^(sha256//)?[A-Za-z0-9+/]{43}=$`
 	banPattern     = `^[0-9]{1,5}/[0-9]{1,5}[smhd] for [0-9]{1,5}[smhd]$`
 
+	suffixPattern   = `^::[0-9a-fA-F:.]{1,39}$`
+	suffixesPattern = `^::[0-9a-fA-F:.]{1,39} ?- ?::[0-9a-fA-F:.]{1,39}$`
+	duidPattern     = `^([0-9a-fA-F]{2}:?){3,130}$`
+
 	delegatedPattern  = `^delegated(/[0-9a-fA-F]{1,4})?::[0-9a-fA-F:.]{1,39}$`
 	banServicePattern = `^([a-z][a-z0-9-]{0,30}|tcp/[0-9]{1,5}(-[0-9]{1,5})?)$`
 
@@ -92,6 +96,8 @@ func profileFields() table[Profile] {
 
 		{name: "dns", doc: "Name service: {upstream: ADDRESS, LINK: {domain: NAME}}. Hosts on the links named may ask; the" +
 			" ports are open to them without a line of the policy.", kind: dnsSchema(), decode: readDNS},
+		{name: "dhcp6", doc: "DHCPv6 server on inside links: LINK: {pool: ::1000-::1fff, dns: self}; without pool and hosts" +
+			" it tells of name servers only.", kind: filled(named(linkPattern, dhcp6Fields().schema())), decode: readDHCP6},
 		{name: "ra", doc: "IPv6 router advertisements on inside links: LINK: {dns: self, search: NAME}, or LINK: {}. Hosts" +
 			" there make addresses in the link's prefixes, and take the guest for their router while it leads anywhere.",
 			kind: filled(named(linkPattern, advertFields().schema())), decode: readAdverts},
@@ -135,8 +141,9 @@ func linkFields() table[Link] {
 			" host ::1 of subnet 1 of the prefix that the link with `delegation` is given; or a list of these.",
 			kind: oneOrMore(eitherOf(oneWordOf("dhcp", "auto", "dhcp6", instanceWord), textLike(delegatedPattern),
 				textLike(subnetPattern))), decode: readAddresses},
-		{name: "delegation", doc: "An IPv6 prefix for the links inside is asked for on this link, by DHCPv6.",
-			later: "remove it, and give the links inside addresses by hand"},
+		{name: "delegation", doc: "An IPv6 prefix for the links inside is asked for on this link, by DHCPv6: any, or the" +
+			" length that is wanted, 32 to 64.", kind: eitherOf(oneWordOf("any"), numberIn(minDelegation, maxDelegation)),
+			decode: readDelegation},
 		{name: "gateway", doc: "Default gateway: an address, {via: ADDRESS, onlink: true} for one outside the link's" +
 			" subnets, instance for what is on the identity disk of each guest, or a list of one per address family.",
 			kind:   oneOrMore(eitherOf(oneWordOf(instanceWord), textLike(addressPattern), gatewayFields().schema())),

@@ -31,6 +31,9 @@ func (p *Profile) Openings() []Opening {
 	if p.NTP != nil {
 		out = append(out, p.NTP.openings()...)
 	}
+	for i := range p.DHCP6 {
+		out = append(out, p.DHCP6[i].opening())
+	}
 	out = append(out, p.dnsOpenings()...)
 	return out
 }

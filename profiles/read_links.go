@@ -155,7 +155,14 @@ func readAddresses(r *reader, v value, l *Link) {
 			l.Instance = true
 			r.places.put(item.pos(), "links.%s.instance", l.Name)
 			continue
-		case "dhcp6", "ra":
+		case "dhcp6":
+			if l.DHCP6 {
+				r.rejectAt(item.pos(), "remove one", "%s: dhcp6 comes twice", item.name)
+			}
+			l.DHCP6 = true
+			r.places.put(item.pos(), "links.%s.dhcp6", l.Name)
+			continue
+		case "ra":
 			r.rejectAt(item.pos(), "write the address itself, or dhcp for IPv4 from a DHCP server, or auto for IPv6 from"+
 				" router advertisements",
 				"%s: %s: not in this version", item.name, text)

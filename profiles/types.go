@@ -27,6 +27,7 @@ type Profile struct {
 	RoutingRules []RoutingRule `json:"rules,omitempty"`
 	DNS          *DNS          `json:"dns,omitempty"`
 	RA           []Advert      `json:"ra,omitempty"`
+	DHCP6        []DHCP6       `json:"dhcp6,omitempty"`
 	Logging      Logging       `json:"logging,omitzero"`
 	DHCP         []DHCP        `json:"dhcp,omitempty"` // in the order of the file
 	NTP          *NTP          `json:"ntp,omitempty"`  // nil: the guest takes its hypervisor's clock

@@ -49,6 +49,7 @@ func (v *validator) profile() {
 	v.admin()
 	v.logging()
 	v.adverts()
+	v.dhcp6()
 	v.ntp()
 	v.dns()
 	v.dhcp()

@@ -36,6 +36,10 @@ func (b *Bench) addSegment(i int, l profiles.Link) (*segment, error) {
 		addresses = append(addresses, s.onLink(g.Addr))
 	}
 	mac := s.nextMAC()
+	if l.DHCP6 {
+		return nil, fmt.Errorf("packet test of %s: link %s asks for its IPv6 address by DHCPv6, and the test has no such "+
+			"server; test it with address: auto", b.profile.Name, l.Name)
+	}
 	if l.Auto {
 		own := b.macs[l.Name]
 		if own == nil {

@@ -1,10 +1,11 @@
-// Package dhcp is the child that gives out addresses on the inside links the profile names. Package v4 decides what
-// clients are answered, package lease remembers it; here both get their links, their disk and their clock.
+// Package dhcp is the child that gives out addresses on the inside links the profile names. Packages v4 and v6 decide
+// what clients are answered, package lease remembers it; here they get their links, their disk and their clock.
 //
 // Leases are on the state disk. A guest without one serves all the same and says that its leases die with it; a
 // restarted child finds them in any case, for /var outlives it.
 //
-// What it deliberately does not do: be a DHCP client (package link/dhcp4), or give names (who follows the leases does).
+// What it deliberately does not do: be a DHCP client (packages link/dhcp4 and link/dhcp6), or give names (who follows
+// the leases does).
 package dhcp
 
 import (
@@ -22,12 +23,19 @@ import (
 	"rempart/firstboot/contract"
 	"rempart/firstboot/dhcp/lease"
 	"rempart/firstboot/dhcp/v4"
+	"rempart/firstboot/dhcp/v6"
 	"rempart/firstboot/names"
 	"rempart/firstboot/onlink"
 )
 
-// leases4 is the file of the leases of DHCPv4, in contract.DHCPDir.
-const leases4 = "leases4"
+// Files of leases, in contract.DHCPDir.
+const (
+	leases4 = "leases4"
+	leases6 = "leases6"
+)
+
+// most6 bounds the leases of DHCPv6, each of which may go by several addresses.
+const most6 = 1 << 14
 
 // Spec is the child, there when the profile gives out addresses. CAP_NET_RAW is for answers to clients that have no
 // address yet and for asking whether an address is in use, CAP_NET_BIND_SERVICE for the server's port.
@@ -39,7 +47,7 @@ func Spec() child.Spec {
 		Run:  run,
 		Needed: func(root string) bool {
 			p, _, err := child.ReadProfile(root)
-			return err == nil && len(p.DHCP) > 0
+			return err == nil && len(p.DHCP)+len(p.DHCP6) > 0
 		},
 		After:       []string{"policy", "state"},
 		Follows:     true,
@@ -52,24 +60,31 @@ func Spec() child.Spec {
 	}
 }
 
-// memoryLimit bounds the child, in bytes: the 40 MiB that 65,536 leases and their names take (TestMemory), and garbage.
-// A guest with a few hundred leases needs a tenth.
-const memoryLimit = 64 << 20
+// memoryLimit bounds the child, in bytes: the 40 MiB that 65,536 leases and their names take (TestMemory), a quarter of
+// that for most6 more, and garbage. A guest with a few hundred leases needs a tenth.
+const memoryLimit = 72 << 20
 
 // sweepEvery is how often what has ended is taken back.
 const sweepEvery = time.Second
 
 func run(ctx context.Context, env *child.Env) error {
-	store, err := openStore(env)
+	store, err := openStore(env, leases4, lease.DefaultMost)
 	if err != nil {
 		return err
 	}
+	store6, err := openStore(env, leases6, most6)
+	if err != nil {
+		return errors.Join(err, store.Close())
+	}
 	probes := v4.NewProbes()
-	feed := feed{names.NewFeed(), env.Log}
+	feed := feed{names.NewFeed(), names.DHCP4, env.Log}
+	feed6 := feed
+	feed6.origin = names.DHCP6
+	server6 := v6.New(v6.Config{DHCP6: env.Profile.DHCP6, Store: store6, Names: feed6, Log: env.Log})
 	server := v4.New(v4.Config{DHCP: env.Profile.DHCP, Store: store, Names: feed, Prober: probes, Log: env.Log})
 	followers, err := names.Listen(filepath.Join(env.Root, contract.NamesSocket))
 	if err != nil {
-		return errors.Join(err, store.Close())
+		return errors.Join(err, store.Close(), store6.Close())
 	}
 	var links []string
 	for _, d := range env.Profile.DHCP {
@@ -77,7 +92,7 @@ func run(ctx context.Context, env *child.Env) error {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	var all sync.WaitGroup
-	failed := make(chan error, 4)
+	failed := make(chan error, 5)
 	all.Go(func() { failed <- feed.Serve(ctx, followers) })
 	all.Go(func() {
 		failed <- onlink.Serve(ctx, links, env.Log, func(ctx context.Context, l onlink.Link) error {
@@ -89,13 +104,16 @@ func run(ctx context.Context, env *child.Env) error {
 			return server.Serve(ctx, l, env.Log)
 		})
 	})
+	if len(env.Profile.DHCP6) > 0 {
+		all.Go(func() { failed <- server6.Run(ctx) })
+	}
 	desk := &desk{store: store, server: server, log: env.Log}
 	all.Go(func() { failed <- desk.serve(ctx, filepath.Join(env.Root, contract.DHCPSocket)) })
 	env.Ready()
 	err = loop(ctx, env, server, failed)
 	stop()
 	all.Wait()
-	return errors.Join(err, store.Close())
+	return errors.Join(err, store.Close(), store6.Close())
 }
 
 // loop takes back what has ended, and says which pools are full, until ctx is done or a part fails.
@@ -128,9 +146,10 @@ func loop(ctx context.Context, env *child.Env, server *v4.Server, failed <-chan 
 
 // openStore opens the leases on the state disk. When that cannot be, addresses are given out all the same, and the
 // guest says that it will have forgotten them: a network without addresses would be the worse of the two.
-func openStore(env *child.Env) (*lease.Store, error) {
-	o := lease.Options{Path: filepath.Join(env.Root, contract.DHCPDir, leases4), Clock: lease.SystemClock(), Log: env.Log}
-	if env.Profile.State.Size == 0 {
+func openStore(env *child.Env, file string, most int) (*lease.Store, error) {
+	o := lease.Options{Path: filepath.Join(env.Root, contract.DHCPDir, file), Most: most, Clock: lease.SystemClock(),
+		Log: env.Log}
+	if env.Profile.State.Size == 0 && file == leases4 {
 		env.Log.Info("there is no state disk: leases die with the guest")
 	}
 	if err := os.MkdirAll(filepath.Dir(o.Path), 0o750); err != nil {

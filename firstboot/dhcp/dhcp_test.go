@@ -63,7 +63,7 @@ func TestDesk(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	names := feed{names.NewFeed(), log}
+	names := feed{names.NewFeed(), names.DHCP4, log}
 	server := v4.New(v4.Config{Store: store, Names: names, Log: log, DHCP: []profiles.DHCP{{Link: "lan",
 		Subnets: []profiles.DHCPSubnet{{Prefix: netip.MustParsePrefix("10.0.0.0/24"), Server: netip.MustParseAddr("10.0.0.1"),
 			Pools: profiles.Ranges{{First: a, Last: a}}, Lease: 100}}}}})
@@ -115,7 +115,7 @@ func TestMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := feed{names.NewFeed(), log}
+	names := feed{names.NewFeed(), names.DHCP4, log}
 	server := v4.New(v4.Config{Store: store, Names: names, Log: log, DHCP: []profiles.DHCP{{Link: "lan"}}})
 	for i := range lease.DefaultMost {
 		l := lease.Lease{Addr: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}),

@@ -12,7 +12,8 @@ import (
 // feed hands the names of leases on to who resolves them.
 type feed struct {
 	*names.Feed
-	log *slog.Logger
+	origin string // of names
+	log    *slog.Logger
 }
 
 // maxIdentity is how much of an identity is handed on, in bytes: the rest of the longest ones tells nobody apart.
@@ -20,7 +21,7 @@ const maxIdentity = names.MaxClient / 2
 
 func (f feed) Bound(l lease.Lease, link string) {
 	b := names.Binding{Name: l.Name, Addr: l.Addr, Link: link, Since: max(l.Since, 0), Until: l.Expires,
-		Client: hex.EncodeToString([]byte(l.Client[:min(len(l.Client), maxIdentity)])), Origin: names.DHCP4}
+		Client: hex.EncodeToString([]byte(l.Client[:min(len(l.Client), maxIdentity)])), Origin: f.origin}
 	if l.Expires == lease.Forever {
 		b.Until = 0
 	}

@@ -133,6 +133,17 @@ func (a *advertised) insideOf(name string) []netip.Prefix {
 			}
 		}
 	}
+	for _, s := range a.given6() {
+		for _, p := range s.Prefixes {
+			for _, l := range a.env.Profile.Links {
+				for _, d := range l.Delegated {
+					if subnet, ok := d.Of(p.Prefix); ok && l.Name != name {
+						out = append(out, subnet.Masked())
+					}
+				}
+			}
+		}
+	}
 	return slices.DeleteFunc(out, func(p netip.Prefix) bool { return p.Addr().Is4() })
 }
 
@@ -284,7 +295,7 @@ func mtu6(want, have []Interface, plan Plan, states map[string]slaac.State) {
 }
 
 // autoFault says what a link that configures itself lacks; empty: nothing.
-func autoFault(auto bool, s slaac.State, addresses []string) string {
+func autoFault(auto, dhcp6 bool, s slaac.State, addresses []string) string {
 	if !auto {
 		return ""
 	}
@@ -299,8 +310,10 @@ func autoFault(auto bool, s slaac.State, addresses []string) string {
 	switch {
 	case slices.ContainsFunc(s.Prefixes, func(p slaac.Prefix) bool { return p.Auto }):
 		return "an advertised address is not on it yet"
+	case s.Managed && dhcp6:
+		return "" // told of beside
 	case s.Managed:
-		return "its router gives addresses by DHCPv6 only, which this version does not speak"
+		return "its router gives addresses by DHCPv6 only; add dhcp6 to its address"
 	case len(s.Routers) > 0:
 		return "its router advertises no prefix to make an address in"
 	}

@@ -34,18 +34,22 @@ type Plan struct {
 
 // Link is one wanted interface.
 type Link struct {
-	Name      string
-	MAC       string // lower case with colons: which NIC it is, or what it is made with; empty: the next free NIC
-	Match     profiles.NICMatch
-	Derived   string // of a NIC: the MAC derived from the names of the guest and the link
-	MTU       int    // bytes; 0: leave the NIC's own (or what DHCP says)
-	DHCP      bool   // ask for an IPv4 address
-	ClientID  string // what DHCP servers know the link by; empty: its hardware address
-	Auto      bool   // listen to router advertisements
-	Accept    profiles.Believed
-	Addresses []netip.Prefix
-	Routes    []Route
-	Sysctls   []Sysctl // of this link, in the order to be written, before it is up
+	Name     string
+	MAC      string // lower case with colons: which NIC it is, or what it is made with; empty: the next free NIC
+	Match    profiles.NICMatch
+	Derived  string // of a NIC: the MAC derived from the names of the guest and the link
+	MTU      int    // bytes; 0: leave the NIC's own (or what DHCP says)
+	DHCP     bool   // ask for an IPv4 address
+	ClientID string // what DHCP servers know the link by; empty: its hardware address
+	Auto     bool   // listen to router advertisements
+	DHCP6    bool   // ask for an IPv6 address
+	Accept   profiles.Believed
+	// Delegation: ask for a prefix; Delegated are the addresses in it.
+	Delegation *profiles.Delegation
+	Delegated  []profiles.Delegated
+	Addresses  []netip.Prefix
+	Routes     []Route
+	Sysctls    []Sysctl // of this link, in the order to be written, before it is up
 
 	Device   Device   // what this program makes it as; zero: a NIC
 	Parent   string   // the link a VLAN or macvlan is on
@@ -87,16 +91,20 @@ func Compile(p *profiles.Profile) Plan {
 			MTU:       pl.MTU,
 			DHCP:      pl.DHCP,
 			Auto:      pl.Auto,
+			DHCP6:     pl.DHCP6,
 			Accept:    pl.Accept,
 			ClientID:  pl.ClientID,
 			Addresses: append([]netip.Prefix(nil), pl.Addresses...),
 			Device:    device(pl),
-			Parent:    pl.Parent(),
-			Members:   pl.Members(),
-			Own:       pl.VirtualMAC,
-			TxQueue:   pl.TxQueue,
-			NoARP:     pl.NoARP || pl.Dummy || pl.WireGuard != nil, // the last two never have it
-			Offloads:  wantedOffloads(pl.Offloads),
+
+			Delegation: pl.Delegation,
+			Delegated:  pl.Delegated,
+			Parent:     pl.Parent(),
+			Members:    pl.Members(),
+			Own:        pl.VirtualMAC,
+			TxQueue:    pl.TxQueue,
+			NoARP:      pl.NoARP || pl.Dummy || pl.WireGuard != nil, // the last two never have it
+			Offloads:   wantedOffloads(pl.Offloads),
 		}
 		if master := p.MasterOf(pl.Name); master != nil {
 			l.Master = master.Name

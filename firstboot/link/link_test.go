@@ -148,7 +148,8 @@ func TestResolv(t *testing.T) {
 		"a": {DNS: []netip.Addr{ip("8.8.8.8"), ip("8.8.4.4")}},
 	}
 	want := "search b.example\nnameserver 8.8.8.8\nnameserver 8.8.4.4\nnameserver 9.9.9.9\n"
-	if got := string(resolv(p, leases, nil, 0)); !strings.HasSuffix(got, want) || strings.Count(got, "\n") != 5 {
+	got := string(resolv(p, Learnt{Leases: leases}, 0))
+	if !strings.HasSuffix(got, want) || strings.Count(got, "\n") != 5 {
 		t.Errorf("resolv = %q; want a comment and %q", got, want)
 	}
 }

@@ -31,6 +31,9 @@ func (r *runner) report(v view, have []Interface, failed map[int]error) {
 			spare = append(spare, w.Text)
 		}
 	}
+	if fault := delegationFault(r.plan, r.delegations.current(), r.uplinks.now()); fault != "" {
+		spare = append(spare, fault)
+	}
 	if text := strings.Join(spare, "; "); text != r.warned {
 		r.warned = text
 		r.env.Tell("warning", text)
@@ -92,8 +95,11 @@ func (r *runner) linkReport(place int, l Link, v view, have []Interface, failed 
 			problems = append(problems, "the leased address "+lease.Address.String()+" is not on it")
 		}
 	}
-	if fault := autoFault(l.Auto, r.advertised.current()[l.Name], rep.Addresses); fault != "" {
+	if fault := autoFault(l.Auto, l.DHCP6, r.advertised.current()[l.Name], rep.Addresses); fault != "" {
 		problems = append(problems, fault)
+	}
+	if l.DHCP6 && len(r.delegations.current()[l.Name].Addresses) == 0 {
+		problems = append(problems, "no address by DHCPv6 yet")
 	}
 	if err := failed[nic.Index]; err != nil {
 		problems = append(problems, strings.ReplaceAll(err.Error(), "\n", "; "))

@@ -77,6 +77,7 @@ func Run(ctx context.Context, env *child.Env) error {
 		fight:   rate.NewLimiter(rate.Every(time.Second), fightBurst),
 	}
 	r.advertised = newAdvertised(r.uplinks)
+	r.delegations = newDelegations(r.uplinks)
 	if err := r.machine(); err != nil {
 		return err // links stay down: they would be up without a switch that protects them
 	}
@@ -97,7 +98,8 @@ type runner struct {
 	dirty   chan struct{}
 	uplinks *uplinks
 	// advertised are the other kind of those that learn of links.
-	advertised *advertised
+	advertised  *advertised
+	delegations *delegations
 
 	settled bool
 	retry   time.Duration
@@ -155,6 +157,11 @@ func (r *runner) loop(ctx context.Context, broken <-chan error) error {
 			timer.Reset(0)
 			soon = true
 			continue
+		case d := <-r.delegations.news:
+			r.delegations.take(d)
+			timer.Reset(0)
+			soon = true
+			continue
 		case <-r.dirty:
 			if !soon {
 				timer.Reset(r.pause())
@@ -195,7 +202,7 @@ func (r *runner) converge(ctx context.Context) (time.Duration, error) {
 		}
 		tunnels := r.tunnels()
 		v := r.view(nics, have)
-		learnt := Learnt{r.uplinks.current(), r.advertised.current()}
+		learnt := Learnt{r.uplinks.current(), r.advertised.current(), r.delegations.current()}
 		want := Want(r.plan, v.assigned, v.spare, learnt, r.uplinks.now())
 		mtu6(want, have, r.plan, learnt.Adverts)
 		for i := range want {
@@ -213,7 +220,9 @@ func (r *runner) converge(ctx context.Context) (time.Duration, error) {
 		}
 		changes := slices.Concat(v.found.Remove, Changes(have, want), v.found.Create)
 		if len(v.found.Create) == 0 { // rules and routes name links
-			changes = append(changes, RoutingChanges(routing, r.plan.Routing)...)
+			wanted := r.plan.Routing
+			wanted.Dead = slices.Concat(wanted.Dead, unused(r.plan, v.assigned, learnt.Given6, r.uplinks.now()))
+			changes = append(changes, RoutingChanges(routing, wanted)...)
 		}
 		if again && pass == 1 {
 			changes = append(duplicates(have, want), changes...)
@@ -221,6 +230,7 @@ func (r *runner) converge(ctx context.Context) (time.Duration, error) {
 		if len(changes) == 0 || pass > maxPasses || ctx.Err() != nil {
 			r.uplinks.follow(ctx, r.plan, v.assigned, have, r.dirty)
 			r.advertised.follow(ctx, r.plan, v.assigned, have, r.dirty)
+			r.delegations.follow(ctx, r.plan, v.assigned, have, r.dirty, r.advertised)
 			r.report(v, have, failed)
 			return r.next(failed, len(changes)), nil
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"rempart/firstboot/link/dhcp4"
+	"rempart/firstboot/link/dhcp6"
 	"rempart/firstboot/link/slaac"
 	"rempart/profiles"
 )
@@ -97,6 +98,7 @@ func (r Route) slot() slot { return slot{r.Dst, r.Table, r.Metric} }
 type Learnt struct {
 	Leases  map[string]dhcp4.Lease
 	Adverts map[string]slaac.State
+	Given6  map[string]dhcp6.State // prefixes and addresses by DHCPv6
 }
 
 // Want is how the assigned interfaces shall be: the plan, and what was learnt. NICs of spare are closed. It is pure;
@@ -104,8 +106,13 @@ type Learnt struct {
 func Want(plan Plan, assigned []Assignment, spare []NIC, learnt Learnt, now time.Duration) []Interface {
 	var want []Interface
 	index := map[string]int{}
+	var delegated dhcp6.State
 	for _, a := range assigned {
-		index[plan.Links[a.Link].Name] = a.NIC.Index
+		l := plan.Links[a.Link]
+		index[l.Name] = a.NIC.Index
+		if s := learnt.Given6[l.Name]; l.Delegation != nil && s.MAC == a.NIC.MAC {
+			delegated = s
+		}
 	}
 	for _, a := range assigned {
 		l := plan.Links[a.Link]
@@ -153,6 +160,10 @@ func Want(plan Plan, assigned []Assignment, spare []NIC, learnt Learnt, now time
 				w.advertised(s, mac, l, uint32(a.Link), now)
 			}
 		}
+		if s := learnt.Given6[l.Name]; l.DHCP6 && s.MAC == a.NIC.MAC {
+			w.given6(s, now)
+		}
+		w.delegated(l.Delegated, delegated, now)
 		want = append(want, w)
 	}
 	for _, n := range spare {

@@ -19,6 +19,7 @@ import (
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/link/dhcp4"
+	"rempart/firstboot/link/dhcp6"
 	"rempart/firstboot/link/slaac"
 	"rempart/profiles"
 )
@@ -36,6 +37,7 @@ type uplinks struct {
 	leases map[string]dhcp4.Lease
 	// adverts are what routers said, by link; see advertised.
 	adverts func() map[string]slaac.State
+	given6  func() map[string]dhcp6.State // by DHCPv6, by link; see delegations
 }
 
 type uplink struct {
@@ -59,6 +61,7 @@ func newUplinks(env *child.Env) *uplinks {
 		static:  map[string][]netip.Prefix{},
 		leases:  map[string]dhcp4.Lease{},
 		adverts: func() map[string]slaac.State { return nil },
+		given6:  func() map[string]dhcp6.State { return nil },
 	}
 	for _, l := range env.Profile.Links {
 		u.static[l.Name] = l.Addresses
@@ -270,7 +273,7 @@ func loadKept(name string, into any) error {
 // writeResolv writes what the leases say about name servers, in the order of the links, and whom the guest itself asks:
 // these, or its own name service.
 func (u *uplinks) writeResolv() {
-	learnt := resolv(u.env.Profile, u.current(), u.adverts(), u.now())
+	learnt := resolv(u.env.Profile, Learnt{u.current(), u.adverts(), u.given6()}, u.now())
 	own := learnt
 	if d := u.env.Profile.DNS; d != nil && d.Self {
 		own = []byte("# Written by rempart: the guest's own name service.\nnameserver 127.0.0.1\n")
@@ -292,8 +295,7 @@ func (u *uplinks) writeResolv() {
 const maxNameservers = 3 // resolv.conf(5): MAXNS
 
 // resolv is a resolv.conf(5) with the name servers of the leases and advertisements. It is pure.
-func resolv(p *profiles.Profile, leases map[string]dhcp4.Lease, adverts map[string]slaac.State,
-	now time.Duration) []byte {
+func resolv(p *profiles.Profile, learnt Learnt, now time.Duration) []byte {
 	text := []byte("# Written by rempart: name servers learnt by DHCP and router advertisements.\n")
 	var servers []netip.Addr
 	search := ""
@@ -306,22 +308,29 @@ func resolv(p *profiles.Profile, leases map[string]dhcp4.Lease, adverts map[stri
 		if l.Accept.NoDNS {
 			continue
 		}
-		lease := leases[l.Name]
+		lease := learnt.Leases[l.Name]
 		search = cmp.Or(search, lease.Domain)
 		for _, a := range lease.DNS {
 			add(a)
 		}
-		for _, d := range adverts[l.Name].Search {
+		for _, d := range learnt.Adverts[l.Name].Search {
 			if d.Until > now {
 				search = cmp.Or(search, d.Name)
 			}
 		}
-		for _, d := range adverts[l.Name].DNS {
+		for _, d := range learnt.Adverts[l.Name].DNS {
 			if d.Addr.IsLinkLocalUnicast() {
 				d.Addr = d.Addr.WithZone(l.Name)
 			}
 			if d.Until > now {
 				add(d.Addr)
+			}
+		}
+		given := learnt.Given6[l.Name].Current(now)
+		if len(given.Prefixes)+len(given.Addresses) > 0 {
+			search = cmp.Or(search, given.Search)
+			for _, a := range given.DNS {
+				add(a)
 			}
 		}
 	}

@@ -61,8 +61,11 @@ func Run(ctx context.Context, env *child.Env) error {
 	var seed [32]byte
 	_, _ = crand.Read(seed[:]) // never fails (crypto/rand)
 	s := server{env: env, began: time.Now(), wake: make(chan struct{}, 1), broken: make(chan error, 1)}
-	for i := range env.Profile.RA {
-		a := &env.Profile.RA[i]
+	for _, said := range env.Profile.RA {
+		a := &said
+		if d := env.Profile.DHCP6Of(a.Link); d != nil {
+			a.Managed, a.Other = a.Managed || d.Gives(), true
+		}
 		s.voices = append(s.voices, &voice{router: router{advert: a,
 			schedule: schedule{random: rand.New(rand.NewChaCha8(seed)), interval: seconds(a.Interval)}}})
 	}

@@ -25,7 +25,7 @@ import (
 // View is what the links are at a moment.
 type View struct {
 	Links map[string]Link // by name
-	// Out are the names of the links by which an IPv6 default route of any table leads.
+	// Out are the names of the links with carrier by which an IPv6 default route of any table leads.
 	Out map[string]bool
 }
 
@@ -260,7 +260,8 @@ func Look() (View, error) {
 			}
 		}
 		for _, hop := range append(r.MultiPath, &netlink.NexthopInfo{LinkIndex: r.LinkIndex}) {
-			if name := names[hop.LinkIndex]; name != "" {
+			// The kernel keeps the route of a link that lost its carrier.
+			if name := names[hop.LinkIndex]; view.Links[name].Running {
 				view.Out[name] = true
 			}
 		}

@@ -26,7 +26,9 @@ import (
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/dhcp"
 	"rempart/firstboot/link"
+	"rempart/firstboot/ra"
 	"rempart/profiles"
 )
 
@@ -35,6 +37,7 @@ import (
 const (
 	insideEnv  = "REMPART_TEST_INSIDE"
 	childEnv   = "REMPART_TEST_CHILD" // profile as JSON
+	kindEnv    = "REMPART_TEST_KIND"  // which child; empty: link
 	rootEnv    = "REMPART_TEST_ROOT"
 	childPath  = "/run/link.test" // a copy that an unprivileged user may execute
 	patience   = 10 * time.Second
@@ -115,7 +118,7 @@ type told struct {
 	Value json.RawMessage `json:"value"`
 }
 
-// runChild is the link child as PID 1 would run it, with lines of JSON on stdout in place of PID 1.
+// runChild is the link child, or another, as PID 1 would run it, with lines of JSON on stdout in place of PID 1.
 func runChild(profile string) int {
 	var p profiles.Profile
 	if err := json.Unmarshal([]byte(profile), &p); err != nil {
@@ -134,7 +137,14 @@ func runChild(profile string) int {
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
-	err := link.Run(ctx, &child.Env{
+	run := link.Run
+	switch os.Getenv(kindEnv) {
+	case "ra":
+		run = ra.Run
+	case "dhcp":
+		run = dhcp.Spec().Run
+	}
+	err := run(ctx, &child.Env{
 		Profile: &p,
 		Log:     slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Root:    os.Getenv(rootEnv),
@@ -306,8 +316,13 @@ type guest struct {
 	exited bool
 }
 
-// start runs the child in the namespace fw, with the user and the capabilities it has in a guest.
+// start runs the link child in the namespace fw, with the user and the capabilities it has in a guest.
 func (l *lab) start(p *profiles.Profile) *guest {
+	l.t.Helper()
+	return l.startChild("", p, childUser, childGrant)
+}
+
+func (l *lab) startChild(kind string, p *profiles.Profile, user, grant string) *guest {
 	l.t.Helper()
 	need(l.t, "setpriv", "util-linux")
 	b, err := json.Marshal(p)
@@ -315,10 +330,10 @@ func (l *lab) start(p *profiles.Profile) *guest {
 		l.t.Fatal(err)
 	}
 	g := &guest{lab: l, begun: time.Now()}
-	g.cmd = exec.Command("ip", "netns", "exec", l.space("fw"), "setpriv", "--reuid="+childUser, "--regid="+childUser,
-		"--clear-groups", "--no-new-privs", "--bounding-set=-all,"+childGrant, "--inh-caps=-all,"+childGrant,
-		"--ambient-caps=-all,"+childGrant, childPath)
-	g.cmd.Env = append(os.Environ(), childEnv+"="+string(b), rootEnv+"="+l.root)
+	g.cmd = exec.Command("ip", "netns", "exec", l.space("fw"), "setpriv", "--reuid="+user, "--regid="+user,
+		"--clear-groups", "--no-new-privs", "--bounding-set=-all,"+grant, "--inh-caps=-all,"+grant,
+		"--ambient-caps=-all,"+grant, childPath)
+	g.cmd.Env = append(os.Environ(), childEnv+"="+string(b), rootEnv+"="+l.root, kindEnv+"="+kind)
 	g.cmd.Stderr = &g.log
 	out, err := g.cmd.StdoutPipe()
 	if err != nil {

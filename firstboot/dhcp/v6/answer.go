@@ -1,0 +1,343 @@
+package v6
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv6"
+	"github.com/insomniacslk/dhcp/iana"
+	"github.com/insomniacslk/dhcp/rfc1035label"
+
+	"rempart/firstboot/dhcp/lease"
+	"rempart/firstboot/link/watch"
+	"rempart/firstboot/onlink"
+)
+
+// Status codes, RFC 8415 section 21.13.
+const (
+	statusSuccess     = iana.StatusSuccess
+	statusNoAddrs     = iana.StatusNoAddrsAvail
+	statusNoBinding   = iana.StatusNoBinding
+	statusNotOnLink   = iana.StatusNotOnLink
+	statusNoPrefix    = iana.StatusNoPrefixAvail
+	maxAssociations   = 4                // of a client in one message
+	declinedFor       = 10 * time.Minute // that nobody is given an address somebody unknown has
+	refresh           = 24 * time.Hour   // RFC 8415, section 21.23: when stateless clients ask again, the default
+	refreshDelegated  = 15 * time.Minute // where prefixes, and with them name servers, may be replaced
+	renewPart, rebind = 2, 5             // T1 is a half of the preferred lifetime, T2 four fifths (section 21.4)
+)
+
+// ours is what clients know the server by on a link.
+func ours(on onlink.Link) dhcpv6.DUID {
+	return &dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: net.HardwareAddr(on.MAC)}
+}
+
+// work is an answer in the making.
+type work struct {
+	*Server
+	l        *link
+	req      request
+	out      *dhcpv6.Message
+	prefixes []watch.Address
+	self     watch.Link
+	keep     []lease.Lease // what must be on the disk before the answer leaves
+}
+
+// answer decides what a client is told, RFC 8415 section 18.3.
+func (s *Server) answer(l *link, on onlink.Link, r request, send func(*dhcpv6.Message)) error {
+	w := &work{Server: s, l: l, req: r, out: &dhcpv6.Message{MessageType: dhcpv6.MessageTypeReply,
+		TransactionID: r.TransactionID}}
+	w.prefixes, w.self = l.prefixes()
+	if err := w.forUs(on); err != nil {
+		return err
+	}
+	if r.client != nil {
+		w.out.AddOption(&dhcpv6.OptionGeneric{OptionCode: dhcpv6.OptionClientID, OptionData: r.client})
+	}
+	w.out.AddOption(dhcpv6.OptServerID(ours(on)))
+	switch r.MessageType {
+	case dhcpv6.MessageTypeSolicit:
+		if !w.solicited() {
+			return errors.New("it asks for addresses, and none are given here")
+		}
+	case dhcpv6.MessageTypeRequest, dhcpv6.MessageTypeRenew, dhcpv6.MessageTypeRebind:
+		w.associations(true)
+	case dhcpv6.MessageTypeConfirm:
+		return w.confirm(send)
+	case dhcpv6.MessageTypeRelease:
+		w.giveBack(lease.Freed, 0)
+	case dhcpv6.MessageTypeDecline:
+		w.giveBack(lease.Declined, declinedFor)
+	case dhcpv6.MessageTypeInformationRequest:
+		w.refreshTime()
+	}
+	w.configuration()
+	return w.commit(send)
+}
+
+// forUs tells why a message is not to be answered at all, section 16.
+func (w *work) forUs(on onlink.Link) error {
+	server := w.req.Options.ServerID()
+	mine := server != nil && bytes.Equal(server.ToBytes(), ours(on).ToBytes())
+	switch w.req.MessageType {
+	case dhcpv6.MessageTypeSolicit, dhcpv6.MessageTypeConfirm, dhcpv6.MessageTypeRebind:
+		if server != nil {
+			return errors.New("it is for all servers, and names one")
+		}
+	case dhcpv6.MessageTypeRequest, dhcpv6.MessageTypeRenew, dhcpv6.MessageTypeRelease, dhcpv6.MessageTypeDecline:
+		if !mine {
+			return errors.New("it is for another server")
+		}
+	case dhcpv6.MessageTypeInformationRequest:
+		if server != nil && !mine {
+			return errors.New("it is for another server")
+		}
+		if len(w.req.Options.IANA())+len(w.req.Options.IATA())+len(w.req.Options.IAPD()) > 0 {
+			return errors.New("it asks for configuration, and for addresses")
+		}
+		return nil
+	default:
+		return fmt.Errorf("%s is no message to a server", w.req.MessageType)
+	}
+	if w.req.client == nil {
+		return errors.New("no DUID in it")
+	}
+	if len(w.req.Options.IANA())+len(w.req.Options.IAPD()) > maxAssociations {
+		return fmt.Errorf("it has more than %d associations", maxAssociations)
+	}
+	return nil
+}
+
+// solicited offers, or gives at once where both sides want that.
+func (w *work) solicited() bool {
+	if !w.l.settings.Gives() {
+		return false
+	}
+	rapid := w.l.settings.Rapid && w.req.GetOneOption(dhcpv6.OptionRapidCommit) != nil
+	if rapid {
+		w.out.AddOption(&dhcpv6.OptionGeneric{OptionCode: dhcpv6.OptionRapidCommit})
+	} else {
+		w.out.MessageType = dhcpv6.MessageTypeAdvertise
+	}
+	w.associations(rapid)
+	return true
+}
+
+// associations answers each of what a client asks for; keep is set when it is to have it.
+func (w *work) associations(keep bool) {
+	for _, ia := range w.req.Options.IANA() {
+		w.out.AddOption(w.association(ia, keep))
+	}
+	for _, ia := range w.req.Options.IAPD() {
+		none := &dhcpv6.OptIAPD{IaId: ia.IaId}
+		none.Options.Add(&dhcpv6.OptStatusCode{StatusCode: statusNoPrefix, StatusMessage: "no prefixes are delegated here"})
+		w.out.AddOption(none)
+	}
+}
+
+// association is RFC 8415, sections 18.3.2, 18.3.4 and 18.3.5. A client that extends what nobody here remembers is
+// given it if it is free: its lease was forgotten with a state disk, or the prefix is another now.
+func (w *work) association(ia *dhcpv6.OptIANA, keep bool) *dhcpv6.OptIANA {
+	out := &dhcpv6.OptIANA{IaId: ia.IaId}
+	client := string(w.req.client) + string(ia.IaId[:])
+	e, ok := w.choose(client, ia)
+	if !ok {
+		status, text := statusNoAddrs, "no addresses are left"
+		if w.req.MessageType == dhcpv6.MessageTypeRenew {
+			status, text = statusNoBinding, "nothing is known of it"
+		}
+		out.Options.Add(&dhcpv6.OptStatusCode{StatusCode: status, StatusMessage: text})
+		return out
+	}
+	given, shortest := map[netip.Addr]bool{}, time.Duration(0)
+	for _, p := range w.prefixes {
+		valid := min(seconds(w.l.settings.Lease), p.Valid)
+		preferred := min(valid/4*3, p.Preferred)
+		a := in(p.Prefix, e)
+		if preferred == 0 && !asksFor(ia, a) {
+			continue // deprecated: nobody new is given an address in it
+		}
+		given[a] = true
+		out.Options.Add(&dhcpv6.OptIAAddress{IPv6Addr: a.AsSlice(), PreferredLifetime: preferred, ValidLifetime: valid})
+		if preferred > 0 && (shortest == 0 || preferred < shortest) {
+			shortest = preferred
+		}
+	}
+	if len(given) == 0 {
+		out.Options.Add(&dhcpv6.OptStatusCode{StatusCode: statusNoAddrs, StatusMessage: "the link has no prefix now"})
+		return out
+	}
+	out.T1, out.T2 = shortest/renewPart, shortest*(rebind-1)/rebind
+	if w.req.MessageType != dhcpv6.MessageTypeSolicit {
+		for _, old := range ia.Options.Addresses() { // what it has and must leave
+			if a, ok := netip.AddrFromSlice(old.IPv6Addr); ok && !given[a] && len(given) < 2*maxAssociations {
+				given[a] = true
+				out.Options.Add(&dhcpv6.OptIAAddress{IPv6Addr: old.IPv6Addr})
+			}
+		}
+	}
+	if keep {
+		w.keep = append(w.keep, lease.Lease{Addr: w.l.key(e), Client: client, Hardware: w.macBytes(), Name: w.req.name,
+			Expires: w.cfg.Store.Now() + w.l.settings.Lease, State: lease.Bound})
+	}
+	return out
+}
+
+func asksFor(ia *dhcpv6.OptIANA, a netip.Addr) bool {
+	return slices.ContainsFunc(ia.Options.Addresses(), func(o *dhcpv6.OptIAAddress) bool {
+		b, ok := netip.AddrFromSlice(o.IPv6Addr)
+		return ok && a == b
+	})
+}
+
+func (w *work) macBytes() string {
+	mac, err := net.ParseMAC(w.req.mac)
+	if err != nil {
+		return ""
+	}
+	return string(mac)
+}
+
+func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
+
+// confirm says whether addresses are of this link, section 18.3.3.
+func (w *work) confirm(send func(*dhcpv6.Message)) error {
+	seen, status := 0, statusSuccess
+	for _, ia := range w.req.Options.IANA() {
+		for _, o := range ia.Options.Addresses() {
+			seen++
+			if a, ok := netip.AddrFromSlice(o.IPv6Addr); !ok || !w.l.holds(a) {
+				status = statusNotOnLink
+			}
+		}
+	}
+	if seen == 0 || len(w.prefixes) == 0 {
+		return errors.New("it confirms nothing, or nothing can be said of it")
+	}
+	w.out.AddOption(&dhcpv6.OptStatusCode{StatusCode: status})
+	send(w.out)
+	return nil
+}
+
+// giveBack is for addresses that clients release, or that they found to be somebody else's (sections 18.3.7 and
+// 18.3.8).
+func (w *work) giveBack(state lease.State, hold time.Duration) {
+	now := w.cfg.Store.Now()
+	for _, ia := range w.req.Options.IANA() {
+		client := string(w.req.client) + string(ia.IaId[:])
+		known := false
+		for _, o := range ia.Options.Addresses() {
+			a, ok := netip.AddrFromSlice(o.IPv6Addr)
+			if !ok || !w.l.holds(a) {
+				continue
+			}
+			have, ok := w.cfg.Store.Get(w.l.key(end(a)))
+			if !ok || have.Client != client || !have.Active(now) {
+				continue
+			}
+			known = true
+			have.State, have.Expires = state, now+int64(hold/time.Second)
+			if !slices.ContainsFunc(w.keep, func(k lease.Lease) bool { return k.Addr == have.Addr }) {
+				w.keep = append(w.keep, have)
+			}
+			if state == lease.Declined {
+				w.cfg.Log.Warn("somebody unknown has an address that was leased", "link", w.l.settings.Link, "address", a)
+			}
+		}
+		if !known {
+			none := &dhcpv6.OptIANA{IaId: ia.IaId}
+			none.Options.Add(&dhcpv6.OptStatusCode{StatusCode: statusNoBinding})
+			w.out.AddOption(none)
+		}
+	}
+	w.out.AddOption(&dhcpv6.OptStatusCode{StatusCode: statusSuccess})
+}
+
+// configuration is what clients are told beyond addresses (RFC 3646).
+func (w *work) configuration() {
+	if w.req.MessageType == dhcpv6.MessageTypeRelease || w.req.MessageType == dhcpv6.MessageTypeDecline {
+		return
+	}
+	d := w.l.settings
+	var list []net.IP
+	if d.DNSSelf {
+		own := w.self.LinkLocal
+		for _, p := range w.prefixes {
+			if p.Preferred > 0 {
+				own = p.Prefix.Addr()
+				break
+			}
+		}
+		if own.IsValid() {
+			list = append(list, own.AsSlice())
+		}
+	}
+	for _, a := range d.DNS {
+		list = append(list, a.AsSlice())
+	}
+	if len(list) > 0 {
+		w.out.AddOption(dhcpv6.OptDNS(list...))
+	}
+	if len(d.Search) > 0 {
+		w.out.AddOption(dhcpv6.OptDomainSearchList(&rfc1035label.Labels{Labels: d.Search}))
+	}
+}
+
+func (w *work) refreshTime() {
+	again := refresh
+	if slices.ContainsFunc(w.prefixes, func(p watch.Address) bool { return p.Valid != watch.Forever }) {
+		again = refreshDelegated
+	}
+	w.out.AddOption(dhcpv6.OptInformationRefreshTime(again))
+}
+
+// commit sends the answer once all that it says is kept.
+func (w *work) commit(send func(*dhcpv6.Message)) error {
+	if len(w.keep) == 0 {
+		send(w.out)
+		return nil
+	}
+	var mu sync.Mutex
+	left, failed := len(w.keep), error(nil)
+	for _, l := range w.keep {
+		err := w.cfg.Store.Put(l, func(err error) {
+			mu.Lock()
+			left--
+			failed = errors.Join(failed, err)
+			last := left == 0
+			mu.Unlock()
+			if !last {
+				return
+			}
+			if failed != nil {
+				w.cfg.Log.Warn("a lease was not kept, its client is not told of it", "error", failed)
+				return
+			}
+			for _, k := range w.keep {
+				w.settle(k)
+			}
+			send(w.out)
+		})
+		if err != nil {
+			return err // the rest is forgotten again when it expires
+		}
+	}
+	return nil
+}
+
+// settle has names follow a lease.
+func (w *work) settle(l lease.Lease) {
+	if l.State == lease.Bound {
+		w.name(l)
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.forget(l.Addr)
+}

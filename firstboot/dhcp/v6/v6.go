@@ -1,0 +1,328 @@
+// Package v6 is a DHCPv6 server (RFC 8415) for the links the profile names: addresses from pools and for named hosts,
+// stateless configuration, relay agents of the same link (RFC 6221).
+//
+// A lease is the end of an address, 64 bits, that a client has in each of the link's prefixes, whatever these are. So a
+// lease outlives a prefix: when another is delegated, clients have the same end in it once they ask, and the old
+// addresses are taken back. No lifetime is longer than that of the prefix.
+//
+// Nothing is kept before a client requests it, so solicitations cost no memory; what is offered is found from who asks,
+// and is the same when it is requested. A lease is on the disk before the reply leaves.
+//
+// What it deliberately does not do: delegate prefixes to routers behind (RFC 8415, section 18.3.1 answers that there
+// are none), temporary addresses, Reconfigure, authentication, and subnets that are not the guest's own.
+package v6
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+
+	"rempart/firstboot/dhcp/lease"
+	"rempart/firstboot/link/watch"
+	"rempart/firstboot/onlink"
+	"rempart/profiles"
+)
+
+// Names is told who has which address.
+type Names interface {
+	Bound(l lease.Lease, link string)
+	Gone(a netip.Addr)
+}
+
+// Config is what a server works with.
+type Config struct {
+	DHCP6 []profiles.DHCP6
+	Store *lease.Store
+	Names Names
+	Log   *slog.Logger
+}
+
+// Server answers on all its links.
+type Server struct {
+	cfg   Config
+	links map[string]*link
+
+	mu   sync.Mutex
+	told map[netip.Addr][]netip.Addr // by key of the lease: the addresses that names go with
+}
+
+// link is what the server knows of one link.
+type link struct {
+	settings *profiles.DHCP6
+	net      uint64 // the upper half of the keys of its leases
+	byDUID   map[string]*profiles.DHCP6Host
+	byMAC    map[string]*profiles.DHCP6Host
+	reserved map[netip.Addr]bool // ends of named hosts
+	limit    *rate.Limiter
+	full     rate.Sometimes
+
+	mu   sync.Mutex
+	now  watch.Link
+	seen time.Time
+}
+
+// Bounds of the work that clients can make.
+const (
+	perSecond  = 1000 // messages of a link that are read; what is above is dropped, clients repeat it
+	burst      = 2000
+	complaints = time.Minute // between two lines of the log about a full pool
+	maxMessage = 1500        // bytes; larger ones were fragmented, and no client sends such
+	receive    = 256 << 10   // bytes that wait to be read
+	portServer = 547         // RFC 8415, section 7.2
+)
+
+// servers is All_DHCP_Relay_Agents_and_Servers, RFC 8415 section 7.1.
+var servers = net.ParseIP("ff02::1:2")
+
+// New makes a server.
+func New(cfg Config) *Server {
+	s := &Server{cfg: cfg, links: map[string]*link{}, told: map[netip.Addr][]netip.Addr{}}
+	for i := range cfg.DHCP6 {
+		d := &cfg.DHCP6[i]
+		h := fnv.New64a()
+		h.Write([]byte(d.Link))
+		l := &link{settings: d, net: h.Sum64(), byDUID: map[string]*profiles.DHCP6Host{},
+			byMAC: map[string]*profiles.DHCP6Host{}, reserved: map[netip.Addr]bool{},
+			limit: rate.NewLimiter(perSecond, burst), full: rate.Sometimes{First: 1, Interval: complaints}}
+		for j := range d.Hosts {
+			h := &d.Hosts[j]
+			if h.DUID != "" {
+				l.byDUID[h.DUID] = h
+			}
+			if h.MAC != "" {
+				l.byMAC[h.MAC] = h
+			}
+			l.reserved[h.Host] = true
+		}
+		s.links[d.Link] = l
+	}
+	return s
+}
+
+// Links are the names of the links it serves.
+func (s *Server) Links() (out []string) {
+	for _, d := range s.cfg.DHCP6 {
+		out = append(out, d.Link)
+	}
+	return out
+}
+
+// key is a lease's place in the store: the link, and the end of the address.
+func (l *link) key(end netip.Addr) netip.Addr {
+	b := end.As16()
+	binary.BigEndian.PutUint64(b[:8], l.net)
+	return netip.AddrFrom16(b)
+}
+
+// end is the end of an address.
+func end(a netip.Addr) netip.Addr {
+	b := a.As16()
+	clear(b[:8])
+	return netip.AddrFrom16(b)
+}
+
+// in is the address of an end in a prefix.
+func in(p netip.Prefix, end netip.Addr) netip.Addr {
+	b, e := p.Masked().Addr().As16(), end.As16()
+	copy(b[8:], e[8:])
+	return netip.AddrFrom16(b)
+}
+
+// Look takes over what the links are. Names go with the addresses that leases are in the prefixes there are.
+func (s *Server) Look(v watch.View) {
+	now := time.Now()
+	for name, l := range s.links {
+		l.mu.Lock()
+		l.now, l.seen = v.Links[name], now
+		l.mu.Unlock()
+	}
+	s.nameAll()
+}
+
+// prefixes are the link's prefixes that hosts have addresses in, with what is left of their lifetimes, and what it is.
+func (l *link) prefixes() ([]watch.Address, watch.Link) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now.After(time.Since(l.seen))
+	var out []watch.Address
+	for _, a := range now.Addresses {
+		if a.Prefix.Bits() == 64 {
+			out = append(out, a)
+		}
+	}
+	return out, now
+}
+
+// nameAll tells names of all leases anew.
+func (s *Server) nameAll() {
+	now := s.cfg.Store.Now()
+	all := map[netip.Addr]bool{}
+	for _, l := range s.cfg.Store.All() {
+		if l.State == lease.Bound && l.Active(now) {
+			all[l.Addr] = true
+			s.name(l)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key := range s.told {
+		if !all[key] {
+			s.forget(key)
+		}
+	}
+}
+
+// name tells the addresses of a lease, and takes back those it had before.
+func (s *Server) name(of lease.Lease) {
+	b := of.Addr.As16()
+	number := binary.BigEndian.Uint64(b[:8])
+	for name, l := range s.links {
+		if l.net != number {
+			continue
+		}
+		prefixes, _ := l.prefixes()
+		s.mu.Lock()
+		before := s.told[of.Addr]
+		var list []netip.Addr
+		for _, p := range prefixes {
+			if p.Preferred > 0 && len(list) < profiles.MaxAdvertPrefixes {
+				one := of
+				one.Addr = in(p.Prefix, end(of.Addr))
+				list = append(list, one.Addr)
+				s.cfg.Names.Bound(one, name)
+			}
+		}
+		s.told[of.Addr] = list
+		for _, a := range before {
+			if !contains(list, a) {
+				s.cfg.Names.Gone(a)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+func contains(list []netip.Addr, a netip.Addr) bool {
+	for _, b := range list {
+		if a == b {
+			return true
+		}
+	}
+	return false
+}
+
+// forget takes the names of a lease back; s.mu is held.
+func (s *Server) forget(key netip.Addr) {
+	for _, a := range s.told[key] {
+		s.cfg.Names.Gone(a)
+	}
+	delete(s.told, key)
+}
+
+// Sweep takes back names of leases that have ended. It is to be called every now and then.
+func (s *Server) Sweep() {
+	for _, l := range s.cfg.Store.Expired() {
+		s.mu.Lock()
+		s.forget(l.Addr)
+		s.mu.Unlock()
+	}
+}
+
+// Serve answers on a link until ctx is done.
+func (s *Server) Serve(ctx context.Context, on onlink.Link) error {
+	l := s.links[on.Name]
+	if l == nil {
+		return fmt.Errorf("DHCPv6 on %s: not served", on.Name)
+	}
+	conn, err := listen(ctx, on)
+	if err != nil {
+		return fmt.Errorf("DHCPv6 on %s: %w", on.Name, err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	buf := make([]byte, maxMessage+1)
+	for {
+		n, from, err := conn.ReadFromUDPAddrPort(buf)
+		switch {
+		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
+			return nil
+		case err != nil:
+			return fmt.Errorf("DHCPv6 on %s: receiving: %w", on.Name, err)
+		case n > maxMessage || !l.limit.Allow():
+			continue
+		}
+		reply := func(b []byte) {
+			if _, err := conn.WriteToUDPAddrPort(b, from); err != nil && ctx.Err() == nil {
+				s.cfg.Log.Debug("a DHCPv6 reply was not sent", "link", on.Name, "to", from, "error", err)
+			}
+		}
+		if err := s.message(l, on, from.Addr().WithZone(""), buf[:n], reply); err != nil {
+			s.cfg.Log.Debug("ignored a DHCPv6 message", "link", on.Name, "from", from, "error", err)
+		}
+	}
+}
+
+// listen opens the server's port on one link alone.
+func listen(ctx context.Context, on onlink.Link) (*net.UDPConn, error) {
+	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		set := func(fd uintptr) {
+			// To the link first: bound to all of them for a moment it would hear what is for others.
+			err = errors.Join(unix.BindToDevice(int(fd), on.Name),
+				unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1),
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receive))
+		}
+		return errors.Join(raw.Control(set), err)
+	}}
+	conn, err := config.ListenPacket(ctx, "udp6", fmt.Sprintf("[::]:%d", portServer))
+	if err != nil {
+		return nil, err
+	}
+	err = ipv6.NewPacketConn(conn).JoinGroup(&net.Interface{Index: on.Index, Name: on.Name}, &net.UDPAddr{IP: servers})
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("joining the group of servers: %w", err)
+	}
+	return conn.(*net.UDPConn), nil
+}
+
+// sweepEvery is how often what has ended is taken back.
+const sweepEvery = time.Second
+
+// Run serves all links until ctx is done, as they and their prefixes come and go.
+func (s *Server) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer stop()
+	failed := make(chan error, 2)
+	all.Go(func() { failed <- watch.Run(ctx, s.cfg.Log, s.Look) })
+	all.Go(func() { failed <- onlink.Serve(ctx, s.Links(), s.cfg.Log, s.Serve) })
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			if err != nil || ctx.Err() != nil {
+				return err
+			}
+			return errors.New("a part of the DHCPv6 server ended") // both run until ctx is done
+		case <-tick.C:
+			s.Sweep()
+		}
+	}
+}

@@ -1,0 +1,150 @@
+package profiles
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Bounds of a DHCPv6 server.
+const (
+	maxPools6 = 16
+	minLease6 = 120 // seconds: clients come back at three eighths of it
+	maxLease6 = 365 * 24 * 60 * 60
+	// A DUID has a type of 2 bytes and 1 to 128 more (RFC 8415, section 11.1).
+	minDUID = 3
+	maxDUID = 130
+)
+
+// dhcp6 checks the DHCPv6 server of each link.
+func (v *validator) dhcp6() {
+	if len(v.p.DHCP6) > maxLinks {
+		v.reject(v.p.DHCP6[maxLinks].At, "", "dhcp6: more than %d links", maxLinks)
+		return
+	}
+	seen := map[string]bool{}
+	for i := range v.p.DHCP6 {
+		d := &v.p.DHCP6[i]
+		if !v.insideLink("dhcp6", d.Link, d.At, seen) {
+			continue
+		}
+		bad := func(field, hint, format string, args ...any) {
+			if !v.places.spoilt("dhcp6.%s.%s", d.Link, field) {
+				v.reject(v.places.find(d.At, "dhcp6.%s.%s", d.Link, field), hint, "dhcp6.%s.%s: %s", clip(d.Link), field,
+					fmt.Sprintf(format, args...))
+			}
+		}
+		if d.Lease < minLease6 || d.Lease > maxLease6 {
+			bad("lease", "", "%d s, expected %d to %d", d.Lease, minLease6, maxLease6)
+		}
+		if v.nameService(d.DNS, d.Search, bad); d.Rapid && !d.Gives() {
+			bad("rapid", "add a pool, or remove it", "no addresses are given")
+		}
+		v.pools6(d, bad)
+		v.hosts6(d)
+	}
+}
+
+func (v *validator) pools6(d *DHCP6, bad func(field, hint, format string, args ...any)) {
+	if len(d.Pools) > maxPools6 {
+		bad("pool", "", "more than %d of them", maxPools6)
+		return
+	}
+	for i, r := range d.Pools {
+		problem := checkSuffix(r.First)
+		if problem == "" {
+			problem = checkSuffix(r.Last)
+		}
+		switch {
+		case problem != "":
+			bad("pool", "for example ::1000-::1fff", "%s", problem)
+			continue
+		case r.Last.Less(r.First):
+			bad("pool", "", "%s-%s is upside down", r.First, r.Last)
+			continue
+		}
+		for _, o := range d.Pools[:i] {
+			if !r.Last.Less(o.First) && !o.Last.Less(r.First) {
+				bad("pool", "", "%s-%s and %s-%s overlap", r.First, r.Last, o.First, o.Last)
+			}
+		}
+		for _, own := range v.ownSuffixes(d.Link) {
+			if !own.Less(r.First) && !r.Last.Less(own) {
+				bad("pool", "", "the guest's own %s is in %s-%s", own, r.First, r.Last)
+			}
+		}
+	}
+}
+
+// ownSuffixes are the ends of the guest's own addresses on a link.
+func (v *validator) ownSuffixes(link string) (out []netip.Addr) {
+	l := v.link(link)
+	for _, p := range l.Addresses {
+		if p.Addr().Is6() {
+			b := p.Addr().As16()
+			clear(b[:8])
+			out = append(out, netip.AddrFrom16(b))
+		}
+	}
+	for _, d := range l.Delegated {
+		out = append(out, d.Host)
+	}
+	return out
+}
+
+func (v *validator) hosts6(d *DHCP6) {
+	if len(d.Hosts) > maxHosts {
+		v.reject(d.Hosts[maxHosts].At, "", "dhcp6.%s.hosts: more than %d", clip(d.Link), maxHosts)
+		return
+	}
+	own := v.ownSuffixes(d.Link)
+	macs, duids, ends := map[string]Pos{}, map[string]Pos{}, map[netip.Addr]Pos{}
+	for _, h := range d.Hosts {
+		bad := func(hint, format string, args ...any) {
+			v.reject(h.At, hint, "dhcp6.%s.hosts.%s: %s", clip(d.Link), clip(h.Name), fmt.Sprintf(format, args...))
+		}
+		if problem, hint := checkHostName(h.Name); problem != "" {
+			bad(hint, "%s", problem)
+		}
+		if problem := checkSuffix(h.Host); problem != "" {
+			bad("for example ::10", "%s", problem)
+		} else if slices.Contains(own, h.Host) {
+			bad("choose another", "%s is the guest's own", h.Host)
+		}
+		if h.MAC == "" && h.DUID == "" {
+			bad("write mac: ADDRESS, or duid: HEX", "nothing it is known by")
+		}
+		if h.MAC != "" {
+			if problem := checkMAC(h.MAC); problem != "" {
+				bad("", "%s", problem)
+			}
+		}
+		if b, err := hex.DecodeString(h.DUID); h.DUID != "" && (err != nil || hex.EncodeToString(b) != h.DUID ||
+			len(b) < minDUID || len(b) > maxDUID) {
+			bad("", "%s is no DUID", quote(h.DUID))
+		}
+		twice := func(first Pos, known bool, what string) {
+			if known {
+				bad("remove one", "%s is that of another at %s already", what, first)
+			}
+		}
+		first, known := macs[h.MAC]
+		twice(first, known && h.MAC != "", h.MAC)
+		first, known = duids[h.DUID]
+		twice(first, known && h.DUID != "", h.DUID)
+		first, known = ends[h.Host]
+		twice(first, known, h.Host.String())
+		macs[h.MAC], duids[h.DUID], ends[h.Host] = h.At, h.At, h.At
+	}
+}
+
+// DHCP6Of is the DHCPv6 server of a link; nil: there is none.
+func (p *Profile) DHCP6Of(link string) *DHCP6 {
+	for i := range p.DHCP6 {
+		if p.DHCP6[i].Link == link {
+			return &p.DHCP6[i]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,49 @@
+package profiles
+
+import "net/netip"
+
+// DHCP6 is the DHCPv6 server on one link (RFC 8415). Clients have the same end of an address in each of the link's
+// prefixes of 64 bits, static and delegated, whatever these are at the time.
+type DHCP6 struct {
+	Link string `json:"link"`
+	// Pools are the ends of addresses given to whoever asks. With neither pools nor hosts clients are told of name
+	// servers only (stateless DHCPv6).
+	Pools []SuffixRange `json:"pools,omitempty"`
+	Hosts []DHCP6Host   `json:"hosts,omitempty"`
+	Lease int64         `json:"lease"`           // seconds an address is valid after it was last asked for
+	Rapid bool          `json:"rapid,omitempty"` // rapid commit: for a link that has no other server
+	// DNSSelf: the guest itself is a name server; DNS are further ones, asked after it.
+	DNSSelf bool         `json:"dns_self,omitempty"`
+	DNS     []netip.Addr `json:"dns,omitempty"`
+	Search  []string     `json:"search,omitempty"` // domains that short names are looked for in
+	At      Pos          `json:"at"`
+}
+
+// SuffixRange are the ends of addresses from First to Last, both included: 64 bits, those above are zero.
+type SuffixRange struct {
+	First netip.Addr `json:"first"`
+	Last  netip.Addr `json:"last"`
+}
+
+// DHCP6Host is a client the profile names. It is known by its DUID, or by the hardware address in that, in its
+// link-local address or in what a relay agent says (RFC 6939).
+type DHCP6Host struct {
+	Name string     `json:"name"`
+	MAC  string     `json:"mac,omitempty"`  // lower case with colons
+	DUID string     `json:"duid,omitempty"` // lower case hex, RFC 8415 section 11
+	Host netip.Addr `json:"host"`           // the end of its addresses
+	At   Pos        `json:"at"`
+}
+
+// Gives tells whether the server gives addresses at all.
+func (d *DHCP6) Gives() bool { return len(d.Pools)+len(d.Hosts) > 0 }
+
+// portDHCPv6Server is where servers and relay agents listen, RFC 8415 section 7.2.
+const portDHCPv6Server = 547
+
+// opening is for clients on the link and relay agents, which send from link-local addresses or those of the link.
+func (d *DHCP6) opening() Opening {
+	return Opening{Service: "DHCPv6", Link: d.Link, Protocol: UDP, IPv6: true,
+		Ports:   []PortRange{{portDHCPv6Server, portDHCPv6Server}},
+		Sources: []netip.Prefix{netip.MustParsePrefix("fe80::/10")}, At: d.At}
+}
