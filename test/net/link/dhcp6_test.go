@@ -142,6 +142,10 @@ func TestDHCP6ByAdvertisement(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := l.background("host", need(t, "dhcpcd", "dhcpcd-base"), "-B", "-d", "-f", conf, "h0")
+	t.Cleanup(func() { // it ends its helpers when asked to
+		_ = p.cmd.Process.Signal(syscall.SIGTERM)
+		p.once.Do(func() { _ = p.cmd.Wait() })
+	})
 	l.eventually("dhcpcd to have addresses in both prefixes", 2*patience, func() bool {
 		have := l.in("host", "ip", "-6", "-o", "address", "show", "dev", "h0", "scope", "global")
 		return strings.Contains(have, "fd00:1::1") && strings.Contains(have, "2001:db8:5::1")

@@ -258,6 +258,7 @@ func (l *lab) background(space string, args ...string) *process {
 	l.t.Helper()
 	p := &process{cmd: exec.Command("ip", append([]string{"netns", "exec", l.space(space)}, args...)...)}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
+	p.cmd.WaitDelay = patience // for programs whose children outlive them
 	if err := p.cmd.Start(); err != nil {
 		l.t.Fatal(err)
 	}
