@@ -32,6 +32,7 @@ import (
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/link/dhcp4"
 	"rempart/firstboot/link/packet"
 	"rempart/firstboot/link/watch"
 	"rempart/profiles"
@@ -50,6 +51,7 @@ func Spec() child.Spec {
 		Follows:     true,
 		UID:         contract.UIDRA,
 		Caps:        []uintptr{unix.CAP_NET_RAW},
+		Own:         []string{runDir},
 		OOMScore:    300,
 		MemoryLimit: 8 << 20,
 	}
@@ -60,7 +62,7 @@ func Spec() child.Spec {
 func Run(ctx context.Context, env *child.Env) error {
 	var seed [32]byte
 	_, _ = crand.Read(seed[:]) // never fails (crypto/rand)
-	s := server{env: env, began: time.Now(), wake: make(chan struct{}, 1), broken: make(chan error, 1)}
+	s := server{env: env, wake: make(chan struct{}, 1), broken: make(chan error, 1)}
 	for _, said := range env.Profile.RA {
 		a := &said
 		if d := env.Profile.DHCP6Of(a.Link); d != nil {
@@ -69,6 +71,7 @@ func Run(ctx context.Context, env *child.Env) error {
 		s.voices = append(s.voices, &voice{router: router{advert: a,
 			schedule: schedule{random: rand.New(rand.NewChaCha8(seed)), interval: seconds(a.Interval)}}})
 	}
+	s.load()
 	defer s.readers.Wait()
 	defer s.closeAll()
 	watching, stop := context.WithCancel(ctx)
@@ -94,11 +97,11 @@ func Run(ctx context.Context, env *child.Env) error {
 // server is all links.
 type server struct {
 	env     *child.Env
-	began   time.Time
 	voices  []*voice
 	wake    chan struct{} // a host asked on some link
 	broken  chan error
 	readers sync.WaitGroup
+	unkept  bool // it was said that promises are not kept
 }
 
 // voice is one link with its socket.
@@ -109,8 +112,8 @@ type voice struct {
 	mute      bool           // it was said that nothing can be sent
 }
 
-// now is a clock that does not go back, and is never 0.
-func (s *server) now() time.Duration { return time.Since(s.began) + 1 }
+// now is a clock that does not go back and that the next run shares.
+func (s *server) now() time.Duration { return dhcp4.Now() }
 
 func (s *server) fail(err error) {
 	if err == nil {
@@ -217,6 +220,7 @@ func (s *server) speak(v *voice) {
 		v.mute = false
 	}
 	v.spoke(s.now(), m)
+	s.save()
 }
 
 func (s *server) closeAll() {

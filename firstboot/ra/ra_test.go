@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"flag"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -14,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"rempart/firstboot/child"
+	"rempart/firstboot/link/dhcp4"
 	"rempart/firstboot/link/packet"
 	"rempart/firstboot/link/watch"
 	"rempart/profiles"
@@ -314,5 +317,34 @@ func TestNoLink(t *testing.T) {
 	}
 	if m := r.message(2 * time.Second); m.lifetime != 0 || !slices.Equal(m.servers, nil) {
 		t.Errorf("without an uplink it says %+v; want no router", m)
+	}
+}
+
+// TestKept: what one run promised the next takes back.
+func TestKept(t *testing.T) {
+	env := &child.Env{Root: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
+	if err := os.MkdirAll(filepath.Join(env.Root, runDir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	old := netip.MustParsePrefix("2001:db8:1::/64")
+	r := newRouter()
+	r.said = []promise{{prefix{prefix: old, valid: time.Hour}, dhcp4.Now() + time.Hour}}
+	(&server{env: env, voices: []*voice{{router: *r}}}).save()
+	next := &server{env: env, voices: []*voice{{router: *newRouter()}}}
+	next.load()
+	v := next.voices[0]
+	v.look(next.now(), lanLink(), true, true)
+	m := v.message(next.now())
+	if at := find(m.prefixes, old); at < 0 || m.prefixes[at].preferred != 0 || m.prefixes[at].valid > time.Hour {
+		t.Errorf("the next run says %+v; want %s deprecated", m.prefixes, old)
+	}
+	for _, bad := range []string{"", "{", "[{}]", `[{"link":"lan","prefix":"10.0.0.0/8","until":1}]`,
+		`[{"link":"lan","prefix":"fd00::/64","until":9000000000000000000}]`} {
+		if err := os.WriteFile(keptFile(env.Root), []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if all, err := readKept(keptFile(env.Root), time.Minute); err == nil {
+			t.Errorf("readKept of %q = %v; want an error", bad, all)
+		}
 	}
 }

@@ -191,12 +191,16 @@ func newLab(t *testing.T, spaces ...string) *lab {
 	t.Parallel()
 	need(t, "ip", "iproute2")
 	l := &lab{t: t, id: labs.Add(1), root: filepath.Join("/run", "root-"+strings.ReplaceAll(t.Name(), "/", "-"))}
-	for _, dir := range []string{l.root, filepath.Join(l.root, "run/rempart/link")} {
+	for _, dir := range []string{l.root, filepath.Join(l.root, contract.LinkDir),
+		filepath.Join(l.root, "run/rempart/ra")} {
 		if err := os.MkdirAll(dir, 0o777); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := os.Chown(filepath.Join(l.root, contract.LinkDir), contract.UIDLink, contract.UIDLink); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(filepath.Join(l.root, "run/rempart/ra"), contract.UIDRA, contract.UIDRA); err != nil {
 		t.Fatal(err)
 	}
 	for _, d := range []string{"proc", "sys"} {
