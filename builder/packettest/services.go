@@ -13,18 +13,21 @@ import (
 // sent to the guest's port of a service is a question of its protocol, with the flow's token where the answer does not
 // depend on it. Where nobody serves, the closed port answers as ever.
 
-// Ports of services that speak UDP: RFC 1035 section 4.2.1, RFC 2131 section 4.1, RFC 5905 section 7.2.
+// Ports of services that speak UDP: RFC 1035 section 4.2.1, RFC 2131 section 4.1, RFC 5905 section 7.2, RFC 8415
+// section 7.2.
 const (
-	portDNS  = 53
-	portDHCP = 67
-	portNTP  = 123
+	portDNS   = 53
+	portDHCP  = 67
+	portNTP   = 123
+	portDHCP6 = 547
 )
 
 // Where the token is in each question, in bytes.
 const (
-	tokenInDNS  = 12 + 1 // behind the header and the length of the first label
-	tokenInDHCP = 44     // sname, which no server reads (RFC 2131 section 2)
-	tokenInNTP  = 16     // the reference timestamp and those of the last exchange, which a client's first one has not
+	tokenInDNS   = 12 + 1 // behind the header and the length of the first label
+	tokenInDHCP  = 44     // sname, which no server reads (RFC 2131 section 2)
+	tokenInDHCP6 = 14     // the identifier of a client, behind the header, an option's, and type and enterprise of a DUID
+	tokenInNTP   = 16     // the reference timestamp and those of the last exchange, which a client's first one has not
 )
 
 // question is what is sent for a flow by UDP.
@@ -35,6 +38,8 @@ func question(p filter.Probe, token string) []byte {
 			return dnsQuestion(token)
 		case portDHCP:
 			return dhcpQuestion(p.Src, token)
+		case portDHCP6:
+			return dhcp6Question(token)
 		case portNTP:
 			return ntpQuestion(token)
 		}
@@ -51,6 +56,8 @@ func tokenOf(d virtualnet.Dissection) string {
 		at = tokenInDNS
 	case d.DstPort == portDHCP && len(b) > dhcpHead && string(b[dhcpFixed:dhcpHead]) == dhcpCookie:
 		at = tokenInDHCP
+	case d.DstPort == portDHCP6 && len(b) >= tokenInDHCP6 && b[0] == dhcp6Inform:
+		at = tokenInDHCP6
 	case d.DstPort == portNTP && len(b) == ntpSize && b[0] == ntpClient:
 		at = tokenInNTP
 	}
@@ -89,6 +96,20 @@ func dhcpQuestion(from netip.Addr, token string) []byte {
 	copy(b[tokenInDHCP:], token)
 	b = append(b, dhcpCookie...)
 	return append(b, messageType, 1, inform, end)
+}
+
+// dhcp6Inform is the message INFORMATION-REQUEST, RFC 8415 section 7.3.
+const dhcp6Inform = 11
+
+// dhcp6Question asks what there is to know beside addresses: RFC 8415 sections 8, 11.3 and 21.2.
+func dhcp6Question(token string) []byte {
+	const clientID, byEnterprise, documentation = 1, 2, 32473         // RFC 5612
+	b := append([]byte{dhcp6Inform}, token[len(tokenPrefix):][:3]...) // the number of the exchange
+	b = binary.BigEndian.AppendUint16(b, clientID)
+	b = binary.BigEndian.AppendUint16(b, uint16(6+len(token)))
+	b = binary.BigEndian.AppendUint16(b, byEnterprise)
+	b = binary.BigEndian.AppendUint32(b, documentation)
+	return append(b, token...)
 }
 
 // NTP: RFC 5905 section 7.3. Version 4, mode 3.

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/dhcpv6"
 	"github.com/miekg/dns"
 
 	"rempart/builder/virtualnet"
@@ -22,6 +23,10 @@ func TestQuestions(t *testing.T) {
 		67: func(b []byte) bool {
 			m, err := dhcpv4.FromBytes(b)
 			return err == nil && m.MessageType() == dhcpv4.MessageTypeInform && m.ClientIPAddr.String() == "10.0.0.7"
+		},
+		547: func(b []byte) bool {
+			m, err := dhcpv6.MessageFromBytes(b)
+			return err == nil && m.MessageType == dhcpv6.MessageTypeInformationRequest && m.Options.ClientID() != nil
 		},
 		123:  func(b []byte) bool { return len(b) == 48 && b[0]>>3&7 == 4 && b[0]&7 == 3 },
 		4444: func(b []byte) bool { return len(b) == tokenSize },
