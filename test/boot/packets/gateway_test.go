@@ -296,7 +296,7 @@ func gatewayTruth() []row {
 		{"hypervisor", hyper, "tcp", inet + ":80", pass, "wan " + own + " 198.51.100.7:80"},
 		{"hypervisor", hyper, "udp", inet + ":443", pass, "wan " + own + " 198.51.100.7:443"},
 		{"hypervisor", hyper, "ping", inet, pass, "wan " + own + " 198.51.100.7"},
-		{"hypervisor", hyper, "tcp", "10.10.10.1:22", reach, ""},
+		{"hypervisor", hyper, "tcp", "10.10.10.1:22", drop, ""},
 		{"hypervisor", hyper, "ping", "10.10.10.1", reach, ""},
 		{"hypervisor", hyper, "tcp", "10.10.10.1:80", drop, ""},
 		{"admin", "203.0.113.7", "tcp", own + ":22", reach, ""},
