@@ -52,7 +52,7 @@ func (h *house) names(env *child.Env) ([]answer.Source, error) {
 	overridden := override.NewNames(p.DNS.Names)
 	c.Taken = func(name string) bool { return overridden.Has(name) || zones.Has(name) }
 	h.local = local.New(c)
-	if len(p.DHCP) > 0 {
+	if len(p.DHCP)+len(p.DHCP6) > 0 {
 		h.leases = filepath.Join(env.Root, contract.NamesSocket)
 	}
 	h.zones = zones
@@ -108,6 +108,9 @@ func ownMemory(p *profiles.Profile) (bytes int64) {
 				leases += int64(binary.BigEndian.Uint32(last[:])) - int64(binary.BigEndian.Uint32(first[:])) + 1
 			}
 		}
+	}
+	if len(p.DHCP6) > 0 {
+		leases += names.MaxBindings / 4 // as many addresses as their leases may have, at one prefix a link
 	}
 	return bytes + 2*local.Bytes*min(leases, names.MaxBindings)
 }

@@ -123,6 +123,7 @@ type Store struct {
 
 	mu       sync.Mutex
 	base     time.Duration // Unix time minus the time since the start, as leases know it
+	sets     int           // how often the clock was set
 	byAddr   map[netip.Addr]*entry
 	byClient map[string]*entry
 	due      dueHeap
@@ -181,6 +182,14 @@ func (s *Store) Now() int64 {
 	return s.now()
 }
 
+// ClockSet counts how often the clock was set, and with it the end of every lease: what was told of them is wrong then.
+func (s *Store) ClockSet() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.follow()
+	return s.sets
+}
+
 // follow moves the leases when the wall clock was set.
 func (s *Store) follow() {
 	delta := s.offset() - s.base
@@ -190,6 +199,7 @@ func (s *Store) follow() {
 	s.log.Info("the clock was set: leases keep what was left of them", "by", delta.Round(time.Second),
 		"leases", len(s.byAddr))
 	s.base += delta
+	s.sets++
 	s.move(int64(delta / time.Second))
 	if s.journal != nil {
 		s.journal.stale = true

@@ -73,6 +73,8 @@ type Server struct {
 	mu    sync.Mutex
 	clock func() time.Time  // of rates
 	said  map[string]saying // of rarely
+	// clockSet is Store.ClockSet when names were last told.
+	clockSet int
 }
 
 // link is what is served on one link.
@@ -128,6 +130,18 @@ func New(c Config) *Server {
 	return s
 }
 
+// nameAll tells the names of all leases anew.
+func (s *Server) nameAll(now int64) {
+	if s.Names == nil {
+		return
+	}
+	for _, l := range s.Store.All() {
+		if _, ln := s.subnetOf(l.Addr); ln != nil && l.State == lease.Bound && l.Active(now) {
+			s.Names.Bound(l, ln.dhcp.Link)
+		}
+	}
+}
+
 // subnetOf is the subnet that an address belongs to, and its link.
 func (s *Server) subnetOf(a netip.Addr) (*subnet, *link) {
 	for _, ln := range s.links {
@@ -148,6 +162,10 @@ func (s *Server) Sweep() {
 }
 
 func (s *Server) sweep(now int64) {
+	if n := s.Store.ClockSet(); n != s.clockSet {
+		s.clockSet = n
+		s.nameAll(now)
+	}
 	for _, l := range s.Store.Expired() {
 		if sub, _ := s.subnetOf(l.Addr); sub != nil && sub.pool.has(l.Addr) {
 			sub.pool.ended.push(l.Addr)

@@ -238,6 +238,22 @@ func TestOffersMakeRoom(t *testing.T) {
 		"ack "+o.YourIPAddr.String())
 }
 
+// TestClockSet: leases go on when the clock is set, and names are told when they end now.
+func TestClockSet(t *testing.T) {
+	b := newBench(t, home())
+	b.lease(1, "10.0.0.100")
+	b.names = map[netip.Addr]string{}
+	b.Sweep()
+	if len(b.names) != 0 {
+		t.Errorf("names are told of %v, though nothing happened", b.names)
+	}
+	b.now = b.now.Add(5 * 365 * 24 * time.Hour)
+	b.Sweep()
+	if _, ok := b.names[netip.MustParseAddr("10.0.0.100")]; !ok {
+		t.Errorf("after the clock was set names are told of %v; want the lease", b.names)
+	}
+}
+
 // TestInUse: an address that the network has is not offered, nor one that a client declined.
 func TestInUse(t *testing.T) {
 	d := home()

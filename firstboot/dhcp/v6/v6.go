@@ -56,6 +56,8 @@ type Server struct {
 
 	mu   sync.Mutex
 	told map[netip.Addr][]netip.Addr // by key of the lease: the addresses that names go with
+	// clockSet is Store.ClockSet when names were last told.
+	clockSet int
 }
 
 // link is what the server knows of one link.
@@ -233,6 +235,14 @@ func (s *Server) forget(key netip.Addr) {
 
 // Sweep takes back names of leases that have ended. It is to be called every now and then.
 func (s *Server) Sweep() {
+	s.mu.Lock()
+	n := s.cfg.Store.ClockSet()
+	again := n != s.clockSet
+	s.clockSet = n
+	s.mu.Unlock()
+	if again {
+		s.nameAll()
+	}
 	for _, l := range s.cfg.Store.Expired() {
 		s.mu.Lock()
 		s.forget(l.Addr)

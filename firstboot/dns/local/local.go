@@ -114,7 +114,9 @@ func (n *Names) host(h Host) {
 		if i := slices.IndexFunc(n.domains, func(d *domain) bool { return d.holds(a) }); i >= 0 {
 			d = n.domains[i]
 		}
-		d.hosts[label] = append(d.hosts[label], a)
+		if !slices.Contains(d.hosts[label], a) { // a host of the profile that has a lease of its own, too
+			d.hosts[label] = append(d.hosts[label], a)
+		}
 		n.map1(a, label+"."+d.name)
 	}
 }
