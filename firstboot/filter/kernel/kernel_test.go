@@ -92,12 +92,21 @@ func apply(t *testing.T, ns int, rs filter.Ruleset) {
 	}
 }
 
-// everyRuleset is the full and the closed rules of every profile.
+// everyRuleset is the full and the closed rules of every profile, those that come with rempart first.
 func everyRuleset(t *testing.T) map[string]filter.Ruleset {
 	t.Helper()
 	all := map[string]filter.Ruleset{}
-	for _, p := range append(filtertest.Profiles(), filtertest.Bridged(), filtertest.Many(400),
-		filtertest.Forwarding(300), filtertest.Knocking()) {
+	var each []*profiles.Profile
+	for _, name := range profiles.Builtin() {
+		p, err := profiles.Load(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		each = append(each, p)
+	}
+	each = append(each, filtertest.Profiles()...)
+	for _, p := range append(each, filtertest.Bridged(), filtertest.Many(400), filtertest.Forwarding(300),
+		filtertest.Knocking()) {
 		all[p.Name] = filtertest.WithoutBridgeConntrack(compile(t, p))
 		closed, err := filter.Closed(p)
 		if err != nil {
@@ -128,6 +137,10 @@ func TestNetlinkEqualsText(t *testing.T) {
 			got, want := nft(t, ours, "", list...), nft(t, theirs, "", list...)
 			if strip(got) != strip(want) {
 				t.Errorf("by netlink (-) and by nft (+):\n%s", difference(got, want))
+			}
+			apply(t, ours, rs)
+			if again := nft(t, ours, "", list...); strip(again) != strip(got) {
+				t.Errorf("applied once (-) and twice (+):\n%s", difference(got, again))
 			}
 			// The listing is a script again, and loading it changes nothing.
 			again := "flush ruleset\n" + nft(t, ours, "", "-s", "list", "ruleset")
