@@ -81,7 +81,9 @@ func TestFlood(t *testing.T) {
 				domain, asked, cached, fresh)
 		}
 		const slack = 8 << 10 // of the runtime and this test binary, in KiB
-		if most := int(dns.Memory(4<<20)>>10) + slack; highest > most {
+		if underRace {
+			t.Log("the race detector takes most of that memory: test/all judges it in a run of its own without")
+		} else if most := int(dns.Memory(4<<20)>>10) + slack; highest > most {
 			t.Errorf("%s: %d KiB of memory; want %d at most", domain, highest, most)
 		}
 		if s.Cache.Bytes > 4<<20 {
