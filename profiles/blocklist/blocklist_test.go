@@ -63,8 +63,8 @@ func TestRead(t *testing.T) {
 	var b Builder
 	said, err := b.Read(strings.NewReader("a.example\n10.0.0.7 printer\nexample.com##.banner\n@@||ok.example^\n" +
 		"0.0.0.0 b.example bad_/name\n" + strings.Repeat("x", 2*maxLine) + "\n1.2.3.4\nlast.example"))
-	if want := (Said{Names: 4, Foreign: 5, First: 2}); err != nil || said != want {
-		t.Errorf("Read = %+v, %v; want %+v: what follows # is a comment", said, err, want)
+	if want := (Said{Names: 3, Foreign: 6, First: 2}); err != nil || said != want {
+		t.Errorf("Read = %+v, %v; want %+v: a rule for parts of pages blocks no site", said, err, want)
 	}
 }
 

@@ -26,8 +26,10 @@ const maxLine = 4096
 //	||NAME^               the same, as ad blockers write it
 //	address=/NAME/...     the same, as dnsmasq has it; also local= and server=
 //
-// After # comes a comment, and a line that begins with ! or [ is one. What the names of the machine itself are, every
-// hosts file has; they are left out. The error is that of r, or of a list with more lines than a table has room for.
+// After # at the beginning of a word comes a comment, and a line that begins with ! or [ is one. A # within a word is an
+// ad blocker's rule for parts of the pages of a site (NAME##..., NAME#@#...), which keeps nobody from the site itself.
+// What the names of the machine itself are, every hosts file has; they are left out. The error is that of r, or of a
+// list with more lines than a table has room for.
 func (b *Builder) Read(r io.Reader) (said Said, err error) {
 	in := bufio.NewReaderSize(r, maxLine)
 	for n := 1; ; n++ {
@@ -67,7 +69,12 @@ var own = map[string]bool{"localhost": true, "localhost.localdomain": true, "loc
 
 // line takes the names of one line.
 func (b *Builder) line(raw []byte) (taken int, foreign bool) {
-	raw, _, _ = bytes.Cut(raw, []byte("#"))
+	for i, c := range raw {
+		if c == '#' && (i == 0 || raw[i-1] == ' ' || raw[i-1] == '\t') {
+			raw = raw[:i]
+			break
+		}
+	}
 	raw = bytes.TrimSpace(raw)
 	if len(raw) == 0 || raw[0] == '!' || raw[0] == '[' {
 		return 0, false

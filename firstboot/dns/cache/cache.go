@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"rempart/firstboot/dns/wire"
 )
 
@@ -108,7 +110,11 @@ func (c *Cache) Get(key []byte, now int64, generation uint64) Found {
 	}
 	age := max(now-e.stored, 0)
 	ttl := int64(e.answer.TTL) * int64(time.Second)
-	if age >= ttl+int64(MaxStale) {
+	stale := int64(MaxStale)
+	if rcode := e.answer.Rcode(); rcode != dns.RcodeSuccess && rcode != dns.RcodeNameError {
+		stale = 0 // that there was no answer was never true of the name
+	}
+	if age >= ttl+stale {
 		s.remove(e)
 		return Found{}
 	}

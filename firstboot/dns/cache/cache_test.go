@@ -67,6 +67,22 @@ func TestTimes(t *testing.T) {
 	}
 }
 
+// TestFailuresEnd: that nobody had an answer is never given once its time is over.
+func TestFailuresEnd(t *testing.T) {
+	c := New(1 << 20)
+	for _, rcode := range []byte{dns.RcodeServerFailure, dns.RcodeRefused} {
+		key, a := []byte{rcode}, made(t, 5)
+		a.Msg[3] |= rcode
+		c.Put(key, a, 0, 0)
+		if f := c.Get(key, 4*second, 0); f.Answer == nil || f.Stale {
+			t.Errorf("RCODE %d after 4 s of 5: %+v; want it", rcode, f)
+		}
+		if f := c.Get(key, 5*second, 0); f.Answer != nil {
+			t.Errorf("RCODE %d after its 5 s: %+v; want nothing", rcode, f)
+		}
+	}
+}
+
 func TestStampAndFail(t *testing.T) {
 	c := New(1 << 20)
 	key := []byte("k")

@@ -72,6 +72,21 @@ func TestMemoryIsBounded(t *testing.T) {
 	if len(v.cuts) != maxCuts {
 		t.Errorf("%d cuts are remembered; want %d", len(v.cuts), maxCuts)
 	}
+	large := &dns.DNSKEY{PublicKey: strings.Repeat("A", maxKeyText)}
+	z := zone{}
+	for range maxKeys {
+		z.keys = append(z.keys, large)
+	}
+	for i := range maxCuts {
+		v.remember(fmt.Sprint(i, "."), cut{zone: z, until: now.Add(maxCut)})
+	}
+	sum := 0
+	for _, c := range v.cuts {
+		sum += c.size()
+	}
+	if sum > maxCutBytes || sum != v.bytes || sum == 0 {
+		t.Errorf("the keys of cuts take %d bytes, %d are counted; want %d at most", sum, v.bytes, maxCutBytes)
+	}
 }
 
 // fuzzed answers every question but those of the chain with a packet of the fuzzer's making.

@@ -22,6 +22,8 @@ type cut struct {
 // Bounds of the memory of cuts.
 const (
 	maxCuts = 4096
+	// maxCutBytes is about what the keys of all cuts take: zones, and their keys, can be anybody's.
+	maxCutBytes = 4 << 20
 	// badCut is how long a failure is remembered (RFC 4035 section 4.7), in which nobody is asked again.
 	badCut = 10 * time.Second
 	// patience bounds finding out about one cut, whoever waits for it.
@@ -95,13 +97,26 @@ func (v *Validator) cutAt(ctx context.Context, b *budget, name string, above zon
 func (v *Validator) remember(name string, c cut) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if _, known := v.cuts[name]; !known && len(v.cuts) >= maxCuts {
-		for other := range v.cuts { // any: the map begins anywhere, and what is needed again is asked again
-			delete(v.cuts, other)
+	v.bytes += c.size() - v.cuts[name].size()
+	v.cuts[name] = c
+	for other, old := range v.cuts { // any: the map begins anywhere, and what is needed again is asked again
+		if len(v.cuts) <= maxCuts && v.bytes <= maxCutBytes {
 			break
 		}
+		if other != name {
+			v.bytes -= old.size()
+			delete(v.cuts, other)
+		}
 	}
-	v.cuts[name] = c
+}
+
+// size is about what the keys of a cut take, in bytes.
+func (c cut) size() (n int) {
+	const key = 160 // beside its text
+	for _, k := range c.zone.keys {
+		n += key + len(k.PublicKey)
+	}
+	return n
 }
 
 // findCut finds out what lies at a name.

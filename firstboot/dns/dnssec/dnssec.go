@@ -50,8 +50,9 @@ type Validator struct {
 	flights  singleflight.Group
 	counts   struct{ secure, insecure, bogus atomic.Uint64 }
 
-	mu   sync.Mutex
-	cuts map[string]cut // by name: what lies there
+	mu    sync.Mutex
+	cuts  map[string]cut // by name: what lies there
+	bytes int            // of their keys
 }
 
 // New returns a validator of what next answers. The error tells of anchors that are no DS of the root.

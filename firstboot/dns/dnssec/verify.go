@@ -19,6 +19,8 @@ const (
 	maxSignatures = 8 // of one set
 	maxSameTag    = 4 // keys that a signature is tried with
 	maxKeys       = 32
+	// maxKeyText is the longest key that can verify anything, in base64: RSA of 4096 bits with an exponent of 4 bytes.
+	maxKeyText    = (1 + 4 + 512 + 2) / 3 * 4
 	maxSetRecords = 256
 )
 
@@ -225,7 +227,7 @@ func (v *Validator) keysOf(b *budget, name string, trusted []*dns.DS, s *set) (z
 	var entry []*dns.DNSKEY
 	for _, rr := range s.rrs {
 		key, ok := rr.(*dns.DNSKEY)
-		if !ok || !usable(key) {
+		if !ok || !usable(key) || len(key.PublicKey) > maxKeyText {
 			continue
 		}
 		z.keys = append(z.keys, key)

@@ -30,7 +30,8 @@ const (
 	MaxFlights = 384
 	// maxWaiting is how many clients' questions wait for these.
 	maxWaiting = 1024
-	// crowded of either, a client with more than fair of them gets no more: what is left is for the others.
+	// crowded of either, a client with more than fair of them gets no more: what is left is for the others. Of the last
+	// quarter an IPv6 /64 that has as many gets nothing: a host may have all its addresses.
 	crowdedFlights, crowdedWaiting = MaxFlights / 2, maxWaiting / 2
 	fair                           = 32
 )
@@ -55,10 +56,11 @@ type Forwarder struct {
 	rebindOK map[string]bool // domains, with their final dots
 	log      *slog.Logger
 
-	mu      sync.Mutex
-	flights map[string]*flight
-	waiting int
-	clients map[netip.Addr]int
+	mu       sync.Mutex
+	flights  map[string]*flight
+	waiting  int
+	clients  map[netip.Addr]int
+	networks map[netip.Prefix]int
 
 	counts counters
 }
@@ -74,7 +76,7 @@ type flight struct {
 // is at least one, and nil is nobody.
 func New(c *cache.Cache, views []answer.Exchanger, routes []Route, rebindOK []string, log *slog.Logger) *Forwarder {
 	f := &Forwarder{Cache: c, views: views, routes: map[string]Route{}, rebindOK: map[string]bool{}, log: log,
-		flights: map[string]*flight{}, clients: map[netip.Addr]int{}}
+		flights: map[string]*flight{}, clients: map[netip.Addr]int{}, networks: map[netip.Prefix]int{}}
 	for _, r := range routes {
 		f.routes[r.Domain] = r
 		f.rebindOK[r.Domain] = true // whoever is asked for it by name may say what is inside
@@ -101,7 +103,7 @@ func (f *Forwarder) Ask(ctx context.Context, q *wire.Query, view uint8, from net
 	if found.Answer != nil && found.Failed {
 		return stale()
 	}
-	who := client(from)
+	who := shareOf(from)
 	fl := f.join(q, view, who, generation)
 	if fl == nil {
 		if found.Answer != nil {
@@ -130,46 +132,64 @@ func (f *Forwarder) Ask(ctx context.Context, q *wire.Query, view uint8, from net
 	}
 }
 
-// client is whose share a question counts towards: an IPv4 address, or an IPv6 /64.
-func client(a netip.Addr) netip.Addr {
+// share is whose a question counts as: an address's, and of IPv6 its /64's, which may be one host that changes its
+// address, or all hosts of a link.
+type share struct {
+	client  netip.Addr
+	network netip.Prefix // zero for IPv4
+}
+
+func shareOf(a netip.Addr) share {
+	s := share{client: a}
 	if a.Is6() {
-		if p, err := a.Prefix(64); err == nil {
-			return p.Addr()
-		}
+		s.network, _ = a.Prefix(64)
 	}
-	return a
+	return s
+}
+
+// more tells whether who may have another one where so many are taken; the lock is held.
+func (f *Forwarder) more(who share, taken, crowded int) bool {
+	return (taken < crowded || f.clients[who.client] < fair) &&
+		(taken < crowded+crowded/2 || f.networks[who.network] < crowded)
 }
 
 // join finds or begins a flight, nil when there is no room for this client's.
-func (f *Forwarder) join(q *wire.Query, view uint8, who netip.Addr, generation uint64) *flight {
+func (f *Forwarder) join(q *wire.Query, view uint8, who share, generation uint64) *flight {
 	var buf [wire.MaxKey]byte
 	key := q.Key(buf[:0], view)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	mine := f.clients[who]
-	if f.waiting >= maxWaiting || f.waiting >= crowdedWaiting && mine >= fair {
+	if f.waiting >= maxWaiting || !f.more(who, f.waiting, crowdedWaiting) {
 		return nil
 	}
 	fl := f.flights[string(key)]
 	switch {
 	case fl != nil:
 		f.counts.shared.Add(1)
-	case len(f.flights) >= MaxFlights || len(f.flights) >= crowdedFlights && mine >= fair:
+	case len(f.flights) >= MaxFlights || !f.more(who, len(f.flights), crowdedFlights):
 		return nil
 	default:
 		fl = f.begin(q, view, string(key), generation)
 	}
 	f.waiting++
-	f.clients[who] = mine + 1
+	f.clients[who.client]++
+	if who.network.IsValid() {
+		f.networks[who.network]++
+	}
 	return fl
 }
 
-func (f *Forwarder) leave(who netip.Addr) {
+func (f *Forwarder) leave(who share) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.waiting--
-	if f.clients[who]--; f.clients[who] <= 0 {
-		delete(f.clients, who)
+	if f.clients[who.client]--; f.clients[who.client] <= 0 {
+		delete(f.clients, who.client)
+	}
+	if who.network.IsValid() {
+		if f.networks[who.network]--; f.networks[who.network] <= 0 {
+			delete(f.networks, who.network)
+		}
 	}
 }
 

@@ -160,6 +160,10 @@ func TestRebinding(t *testing.T) {
 	if m := asked(t, forwarder(alias), question(t, "x.example.", dns.TypeA, false)); m.Rcode != dns.RcodeRefused {
 		t.Errorf("an alias hides a private address: %v", m)
 	}
+	if m := asked(t, forwarder(alias, "inside."), question(t, "x.example.", dns.TypeA, false)); m.Rcode !=
+		dns.RcodeRefused {
+		t.Errorf("an alias of an expected name hides a private address: %v", m)
+	}
 }
 
 func TestRoutes(t *testing.T) {
@@ -255,8 +259,25 @@ func TestCrowded(t *testing.T) {
 		t.Error("the other client's question was dropped")
 	}
 	all.Wait()
-	if f.waiting != 0 || len(f.clients) != 0 || len(f.flights) != 0 {
+	if f.waiting != 0 || len(f.clients)+len(f.networks) != 0 || len(f.flights) != 0 {
 		t.Errorf("%d wait, %d clients, %d flights after all is over", f.waiting, len(f.clients), len(f.flights))
+	}
+}
+
+// TestCrowdedLink: on a link of IPv6, where all have one /64, a host with one address leaves enough for the others; one
+// that has many leaves enough for other links.
+func TestCrowdedLink(t *testing.T) {
+	f := forwarder(nil)
+	flood, neighbour := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
+	other := netip.MustParseAddr("2001:db8:0:1::1")
+	f.clients[flood], f.networks[shareOf(flood).network] = crowdedFlights, crowdedFlights
+	if f.more(shareOf(flood), crowdedFlights, crowdedFlights) || !f.more(shareOf(neighbour), crowdedFlights,
+		crowdedFlights) {
+		t.Error("one address takes its neighbours' share, or more than its own")
+	}
+	const most = crowdedFlights + crowdedFlights/2
+	if f.more(shareOf(neighbour), most, crowdedFlights) || !f.more(shareOf(other), most, crowdedFlights) {
+		t.Error("one /64 takes all there is")
 	}
 }
 

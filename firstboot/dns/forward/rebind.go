@@ -14,7 +14,7 @@ func (f *Forwarder) rebinds(name string, m *dns.Msg) netip.Addr {
 	}
 	for _, rr := range m.Answer {
 		for _, a := range addresses(rr) {
-			if private(a) && !f.expected(rr.Header().Name) {
+			if private(a) { // under an expected name, too: who asked believes it to be the name's it asked for
 				return a
 			}
 		}

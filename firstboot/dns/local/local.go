@@ -209,6 +209,10 @@ func (n *Names) zoned(name string) bool {
 
 // short answers for a name without a domain: that of the client's own link first.
 func (n *Names) short(q *answer.Query, label string) (*dns.Msg, bool) {
+	switch q.Question().Qtype {
+	case dns.TypeNS, dns.TypeDS, dns.TypeDNSKEY, dns.TypeSOA:
+		return nil, false // about a top-level domain, whatever a client calls itself (package override lets them by, too)
+	}
 	domains := n.domains
 	if own := n.links[q.Link]; own != nil {
 		domains = append([]*domain{own}, domains...)

@@ -133,6 +133,16 @@ func TestHostsOfTheProfile(t *testing.T) {
 	)
 }
 
+// TestTopLevelDomainsStay: a client that calls itself com does not answer for com.
+func TestTopLevelDomainsStay(t *testing.T) {
+	n := scenario(&clock{})
+	put(n, leaseOf("10.10.10.100", "lan", "020000000001", "com"))
+	check(t, n, want{"lan", "com.", a, "10.10.10.100"}, want{"lan", "com.madyanne.lan.", a, "10.10.10.100"})
+	for _, kind := range []uint16{dns.TypeNS, dns.TypeDS, dns.TypeDNSKEY, dns.TypeSOA} {
+		check(t, n, want{"lan", "com.", kind, "not mine"})
+	}
+}
+
 func TestTheGuestItself(t *testing.T) {
 	n := scenario(&clock{})
 	check(t, n,

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"rempart/firstboot/dns/wire"
 )
 
@@ -23,6 +25,8 @@ const (
 	slow = 5 * time.Second
 	// pipelined is how many of its queries are under way at a time.
 	pipelined = 16
+	// acceptPause is how long it is waited where there is no room for another connection in the process.
+	acceptPause = 100 * time.Millisecond
 )
 
 // ServeTCP answers on the connections of a listener until ctx is done or the listener fails; it closes it and waits for
@@ -43,6 +47,15 @@ func (s *Server) ServeTCP(ctx context.Context, listener net.Listener, access *Ac
 				return nil
 			}
 			if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() {
+				continue
+			}
+			if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) ||
+				errors.Is(err, unix.ENOMEM) {
+				select { // others have all there is; that is no reason to end what is served by UDP, too
+				case <-ctx.Done():
+					return nil
+				case <-time.After(acceptPause):
+				}
 				continue
 			}
 			return err

@@ -81,7 +81,7 @@ func NewServer(addr netip.AddrPort, t *TLS, sockets chan struct{}, log *slog.Log
 		s.name += "#" + t.Name
 		s.tls = t.config()
 	}
-	s.streams.dial = s.dial
+	s.streams.dial, s.streams.dialing = s.dial, make(chan struct{}, 1)
 	return s
 }
 
@@ -181,11 +181,11 @@ func (s *Server) note(began time.Time, err error) {
 
 // Exchange asks the server once: by UDP, and by TCP when the answer was cut or might be forged; or by TLS.
 func (s *Server) Exchange(ctx context.Context, query *dns.Msg) (answer *dns.Msg, err error) {
-	began := time.Now()
+	began, wait := time.Now(), s.patience()
 	defer func() {
-		// Who asked no longer wants to know: another server was faster, which says nothing about this one unless it took
-		// longer than it ever should.
-		if err != nil && ctx.Err() != nil && time.Since(began) < most {
+		// Who asked no longer wants to know: another server was faster. That says nothing about this one unless it had about
+		// as long as it may take before another is asked: one that is silent would stay the first to be asked for ever.
+		if err != nil && ctx.Err() != nil && time.Since(began) < wait/2 {
 			return
 		}
 		s.note(began, err)
@@ -332,6 +332,10 @@ func (s *Server) udp(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 		s.mu.Lock()
 		s.counts.Forged++
 		s.mu.Unlock()
+		if answer.Opcode == dns.OpcodeQuery && len(answer.Question) == 1 && sameLetters(q, answer) == nil {
+			// All fits but the letters: some servers do not keep them, and would never be heard. Over TCP they need not.
+			return nil, errForged
+		}
 	}
 	s.log.Warn("answers that do not fit their question: somebody may be forging them", "server", s.name)
 	return nil, errForged

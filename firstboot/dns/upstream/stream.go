@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"rempart/firstboot/dns/wire"
 )
 
 // Bounds of connections to a server.
@@ -25,9 +27,10 @@ const (
 
 // streams asks over connections, of which one is kept and used by many questions at once (RFC 7766 6.2.1.1).
 type streams struct {
-	dial func(ctx context.Context) (net.Conn, error)
-	mu   sync.Mutex
-	now  *stream
+	dial    func(ctx context.Context) (net.Conn, error)
+	dialing chan struct{} // one at a time: the others wait for that connection
+	mu      sync.Mutex
+	now     *stream
 }
 
 // stream is one connection.
@@ -40,8 +43,9 @@ type stream struct {
 }
 
 var (
-	errFull   = errors.New("too many questions on one connection")
-	errClosed = errors.New("the connection was closed")
+	errFull       = errors.New("too many questions on one connection")
+	errClosed     = errors.New("the connection was closed")
+	errUnreadable = errors.New("an answer cannot be read")
 )
 
 // dial connects, and shakes hands where TLS is spoken.
@@ -93,7 +97,7 @@ func (p *streams) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			p.forget(st) // nothing came for all that time
 		}
-		if err == nil || fresh || !first || ctx.Err() != nil {
+		if err == nil || fresh || !first || ctx.Err() != nil || errors.Is(err, errUnreadable) {
 			return answer, err
 		}
 		p.forget(st)
@@ -102,10 +106,16 @@ func (p *streams) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 
 // get returns a connection with room, a fresh one where there is none.
 func (p *streams) get(ctx context.Context) (st *stream, fresh bool, err error) {
-	p.mu.Lock()
-	st = p.now
-	p.mu.Unlock()
-	if st != nil && st.usable() {
+	if st = p.current(); st != nil {
+		return st, false, nil
+	}
+	select {
+	case p.dialing <- struct{}{}:
+		defer func() { <-p.dialing }()
+	case <-ctx.Done():
+		return nil, false, ctx.Err()
+	}
+	if st = p.current(); st != nil { // somebody else's, made meanwhile
 		return st, false, nil
 	}
 	conn, err := p.dial(ctx)
@@ -118,6 +128,17 @@ func (p *streams) get(ctx context.Context) (st *stream, fresh bool, err error) {
 	defer p.mu.Unlock()
 	p.now = st // the one before goes when it is idle
 	return st, true, nil
+}
+
+// current is the connection there is if it has room, or nil.
+func (p *streams) current() *stream {
+	p.mu.Lock()
+	st := p.now
+	p.mu.Unlock()
+	if st != nil && st.usable() {
+		return st
+	}
+	return nil
 }
 
 func (p *streams) forget(st *stream) {
@@ -175,6 +196,9 @@ func (st *stream) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 		if answer == nil {
 			st.mu.Lock()
 			defer st.mu.Unlock()
+			if st.closed == nil {
+				return nil, errUnreadable
+			}
 			return nil, st.closed
 		}
 		return answer, sameLetters(q, answer)
@@ -197,7 +221,8 @@ func (st *stream) read() {
 			return
 		}
 		m := new(dns.Msg)
-		if err := m.Unpack(b); err != nil {
+		err := m.Unpack(b)
+		if err != nil && len(b) < wire.HeaderSize {
 			st.close(fmt.Errorf("reading an answer: %w", err))
 			return
 		}
@@ -205,7 +230,11 @@ func (st *stream) read() {
 		got := st.waiting[m.Id]
 		delete(st.waiting, m.Id)
 		st.mu.Unlock()
-		if got != nil {
+		switch {
+		case got == nil:
+		case err != nil: // what somebody's zone holds is no reason to lose the other questions
+			close(got)
+		default:
 			got <- m
 		}
 	}
