@@ -13,6 +13,7 @@ package clock
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -186,8 +187,10 @@ func (k *keeper) loop(ctx context.Context, names []string) {
 		wait := k.d.poll
 		if err != nil {
 			k.problem(err)
-			wait = again
-			again = min(2*again, leastPoll)
+			if !errors.As(err, new(doubt)) { // servers that answer are asked again at the usual pace
+				wait = again
+				again = min(2*again, leastPoll)
+			}
 		} else {
 			k.problem(nil)
 			again = firstTry
@@ -230,6 +233,12 @@ func (k *keeper) compare(ctx context.Context, names []string) error {
 		return err
 	}
 	todo, err := k.d.decide(best.Offset, best.Distance)
+	if err != nil { // the clock is left as it is, and no answer rests on this round
+		if todo == steer {
+			err = errors.Join(err, k.machine.Steer(0, k.d.poll))
+		}
+		return doubt{err}
+	}
 	switch todo {
 	case step:
 		k.env.Log.Info("the clock is set", "by", best.Offset.Round(time.Millisecond), "from", best.Server)
@@ -260,6 +269,9 @@ func (k *keeper) compare(ctx context.Context, names []string) error {
 	}
 	return nil
 }
+
+// doubt is the error of a round whose time is not believed, or cannot be followed.
+type doubt struct{ error }
 
 // bounded is an offset that the kernel's loop takes.
 func bounded(offset time.Duration) time.Duration { return max(-slewable, min(slewable, offset)) }

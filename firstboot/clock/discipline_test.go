@@ -29,6 +29,8 @@ func TestDecide(t *testing.T) {
 			{-2 * time.Hour, nothing, "reboot"}, {0, steer, ""}}},
 		{"it stops crawling when it is told nonsense", discipline{settled: true}, []round{{-10 * time.Second, crawl, ""},
 			{-3 * time.Hour, steer, "waiting"}, {-10 * time.Second, crawl, ""}}},
+		{"it crawls on from far ahead", discipline{settled: true}, []round{{-1500 * time.Second, crawl, ""},
+			{-1495 * time.Second, crawl, ""}, {-1490 * time.Second, crawl, ""}}},
 		{"one that lies is not followed", discipline{settled: true, synced: true}, []round{
 			{24 * time.Hour, nothing, "waiting"},
 			{0, steer, ""}, {24 * time.Hour, nothing, "waiting"}, {24 * time.Hour, nothing, "waiting"},

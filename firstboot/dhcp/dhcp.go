@@ -9,6 +9,7 @@
 package dhcp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,14 +69,15 @@ const memoryLimit = 72 << 20
 const sweepEvery = time.Second
 
 func run(ctx context.Context, env *child.Env) error {
-	store, err := openStore(env, leases4, lease.DefaultMost)
+	store, problem, err := openStore(env, leases4, lease.DefaultMost)
 	if err != nil {
 		return err
 	}
-	store6, err := openStore(env, leases6, most6)
+	store6, problem6, err := openStore(env, leases6, most6)
 	if err != nil {
 		return errors.Join(err, store.Close())
 	}
+	env.Tell(child.KeyFailure, cmp.Or(problem, problem6))
 	probes := v4.NewProbes()
 	feed := feed{names.NewFeed(), names.DHCP4, env.Log}
 	feed6 := feed
@@ -145,8 +147,8 @@ func loop(ctx context.Context, env *child.Env, server *v4.Server, failed <-chan 
 }
 
 // openStore opens the leases on the state disk. When that cannot be, addresses are given out all the same, and the
-// guest says that it will have forgotten them: a network without addresses would be the worse of the two.
-func openStore(env *child.Env, file string, most int) (*lease.Store, error) {
+// guest says that it will have forgotten them, and why: a network without addresses would be the worse of the two.
+func openStore(env *child.Env, file string, most int) (store *lease.Store, problem string, err error) {
 	o := lease.Options{Path: filepath.Join(env.Root, contract.DHCPDir, file), Most: most, Clock: lease.SystemClock(),
 		Log: env.Log}
 	if env.Profile.State.Size == 0 && file == leases4 {
@@ -155,12 +157,11 @@ func openStore(env *child.Env, file string, most int) (*lease.Store, error) {
 	if err := os.MkdirAll(filepath.Dir(o.Path), 0o750); err != nil {
 		env.Log.Debug("the directory of the leases", "error", err)
 	}
-	store, err := lease.Open(o)
-	if err == nil {
-		env.Tell(child.KeyFailure, "")
-		return store, nil
+	if store, err = lease.Open(o); err == nil {
+		return store, "", nil
 	}
-	env.Tell(child.KeyFailure, fmt.Sprintf("leases are not kept over a restart: %v", err))
+	problem = fmt.Sprintf("leases are not kept over a restart: %v", err)
 	o.Path = ""
-	return lease.Open(o)
+	store, err = lease.Open(o)
+	return store, problem, err
 }

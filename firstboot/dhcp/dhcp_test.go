@@ -27,6 +27,24 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// TestIdentity: names know a client by what package dns/local reads hardware addresses and DUIDs in.
+func TestIdentity(t *testing.T) {
+	const mac = "\x02\x00\x00\x00\x00\x01"
+	const duid = "\x00\x03\x00\x01" + mac
+	for _, c := range []struct{ origin, client, want string }{
+		{names.DHCP4, "h\x01" + mac, "020000000001"},
+		{names.DHCP4, "nlaptop", "020000000001"},
+		{names.DHCP4, "i\x01" + mac, "01020000000001"},
+		{names.DHCP4, "i\xff\x00\x00\x00\x01" + duid, "ff0000000100030001020000000001"},
+		{names.DHCP6, duid + "\x00\x00\x00\x01", "00030001020000000001"},
+	} {
+		f := feed{origin: c.origin}
+		if got := f.identity(lease.Lease{Client: c.client, Hardware: mac}); got != c.want {
+			t.Errorf("%s %q: %s; want %s", c.origin, c.client, got, c.want)
+		}
+	}
+}
+
 // ask sends a line to the desk and returns the lines of the answer.
 func ask(t *testing.T, path, question string) []string {
 	t.Helper()

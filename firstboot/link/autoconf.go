@@ -110,8 +110,9 @@ func (a *advertised) take(c advertChange) {
 }
 
 // insideOf are the subnets that an advertisement on the link called name must not touch: those of all other links, and
-// what the profile routes by them.
-func (a *advertised) insideOf(name string) []netip.Prefix {
+// what the profile routes by them. Subnets of what was delegated by the link called giver do not count: they are in what
+// it is to extend.
+func (a *advertised) insideOf(name, giver string) []netip.Prefix {
 	var out []netip.Prefix
 	for _, l := range a.env.Profile.Links {
 		if l.Name == name {
@@ -133,7 +134,10 @@ func (a *advertised) insideOf(name string) []netip.Prefix {
 			}
 		}
 	}
-	for _, s := range a.given6() {
+	for from, s := range a.given6() {
+		if from == giver {
+			continue
+		}
 		for _, p := range s.Prefixes {
 			for _, l := range a.env.Profile.Links {
 				for _, d := range l.Delegated {
@@ -201,7 +205,7 @@ func (a *advertised) start(ctx context.Context, l Link, nic NIC, poke chan<- str
 		Name:     l.Name,
 		MAC:      mac,
 		Ready:    c.ready,
-		Inside:   func() []netip.Prefix { return a.insideOf(l.Name) },
+		Inside:   func() []netip.Prefix { return a.insideOf(l.Name, "") },
 		Routers:  l.Accept.Routers,
 		Prefixes: l.Accept.Prefixes,
 		Changed: func(s slaac.State) {

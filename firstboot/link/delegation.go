@@ -109,7 +109,7 @@ func (d *delegations) take(c delegationChange) {
 
 // others6 are the IPv6 subnets of all other links, and what the profile routes by them.
 func (d *delegations) others6(name string, adverts *advertised) []netip.Prefix {
-	out := adverts.insideOf(name)
+	out := adverts.insideOf(name, name)
 	for link, s := range d.current() {
 		for _, p := range s.Prefixes {
 			if link != name {

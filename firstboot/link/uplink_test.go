@@ -15,6 +15,7 @@ import (
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/link/dhcp4"
+	"rempart/firstboot/link/dhcp6"
 	"rempart/profiles"
 )
 
@@ -97,5 +98,25 @@ func TestSpoiltLeaseFiles(t *testing.T) {
 		if got := newUplinks(env).current(); len(got) != 0 || !strings.Contains(log.String(), "ignored a kept lease") {
 			t.Errorf("%s: the next run knows %v and said %q; want nothing and a warning", name, got, log)
 		}
+	}
+}
+
+// TestOwnDelegation: the links inside that have their addresses of a delegated prefix do not keep it from being
+// extended.
+func TestOwnDelegation(t *testing.T) {
+	env, _ := uplinkEnv(t)
+	env.Profile = &profiles.Profile{Links: []profiles.Link{{Name: "wan", Delegation: &profiles.Delegation{}},
+		{Name: "lan", Addresses: []netip.Prefix{pfx("fd00::1/64")},
+			Delegated: []profiles.Delegated{{Subnet: 1, Host: ip("::1")}}}}}
+	u := newUplinks(env)
+	a, d := newAdvertised(u), newDelegations(u)
+	later := u.now() + time.Hour
+	d.states["wan"] = dhcp6.State{Prefixes: []dhcp6.Prefix{{Prefix: pfx("2001:db8:100::/56"), Valid: later,
+		Preferred: later}}}
+	if got := d.others6("wan", a); !slices.Equal(got, []netip.Prefix{pfx("fd00::/64")}) {
+		t.Errorf("DHCPv6 on wan must not touch %v; want fd00::/64 alone", got)
+	}
+	if got := a.insideOf("wan", ""); !slices.Contains(got, pfx("2001:db8:100:1::/64")) {
+		t.Errorf("routers on wan must not touch %v; want the subnet of lan among it", got)
 	}
 }

@@ -201,6 +201,13 @@ func (s *Store) follow() {
 	s.base += delta
 	s.sets++
 	s.move(int64(delta / time.Second))
+	if delta < 0 { // what has ended stays so
+		for _, e := range s.byAddr {
+			if e.due < 0 && e.Expires != Forever {
+				e.Expires += int64(delta / time.Second)
+			}
+		}
+	}
 	if s.journal != nil {
 		s.journal.stale = true
 		s.journal.wake()
@@ -258,7 +265,7 @@ func (s *Store) All() []Lease {
 }
 
 // Expired returns the leases that have ended since it was called last, the first to end first. They are kept, so that
-// their clients can have them again, until the address is given to somebody else.
+// their clients can have them again, until the address is given to somebody else or the store is full.
 func (s *Store) Expired() []Lease {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -286,16 +293,46 @@ func (s *Store) Put(l Lease, done func(error)) error {
 	}
 	s.follow()
 	old := s.byAddr[l.Addr]
+	var ended netip.Addr
+	if old == nil && len(s.byAddr) >= s.most {
+		ended = s.anEnded()
+	}
 	switch {
-	case old == nil && len(s.byAddr) >= s.most:
+	case old == nil && len(s.byAddr) >= s.most && !ended.IsValid():
 		s.mu.Unlock()
 		return fmt.Errorf("%w than %d", ErrFull, s.most)
 	case old != nil && old.Client != l.Client && old.Active(s.now()):
 		s.mu.Unlock()
 		return fmt.Errorf("%v: %w", l.Addr, ErrTaken)
 	}
+	if ended.IsValid() {
+		s.forget(ended)
+	}
 	s.set(l)
-	return s.told(func(j *journal) { j.put(l, s.now()) }, done)
+	return s.told(func(j *journal) {
+		if ended.IsValid() {
+			j.remove(ended, s.now())
+		}
+		j.put(l, s.now())
+	}, done)
+}
+
+// looked bounds how many leases are looked at for one that can be forgotten.
+const looked = 256
+
+// anEnded is the address of a lease that has ended, as Expired has told or its client: of some taken at random, the one
+// that ended first. Invalid: there is none among them.
+func (s *Store) anEnded() (a netip.Addr) {
+	now, first, n := s.now(), int64(0), 0
+	for addr, e := range s.byAddr {
+		if e.due < 0 && !e.Active(now) && (!a.IsValid() || e.Expires < first) {
+			a, first = addr, e.Expires
+		}
+		if n++; n == looked {
+			break
+		}
+	}
+	return a
 }
 
 // Remove forgets an address, and calls done as Put does.

@@ -74,10 +74,12 @@ const (
 
 // suboption is one of option 82.
 func suboption(m *dhcpv4.DHCPv4, code byte) []byte {
-	for b := m.Options[optionRelay]; len(b) >= 2 && int(b[1]) <= len(b)-2; b = b[2+b[1]:] {
+	for b := m.Options[optionRelay]; len(b) >= 2 && int(b[1]) <= len(b)-2; {
+		end := 2 + int(b[1]) // as a byte it would wrap: the option is longer than 255 bytes when it comes in parts
 		if b[0] == code {
-			return b[2 : 2+b[1]]
+			return b[2:end]
 		}
+		b = b[end:]
 	}
 	return nil
 }

@@ -96,8 +96,9 @@ func hostName(m *dhcpv4.DHCPv4) string {
 	}
 	var labels []string
 	for len(name) > 0 && name[0] > 0 && int(name[0]) < len(name) {
-		labels = append(labels, string(name[1:1+name[0]]))
-		name = name[1+name[0]:]
+		end := 1 + int(name[0])
+		labels = append(labels, string(name[1:end]))
+		name = name[end:]
 	}
 	return strings.Join(labels, ".")
 }
@@ -137,10 +138,11 @@ func userClass(pattern string, b []byte) bool {
 		return true
 	}
 	for len(b) > 0 && int(b[0]) < len(b) {
-		if like(pattern, b[1:1+b[0]]) {
+		end := 1 + int(b[0]) // as a byte it would wrap: the option is longer than 255 bytes when it comes in parts
+		if like(pattern, b[1:end]) {
 			return true
 		}
-		b = b[1+b[0]:]
+		b = b[end:]
 	}
 	return false
 }

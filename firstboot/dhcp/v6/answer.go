@@ -183,8 +183,13 @@ func (w *work) association(ia *dhcpv6.OptIANA, keep bool) *dhcpv6.OptIANA {
 		}
 	}
 	if keep {
-		w.keep = append(w.keep, lease.Lease{Addr: w.l.key(e), Client: client, Hardware: w.macBytes(), Name: w.req.name,
-			Expires: w.cfg.Store.Now() + w.l.settings.Lease, State: lease.Bound})
+		now := w.cfg.Store.Now()
+		l := lease.Lease{Addr: w.l.key(e), Client: client, Hardware: w.macBytes(), Name: w.req.name, Since: now,
+			Expires: now + w.l.settings.Lease, State: lease.Bound}
+		if before, known := w.cfg.Store.Get(l.Addr); known && before.Client == client && before.Active(now) {
+			l.Since = before.Since
+		}
+		w.keep = append(w.keep, l)
 	}
 	return out
 }

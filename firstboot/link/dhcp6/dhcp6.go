@@ -155,9 +155,6 @@ func (c *client) listen(ctx context.Context, packets chan<- received) error {
 		if err != nil {
 			return err
 		}
-		if !c.believe.Allow() {
-			continue // a flood: the question is asked again
-		}
 		select {
 		case packets <- received{append([]byte(nil), b...), summed}:
 		case <-ctx.Done():
@@ -166,8 +163,12 @@ func (c *client) listen(ctx context.Context, packets chan<- received) error {
 	}
 }
 
-// hear reads a packet for the machine.
+// hear reads a packet for the machine. Only what answers the question under way counts against how much is believed: a
+// flood of anything else must not drown the answers.
 func (c *client) hear(p received) {
+	if payload, err := decode(p.bytes, c.from, p.summed); err != nil || !c.machine.awaits(payload) || !c.believe.Allow() {
+		return
+	}
 	msg, err := parse(p.bytes, c.from, p.summed)
 	if err != nil {
 		c.cfg.Log.Debug("ignored a packet", "link", c.cfg.Name, "error", err)

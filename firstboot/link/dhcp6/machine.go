@@ -240,6 +240,11 @@ func (m *machine) tell(now time.Duration) {
 	}
 }
 
+// awaits tells whether a message is of the exchange under way, by its transaction alone (RFC 8415, section 8).
+func (m *machine) awaits(message []byte) bool {
+	return m.ready && m.send != 0 && len(message) >= 4 && bytes.Equal(message[1:4], m.transaction[:])
+}
+
 // answer is told every message of a server. What does not belong to the exchange under way is ignored.
 func (m *machine) answer(now time.Duration, msg *dhcpv6.Message) {
 	m.clock = now

@@ -30,10 +30,17 @@ var (
 	serversMAC = net.HardwareAddr{0x33, 0x33, 0, 1, 0, 2}
 )
 
-// answersOnly lets UDP to the client's port through, when no extension header stands before it.
+// answersOnly lets UDP to the client's port through, when no extension header stands before it, between link-local
+// addresses (fe80::/10): the link also carries what is forwarded, and whoever is far away must not be heard at all.
 var answersOnly = []bpf.Instruction{
 	bpf.LoadAbsolute{Off: 6, Size: 1},
-	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protocolUDP, SkipTrue: 3},
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protocolUDP, SkipTrue: 9},
+	bpf.LoadAbsolute{Off: 8, Size: 2}, // the sender
+	bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xffc0},
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0xfe80, SkipTrue: 6},
+	bpf.LoadAbsolute{Off: 24, Size: 2}, // the receiver
+	bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xffc0},
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0xfe80, SkipTrue: 3},
 	bpf.LoadAbsolute{Off: ipHeader + 2, Size: 2},
 	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: portClient, SkipTrue: 1},
 	bpf.RetConstant{Val: maxPacket},
