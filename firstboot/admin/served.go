@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -24,17 +25,58 @@ const (
 )
 
 func runServed(ctx context.Context, d *desk, r ctl.Request) error {
-	rows, err := askDHCP(ctx, d.root, contract.LeaseQuestion{})
+	flags, asJSON := options(r)
+	if err := parse(r, flags); err != nil {
+		return err
+	}
+	rows, all, err := askDHCP(ctx, d.root, contract.LeaseQuestion{})
 	if err != nil {
 		return err
 	}
-	return show(r, rows, "ADDRESS\tHARDWARE\tSTATE\tENDS\tNAME", func(l contract.ServedLease) string {
-		ends := "never"
-		if l.Ends != 0 {
-			ends = time.Unix(l.Ends, 0).UTC().Format(time.RFC3339)
+	if all > len(rows) {
+		fmt.Fprintf(r.Stderr, "%d of %d leases\n", len(rows), all)
+	}
+	if *asJSON {
+		return rowsAsJSON(r.Stdout, rows)
+	}
+	head := "ADDRESS\tHARDWARE\tSTATE\tENDS\tNAME"
+	for first := 0; first == 0 || first < len(rows); first += rowsTogether {
+		piece := rows[first:min(first+rowsTogether, len(rows))]
+		if err := table(r.Stdout, piece, head, leaseWords); err != nil {
+			return err
 		}
-		return fmt.Sprintf("%s\t%s\t%s\t%s\t%s", l.Address, l.Hardware, l.State, ends, printable(l.Name))
-	})
+		head = ""
+	}
+	return nil
+}
+
+func leaseWords(l contract.ServedLease) string {
+	ends := "never"
+	if l.Ends != 0 {
+		ends = time.Unix(l.Ends, 0).UTC().Format(time.RFC3339)
+	}
+	return fmt.Sprintf("%s\t%s\t%s\t%s\t%s", l.Address, l.Hardware, l.State, ends, printable(l.Name))
+}
+
+// rowsAsJSON writes one array, a row at a time: of tens of thousands the text takes more memory than the rows.
+func rowsAsJSON[T any](w io.Writer, rows []T) error {
+	if len(rows) == 0 {
+		_, err := io.WriteString(w, "[]\n")
+		return err
+	}
+	before := "[\n  "
+	for _, row := range rows {
+		b, err := json.Marshal(row)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(w, "%s%s", before, b); err != nil {
+			return err
+		}
+		before = ",\n  "
+	}
+	_, err := io.WriteString(w, "\n]\n")
+	return err
 }
 
 // printable makes what a client calls itself fit for a terminal.
@@ -48,7 +90,7 @@ func runRelease(ctx context.Context, d *desk, r ctl.Request) error {
 	if err != nil {
 		return err
 	}
-	rows, err := askDHCP(ctx, d.root, contract.LeaseQuestion{Release: a.String()})
+	rows, _, err := askDHCP(ctx, d.root, contract.LeaseQuestion{Release: a.String()})
 	switch {
 	case err != nil:
 		return err
@@ -62,36 +104,38 @@ func runRelease(ctx context.Context, d *desk, r ctl.Request) error {
 	return err
 }
 
-// askDHCP asks the guest's DHCP server one question.
-func askDHCP(ctx context.Context, root string, q contract.LeaseQuestion) ([]contract.ServedLease, error) {
+// askDHCP asks the guest's DHCP server one question. It returns the first maxRows answers, and how many there are.
+func askDHCP(ctx context.Context, root string, q contract.LeaseQuestion) (rows []contract.ServedLease, all int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, servedPatience)
 	defer cancel()
 	var dial net.Dialer
 	conn, err := dial.DialContext(ctx, "unix", filepath.Join(root, contract.DHCPSocket))
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-		return nil, errors.New("the guest gives out no addresses: its profile has no section dhcp, or the server is down")
+		return nil, 0, errors.New("the guest gives out no addresses: its profile has no section dhcp, or the server is down")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("asking the DHCP server: %w", err)
+		return nil, 0, fmt.Errorf("asking the DHCP server: %w", err)
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	if err := json.NewEncoder(conn).Encode(q); err != nil {
-		return nil, fmt.Errorf("asking the DHCP server: %w", err)
+		return nil, 0, fmt.Errorf("asking the DHCP server: %w", err)
 	}
-	var rows []contract.ServedLease
 	in := bufio.NewScanner(conn)
 	in.Buffer(nil, servedLine)
 	for in.Scan() {
+		if all++; all > maxRows {
+			continue
+		}
 		var l contract.ServedLease
 		if err := json.Unmarshal(in.Bytes(), &l); err != nil {
-			return nil, fmt.Errorf("the DHCP server's answer: %w", err)
+			return nil, 0, fmt.Errorf("the DHCP server's answer: %w", err)
 		}
 		rows = append(rows, l)
 	}
 	if err := in.Err(); err != nil {
-		return nil, fmt.Errorf("the DHCP server's answer: %w", err)
+		return nil, 0, fmt.Errorf("the DHCP server's answer: %w", err)
 	}
-	return rows, nil
+	return rows, all, nil
 }

@@ -82,6 +82,8 @@ const quiet = time.Minute
 // attendant is what outlives a change of the profile.
 type attendant struct {
 	commands *ssh.Guest
+	stop     context.CancelFunc // ends attending; nil: nobody attends
+	ended    chan error
 }
 
 func (a *attendant) run(ctx context.Context, env *child.Env) error {
@@ -90,10 +92,32 @@ func (a *attendant) run(ctx context.Context, env *child.Env) error {
 	}
 	a.commands.AllowShell(env.Profile.Admin.Shell)
 	if !env.Profile.Admin.Console {
+		if a.stop != nil {
+			a.stop()
+			<-a.ended
+			a.stop = nil
+		}
 		env.Ready()
 		<-ctx.Done()
 		return nil
 	}
+	if a.stop == nil {
+		if err := a.open(env); err != nil {
+			return err
+		}
+	}
+	env.Ready()
+	select {
+	case err := <-a.ended: // the terminal is gone
+		a.stop = nil
+		return err
+	case <-ctx.Done(): // whoever changes the profile may sit at this prompt: it stays
+		return nil
+	}
+}
+
+// open attends the console from now on.
+func (a *attendant) open(env *child.Env) error {
 	node, err := terminal(env.Root)
 	if err != nil {
 		return err
@@ -104,12 +128,17 @@ func (a *attendant) run(ctx context.Context, env *child.Env) error {
 		return fmt.Errorf("console %s: %w", node, err)
 	}
 	tty := os.NewFile(uintptr(fd), node)
-	defer tty.Close()
 	if err := raw(fd); err != nil {
+		tty.Close()
 		return fmt.Errorf("console %s: %w", node, err)
 	}
-	env.Ready()
-	return attend(ctx, tty, a.commands, env.Log, quiet)
+	ctx, stop := context.WithCancel(context.Background()) // of the process, not of this profile
+	a.stop, a.ended = stop, make(chan error, 1)
+	go func(ended chan<- error) {
+		defer tty.Close()
+		ended <- attend(ctx, tty, a.commands, env.Log, quiet)
+	}(a.ended)
+	return nil
 }
 
 // raw has keys arrive one by one and unshown. What is written goes on being made lines of, for whoever else writes

@@ -35,9 +35,10 @@ import (
 
 // Spec is the child.
 func Spec() child.Spec {
+	d := &daemon{}
 	return child.Spec{
 		Name: "shell",
-		Run:  run,
+		Run:  d.run,
 		Needed: func(root string) bool {
 			p, _, err := child.ReadProfile(root)
 			return err == nil && p.Admin.Shell
@@ -64,7 +65,39 @@ const (
 // clients are who may ask for a shell: the SSH server, the console, and root.
 var clients = []uint32{contract.UIDRoot, contract.UIDSSH, contract.UIDConsole}
 
-func run(ctx context.Context, env *child.Env) error {
+// daemon is what outlives a change of the profile: shells go on, since the one who changes it may sit at one of them.
+type daemon struct {
+	stop  context.CancelFunc // ends what is served; nil: nothing is
+	ended chan struct{}
+}
+
+// run serves by the profile of env, and leaves what it serves as it is when that changes. When the process ends PID 1
+// ends with it whatever it started.
+func (d *daemon) run(ctx context.Context, env *child.Env) error {
+	switch {
+	case !env.Profile.Admin.Shell:
+		d.close()
+	case d.stop == nil:
+		if err := d.open(env); err != nil {
+			return err
+		}
+	}
+	env.Ready()
+	<-ctx.Done()
+	return nil
+}
+
+// close ends all shells, and starts no more.
+func (d *daemon) close() {
+	if d.stop != nil {
+		d.stop()
+		<-d.ended
+		d.stop = nil
+	}
+}
+
+// open starts shells for who asks from now on.
+func (d *daemon) open(env *child.Env) error {
 	path := filepath.Join(env.Root, contract.ShellSocket)
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("shell socket: %w", err)
@@ -73,14 +106,19 @@ func run(ctx context.Context, env *child.Env) error {
 	if err != nil {
 		return fmt.Errorf("shell socket: %w", err)
 	}
-	defer l.Close()
 	if err := os.Chmod(path, 0o666); err != nil { // who may enter is asked of the kernel
+		l.Close()
 		return fmt.Errorf("shell socket: %w", err)
 	}
-	env.Ready()
 	s := &server{program: filepath.Join(env.Root, contract.ShellPath), home: filepath.Join(env.Root, contract.ShellDir),
 		log: env.Log, allowed: clients, places: make(chan struct{}, maxSessions)}
-	return s.serve(ctx, l)
+	ctx, stop := context.WithCancel(context.Background()) // of the process, not of this profile
+	d.stop, d.ended = stop, make(chan struct{})
+	go func() {
+		defer close(d.ended)
+		_ = s.serve(ctx, l) // which only ends when it is told to
+	}()
+	return nil
 }
 
 // server starts shells.
@@ -115,6 +153,12 @@ func (s *server) serve(ctx context.Context, l *net.UnixListener) error {
 			}
 			continue
 		}
+		// Before it has a place: who may not have a shell must not keep others from theirs.
+		if uid, err := peer(conn); err != nil || !slices.Contains(s.allowed, uid) {
+			s.log.Warn("somebody who may not asked for a shell", "uid", uid, "error", err)
+			conn.Close()
+			continue
+		}
 		select {
 		case s.places <- struct{}{}:
 		default:
@@ -134,10 +178,6 @@ func (s *server) serve(ctx context.Context, l *net.UnixListener) error {
 
 // session is one shell, for as long as it runs and the client is there.
 func (s *server) session(ctx context.Context, conn *net.UnixConn) error {
-	uid, err := peer(conn)
-	if err != nil || !slices.Contains(s.allowed, uid) {
-		return fmt.Errorf("user %d may not ask for a shell: %w", uid, err)
-	}
 	if err := conn.SetReadDeadline(time.Now().Add(greeting)); err != nil {
 		return err
 	}

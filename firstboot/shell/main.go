@@ -54,7 +54,8 @@ func complain(format string, args ...any) { fmt.Fprintf(os.Stderr, "shell: "+for
 func shell(args []string) int {
 	interrupts := make(chan os.Signal, 1)
 	signal.Notify(interrupts, os.Interrupt) // for what runs, not for the shell
-	runner, err := interp.New(interp.StdIO(os.Stdin, os.Stdout, os.Stderr), interp.ExecHandlers(byName))
+	runner, err := interp.New(interp.StdIO(os.Stdin, os.Stdout, os.Stderr), interp.ExecHandlers(byName),
+		interp.CallHandler(guestHelp))
 	if err != nil {
 		complain("%v", err)
 		return exitFailed
@@ -78,6 +79,14 @@ func shell(args []string) int {
 		return r.interactive(os.Stdin)
 	}
 	return r.source(os.Stdin, "standard input")
+}
+
+// guestHelp has the word help alone mean the guest's: the language has a command of that name, which lists its own.
+func guestHelp(_ context.Context, args []string) ([]string, error) {
+	if len(args) == 1 && args[0] == "help" {
+		return []string{contract.GuestCommand, "help"}, nil
+	}
+	return args, nil
 }
 
 // byName finds out what a command is: a program of the root, or else one of the guest's own commands.

@@ -34,9 +34,10 @@ const runDir = "/run/rempart/syslog"
 
 // Spec is the child.
 func Spec() child.Spec {
+	warned := false // over all profiles: a warning stands until it is taken back
 	return child.Spec{
 		Name: "syslog",
-		Run:  run,
+		Run:  func(ctx context.Context, env *child.Env) error { return run(ctx, env, &warned) },
 		Needed: func(root string) bool {
 			p, _, err := child.ReadProfile(root)
 			return err == nil && p.Logging.To != nil
@@ -58,16 +59,23 @@ const (
 	writeWait = 30 * time.Second // of a server that takes nothing
 	firstWait = time.Second      // before another try; doubles
 	longWait  = time.Minute
+	// settle is how long a server may take to refuse a client by TLS 1.3: the client is done before the server has looked
+	// at its certificate, and what is sent meanwhile would be taken for sent and be lost.
+	settle = 2 * time.Second
 )
 
-func run(ctx context.Context, env *child.Env) error {
+func run(ctx context.Context, env *child.Env, warned *bool) error {
 	env.Ready()
 	to := env.Profile.Logging.To
 	if to == nil {
+		if *warned {
+			*warned = false
+			env.Tell(child.KeyWarning, "")
+		}
 		<-ctx.Done()
 		return nil
 	}
-	s := &sender{env: env, to: *to, socket: filepath.Join(env.Root, contract.LogSocket),
+	s := &sender{env: env, to: *to, failed: warned, socket: filepath.Join(env.Root, contract.LogSocket),
 		mark: filepath.Join(env.Root, runDir, "next")}
 	s.next = readMark(s.mark)
 	return s.run(ctx)
@@ -80,7 +88,7 @@ type sender struct {
 	socket string
 	mark   string // file with the number of the entry to send next
 	next   uint64
-	failed bool
+	failed *bool // the guest was told so
 }
 
 // run tries until ctx is done. A server that is not there is no failure of the guest.
@@ -92,8 +100,8 @@ func (s *sender) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if !s.failed {
-			s.failed = true
+		if !*s.failed {
+			*s.failed = true
 			s.env.Tell(child.KeyWarning, "the log is not sent: "+err.Error())
 		}
 		if time.Since(began) > longWait {
@@ -136,6 +144,13 @@ func (s *sender) once(ctx context.Context) error {
 			cancel(err)
 		}()
 	}
+	if secured, ok := conn.(*tls.Conn); ok && secured.ConnectionState().Version >= tls.VersionTLS13 {
+		select {
+		case <-ctx.Done(): // the server's refusal is its cause
+			return context.Cause(ctx)
+		case <-time.After(settle):
+		}
+	}
 	request := logging.Request{From: s.next, ThisStart: s.next == 0, Follow: true}
 	err = logging.Follow(ctx, s.socket, request, func(e segment.Entry) error { return s.send(conn, e) })
 	if cause := context.Cause(ctx); cause != nil {
@@ -171,8 +186,8 @@ func (s *sender) send(conn net.Conn, e segment.Entry) error {
 	if _, err := io.WriteString(conn, message); err != nil {
 		return err
 	}
-	if s.failed {
-		s.failed = false
+	if *s.failed {
+		*s.failed = false
 		s.env.Tell(child.KeyWarning, "")
 	}
 	s.next = e.Number + 1
