@@ -32,6 +32,7 @@ type File struct {
 	size    int64
 	extents []extent // by logical block, not overlapping
 	inline  []byte   // the content, of one that has no blocks
+	nodes   uint64   // blocks that say where the others are
 }
 
 // Open returns the content of an inode. Blocks that cannot be a file's are an error here, before a byte is read.
@@ -48,11 +49,11 @@ func (f *FS) Open(i *Inode) (*File, error) {
 	case i.Flags&flagExtents != 0:
 		w := &extentWalk{f: f, inode: i, seen: map[uint64]bool{}}
 		err = w.node(area, -1)
-		file.extents = w.extents
+		file.extents, file.nodes = w.extents, uint64(len(w.seen))
 	case i.Mode&typeMask == typeLink && i.Size < blockAreaLen:
 		file.inline = area
 	case i.Mode&typeMask == typeFile || i.Mode&typeMask == typeDir || i.Mode&typeMask == typeLink:
-		file.extents, err = f.blockMap(i, area)
+		file.extents, file.nodes, err = f.blockMap(i, area)
 	default:
 		return nil, fmt.Errorf("inode %d: %s has no content", i.Number, i.FileMode().Type())
 	}
@@ -142,6 +143,7 @@ type extentWalk struct {
 	seen    map[uint64]bool
 	extents []extent
 	next    uint64 // the first logical block that may come
+	total   uint64 // blocks of all extents: no file has more than the filesystem
 }
 
 // node reads a node whose depth must be the one its parent says; -1 for the root.
@@ -161,8 +163,9 @@ func (w *extentWalk) node(b []byte, depth int) error {
 			if unwritten {
 				x.length -= unwrittenAbove
 			}
+			w.total += x.length
 			if x.length == 0 || logical < w.next || x.physical == 0 || x.physical >= w.f.s.blocks ||
-				x.length > w.f.s.blocks-x.physical || logical+x.length > mostLogical {
+				x.length > w.f.s.blocks-x.physical || logical+x.length > mostLogical || w.total > w.f.s.blocks {
 				return fmt.Errorf("extent tree: %w: %d blocks from %d on as block %d", ErrDamaged, x.length, x.physical, logical)
 			}
 			w.next = logical + x.length
@@ -210,18 +213,18 @@ func (w *extentWalk) check(block uint64, b []byte) error {
 }
 
 // blockMap reads the map of ext2 and ext3: twelve blocks, then one each of blocks of blocks of depth 1, 2 and 3.
-func (f *FS) blockMap(i *Inode, area []byte) ([]extent, error) {
+func (f *FS) blockMap(i *Inode, area []byte) (extents []extent, nodes uint64, err error) {
 	m := &mapWalk{f: f, seen: map[uint64]bool{}}
 	m.last = uint64((i.Size + f.s.blockSize - 1) / f.s.blockSize)
 	if err := m.blocks(area[:12*4], 0); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	for depth := 1; depth <= 3; depth++ {
 		if err := m.blocks(area[(11+depth)*4:(12+depth)*4], depth); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
-	return m.extents, nil
+	return m.extents, uint64(len(m.seen)), nil
 }
 
 type mapWalk struct {
@@ -230,6 +233,7 @@ type mapWalk struct {
 	extents []extent
 	next    uint64 // the logical block that comes
 	last    uint64 // the first that is beyond the file's size
+	total   uint64 // blocks with content: no file has more than the filesystem
 }
 
 // blocks reads a list of block numbers, each standing for a tree of a depth.
@@ -259,6 +263,9 @@ func (m *mapWalk) blocks(list []byte, depth int) error {
 				return err
 			}
 		default:
+			if m.total++; m.total > m.f.s.blocks {
+				return fmt.Errorf("block map: %w: more than the %d blocks there are", ErrDamaged, m.f.s.blocks)
+			}
 			if m.put(n); len(m.extents) > mostExtents {
 				return fmt.Errorf("block map: %w: more than %d pieces", ErrFeature, mostExtents)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path"
 	"strings"
 )
@@ -27,21 +28,35 @@ const (
 // ReadDir returns the names of a directory but . and .., in the order they are stored. What is damaged is left out and
 // told by the error, which wraps ErrDamaged then; the entries are all that could be read.
 func (f *FS) ReadDir(i *Inode) (entries []Entry, err error) {
+	entries, _, err = f.readDir(i, math.MaxUint64)
+	return entries, err
+}
+
+// errShared is told of directories that have more blocks together than there are.
+var errShared = fmt.Errorf("%w: directories share blocks", ErrDamaged)
+
+// readDir is ReadDir that reads no more than most blocks, and tells how many it has read.
+func (f *FS) readDir(i *Inode, most uint64) (entries []Entry, took uint64, err error) {
 	if i.Mode&typeMask != typeDir {
-		return nil, fmt.Errorf("inode %d is no directory", i.Number)
+		return nil, 0, fmt.Errorf("inode %d is no directory", i.Number)
 	}
 	if i.Flags&flagInline != 0 {
-		return f.inlineDir(i)
+		entries, err = f.inlineDir(i)
+		return entries, 0, err
 	}
 	file, err := f.Open(i)
 	if err != nil {
-		return nil, err
+		return nil, 1, err
 	}
+	took = file.nodes
 	var failed []error
 	b := make([]byte, f.s.blockSize)
 	// Only blocks that are there: a directory has no holes, and one that claims terabytes of them is not worth a walk.
 	err = file.Data(func(offset, length int64) error {
 		for ; length >= f.s.blockSize; offset, length = offset+f.s.blockSize, length-f.s.blockSize {
+			if took++; took > most {
+				return errShared
+			}
 			if n, err := file.ReadAt(b, offset); n < len(b) && err != nil && err != io.EOF {
 				return err
 			}
@@ -55,7 +70,7 @@ func (f *FS) ReadDir(i *Inode) (entries []Entry, err error) {
 		}
 		return nil
 	})
-	return entries, errors.Join(append(failed, err)...)
+	return entries, took, errors.Join(append(failed, err)...)
 }
 
 // entries reads a block of names. That of a hash tree reads as one of a few entries that take all of it.
@@ -148,7 +163,9 @@ type walk struct {
 	f    *FS
 	seen map[uint32]bool // directories
 	left uint64          // names that may still come
-	each func(string, *Inode, error) error
+	// blocks are those that directories may still have: each is of one only.
+	blocks uint64
+	each   func(string, *Inode, error) error
 }
 
 // Walk calls each for every file below and including the root, parents before children, with its path from the root
@@ -156,7 +173,8 @@ type walk struct {
 // that is read in part is called twice, the second time with why. A directory that is reached a second time, which no
 // kernel makes, is told as an error and not walked again. An error of each ends the walk and is returned.
 func (f *FS) Walk(each func(path string, i *Inode, err error) error) error {
-	w := &walk{f: f, seen: map[uint32]bool{}, left: f.s.blocks * uint64(f.s.blockSize) / leastEntry, each: each}
+	w := &walk{f: f, seen: map[uint32]bool{}, left: f.s.blocks * uint64(f.s.blockSize) / leastEntry, blocks: f.s.blocks,
+		each: each}
 	return w.file("", RootInode, 0)
 }
 
@@ -179,7 +197,11 @@ func (w *walk) file(name string, number uint32, depth int) error {
 	if err := w.each(name, i, nil); err != nil {
 		return err
 	}
-	entries, err := w.f.ReadDir(i)
+	entries, took, err := w.f.readDir(i, w.blocks)
+	if took > w.blocks {
+		return errShared
+	}
+	w.blocks -= took
 	if err != nil {
 		if err := w.each(name, i, err); err != nil {
 			return err

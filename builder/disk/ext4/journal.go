@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"sort"
 )
 
 // The journal (Documentation/filesystems/ext4/journal.rst). Its numbers are big-endian.
@@ -99,7 +100,11 @@ func (f *FS) replay() error {
 	revoked := map[uint64]uint32{}
 	_, err = j.walk(func(kind, sequence uint32, b []byte) error {
 		if kind == blockRevoke {
-			return j.revokes(b, func(block uint64) { revoked[block] = sequence })
+			return j.revokes(b, func(block uint64) {
+				if block < f.s.blocks { // others are never asked for, and there may be more of them than memory has room for
+					revoked[block] = sequence
+				}
+			})
 		}
 		return nil
 	})
@@ -184,10 +189,10 @@ func (j *journal) summed() bool { return j.incompat&(journalCsum2|journalCsum3) 
 
 // offset is where a block of the log lies in the image.
 func (j *journal) offset(block uint32) (int64, error) {
-	for _, e := range j.file.extents {
-		if n := uint64(block); n >= e.logical && n < e.logical+e.length && e.physical != 0 {
-			return int64(e.physical+n-e.logical) * j.f.s.blockSize, nil
-		}
+	n, all := uint64(block), j.file.extents
+	at := sort.Search(len(all), func(i int) bool { return all[i].logical+all[i].length > n })
+	if at < len(all) && n >= all[at].logical && all[at].physical != 0 {
+		return int64(all[at].physical+n-all[at].logical) * j.f.s.blockSize, nil
 	}
 	return 0, fmt.Errorf("%w: the log has no block %d", ErrDamaged, block)
 }

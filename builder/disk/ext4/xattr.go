@@ -19,7 +19,8 @@ const (
 	attrHeader     = 32 // of a block of them
 	attrInode      = 4  // of those in the inode: the magic number only
 	attrSystemData = "system.data"
-	mostAttribute  = 1 << 16 // bytes of a value: XATTR_SIZE_MAX
+	mostAttribute  = 1 << 16  // bytes of a value: XATTR_SIZE_MAX
+	mostAttributes = 16 << 20 // bytes of all values of an inode that have inodes of their own
 )
 
 var attrPrefixes = map[byte]string{0: "", 1: "user.", 2: "system.posix_acl_access", 3: "system.posix_acl_default",
@@ -66,6 +67,7 @@ func (f *FS) inodeAttributes(i *Inode) ([]Attribute, error) {
 // attributes reads a list that begins at first; offsets of values count from base.
 func (f *FS) attributes(b []byte, first, base int) (all []Attribute, err error) {
 	le := binary.LittleEndian
+	var inside, outside int64 // bytes of values: none lies in another
 	for off := first; ; {
 		if off+4 > len(b) || le.Uint32(b[off:]) == 0 {
 			return all, nil
@@ -87,12 +89,18 @@ func (f *FS) attributes(b []byte, first, base int) (all []Attribute, err error) 
 		case size > mostAttribute:
 			return all, fmt.Errorf("%w: %.40q has %d bytes", ErrDamaged, a.Name, size)
 		case inode != 0:
+			if outside += size; outside > mostAttributes {
+				return all, fmt.Errorf("%w: more than %d bytes of attributes", ErrFeature, mostAttributes)
+			}
 			if a.Value, err = f.attributeInode(inode, size); err != nil {
 				return all, fmt.Errorf("%.40q: %w", a.Name, err)
 			}
 		case size > 0 && int64(base+value)+size > int64(len(b)):
 			return all, fmt.Errorf("%w: %.40q lies beyond the end", ErrDamaged, a.Name)
 		case size > 0:
+			if inside += size; inside > int64(len(b)) {
+				return all, fmt.Errorf("%w: %.40q shares its value", ErrDamaged, a.Name)
+			}
 			a.Value = bytes.Clone(b[base+value : base+value+int(size)])
 		}
 		all = append(all, a)
