@@ -15,6 +15,7 @@ import (
 	"rempart/builder/guest"
 	"rempart/builder/guest/running"
 	"rempart/builder/kernel"
+	"rempart/builder/master/store"
 	"rempart/builder/ssh"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/ctl"
@@ -207,6 +208,10 @@ func commit(ctx context.Context, c *console, r *running.Guest, packages packageO
 	if m.Manifest.Master.Profile == digest {
 		fmt.Fprintf(c.out, "%s runs what its master %s says already\n", r.Name, r.Master)
 		return nil
+	}
+	if store.Kept(r.Master) {
+		return fmt.Errorf("%s is in a store, where a master never changes; build and publish one of the changed profile instead"+
+			" (rempart build PROFILE --publish), and start %s from that", r.Master, r.Name)
 	}
 	*packages.arch = m.Manifest.Master.Arch
 	plan, err := planMaster(ctx, c, profile, packages, 0)

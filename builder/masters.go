@@ -114,8 +114,9 @@ func (m *masters) list(_ context.Context, c *console, _ []string) error {
 	lines := []line{}
 	for _, one := range all {
 		signer, _ := m.store.Signer(one)
-		lines = append(lines, line{one.Digest, one.Manifest.Master.Name, append([]string{}, one.Tags...),
-			one.Manifest.Master.Arch, one.Manifest.Master.Kernel, len(one.Manifest.Packages), signer})
+		// Anybody may have written a manifest that was imported.
+		lines = append(lines, line{one.Digest, printable(one.Manifest.Master.Name), append([]string{}, one.Tags...),
+			printable(one.Manifest.Master.Arch), printable(one.Manifest.Master.Kernel), len(one.Manifest.Packages), signer})
 	}
 	if m.json {
 		return errors.Join(printJSON(c.out, lines), err)
@@ -155,6 +156,7 @@ func (m *masters) diff(_ context.Context, c *console, args []string) error {
 		}
 	} else {
 		for _, d := range all {
+			d.Name, d.Before, d.After = printable(d.Name), printable(d.Before), printable(d.After)
 			switch {
 			case d.Before == "":
 				fmt.Fprintf(c.out, "+ %s %s: %s\n", d.Kind, d.Name, d.After)
@@ -219,7 +221,7 @@ func (m *masters) prune(_ context.Context, c *console, _ []string) error {
 	}
 	gone, freed, err := m.store.Prune(used, m.pretend)
 	for _, one := range gone {
-		fmt.Fprintf(c.out, "%.12s %s\n", one.Digest, one.Manifest.Master.Name)
+		fmt.Fprintf(c.out, "%.12s %s\n", one.Digest, printable(one.Manifest.Master.Name))
 	}
 	if err != nil {
 		return err
@@ -234,20 +236,22 @@ func (m *masters) prune(_ context.Context, c *console, _ []string) error {
 
 // usedMasters tells which masters guests run from: their folders end in the digest.
 func usedMasters() (func(digest string) bool, error) {
-	place, err := running.Place()
+	places, err := running.Places()
 	if err != nil {
 		return nil, err
 	}
 	used := map[string]bool{}
-	for _, name := range running.List(place) {
-		g, err := running.Open(place, name)
-		if errors.Is(err, running.ErrAbsent) {
-			continue // it ended between the two looks
+	for _, place := range places {
+		for _, name := range running.List(place) {
+			g, err := running.Open(place, name)
+			if errors.Is(err, running.ErrAbsent) {
+				continue // it ended between the two looks
+			}
+			if err != nil {
+				return nil, err
+			}
+			used[filepath.Base(g.Master)] = true
 		}
-		if err != nil {
-			return nil, err
-		}
-		used[filepath.Base(g.Master)] = true
 	}
 	return func(digest string) bool { return used[digest] }, nil
 }

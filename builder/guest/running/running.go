@@ -77,6 +77,24 @@ func Place() (string, error) {
 	return filepath.Join(dir, "rempart", "guests"), nil
 }
 
+// Places are all directories in which guests of this user may be written down, whatever this environment says: one that
+// a service has started has no XDG_RUNTIME_DIR where its user's login has one.
+func Places() ([]string, error) {
+	own, err := Place()
+	if err != nil {
+		return nil, err
+	}
+	places := []string{own, fmt.Sprintf("/run/user/%d/rempart/guests", os.Geteuid())}
+	if os.Geteuid() == 0 {
+		places = append(places, "/run/rempart/guests")
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		places = append(places, filepath.Join(home, ".local", "state", "rempart", "guests"))
+	}
+	slices.Sort(places)
+	return slices.Compact(places), nil
+}
+
 // maxSocket is the longest path of a unix socket (unix(7), sun_path with its terminating zero).
 const maxSocket = 107
 

@@ -80,11 +80,11 @@ func (s *Store) Import(ctx context.Context, r io.Reader) (*Master, error) {
 		return nil, fmt.Errorf("importing a master: %w", err)
 	}
 	defer packed.Close()
-	folder, err := os.MkdirTemp(s.dir, "import-")
+	folder, done, err := s.importFolder()
 	if err != nil {
-		return nil, fmt.Errorf("master store: %w", err)
+		return nil, err
 	}
-	defer os.RemoveAll(folder)
+	defer done()
 	if err := unpack(ctx, tar.NewReader(packed), folder); err != nil {
 		return nil, fmt.Errorf("importing a master: %w", err)
 	}

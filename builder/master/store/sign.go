@@ -79,6 +79,11 @@ func (s *Store) Signer(m *Master) (name string, err error) {
 	if err != nil {
 		return "", err
 	}
+	return s.signerOf(m, signature)
+}
+
+// signerOf is Signer of a signature that need not be the one in the store.
+func (s *Store) signerOf(m *Master, signature []byte) (name string, err error) {
 	manifest, err := os.ReadFile(filepath.Join(m.Dir, master.ManifestFile))
 	if err != nil {
 		return "", err

@@ -110,6 +110,12 @@ func CheckTag(tag string) error {
 	return nil
 }
 
+// Kept tells whether a folder is that of a master in a store.
+func Kept(dir string) bool {
+	dir = filepath.Clean(dir)
+	return digestPattern.MatchString(filepath.Base(dir)) && filepath.Base(filepath.Dir(dir)) == mastersDir
+}
+
 // lock makes this the only change of the store until the function returned is called, and removes what a change that
 // was killed has left.
 func (s *Store) lock() (unlock func(), err error) {
@@ -128,9 +134,46 @@ func (s *Store) lock() (unlock func(), err error) {
 	}
 	left, _ := os.ReadDir(filepath.Join(s.dir, workDir))
 	for _, e := range left {
-		_ = os.RemoveAll(filepath.Join(s.dir, workDir, e.Name()))
+		path := filepath.Join(s.dir, workDir, e.Name())
+		if strings.HasPrefix(e.Name(), importPrefix) && held(path) {
+			continue // an import goes on there: it takes its time, and this lock only to publish
+		}
+		_ = os.RemoveAll(path)
 	}
 	return func() { f.Close() }, nil
+}
+
+// importPrefix begins the names of folders that imports work in, each locked by its own.
+const importPrefix = "import-"
+
+// held tells whether somebody has a folder locked.
+func held(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
+// importFolder makes a folder for an import, which done removes, as the next change does if this process is killed.
+func (s *Store) importFolder() (folder string, done func(), err error) {
+	unlock, err := s.lock()
+	if err != nil {
+		return "", nil, err
+	}
+	defer unlock()
+	if folder, err = os.MkdirTemp(filepath.Join(s.dir, workDir), importPrefix); err != nil {
+		return "", nil, fmt.Errorf("master store: %w", err)
+	}
+	f, err := os.Open(folder)
+	if err == nil {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
+		return "", nil, errors.Join(fmt.Errorf("master store: %w", err), os.RemoveAll(folder))
+	}
+	return folder, func() { _ = os.RemoveAll(folder); f.Close() }, nil
 }
 
 // Publish puts the master in a folder into the store, checking every byte of it against its manifest on the way, and
@@ -148,7 +191,7 @@ func (s *Store) Publish(ctx context.Context, folder string) (*Master, error) {
 	}
 	defer unlock()
 	if have, err := s.load(digest); err == nil {
-		return have, nil
+		return have, s.addSignature(have, folder)
 	}
 	work, err := os.MkdirTemp(filepath.Join(s.dir, workDir), "publish-")
 	if err != nil {
@@ -189,6 +232,33 @@ func (s *Store) Publish(ctx context.Context, folder string) (*Master, error) {
 	return s.load(digest)
 }
 
+// addSignature keeps the signature that a folder has of a master which is here already without one, or without one that
+// is believed: the same master may have come unsigned before. The caller holds the lock.
+func (s *Store) addSignature(have *Master, folder string) error {
+	_, why := s.Signer(have)
+	if why == nil {
+		return nil
+	}
+	signature, err := os.ReadFile(filepath.Join(folder, SignatureFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := s.signerOf(have, signature); err != nil && !errors.Is(why, ErrUnsigned) {
+		return nil // no better than the one that is here
+	}
+	fresh := filepath.Join(s.dir, workDir, "signature")
+	if err := writeFile(fresh, signature); err != nil {
+		return err
+	}
+	if err := os.Rename(fresh, filepath.Join(have.Dir, SignatureFile)); err != nil {
+		return fmt.Errorf("master store: %w", err)
+	}
+	return syncDir(have.Dir)
+}
+
 func readManifest(folder string) ([]byte, *master.Manifest, error) {
 	raw, err := os.ReadFile(filepath.Join(folder, master.ManifestFile))
 	if err != nil {
@@ -207,7 +277,16 @@ func (s *Store) putFile(ctx context.Context, from string, o master.Output, work,
 		return fmt.Errorf("%s: the digest of %s is %.70q", master.ManifestFile, o.Name, o.SHA256)
 	}
 	kept := filepath.Join(s.dir, filesDir, o.SHA256)
-	if info, err := os.Lstat(kept); err != nil || !info.Mode().IsRegular() || info.Size() != o.Size {
+	whole := false
+	if info, err := os.Lstat(kept); err == nil && info.Mode().IsRegular() && info.Size() == o.Size {
+		// It is read again: it may have been damaged since it was stored, and every byte is promised.
+		got, _, err := digestFile(ctx, kept)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		whole = err == nil && got == o.SHA256
+	}
+	if !whole {
 		copied := filepath.Join(work, "file")
 		if err := copyFile(ctx, from, copied, o); err != nil {
 			return err
