@@ -210,8 +210,8 @@ func commit(ctx context.Context, c *console, r *running.Guest, packages packageO
 		return nil
 	}
 	if store.Kept(r.Master) {
-		return fmt.Errorf("%s is in a store, where a master never changes; build and publish one of the changed profile instead"+
-			" (rempart build PROFILE --publish), and start %s from that", r.Master, r.Name)
+		return fmt.Errorf("%s is in a store, where a master never changes; build and publish one of the changed profile"+
+			" instead (rempart build PROFILE --publish), and start %s from that", r.Master, r.Name)
 	}
 	*packages.arch = m.Manifest.Master.Arch
 	plan, err := planMaster(ctx, c, profile, packages, 0)

@@ -77,6 +77,11 @@ func (v *validator) untracked(rule Rule) {
 // lineProxy checks the SYN proxy of a line.
 func (v *validator) lineProxy(rule Rule) {
 	v.proxy("policy", rule.SynProxy, rule.At)
+	if rule.DSCP != nil || rule.TTL != 0 {
+		v.reject(rule.At, "remove one", "policy: synproxy: dscp and ttl are not for proxied connections, which are the "+
+			"guest's own doing")
+		return
+	}
 	if rule.From == Self {
 		v.reject(rule.At, "", "policy: synproxy: the guest does not flood anybody")
 		return

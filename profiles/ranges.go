@@ -131,7 +131,7 @@ func (r *Ranges) UnmarshalJSON(src []byte) error {
 	}
 	in := bytes.NewReader(b)
 	n, err := binary.ReadUvarint(in)
-	if err != nil || n > uint64(len(b)) {
+	if err != nil || n > min(uint64(len(b)), maxSetRanges) { // the validator takes no more, and memory is for no more
 		return errRanges
 	}
 	out := make(Ranges, 0, n)
@@ -149,7 +149,7 @@ func (r *Ranges) UnmarshalJSON(src []byte) error {
 	rest := b[len(b)-in.Len():]
 	for len(rest) > 0 {
 		const addrLen = 16
-		if len(rest) < addrLen+1 {
+		if len(rest) < addrLen+1 || len(out) == maxSetRanges {
 			return errRanges
 		}
 		first, bits := netip.AddrFrom16([addrLen]byte(rest[:addrLen])), rest[addrLen]

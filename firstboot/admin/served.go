@@ -105,7 +105,8 @@ func runRelease(ctx context.Context, d *desk, r ctl.Request) error {
 }
 
 // askDHCP asks the guest's DHCP server one question. It returns the first maxRows answers, and how many there are.
-func askDHCP(ctx context.Context, root string, q contract.LeaseQuestion) (rows []contract.ServedLease, all int, err error) {
+func askDHCP(ctx context.Context, root string, q contract.LeaseQuestion) (rows []contract.ServedLease, all int,
+	err error) {
 	ctx, cancel := context.WithTimeout(ctx, servedPatience)
 	defer cancel()
 	var dial net.Dialer

@@ -33,8 +33,8 @@ func (f feed) Bound(l lease.Lease, link string) {
 // iaidLen is what stands behind the DUID in the identity of a DHCPv6 lease, in bytes (RFC 8415, section 21.4).
 const iaidLen = 4
 
-// identity is what names know the client by, see names.Binding: its client identifier, DUID or hardware address, without
-// what packages v4 and v6 tell kinds and associations apart by. So a host is one client by either family.
+// identity is what names know the client by, see names.Binding: its client identifier, DUID or hardware address,
+// without what packages v4 and v6 tell kinds and associations apart by. So a host is one client by either family.
 func (f feed) identity(l lease.Lease) string {
 	id := l.Client
 	switch {

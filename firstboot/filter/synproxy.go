@@ -72,29 +72,90 @@ func (c *compiler) proxied(ch *Chain, chainOf func(zone string) string) {
 	}
 }
 
-// proxiedForwards adds what is done with packets to the forwards of a zone that have a proxy; without more, the proxy
-// looks at them, and what it does not take is dropped.
-func (c *compiler) proxiedForwards(ch *Chain, zone string, do ...Expr) {
+// proxiedForwards has the proxy look at packets to the forwards of a zone that have one; what it does not take is
+// dropped.
+func (c *compiler) proxiedForwards(ch *Chain, zone string) {
 	for i := range c.profile.Forwards {
 		f := &c.profile.Forwards[i]
 		v6 := isV6(f.To)
 		if f.SynProxy == nil || f.From != zone || !c.space.has(zone, v6) {
 			continue
 		}
-		for _, from := range c.addresses(srcField(v6), f.Sources, f.SourceSets, v6) {
-			match := append([]Expr{version(v6), Match{c.ownField(zone), []Range{local()}}}, from...)
-			if f.Address.IsValid() {
-				match = append(match, Match{dstField(v6), []Range{addrRange(span{f.Address, f.Address})}})
-			}
-			match = append(match, Match{portOf(f), portRanges(f.Ports)})
-			if len(do) > 0 {
-				ch.add(forwardComment(f), append(match, do...)...)
-				continue
-			}
+		for _, match := range c.arrivals(f) {
 			ch.add(forwardComment(f), append(slices.Clone(match), synProxy(f.SynProxy, v6))...)
 			ch.add(forwardComment(f), append(match, c.counter("input"+counterInvalid), drop)...)
 		}
 	}
+}
+
+// untrackedForwards keeps what begins a connection to a forward with a proxy from connection tracking; but not what is
+// translated before a proxy is asked, in the order of destinationNAT.
+func (c *compiler) untrackedForwards(ch *Chain, z *profiles.Zone) {
+	for _, addressed := range []bool{true, false} {
+		for i := range c.profile.NAT.Mappings {
+			m := &c.profile.NAT.Mappings[i]
+			v6 := isV6(m.Inside.Addr())
+			if !addressed && mapsFor(m, z) && c.space.has(z.Name, v6) && c.proxiesOwn(z.Name, v6) {
+				ch.add(mapComment(m), Match{dstField(v6), []Range{addrRange(prefixSpan(m.Outside))}}, accept)
+			}
+		}
+		for i := range c.profile.Forwards {
+			f := &c.profile.Forwards[i]
+			if f.From != z.Name || f.Protocol != profiles.TCP || f.Address.IsValid() != addressed ||
+				!c.space.has(z.Name, isV6(f.To)) {
+				continue
+			}
+			do := Expr(NoTrack{})
+			if f.SynProxy == nil {
+				if !c.beforeProxied(i) {
+					continue
+				}
+				do = accept
+			}
+			for _, match := range c.arrivals(f) {
+				ch.add(forwardComment(f), append(match, do)...)
+			}
+		}
+	}
+}
+
+// proxiesOwn tells whether a proxy stands before ports of whatever address of this machine is asked from a zone.
+func (c *compiler) proxiesOwn(zone string, v6 bool) bool {
+	return slices.ContainsFunc(c.profile.Forwards, func(f profiles.Forward) bool {
+		return f.SynProxy != nil && f.From == zone && !f.Address.IsValid() && isV6(f.To) == v6
+	}) || slices.ContainsFunc(c.profile.Policy, func(r profiles.Rule) bool {
+		return r.SynProxy != nil && r.To == profiles.Self && covers(r.From, zone)
+	})
+}
+
+// beforeProxied tells whether the n-th forward takes something first that would be of one with a proxy otherwise, or of
+// a line with a proxy.
+func (c *compiler) beforeProxied(n int) bool {
+	f := &c.profile.Forwards[n]
+	for i := range c.profile.Forwards {
+		g := &c.profile.Forwards[i]
+		first := f.Address.IsValid() && !g.Address.IsValid() || f.Address == g.Address && n < i
+		if first && g.SynProxy != nil && g.From == f.From && isV6(g.To) == isV6(f.To) && portsMeet(g.Ports, f.Ports) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(c.profile.Policy, func(r profiles.Rule) bool {
+		return r.SynProxy != nil && r.To == profiles.Self && covers(r.From, f.From) &&
+			slices.ContainsFunc(r.Matches, func(m profiles.Match) bool { return portsMeet(m.Ports, f.Ports) })
+	})
+}
+
+// arrivals are the alternatives of what a forward takes, before it is translated.
+func (c *compiler) arrivals(f *profiles.Forward) (out [][]Expr) {
+	v6 := isV6(f.To)
+	for _, from := range c.addresses(srcField(v6), f.Sources, f.SourceSets, v6) {
+		match := append([]Expr{version(v6), Match{c.ownField(f.From), []Range{local()}}}, from...)
+		if f.Address.IsValid() {
+			match = append(match, Match{dstField(v6), []Range{addrRange(span{f.Address, f.Address})}})
+		}
+		out = append(out, append(match, Match{portOf(f), portRanges(f.Ports)}))
+	}
+	return out
 }
 
 // ownField asks whether a destination is this machine's, as forwards from a zone do.

@@ -49,34 +49,40 @@ func (c *compiler) untracked() {
 	begin := Chain{Name: "untracked.syn"}
 	own := Chain{Name: "untracked.own",
 		Base: &Base{Type: "filter", Hook: Output, Priority: priorityFree, Policy: VerdictAccept}}
+	above := c.aboveProxied()
 	for _, z := range c.profile.Zones {
 		if len(c.space.zones[z.Name]) == 0 {
 			continue
 		}
 		ch, syn := Chain{Name: "untracked/" + z.Name}, Chain{Name: "untracked.syn/" + z.Name}
-		c.proxiedForwards(&syn, z.Name, NoTrack{})
+		c.untrackedForwards(&syn, &z)
 		for i := range c.profile.Policy {
 			r := &c.profile.Policy[i]
-			for _, other := range c.otherEnds(r) {
+			for _, other := range c.otherEnds(r, len(above[i]) > 0) {
 				if covers(r.From, z.Name) && covers(r.To, other) {
-					into := &ch
-					if r.SynProxy != nil {
-						into = &syn
+					switch {
+					case r.SynProxy != nil:
+						c.keepOut(&syn, r.Matches, r, route{z.Name, other}, false, NoTrack{})
+					case r.NoTrack:
+						c.keepOut(&ch, r.Matches, r, route{z.Name, other}, false, NoTrack{})
+					case slices.ContainsFunc(above[i], func(p *profiles.Rule) bool {
+						return covers(p.From, z.Name) && covers(p.To, other)
+					}):
+						c.keepOut(&syn, begun(r), r, route{z.Name, other}, false, accept)
 					}
-					c.keepOut(into, r, route{z.Name, other}, false)
 				}
 				if covers(r.To, z.Name) && covers(r.From, other) && r.NoTrack {
-					c.keepOut(&ch, r, route{z.Name, other}, true)
+					c.keepOut(&ch, r.Matches, r, route{z.Name, other}, true, NoTrack{})
 				}
 			}
 			if !r.NoTrack {
 				continue
 			}
 			if r.From == profiles.Self && covers(r.To, z.Name) {
-				c.keepOut(&own, r, route{profiles.Self, z.Name}, false)
+				c.keepOut(&own, r.Matches, r, route{profiles.Self, z.Name}, false, NoTrack{})
 			}
 			if r.To == profiles.Self && covers(r.From, z.Name) {
-				c.keepOut(&own, r, route{profiles.Self, z.Name}, true)
+				c.keepOut(&own, r.Matches, r, route{profiles.Self, z.Name}, true, NoTrack{})
 			}
 		}
 		c.fromZone(&rules, ch, z.Name)
@@ -93,9 +99,50 @@ func (c *compiler) untracked() {
 	}
 }
 
-// otherEnds are all that a line with notrack or synproxy may go to or come from; none for other lines.
-func (c *compiler) otherEnds(r *profiles.Rule) (all []string) {
-	if !r.NoTrack && r.SynProxy == nil {
+// aboveProxied are, by the place of a line, the lines with a proxy below it that what it accepts may meet too: what
+// that line takes is tracked as ever, or the answers to it would fit no connection.
+func (c *compiler) aboveProxied() map[int][]*profiles.Rule {
+	out := map[int][]*profiles.Rule{}
+	var below []*profiles.Rule
+	for i := len(c.profile.Policy) - 1; i >= 0; i-- {
+		r := &c.profile.Policy[i]
+		if r.SynProxy != nil {
+			below = append(below, r)
+		}
+		if r.SynProxy != nil || r.NoTrack || r.Action != profiles.Accept || len(below) == 0 {
+			continue
+		}
+		mine := begun(r)
+		for _, p := range below {
+			if slices.ContainsFunc(mine, func(a profiles.Match) bool {
+				return slices.ContainsFunc(p.Matches, func(b profiles.Match) bool {
+					return len(a.Ports) == 0 || portsMeet(a.Ports, b.Ports)
+				})
+			}) {
+				out[i] = append(out[i], p)
+			}
+		}
+	}
+	return out
+}
+
+// begun are the matches of a line that TCP connections may meet.
+func begun(r *profiles.Rule) (out []profiles.Match) {
+	if len(r.Matches) == 0 {
+		return []profiles.Match{{}}
+	}
+	for _, m := range r.Matches {
+		if m.Protocol == profiles.AnyProtocol || m.Protocol == profiles.TCP {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// otherEnds are all that a line with notrack or synproxy, or one above such, may go to or come from; none for other
+// lines.
+func (c *compiler) otherEnds(r *profiles.Rule, above bool) (all []string) {
+	if !r.NoTrack && r.SynProxy == nil && !above {
 		return nil
 	}
 	for _, z := range c.profile.Zones {
@@ -106,21 +153,21 @@ func (c *compiler) otherEnds(r *profiles.Rule) (all []string) {
 	return append(all, profiles.Self)
 }
 
-// keepOut adds the rules that keep the packets of a line that go one way from connection tracking; back: of its
-// answers.
-func (c *compiler) keepOut(ch *Chain, r *profiles.Rule, way route, back bool) {
+// keepOut adds the rules that keep the packets of matches of a line that go one way from connection tracking, or, with
+// accept, in it; back: of its answers.
+func (c *compiler) keepOut(ch *Chain, list []profiles.Match, r *profiles.Rule, way route, back bool, do Expr) {
 	comment := lineComment(r)
 	if back {
 		comment = "answers: " + comment
 	}
-	for _, m := range r.Matches {
+	for _, m := range list {
 		for _, v6 := range families {
 			if !c.speaks(way.from, way.to, v6) || !m.Protocol.Speaks(v6) {
 				continue
 			}
 			for _, what := range c.oneWay(m, v6, back) {
 				for _, end := range c.farEnd(way, v6) {
-					ch.add(comment, slices.Concat(end[:1], what, end[1:], []Expr{NoTrack{}})...)
+					ch.add(comment, slices.Concat(end[:1], what, end[1:], []Expr{do})...)
 				}
 			}
 		}

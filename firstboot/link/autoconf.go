@@ -110,8 +110,8 @@ func (a *advertised) take(c advertChange) {
 }
 
 // insideOf are the subnets that an advertisement on the link called name must not touch: those of all other links, and
-// what the profile routes by them. Subnets of what was delegated by the link called giver do not count: they are in what
-// it is to extend.
+// what the profile routes by them. Subnets of what was delegated by the link called giver do not count: they are in
+// what it is to extend.
 func (a *advertised) insideOf(name, giver string) []netip.Prefix {
 	var out []netip.Prefix
 	for _, l := range a.env.Profile.Links {

@@ -25,6 +25,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
@@ -34,9 +35,9 @@ import (
 	"rempart/profiles"
 )
 
-// memory is what the child's heap may take, in bytes: a list of profiles.MaxListRanges ranges takes 12 MiB and once
-// more while it is sorted and written.
-const memory = 32 << 20
+// memory is what the child's heap may take, in bytes: a list of profiles.MaxListRanges ranges takes 12 MiB, and of IPv6
+// ranges that are no prefixes some 35 more while it is written. What was handed over is on a tmpfs and counts too.
+const memory = 80 << 20
 
 // Spec is the child. It is no condition of READY that anything can be fetched: it is ready once what was kept is
 // handed over.
@@ -90,6 +91,8 @@ type keeper struct {
 	status map[string]handover.Status
 	ranges map[string]int // by set; of the list in use
 	stale  map[string]bool
+	// unusable says of sets why nobody can use the list that is kept.
+	unusable map[string]string
 }
 
 type dialer = func(ctx context.Context, network, address string) (net.Conn, error)
@@ -100,7 +103,7 @@ func newKeeper(env *child.Env, clock refresh.Clock, dial dialer) (*keeper, error
 		return nil, err
 	}
 	k := &keeper{env: env, store: store, status: map[string]handover.Status{}, ranges: map[string]int{},
-		stale: map[string]bool{}, useless: map[string]error{}}
+		stale: map[string]bool{}, useless: map[string]error{}, unusable: map[string]string{}}
 	k.refresher = &refresh.Keeper{Store: store, Clock: clock, Log: env.Log, Changed: k.changed, Told: k.told}
 	for _, set := range env.Profile.Sourced() {
 		source, err := k.source(set, dial)
@@ -203,12 +206,17 @@ func (k *keeper) hand(s *refresh.Source) {
 	if err == nil {
 		err = handover.Write(k.env.Root, s.Name, kept)
 	}
-	if err != nil {
-		k.env.Log.Warn("list cannot be used", "set", s.Name, "error", err)
-		return
+	if err == nil { // as who uses it will: the profile may be another than when it was judged
+		_, err = handover.Read(k.env.Root, k.env.Profile, s.Name)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if err != nil {
+		k.env.Log.Warn("list cannot be used", "set", s.Name, "error", err)
+		k.unusable[s.Name] = err.Error()
+		return
+	}
+	delete(k.unusable, s.Name)
 	k.ranges[s.Name] = n
 	st := k.status[s.Name]
 	st.Ranges = n
@@ -264,13 +272,23 @@ func (k *keeper) changed(name string) {
 	i := slices.IndexFunc(k.sources, func(s refresh.Source) bool { return s.Name == name })
 	k.hand(&k.sources[i])
 	k.mu.Lock()
-	n := k.ranges[name]
+	n, unusable := k.ranges[name], k.unusable[name]
 	k.mu.Unlock()
+	if unusable != "" {
+		return
+	}
 	k.env.Log.Info("list renewed", "set", name, "ranges", n)
 }
 
 // told notes how a source stands.
 func (k *keeper) told(st refresh.Status) {
+	k.mu.Lock()
+	unusable := k.unusable[st.Name]
+	k.mu.Unlock()
+	if unusable != "" && !st.Tried.IsZero() { // once more: a server that has nothing new brings nothing to hand over
+		i := slices.IndexFunc(k.sources, func(s refresh.Source) bool { return s.Name == st.Name })
+		k.hand(&k.sources[i])
+	}
 	k.mu.Lock()
 	s := k.status[st.Name]
 	s.Taken, s.Seen, s.Tried, s.Next = unix(st.Taken), unix(st.Seen), unix(st.Tried), unix(st.Next)
@@ -297,8 +315,13 @@ func (k *keeper) say() error {
 	all := slices.SortedFunc(maps.Values(k.status),
 		func(a, b handover.Status) int { return strings.Compare(a.Set, b.Set) })
 	var lines []string
-	for _, s := range all {
-		if k.stale[s.Set] {
+	for i := range all {
+		s := &all[i]
+		why := k.unusable[s.Set]
+		if s.Error == "" {
+			s.Error = cut(why)
+		}
+		if k.stale[s.Set] || why != "" {
 			lines = append(lines, "set "+s.Set+": "+s.Error)
 		}
 	}
@@ -311,6 +334,13 @@ func (k *keeper) say() error {
 const maxError = 300
 
 func cut(s string) string {
+	// Names in a server's certificate, and where it leads to, may be made for the terminal this is read on.
+	s = strings.Map(func(c rune) rune {
+		if !unicode.IsPrint(c) {
+			return '?'
+		}
+		return c
+	}, s)
 	if len(s) > maxError {
 		s = s[:maxError] + "..."
 	}

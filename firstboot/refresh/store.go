@@ -66,7 +66,11 @@ func OpenStore(dir string) (*Store, error) {
 // Close closes the store. What was opened from it stays open.
 func (s *Store) Close() error { return s.root.Close() }
 
-// Prune removes all but the named.
+// keepPruned is how long what is no longer named stays after it was last seen to be right: a change of the profile may
+// be undone, and then it is wanted. It is longer than anybody waits from one look to the next.
+const keepPruned = 31 * 24 * time.Hour
+
+// Prune removes all but the named, in time.
 func (s *Store) Prune(names []string) error {
 	dir, err := s.root.Open(".")
 	if err != nil {
@@ -80,6 +84,10 @@ func (s *Store) Prune(names []string) error {
 	var failed []error
 	for _, name := range there {
 		if !slices.Contains(names, name) {
+			info, err := s.root.Lstat(name)
+			if err == nil && info.Mode().IsRegular() && name[0] != '.' && time.Since(info.ModTime()) < keepPruned {
+				continue
+			}
 			failed = append(failed, s.root.RemoveAll(name))
 		}
 	}

@@ -26,8 +26,8 @@ const maxLine = 4096
 //	||NAME^               the same, as ad blockers write it
 //	address=/NAME/...     the same, as dnsmasq has it; also local= and server=
 //
-// After # at the beginning of a word comes a comment, and a line that begins with ! or [ is one. A # within a word is an
-// ad blocker's rule for parts of the pages of a site (NAME##..., NAME#@#...), which keeps nobody from the site itself.
+// After # at the beginning of a word comes a comment, and a line that begins with ! or [ is one. A # within a word is
+// an ad blocker's rule for parts of the pages of a site (NAME##..., NAME#@#...), which keeps nobody from the site.
 // What the names of the machine itself are, every hosts file has; they are left out. The error is that of r, or of a
 // list with more lines than a table has room for.
 func (b *Builder) Read(r io.Reader) (said Said, err error) {

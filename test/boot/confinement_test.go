@@ -17,6 +17,7 @@ import (
 	"rempart/firstboot/health"
 	"rempart/firstboot/identity"
 	"rempart/firstboot/link"
+	"rempart/firstboot/lists"
 	"rempart/firstboot/logging"
 	"rempart/firstboot/ra"
 	"rempart/firstboot/scrub"
@@ -45,7 +46,7 @@ func TestConfinement(t *testing.T) {
 	r := g.AwaitReady()
 	// This profile needs none of them.
 	idle := []child.Spec{dhcp.Spec(), dns.Spec(), ra.Spec(), clock.Spec(), identity.Spec(), session.Spec(), console.Spec(),
-		syslog.Spec()}
+		syslog.Spec(), lists.Spec()}
 	if len(r.Children) != len(specs)+len(idle) {
 		t.Errorf("%d children in the guest, %d known to this test", len(r.Children), len(specs)+len(idle))
 	}

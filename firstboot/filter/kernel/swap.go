@@ -39,7 +39,10 @@ func Swap(ctx context.Context, rs filter.Ruleset, opts Options) error {
 	if len(steps) == 0 {
 		return nil
 	}
-	return carryOut(ctx, rs, steps, opts)
+	if err := send(steps, opts); err != nil {
+		return culprit(ctx, steps, opts, err) // InForce cannot tell: the fingerprint does not depend on lists
+	}
+	return nil
 }
 
 // swapIn adds the lists of a table that are missing, and returns what puts them in force.

@@ -3,10 +3,12 @@ package policy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,11 +24,12 @@ import (
 // seconds on a slow machine. Then links come up with what there is; a list that comes later is put in force then.
 const listsWait = 20 * time.Second
 
-// withLists is the profile with the lists that were handed over as the members of their sets. A list that cannot be
-// used leaves the set with what the profile gives it.
-func withLists(env *child.Env) *profiles.Profile {
+// withLists is the profile with the lists that were handed over as the members of their sets, and why some are not. A
+// list that cannot be used leaves the set with what is in force, now, or where nothing is, nil, with what the profile
+// gives it.
+func withLists(env *child.Env, now *profiles.Profile) (with *profiles.Profile, why string) {
 	if len(env.Profile.Sourced()) == 0 {
-		return env.Profile
+		return env.Profile, ""
 	}
 	p := *env.Profile
 	p.Sets = slices.Clone(p.Sets)
@@ -34,23 +37,27 @@ func withLists(env *child.Env) *profiles.Profile {
 	for i := range p.Sets {
 		all += len(p.Sets[i].Ranges)
 	}
+	var unused []string
 	for _, s := range p.Sourced() {
 		list, err := handover.Read(env.Root, &p, s.Name)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			continue
-		case err != nil:
-			env.Log.Error("list not used", "error", err)
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if all += len(list) - len(s.Ranges); all > handover.Most() {
-			all -= len(list) - len(s.Ranges)
-			env.Log.Error("list not used: all sets together would be too large", "set", s.Name, "ranges", len(list))
-			continue
+		if err == nil && all+len(list)-len(s.Ranges) > handover.Most() {
+			err = fmt.Errorf("list of set %s: all sets together would be too large with its %d ranges", s.Name, len(list))
 		}
+		if err != nil {
+			unused = append(unused, err.Error())
+			if now == nil {
+				env.Log.Error("list not used", "error", err)
+				continue
+			}
+			list = now.Set(s.Name).Ranges
+		}
+		all += len(list) - len(s.Ranges)
 		s.Ranges = list
 	}
-	return &p
+	return &p, strings.Join(unused, "; ")
 }
 
 // watch tells of changes in the directory of lists: of a list, or that all have been handed over. It ends with ctx. The
@@ -115,7 +122,13 @@ func follow(ctx context.Context, env *child.Env, compile compiler, now *profiles
 	retry := time.NewTimer(again)
 	defer retry.Stop()
 	retry.Stop()
-	warned := false
+	said := ""
+	tell := func(text string) {
+		if text != said {
+			env.Tell(child.KeyWarning, text)
+			said = text
+		}
+	}
 	for {
 		select {
 		case _, ok := <-changes:
@@ -127,22 +140,19 @@ func follow(ctx context.Context, env *child.Env, compile compiler, now *profiles
 		case <-ctx.Done():
 			return
 		}
-		next := withLists(env)
+		next, why := withLists(env, now)
 		if sameLists(now, next) {
+			tell(why)
 			continue
 		}
 		if err := swap(ctx, compile, next); err != nil {
 			env.Log.Error("lists not put in force", "error", err)
-			env.Tell(child.KeyWarning, "lists stay as they are: "+err.Error())
-			warned = true
+			tell("lists stay as they are: " + err.Error())
 			retry.Reset(again)
 			continue
 		}
 		now = next
-		if warned {
-			env.Tell(child.KeyWarning, "")
-			warned = false
-		}
+		tell(why)
 		for _, s := range now.Sourced() {
 			env.Log.Info("list in force", "set", s.Name, "ranges", len(s.Ranges))
 		}

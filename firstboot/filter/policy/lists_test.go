@@ -147,12 +147,21 @@ func TestWithLists(t *testing.T) {
 	}
 	p.Sets = append(p.Sets, other)
 	env := &child.Env{Profile: p, Root: root, Log: slog.New(slog.DiscardHandler)}
-	if got := withLists(env).Set("blocked").Ranges; len(got) != len(p.Sets[0].Ranges) {
-		t.Errorf("with lists that are too large together the set has %d ranges; want those of the profile", len(got))
+	if with, why := withLists(env, nil); len(with.Set("blocked").Ranges) != len(p.Sets[0].Ranges) || why == "" {
+		t.Errorf("with lists that are too large together the set has %d ranges, said %q; want those of the profile, and why",
+			len(with.Set("blocked").Ranges), why)
 	}
 	p.Sets = p.Sets[:len(p.Sets)-1]
-	if got := withLists(env).Set("blocked").Ranges; len(got) != profiles.MaxListRanges-10 {
-		t.Errorf("the set has %d ranges; want those of the list", len(got))
+	with, why := withLists(env, nil)
+	if got := with.Set("blocked").Ranges; len(got) != profiles.MaxListRanges-10 || why != "" {
+		t.Errorf("the set has %d ranges, said %q; want those of the list", len(got), why)
+	}
+	// One that cannot be used does not empty the set: what is in force stays.
+	hand(t, root, "0.0.0.0/0\n")
+	after, why := withLists(env, with)
+	if got := after.Set("blocked").Ranges; len(got) != profiles.MaxListRanges-10 || why == "" {
+		t.Errorf("after a list that cannot be used the set has %d ranges, said %q; want those in force, and why", len(got),
+			why)
 	}
 	if len(p.Sets[0].Ranges) > 100 {
 		t.Error("the profile itself was changed")

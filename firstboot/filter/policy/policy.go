@@ -107,7 +107,7 @@ type compiler = func(*profiles.Profile) (filter.Ruleset, error)
 
 // load puts the policy in force and returns the profile it is of, with the lists that are in force.
 func load(ctx context.Context, env *child.Env, compile compiler) (*profiles.Profile, error) {
-	p := withLists(env)
+	p, _ := withLists(env, nil)
 	full, compileErr := compile(p)
 	inForce := false
 	if compileErr == nil {
@@ -125,7 +125,7 @@ func load(ctx context.Context, env *child.Env, compile compiler) (*profiles.Prof
 		env.Tell(child.KeyPolicy, stateClosed)
 		if len(p.Sourced()) > 0 && compileErr == nil { // while nothing is open
 			awaitLists(ctx, env, listsWait)
-			p = withLists(env)
+			p, _ = withLists(env, nil)
 			full, compileErr = compile(p)
 		}
 	}

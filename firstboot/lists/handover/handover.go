@@ -36,6 +36,7 @@ const (
 	maxList   = 16 << 20 // of MaxListRanges IPv6 ranges
 	maxStatus = 64 << 10
 	maxCount  = 32 // of the first line of a list
+	maxRange  = 48 // of one range: 33 in base64
 )
 
 // Status is how the list of a set stands. Times are seconds since 1970; 0: never.
@@ -53,7 +54,7 @@ type Status struct {
 
 // Encode writes a list: a line with the number of its ranges, and a line with them.
 func Encode(w io.Writer, list profiles.Ranges) error {
-	b, err := json.Marshal(list)
+	b, err := list.MarshalJSON() // by json.Marshal it would be in memory twice more
 	if err != nil {
 		return err
 	}
@@ -95,7 +96,9 @@ func decode(b []byte) (profiles.Ranges, error) {
 
 // Read reads the list of a set, checked by Sane. The error wraps fs.ErrNotExist when none was handed over yet.
 func Read(root string, p *profiles.Profile, set string) (profiles.Ranges, error) {
-	b, err := child.ReadUntrusted(filepath.Join(root, contract.ListsDir, set), maxList)
+	// Who laid it there cannot take more of the reader's memory than a list that fits.
+	most := min(maxList, maxCount+maxRange*int64(Most()))
+	b, err := child.ReadUntrusted(filepath.Join(root, contract.ListsDir, set), most)
 	if err != nil {
 		return nil, fmt.Errorf("list of set %s: %w", set, err)
 	}

@@ -32,7 +32,7 @@ func (h *head) body(in *bufio.Reader, most int64, w io.Writer) error {
 		}
 		return exactly(in, int64(n), w)
 	}
-	// Up to the end of the connection, which TLS makes sure is no accident.
+	// Up to the end of the connection; whether it was cut the caller looks.
 	n, err := io.Copy(w, io.LimitReader(in, most))
 	if err != nil {
 		return err

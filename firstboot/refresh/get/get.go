@@ -88,7 +88,7 @@ func (c *Client) Fetch(ctx context.Context, address string, have Validators, mos
 // once asks one server. next is where it sends us instead; nil: w has it.
 func (c *Client) once(ctx context.Context, at *url.URL, have Validators, most int64, w io.Writer) (
 	got Validators, next *url.URL, err error) {
-	conn, err := c.connect(ctx, at)
+	conn, wire, err := c.connect(ctx, at)
 	if err != nil {
 		return got, nil, err
 	}
@@ -126,36 +126,56 @@ func (c *Client) once(ctx context.Context, at *url.URL, have Validators, most in
 		return got, nil, StatusError{h.code, h.reason}
 	}
 	got = Validators{plain(h.field("etag")), plain(h.field("last-modified"))}
-	return got, nil, h.body(in, most, w)
+	if err := h.body(in, most, w); err != nil {
+		return got, nil, err
+	}
+	if wire != nil && wire.cut {
+		return got, nil, fmt.Errorf("the connection was cut: %w", io.ErrUnexpectedEOF)
+	}
+	return got, nil, nil
 }
 
-// connect opens the connection an address asks for.
-func (c *Client) connect(ctx context.Context, at *url.URL) (net.Conn, error) {
+// wire is what TLS reads. crypto/tls takes a connection that ends between two records for one that the server ended;
+// anybody on the way can do that.
+type wire struct {
+	net.Conn
+	cut bool // it ended before the server said by TLS that there is no more
+}
+
+func (w *wire) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	w.cut = w.cut || errors.Is(err, io.EOF)
+	return n, err
+}
+
+// connect opens the connection an address asks for, and gives what is below TLS with it.
+func (c *Client) connect(ctx context.Context, at *url.URL) (net.Conn, *wire, error) {
 	port := "443"
 	switch at.Scheme {
 	case "https":
 	case "http":
 		if port = "80"; !c.Insecure {
-			return nil, fmt.Errorf("%w: it is http, which was not asked for", ErrProtocol)
+			return nil, nil, fmt.Errorf("%w: it is http, which was not asked for", ErrProtocol)
 		}
 	default:
-		return nil, fmt.Errorf("%w: %.16q is neither https nor http", ErrProtocol, at.Scheme)
+		return nil, nil, fmt.Errorf("%w: %.16q is neither https nor http", ErrProtocol, at.Scheme)
 	}
 	if at.Port() != "" {
 		port = at.Port()
 	}
 	conn, err := c.Dial(ctx, "tcp", net.JoinHostPort(at.Hostname(), port))
 	if err != nil || at.Scheme == "http" {
-		return conn, err
+		return conn, nil, err
 	}
 	config := c.TLS.Clone()
 	config.ServerName = strings.TrimSuffix(at.Hostname(), ".")
-	secure := tls.Client(conn, config)
+	below := &wire{Conn: conn}
+	secure := tls.Client(below, config)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("TLS with %s: %w", at.Hostname(), err)
+		return nil, nil, fmt.Errorf("TLS with %s: %w", at.Hostname(), err)
 	}
-	return secure, nil
+	return secure, below, nil
 }
 
 // request is the head that asks for an address. What is put into it cannot end a line: url.Parse takes no control
