@@ -97,8 +97,8 @@ func runConfirm(ctx context.Context, d *desk, r ctl.Request) error {
 	report, _ := d.news.newest()
 	if r.Since == math.SmallestNonzeroFloat64 && report.Live.Since > 0 {
 		return errors.New("a shell does not tell when its connection was made, so it does not show that you can still get" +
-			" in; confirm without one: `ssh GUEST confirm` or `rempart confirm GUEST` from where you are, or `rempart ctl GUEST " +
-			"confirm` on its host")
+			" in; confirm without one: `ssh GUEST confirm` or `rempart confirm GUEST` from where you are," +
+			" or `rempart ctl GUEST confirm` on its host")
 	}
 	if r.Since != 0 && r.Since < report.Live.Since {
 		return errors.New("this connection was made before the change, so it does not show that you can still get in; " +
