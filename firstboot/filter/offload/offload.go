@@ -23,7 +23,7 @@ import (
 )
 
 // banned is how often it is asked whether a rate has banned somebody, which the kernel does not announce: so long may
-// flows of the banned that skip the rules go on. Bans by hand do not wait for it.
+// flows of the banned that skip the rules go on. Bans by hand do not wait for it, unless links are bound just then.
 const banned = time.Second
 
 // again is how long after a failure the links are bound once more.
