@@ -38,7 +38,8 @@ func withARM64(t *testing.T) string {
 		}
 	}
 	over := map[string]map[string]string{"Replace": {}}
-	programs := map[string]string{"bootstage-arm64": "./firstboot/boot", "firstboot-arm64": "./firstboot"}
+	programs := map[string]string{"bootstage-arm64": "./firstboot/boot", "firstboot-arm64": "./firstboot",
+		"shell-arm64": "./firstboot/shell"}
 	for program, source := range programs {
 		path := filepath.Join(dir, program)
 		build("arm64", "-tags", "guest", "-o", path, source)

@@ -155,12 +155,10 @@ func newLab(t testing.TB) *lab {
 // home makes the child's directories below the root.
 func (l *lab) home() {
 	l.t.Helper()
-	for dir := l.root; dir != "/"; dir = filepath.Dir(dir) { // of a user who is nobody else
+	// Of a user who is nobody else. Those that are everybody's stay as they are.
+	for dir := l.root; dir != "/" && dir != os.TempDir() && dir != "/run"; dir = filepath.Dir(dir) {
 		if err := os.Chmod(dir, 0o755); err != nil {
 			l.t.Fatal(err)
-		}
-		if dir == os.TempDir() || dir == "/run" {
-			break
 		}
 	}
 	for _, dir := range []string{contract.DHCPDir, contract.DHCPRunDir} {
