@@ -33,7 +33,11 @@ func openPlug(args cmdline.Args, say func(string)) (*plug, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &plug{loader: loader, seen: map[string]bool{}, uevents: listen(), say: say}
+	uevents, err := module.EventSocket()
+	if err != nil {
+		say("warning: " + err.Error())
+	}
+	p := &plug{loader: loader, seen: map[string]bool{}, uevents: uevents, say: say}
 	list, err := os.ReadFile(contract.BootModules)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("boot modules: %w", err)
@@ -64,20 +68,6 @@ func (p *plug) coldplug() {
 	if err := p.loader.Coldplug("/sys", p.seen); err != nil {
 		p.say("warning: " + strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-}
-
-// listen opens the kernel's device event socket (group 1 of NETLINK_KOBJECT_UEVENT, lib/kobject_uevent.c).
-func listen() int {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK,
-		unix.NETLINK_KOBJECT_UEVENT)
-	if err != nil {
-		return -1
-	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}); err != nil {
-		unix.Close(fd)
-		return -1
-	}
-	return fd
 }
 
 // Waits of plug.wait.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
+	"rempart/firstboot/announce"
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/identity"
@@ -52,6 +53,10 @@ const (
 	fightBurst = 30
 )
 
+// announced is what the kernel tells of that may need a look: interfaces, addresses, routes and rules.
+const announced = unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_IPV4_ROUTE |
+	unix.RTMGRP_IPV6_ROUTE | 1<<(unix.RTNLGRP_IPV4_RULE-1) | 1<<(unix.RTNLGRP_IPV6_RULE-1)
+
 // Run brings the links to the state the profile declares and keeps them there until ctx is done. It leaves them as
 // they are when it ends, so that the next run finds nothing to do: the policy is what protects them, not this
 // program.
@@ -61,11 +66,11 @@ func Run(ctx context.Context, env *child.Env) error {
 		return err
 	}
 	defer k.close()
-	ev, err := subscribe()
+	ev, err := announce.Subscribe(announced)
 	if err != nil {
 		return err
 	}
-	defer ev.close()
+	defer ev.Close()
 	r := &runner{
 		env:     env,
 		log:     env.Log,
@@ -86,7 +91,7 @@ func Run(ctx context.Context, env *child.Env) error {
 	defer r.uplinks.wait()
 	defer cancel()
 	broken := make(chan error, 1)
-	go func() { broken <- ev.watch(r.dirty) }()
+	go func() { broken <- ev.Watch(r.dirty) }()
 	return r.loop(ctx, broken)
 }
 

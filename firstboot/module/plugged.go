@@ -14,16 +14,26 @@ import (
 // Plugged hears of devices that are plugged in while the machine runs.
 type Plugged struct{ file *os.File }
 
-// ListenPlugged opens the kernel's device event socket (group 1 of NETLINK_KOBJECT_UEVENT, lib/kobject_uevent.c).
-func ListenPlugged() (*Plugged, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK,
+// EventSocket opens the kernel's device event socket (group 1 of NETLINK_KOBJECT_UEVENT, lib/kobject_uevent.c). It does
+// not block.
+func EventSocket() (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK,
 		unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
-		return nil, fmt.Errorf("listening for devices: %w", err)
+		return -1, fmt.Errorf("listening for devices: %w", err)
 	}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}); err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("listening for devices: %w", err)
+		return -1, fmt.Errorf("listening for devices: %w", err)
+	}
+	return fd, nil
+}
+
+// ListenPlugged begins to hear.
+func ListenPlugged() (*Plugged, error) {
+	fd, err := EventSocket()
+	if err != nil {
+		return nil, err
 	}
 	return &Plugged{os.NewFile(uintptr(fd), "device events")}, nil
 }

@@ -6,16 +6,14 @@ package onlink
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/announce"
 )
 
 // Link is an interface that is there.
@@ -42,12 +40,12 @@ const debounce = 20 * time.Millisecond
 // A serve that returns before that is started again, after a wait when it returned an error, which is logged. Serve
 // returns when ctx is done and every serve has returned, or when the kernel's announcements cannot be had.
 func Serve(ctx context.Context, links []string, log *slog.Logger, serve func(context.Context, Link) error) error {
-	events, err := subscribe()
+	events, err := announce.Subscribe(unix.RTMGRP_LINK)
 	if err != nil {
 		return err
 	}
 	dirty, broken := make(chan struct{}, 1), make(chan error, 1)
-	go func() { broken <- watch(events, dirty) }()
+	go func() { broken <- events.Watch(dirty) }()
 	var all sync.WaitGroup
 	running := map[string]running{}
 	defer all.Wait()
@@ -136,36 +134,4 @@ func look(name string) (Link, bool) {
 
 func (l Link) same(other Link) bool {
 	return l.Index == other.Index && l.MTU == other.MTU && l.MAC.String() == other.MAC.String()
-}
-
-// subscribe opens a socket on which the kernel announces changes of links. What changed is not read: the state is
-// looked at afresh, so a lost announcement (ENOBUFS) is as good as any.
-func subscribe() (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, fmt.Errorf("opening netlink for events: %w", err)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK}); err != nil {
-		_ = unix.Close(fd)
-		return nil, fmt.Errorf("subscribing to netlink events: %w", err)
-	}
-	return os.NewFile(uintptr(fd), "netlink events"), nil
-}
-
-// watch puts a token into dirty, which has room for one, for every announcement until the file is closed.
-func watch(events *os.File, dirty chan<- struct{}) error {
-	buf := make([]byte, 1<<13)
-	for {
-		_, err := events.Read(buf)
-		switch {
-		case errors.Is(err, os.ErrClosed):
-			return nil
-		case err != nil && !errors.Is(err, syscall.ENOBUFS):
-			return fmt.Errorf("reading netlink events: %w", err)
-		}
-		select {
-		case dirty <- struct{}{}:
-		default:
-		}
-	}
 }

@@ -41,6 +41,7 @@ var plan = map[string]string{
 	"builder/virtualnet": "where do the packets of a test come from, without root and without a network?",
 
 	"firstboot/admin":    "what may an administrator ask for?",
+	"firstboot/announce": "what says that links have changed?",
 	"firstboot/block":    "which disks are there, and what are they?",
 	"firstboot/boot":     "how does the kernel get from its initramfs to the root?",
 	"firstboot/child":    "how do init and its children talk?",

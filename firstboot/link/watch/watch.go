@@ -13,13 +13,13 @@ import (
 	"math"
 	"net"
 	"net/netip"
-	"os"
 	"reflect"
-	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/announce"
 )
 
 // View is what the links are at a moment.
@@ -58,14 +58,14 @@ const (
 // Run calls changed with what the links are, at once and whenever that changes, until ctx is done. A lifetime that only
 // runs on is no change. It needs no capability.
 func Run(ctx context.Context, log *slog.Logger, changed func(View)) error {
-	events, err := subscribe()
+	events, err := announce.Subscribe(unix.RTMGRP_LINK | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_IPV6_ROUTE)
 	if err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { _ = events.Close() })()
+	defer context.AfterFunc(ctx, events.Close)()
 	defer events.Close()
 	dirty, broken := make(chan struct{}, 1), make(chan error, 1)
-	go func() { broken <- listen(events, dirty) }()
+	go func() { broken <- events.Watch(dirty) }()
 	var told View
 	toldAt := time.Time{}
 	timer := time.NewTimer(0)
@@ -158,37 +158,6 @@ func sameTime(told, now, passed time.Duration) bool {
 		return told == now
 	}
 	return (max(told-passed, 0) - now).Abs() <= slack
-}
-
-func subscribe() (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, fmt.Errorf("opening netlink for events: %w", err)
-	}
-	const groups = unix.RTMGRP_LINK | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_IPV6_ROUTE
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
-		_ = unix.Close(fd)
-		return nil, fmt.Errorf("subscribing to netlink events: %w", err)
-	}
-	return os.NewFile(uintptr(fd), "netlink events"), nil
-}
-
-// listen puts a token into dirty, which has room for one, for every event.
-func listen(events *os.File, dirty chan<- struct{}) error {
-	buf := make([]byte, 1<<13)
-	for {
-		_, err := events.Read(buf)
-		switch {
-		case errors.Is(err, os.ErrClosed):
-			return nil
-		case err != nil && !errors.Is(err, syscall.ENOBUFS): // events lost are as good as one
-			return fmt.Errorf("reading netlink events: %w", err)
-		}
-		select {
-		case dirty <- struct{}{}:
-		default:
-		}
-	}
 }
 
 // tries is how often a dump that changes under the reader's eyes is read again before the last answer is taken.
