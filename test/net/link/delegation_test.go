@@ -134,6 +134,7 @@ func TestDelegation(t *testing.T) {
 	}
 	l.pdServer("2001:db8:200::", 600, 200)
 	l.in("isp", "ip", "link", "set", "p0", "down")
+	g.waitLink("wan", "down", func(r contract.LinkReport) bool { return !r.Up })
 	l.in("isp", "ip", "link", "set", "p0", "up")
 	l.eventually("the new prefix inside", 3*patience, func() bool {
 		return slices.Contains(l.addresses("lan"), "2001:db8:200:1::1/64")
