@@ -12,19 +12,18 @@ import (
 	"log/slog"
 	"math"
 	"net"
-	"os"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/ctl"
+	"rempart/firstboot/door"
 )
 
 // Spec is the child.
@@ -55,28 +54,18 @@ var clients = []uint32{contract.UIDRoot, contract.UIDSSH, contract.UIDControl, c
 func run(ctx context.Context, env *child.Env) error {
 	d := &desk{root: env.Root, log: env.Log, tell: env.Tell, news: newNews(), input: ctl.NewBudget(ctl.MaxInput)}
 	go d.news.keep(ctx, env.Reports)
-	listener, err := listen(filepath.Join(env.Root, contract.AdminSocket))
+	listener, err := d.door(clients).Listen(filepath.Join(env.Root, contract.AdminSocket))
 	if err != nil {
 		return err
 	}
 	env.Ready()
-	return d.serve(ctx, listener, clients)
+	d.serve(ctx, listener, clients)
+	return nil
 }
 
-// listen makes the socket. Everybody may knock; who may enter is asked of the kernel.
-func listen(path string) (*net.UnixListener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("admin socket: %w", err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("admin socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o666); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("admin socket: %w", err)
-	}
-	return l, nil
+// door is the socket, and who may come in.
+func (d *desk) door(allowed []uint32) door.Door {
+	return door.Door{Name: "admin socket", Allowed: allowed, Most: maxClients, Log: d.log}
 }
 
 // desk is where commands are carried out.
@@ -91,85 +80,21 @@ type desk struct {
 	live     sync.Mutex // one change of the profile at a time
 }
 
-// acceptAgain is how long to wait after the kernel had no connection to give.
-const acceptAgain = 100 * time.Millisecond
-
-// listener is what serve takes connections from.
-type listener interface {
-	AcceptUnix() (*net.UnixConn, error)
-	Close() error
-}
-
 // serve takes connections until ctx is done, or l is closed.
-func (d *desk) serve(ctx context.Context, l listener, allowed []uint32) error {
-	defer context.AfterFunc(ctx, func() { l.Close() })()
-	var open sync.WaitGroup
-	defer open.Wait()
-	places := make(chan struct{}, maxClients)
-	failing := false
-	for {
-		conn, err := l.AcceptUnix()
-		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-			return nil
-		}
-		if err != nil { // a shortage that may pass (accept(2)); commands that go on, as log -f, must not be in its way
-			if !failing {
-				d.log.Warn("a connection to the admin socket could not be taken; trying on", "error", err)
+func (d *desk) serve(ctx context.Context, l door.Listener, allowed []uint32) {
+	d.door(allowed).Serve(ctx, l, func(ctx context.Context, conn *net.UnixConn, uid uint32) {
+		defer context.AfterFunc(ctx, func() { conn.Close() })()
+		err := ctl.Serve(ctx, conn, d.input, func(ctx context.Context, r ctl.Request) int {
+			if uid == contract.UIDShell {
+				// What a shell says of its connection proves nothing: it counts as made before any change.
+				r.Since = math.SmallestNonzeroFloat64
 			}
-			failing = true
-			select {
-			case <-time.After(acceptAgain):
-			case <-ctx.Done():
-			}
-			continue
-		}
-		failing = false
-		uid, err := peer(conn)
-		if err != nil || !slices.Contains(allowed, uid) {
-			d.log.Warn("somebody who may not asked for the admin socket", "uid", uid, "error", err)
-			conn.Close()
-			continue
-		}
-		select {
-		case places <- struct{}{}:
-		default:
-			d.log.Warn("too many connections to the admin socket", "most", maxClients)
-			conn.Close()
-			continue
-		}
-		open.Go(func() {
-			defer func() { <-places }()
-			defer conn.Close()
-			defer context.AfterFunc(ctx, func() { conn.Close() })()
-			err := ctl.Serve(ctx, conn, d.input, func(ctx context.Context, r ctl.Request) int {
-				if uid == contract.UIDShell {
-					// What a shell says of its connection proves nothing: it counts as made before any change.
-					r.Since = math.SmallestNonzeroFloat64
-				}
-				return d.carryOut(ctx, r)
-			})
-			if err != nil && ctx.Err() == nil {
-				d.log.Warn("admin socket", "uid", uid, "error", err)
-			}
+			return d.carryOut(ctx, r)
 		})
-	}
-}
-
-// peer asks the kernel who connected (unix(7), SO_PEERCRED).
-func peer(conn *net.UnixConn) (uint32, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	var credErr error
-	err = raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if err != nil && ctx.Err() == nil {
+			d.log.Warn("admin socket", "uid", uid, "error", err)
+		}
 	})
-	if err = errors.Join(err, credErr); err != nil {
-		return 0, err
-	}
-	return cred.Uid, nil
 }
 
 // carryOut runs one command and returns its exit status. A fault in one command must not end the others.

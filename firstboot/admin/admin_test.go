@@ -69,12 +69,12 @@ func open(t *testing.T, allowed []uint32, answer func(o *office, r child.Request
 		t.Fatal(err)
 	}
 	socket := filepath.Join(o.root, contract.AdminSocket)
-	l, err := listen(socket)
+	l, err := (&desk{}).door(nil).Listen(socket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- d.serve(ctx, l, allowed) }()
+	go func() { d.serve(ctx, l, allowed); ended <- nil }()
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
 		t.Fatal(err)
@@ -200,14 +200,14 @@ func (f *faulty) AcceptUnix() (*net.UnixConn, error) {
 // TestAcceptFails: a shortage ends neither the desk nor its way in.
 func TestAcceptFails(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "socket")
-	l, err := listen(socket)
+	l, err := (&desk{}).door(nil).Listen(socket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := &desk{log: slog.New(slog.DiscardHandler), news: newNews(), input: ctl.NewBudget(ctl.MaxInput)}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- d.serve(ctx, &faulty{l, 3}, me()) }()
+	go func() { d.serve(ctx, &faulty{l, 3}, me()); ended <- nil }()
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
 		t.Fatal(err)

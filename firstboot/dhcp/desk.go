@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -15,11 +14,10 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"rempart/firstboot/contract"
 	"rempart/firstboot/dhcp/lease"
-	"rempart/firstboot/dhcp/v4"
+	v4 "rempart/firstboot/dhcp/v4"
+	"rempart/firstboot/door"
 )
 
 // desk answers administrators on a unix socket: one question, a line of JSON, a connection.
@@ -36,54 +34,21 @@ const (
 	maxAsking    = 8
 )
 
+// serve answers root, administrators, and the child itself.
 func (d *desk) serve(ctx context.Context, path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("the socket of the leases: %w", err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	entrance := door.Door{Name: "socket of leases", Most: maxAsking, Log: d.log,
+		Allowed: []uint32{contract.UIDRoot, contract.UIDAdmin, uint32(os.Getuid())}}
+	l, err := entrance.Listen(path)
 	if err != nil {
-		return fmt.Errorf("the socket of the leases: %w", err)
+		return err
 	}
-	if err := os.Chmod(path, 0o666); err != nil { // who connects is judged by who it is: see allowed
-		return errors.Join(fmt.Errorf("the socket of the leases: %w", err), l.Close())
-	}
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
-	defer stop()
-	slots := make(chan struct{}, maxAsking)
-	for {
-		conn, err := l.AcceptUnix()
-		if ctx.Err() != nil {
-			return nil
+	entrance.Serve(ctx, l, func(ctx context.Context, conn *net.UnixConn, _ uint32) {
+		defer context.AfterFunc(ctx, func() { conn.Close() })()
+		if err := d.answer(conn); err != nil {
+			d.log.Debug("a question about leases was not answered", "error", err)
 		}
-		if err != nil {
-			return fmt.Errorf("the socket of the leases: %w", err)
-		}
-		slots <- struct{}{}
-		go func() {
-			defer func() { <-slots }()
-			defer conn.Close()
-			if !allowed(conn) {
-				return
-			}
-			if err := d.answer(conn); err != nil {
-				d.log.Debug("a question about leases was not answered", "error", err)
-			}
-		}()
-	}
-}
-
-// allowed tells whether somebody may ask: root, administrators, and the child itself.
-func allowed(conn *net.UnixConn) bool {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return false
-	}
-	var peer *unix.Ucred
-	cerr := raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if cerr != nil || err != nil {
-		return false
-	}
-	return peer.Uid == contract.UIDRoot || peer.Uid == contract.UIDAdmin || int(peer.Uid) == os.Getuid()
+	})
+	return nil
 }
 
 func (d *desk) answer(conn net.Conn) error {

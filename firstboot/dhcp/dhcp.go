@@ -23,8 +23,8 @@ import (
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/dhcp/lease"
-	"rempart/firstboot/dhcp/v4"
-	"rempart/firstboot/dhcp/v6"
+	v4 "rempart/firstboot/dhcp/v4"
+	v6 "rempart/firstboot/dhcp/v6"
 	"rempart/firstboot/names"
 	"rempart/firstboot/onlink"
 )
@@ -95,7 +95,7 @@ func run(ctx context.Context, env *child.Env) error {
 	ctx, stop := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	failed := make(chan error, 5)
-	all.Go(func() { failed <- feed.Serve(ctx, followers) })
+	all.Go(func() { feed.Serve(ctx, followers, env.Log); failed <- nil })
 	all.Go(func() {
 		failed <- onlink.Serve(ctx, links, env.Log, func(ctx context.Context, l onlink.Link) error {
 			return probes.Run(ctx, l, env.Log)

@@ -11,9 +11,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
@@ -25,6 +25,7 @@ import (
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/dns/server"
+	"rempart/firstboot/door"
 	"rempart/firstboot/names"
 	"rempart/firstboot/onlink"
 )
@@ -87,7 +88,7 @@ func Run(ctx context.Context, env *child.Env) error {
 		all.Go(func() { names.Follow(ctx, h.leases, env.Log, h.local.Apply) })
 	}
 	all.Go(func() { h.followUplink(ctx, filepath.Join(env.Root, contract.LearntPath)) })
-	status, err := listenStatus(filepath.Join(env.Root, contract.DNSSocket))
+	status, err := counter(env.Log).Listen(filepath.Join(env.Root, contract.DNSSocket))
 	if err != nil {
 		return err
 	}
@@ -188,42 +189,25 @@ type Status struct {
 	Details
 }
 
-// listenStatus makes the socket on which the child says how it does to whoever asks: there is no secret in it.
-func listenStatus(path string) (net.Listener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("dns socket: %w", err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("dns socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o666); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("dns socket: %w", err)
-	}
-	return l, nil
+// maxAsking bounds who asks at a time how the child does.
+const maxAsking = 8
+
+// counter is the socket on which the child says how it does to whoever asks: there is no secret in it.
+func counter(log *slog.Logger) door.Door {
+	return door.Door{Name: "dns socket", Most: maxAsking, Log: log}
 }
 
 // statusWait is how long one who asked may take to read.
 const statusWait = 2 * time.Second
 
-// serveStatus answers one after the other.
-func (h *house) serveStatus(ctx context.Context, l net.Listener) {
-	defer context.AfterFunc(ctx, func() { l.Close() })()
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			if ctx.Err() == nil {
-				h.log.Warn("counters cannot be asked for any more", "error", err)
-			}
-			return
-		}
+// serveStatus answers who asks.
+func (h *house) serveStatus(ctx context.Context, l door.Listener) {
+	counter(h.log).Serve(ctx, l, func(_ context.Context, conn *net.UnixConn, _ uint32) {
 		_ = conn.SetDeadline(time.Now().Add(statusWait))
 		if err := json.NewEncoder(conn).Encode(h.status()); err != nil {
 			h.log.Debug("counters were not taken", "error", err)
 		}
-		conn.Close()
-	}
+	})
 }
 
 // maxStatus bounds what ReadStatus takes, in bytes.

@@ -128,7 +128,7 @@ func TestLeasesReachClients(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	served, followed := make(chan error), make(chan struct{})
 	applied := make(chan struct{}, 16)
-	go func() { served <- feed.Serve(ctx, l) }()
+	go func() { feed.Serve(ctx, l, slog.New(slog.DiscardHandler)); served <- nil }()
 	go func() {
 		defer close(followed)
 		names.Follow(ctx, h.leases, slog.New(slog.DiscardHandler), func(c names.Change) {

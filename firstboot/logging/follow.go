@@ -10,14 +10,13 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/door"
 	"rempart/firstboot/logging/segment"
 )
 
@@ -79,51 +78,20 @@ func Follow(ctx context.Context, socket string, q Request, f func(segment.Entry)
 	}
 }
 
-func listen(path string) (*net.UnixListener, error) {
-	if err := removeSocket(path); err != nil {
-		return nil, err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("log socket: %w", err)
-	}
-	// Who connects is judged by who it is: see allowed.
-	if err := os.Chmod(path, 0o666); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("log socket: %w", err)
-	}
-	return l, nil
+// entrance is the socket, and who may follow: root, this child itself and the followers.
+func entrance(log *slog.Logger) door.Door {
+	return door.Door{Name: "log socket", Allowed: append([]uint32{contract.UIDRoot, uint32(os.Getuid())}, followers...),
+		Most: maxFollowers, Log: log}
 }
 
 // serve answers followers; first is the number of the first entry since the guest started.
 func serve(ctx context.Context, l *net.UnixListener, store *segment.Store, first uint64, log *slog.Logger) {
-	context.AfterFunc(ctx, func() { l.Close() })
-	places := make(chan struct{}, maxFollowers)
-	var wait sync.WaitGroup
-	defer wait.Wait()
-	for {
-		conn, err := l.AcceptUnix()
-		if err != nil {
-			if ctx.Err() == nil {
-				log.Warn("the log is not followed any more", "error", err)
-			}
-			return
+	entrance(log).Serve(ctx, l, func(ctx context.Context, conn *net.UnixConn, _ uint32) {
+		defer context.AfterFunc(ctx, func() { conn.Close() })()
+		if err := answer(ctx, conn, store, first); err != nil && ctx.Err() == nil && !gone(err) {
+			log.Warn("follower of the log", "error", err)
 		}
-		select {
-		case places <- struct{}{}:
-		default:
-			conn.Close()
-			continue
-		}
-		wait.Go(func() {
-			defer func() { <-places }()
-			defer conn.Close()
-			defer context.AfterFunc(ctx, func() { conn.Close() })()
-			if err := answer(ctx, conn, store, first); err != nil && ctx.Err() == nil && !gone(err) {
-				log.Warn("follower of the log", "error", err)
-			}
-		})
-	}
+	})
 }
 
 // gone tells whether an error only says that the follower went away.
@@ -134,9 +102,6 @@ func gone(err error) bool {
 
 // answer serves one follower.
 func answer(ctx context.Context, conn *net.UnixConn, store *segment.Store, first uint64) error {
-	if err := allowed(conn); err != nil {
-		return err
-	}
 	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
@@ -195,26 +160,4 @@ func answer(ctx context.Context, conn *net.UnixConn, store *segment.Store, first
 			return nil
 		}
 	}
-}
-
-// allowed judges the peer by its user id (SO_PEERCRED, unix(7)).
-func allowed(conn *net.UnixConn) error {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var peer *unix.Ucred
-	var peerErr error
-	if err := raw.Control(func(fd uintptr) {
-		peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return err
-	}
-	if peerErr != nil {
-		return os.NewSyscallError("getsockopt SO_PEERCRED", peerErr)
-	}
-	if peer.Uid != 0 && int(peer.Uid) != os.Getuid() && !slices.Contains(followers, peer.Uid) {
-		return fmt.Errorf("user %d may not read the log", peer.Uid)
-	}
-	return nil
 }

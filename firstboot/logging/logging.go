@@ -69,7 +69,7 @@ func run(ctx context.Context, env *child.Env) error {
 	if err != nil {
 		k.moved(err)
 	}
-	listener, err := listen(filepath.Join(env.Root, contract.LogSocket))
+	listener, err := entrance(env.Log).Listen(filepath.Join(env.Root, contract.LogSocket))
 	if err != nil {
 		return err
 	}
@@ -293,12 +293,4 @@ func (k *keeper) write() {
 func (k *keeper) moved(err error) {
 	k.env.Tell(child.KeyWarning, err.Error())
 	k.add(segment.Entry{Severity: segment.Warning, From: "log", Text: err.Error()})
-}
-
-// removeSocket takes away what a predecessor left.
-func removeSocket(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("log socket: %w", err)
-	}
-	return nil
 }

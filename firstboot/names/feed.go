@@ -4,8 +4,8 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -13,9 +13,8 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"rempart/firstboot/contract"
+	"rempart/firstboot/door"
 )
 
 // Bounds of followers.
@@ -167,56 +166,21 @@ func (f *Feed) next(w *follower) []line {
 	return lines
 }
 
-// Listen opens the socket at a path, in place of what a predecessor left there. The directory is the caller's.
-func Listen(path string) (net.Listener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("socket of names: %w", err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("socket of names: %w", err)
-	}
-	// Who connects is judged by who it is: see allowed.
-	if err := os.Chmod(path, 0o666); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("socket of names: %w", err)
-	}
-	return l, nil
+// entrance is the socket, and who may follow: root, this child itself and the readers.
+func entrance(log *slog.Logger) door.Door {
+	return door.Door{Name: "socket of names", Allowed: append([]uint32{0, uint32(os.Getuid())}, readers...),
+		Most: maxFollowers, Log: log}
 }
 
-// Serve tells the followers that connect to l, which must be a unix socket, until ctx is done. It closes l. The error
-// is nil when ctx is done.
-func (f *Feed) Serve(ctx context.Context, l net.Listener) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer l.Close()
-	defer context.AfterFunc(ctx, func() { l.Close() })()
-	places := make(chan struct{}, maxFollowers)
-	var wait sync.WaitGroup
-	defer wait.Wait()
-	defer cancel()
-	for {
-		conn, err := l.Accept()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("socket of names: %w", err)
-		}
-		select {
-		case places <- struct{}{}:
-		default:
-			conn.Close()
-			continue
-		}
-		wait.Go(func() {
-			defer func() { <-places }()
-			defer conn.Close()
-			defer context.AfterFunc(ctx, func() { conn.Close() })()
-			if allowed(conn) {
-				f.serve(conn)
-			}
-		})
-	}
+// Listen opens the socket at a path, in place of what a predecessor left there. The directory is the caller's.
+func Listen(path string) (*net.UnixListener, error) { return entrance(nil).Listen(path) }
+
+// Serve tells the followers that come by l until ctx is done. It closes l.
+func (f *Feed) Serve(ctx context.Context, l door.Listener, log *slog.Logger) {
+	entrance(log).Serve(ctx, l, func(ctx context.Context, conn *net.UnixConn, _ uint32) {
+		defer context.AfterFunc(ctx, func() { conn.Close() })()
+		f.serve(conn)
+	})
 }
 
 // serve tells one follower until it is gone. Why it went is its own business: it comes back when it wants to.
@@ -251,24 +215,4 @@ func (f *Feed) serve(conn net.Conn) {
 			}
 		}
 	}
-}
-
-// allowed judges the peer by its user id (SO_PEERCRED, unix(7)).
-func allowed(conn net.Conn) bool {
-	local, ok := conn.(*net.UnixConn)
-	if !ok {
-		return false
-	}
-	raw, err := local.SyscallConn()
-	if err != nil {
-		return false
-	}
-	var peer *unix.Ucred
-	var peerErr error
-	if err := raw.Control(func(fd uintptr) {
-		peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil || peerErr != nil {
-		return false
-	}
-	return peer.Uid == 0 || int(peer.Uid) == os.Getuid() || slices.Contains(readers, peer.Uid)
 }

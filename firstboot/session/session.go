@@ -21,7 +21,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -31,6 +30,7 @@ import (
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/door"
 )
 
 // Spec is the child.
@@ -99,24 +99,17 @@ func (d *daemon) close() {
 // open starts shells for who asks from now on.
 func (d *daemon) open(env *child.Env) error {
 	path := filepath.Join(env.Root, contract.ShellSocket)
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("shell socket: %w", err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return fmt.Errorf("shell socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o666); err != nil { // who may enter is asked of the kernel
-		l.Close()
-		return fmt.Errorf("shell socket: %w", err)
-	}
 	s := &server{program: filepath.Join(env.Root, contract.ShellPath), home: filepath.Join(env.Root, contract.ShellDir),
-		log: env.Log, allowed: clients, places: make(chan struct{}, maxSessions)}
+		log: env.Log, allowed: clients}
+	l, err := s.door().Listen(path)
+	if err != nil {
+		return err
+	}
 	ctx, stop := context.WithCancel(context.Background()) // of the process, not of this profile
 	d.stop, d.ended = stop, make(chan struct{})
 	go func() {
 		defer close(d.ended)
-		_ = s.serve(ctx, l) // which only ends when it is told to
+		s.serve(ctx, l) // which only ends when it is told to
 	}()
 	return nil
 }
@@ -129,51 +122,19 @@ type server struct {
 	home    string
 	log     *slog.Logger
 	allowed []uint32
-	places  chan struct{}
 }
 
-// acceptAgain is how long to wait after the kernel had no connection to give.
-const acceptAgain = 100 * time.Millisecond
+// door is the socket, and who may come in.
+func (s *server) door() door.Door {
+	return door.Door{Name: "shell socket", Allowed: s.allowed, Most: maxSessions, Log: s.log}
+}
 
-func (s *server) serve(ctx context.Context, l *net.UnixListener) error {
-	var open sync.WaitGroup
-	defer open.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(ctx, func() { l.Close() })()
-	for {
-		conn, err := l.AcceptUnix()
-		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-			return nil
+func (s *server) serve(ctx context.Context, l door.Listener) {
+	s.door().Serve(ctx, l, func(ctx context.Context, conn *net.UnixConn, _ uint32) {
+		if err := s.session(ctx, conn); err != nil {
+			s.log.Warn("shell", "error", err)
 		}
-		if err != nil {
-			select {
-			case <-time.After(acceptAgain):
-			case <-ctx.Done():
-			}
-			continue
-		}
-		// Before it has a place: who may not have a shell must not keep others from theirs.
-		if uid, err := peer(conn); err != nil || !slices.Contains(s.allowed, uid) {
-			s.log.Warn("somebody who may not asked for a shell", "uid", uid, "error", err)
-			conn.Close()
-			continue
-		}
-		select {
-		case s.places <- struct{}{}:
-		default:
-			s.log.Warn("no more shells", "most", maxSessions)
-			conn.Close()
-			continue
-		}
-		open.Go(func() {
-			defer func() { <-s.places }()
-			defer conn.Close()
-			if err := s.session(ctx, conn); err != nil {
-				s.log.Warn("shell", "error", err)
-			}
-		})
-	}
+	})
 }
 
 // session is one shell, for as long as it runs and the client is there.
@@ -254,23 +215,6 @@ const hangUp = 2 * time.Second
 func plainTerm(s string) bool {
 	return s != "" && len(s) <= maxTerm &&
 		strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-+._") == ""
-}
-
-// peer asks the kernel who connected (unix(7), SO_PEERCRED).
-func peer(conn *net.UnixConn) (uint32, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	var credErr error
-	err = raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	if err = errors.Join(err, credErr); err != nil {
-		return 0, err
-	}
-	return cred.Uid, nil
 }
 
 // openTerminal opens a pseudo-terminal (pts(4)).

@@ -40,10 +40,10 @@ func serve(t *testing.T, program string, allowed uint32) string {
 		t.Fatal(err)
 	}
 	s := &server{program: program, home: t.TempDir(), log: slog.New(slog.DiscardHandler), allowed: []uint32{allowed},
-		env: []string{"PATH=" + filepath.Dir(program)}, places: make(chan struct{}, maxSessions)}
+		env: []string{"PATH=" + filepath.Dir(program)}}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- s.serve(ctx, l) }()
+	go func() { s.serve(ctx, l); ended <- nil }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
