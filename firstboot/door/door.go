@@ -53,8 +53,8 @@ func (d Door) Listen(path string) (*net.UnixListener, error) {
 }
 
 // Serve calls serve for everybody who comes in, side by side, with who it is, and closes the connection when it
-// returns. It returns when ctx is done or l is closed, and every serve, whose context ends then, has returned. A shortage
-// of the kernel's (accept(2)) is waited out: it passes, and conversations that go on must not be ended by it.
+// returns. It returns when ctx is done or l is closed, and every serve, whose context ends then, has returned. A
+// shortage of the kernel's (accept(2)) is waited out: it passes, and conversations that go on must not be ended by it.
 func (d Door) Serve(ctx context.Context, l Listener, serve func(ctx context.Context, conn *net.UnixConn, uid uint32)) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer context.AfterFunc(ctx, func() { l.Close() })()
