@@ -32,7 +32,7 @@ const (
 
 // Names of what counts.
 const (
-	counterBanned = "banned" // packets of the banned
+	counterBanned = "banned" // packets of the banned, and to them
 	// CounterBanning counts connections that brought a ban.
 	CounterBanning = "banning"
 	chainCount     = "count"
@@ -51,9 +51,9 @@ const maxBanSeconds = 30 * 24 * 60 * 60
 // to a host behind it. Who forges another's address would have to guess the acknowledgement, with a chance of about 1
 // in 65,000 (2^32 over the 66,000 bytes that connection tracking takes for its window), once more for each attempt; the
 // reset by which that other one answers does not count. A source is an IPv4 address or an IPv6 /64. Once banned,
-// nothing of it passes but what IPv6 neighbours need to find each other. The addresses that admin names are never
-// counted, and reach SSH even when they are banned by hand: the one way in cannot be shut from afar. Hosts that are
-// admins by their zone can be banned, each for itself.
+// nothing of it passes but what IPv6 neighbours need to find each other, and nothing is handed on to it. The addresses
+// that admin names are never counted, and reach SSH even when they are banned by hand: the one way in cannot be shut
+// from afar. Hosts that are admins by their zone can be banned, each for itself.
 func Bans(p *profiles.Profile) (Ruleset, error) {
 	c, err := newCompiler(p)
 	if err != nil {
@@ -77,11 +77,25 @@ func Bans(p *profiles.Profile) (Ruleset, error) {
 		shut.add("banned", FromSource{name, v6}, c.counter(counterBanned), drop)
 	}
 	*c.chain(shut.Name, nil) = shut
+	c.unanswered()
 	if len(p.Bans) > 0 {
 		c.attempts()
 	}
 	c.table.Chains = append(c.table.Chains, Chain{Name: fingerprint(&c.table)})
 	return Ruleset{Tables: []Table{c.table}}, nil
+}
+
+// unanswered adds the chain that keeps what others send from the banned: what is sent again for want of an answer would
+// bring the connection to the short way once more, and there the banned are not asked for. It is asked behind network
+// address translation, which says to whom an answer really goes.
+func (c *compiler) unanswered() {
+	through := Chain{Name: "banned.forward",
+		Base: &Base{Type: "filter", Hook: Forward, Priority: priorityAttempts, Policy: VerdictAccept}}
+	for _, v6 := range families {
+		_, name := banKey(v6)
+		through.add("to the banned", ToSource{name, v6}, c.counter(counterBanned), drop)
+	}
+	*c.chain(through.Name, nil) = through
 }
 
 // checkBans returns every reason for which the bans cannot be compiled, or nil. What is wrong with them is no reason to
@@ -195,6 +209,12 @@ type FromSource struct {
 	IPv6 bool
 }
 
+// ToSource continues when the destination, cut to what a source is, is in the set.
+type ToSource struct {
+	Set  string
+	IPv6 bool
+}
+
 // OverSource is LimitSource the other way round: it continues when the rate is exceeded. Only the first packet of a
 // source starts the set's timeout. When the set is full it does not match.
 type OverSource struct {
@@ -217,6 +237,8 @@ func (Uncounted) text() string {
 func (Counted) text() string { return fmt.Sprintf("ct mark set ct mark | 0x%08x", MarkCounted) }
 
 func (f FromSource) text() string { return source(f.IPv6) + " @" + f.Set }
+
+func (t ToSource) text() string { return party(IPDAddr, IP6DAddr, t.IPv6) + " @" + t.Set }
 
 func (o OverSource) text() string {
 	return "add @" + o.Set + " { " + source(o.IPv6) + " " + strings.Replace(o.Rate.text(), "rate", "rate over", 1) + " }"

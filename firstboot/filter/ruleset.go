@@ -111,8 +111,8 @@ const MaxComment = 127
 
 // Expr is one step of a rule. The set of implementations is closed: Match, Bits, Lookup, Count, Verdict, Reject,
 // SetHelper, Share, DestinationNAT, SourceNAT, MapPrefix, Masquerade, ClampMSS, Rate, LimitSource, CountSource, Log,
-// Uncounted, Counted, FromSource, OverSource, BanSource, SetMark, HasMark, SetDSCP, SetHops, NoTrack, Begins, SynProxy,
-// Offload.
+// Uncounted, Counted, FromSource, ToSource, OverSource, BanSource, SetMark, HasMark, SetDSCP, SetHops, NoTrack, Begins,
+// SynProxy, Offload.
 type Expr interface{ text() string }
 
 // Match continues when the selected value is in one of the ranges.

@@ -255,11 +255,14 @@ func (r Rate) text() string {
 }
 
 // source is what stands for the sender of a packet in a set that rules fill.
-func source(v6 bool) string {
-	if v6 {
-		return IP6SAddr.String() + " & ffff:ffff:ffff:ffff::"
+func source(v6 bool) string { return party(IPSAddr, IP6SAddr, v6) }
+
+// party is what stands for one end of a packet, as in source.
+func party(v4, v6 Field, six bool) string {
+	if six {
+		return v6.String() + " & ffff:ffff:ffff:ffff::"
 	}
-	return IPSAddr.String()
+	return v4.String()
 }
 
 func (l LimitSource) text() string {

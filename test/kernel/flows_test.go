@@ -289,6 +289,7 @@ func flows(t *testing.T) {
 
 	// Who is banned is shut out although his flow skipped the rules, within moments: what binds the flow table anew
 	// meanwhile may keep it for one.
+	s.bannedStaysOut(t, p)
 	if _, err := ban.Add(context.Background(), p, netip.MustParseAddr(inside4), time.Hour, s.opts); err != nil {
 		t.Fatal(err)
 	}
@@ -337,26 +338,76 @@ func dialFor(n *netns.Node, from, to string, wait time.Duration) (*talk, error) 
 	return &talk{conn, bufio.NewReader(conn)}, nil
 }
 
-// keepsWriting shows that a flow with a class of service has it in every packet and does not take the short way.
-func (s *street) keepsWriting(t *testing.T) {
-	const port = 5060
-	var there, here *net.UDPConn
+// pair is a flow of datagrams from the host inside to a port of the one outside.
+func (s *street) pair(t *testing.T, port int) (here, there *net.UDPConn) {
+	t.Helper()
+	far := &net.UDPAddr{IP: net.ParseIP(outside4), Port: port}
 	s.out.In(t, func() (err error) {
-		there, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(outside4), Port: port})
+		there, err = net.ListenUDP("udp4", far)
 		return err
 	})
-	defer there.Close()
+	t.Cleanup(func() { there.Close() })
+	s.in.In(t, func() (err error) {
+		here, err = net.DialUDP("udp4", &net.UDPAddr{IP: net.ParseIP(inside4)}, far)
+		return err
+	})
+	t.Cleanup(func() { here.Close() })
+	return here, there
+}
+
+// bannedStaysOut shows that a flow of somebody who is banned does not find the short way again by what the other side
+// goes on sending.
+func (s *street) bannedStaysOut(t *testing.T, p *profiles.Profile) {
+	here, there := s.pair(t, 7001)
+	buffer := make([]byte, 64)
+	var client net.Addr
+	short := within(patience, func() bool {
+		deadline := time.Now().Add(silence)
+		netns.Must(t, errors.Join(here.SetReadDeadline(deadline), there.SetReadDeadline(deadline)))
+		if _, err := here.Write([]byte("question")); err != nil {
+			return false
+		}
+		_, from, err := there.ReadFrom(buffer)
+		if err != nil {
+			return false
+		}
+		client = from
+		_, err = there.WriteTo([]byte("answer"), from)
+		netns.Must(t, err)
+		_, err = here.Read(buffer)
+		return err == nil && s.offloaded(t, here.LocalAddr().(*net.UDPAddr).Port)
+	})
+	if !short {
+		t.Fatalf("a flow of datagrams does not take the short way\n%s", s.rules(t))
+	}
+	if _, err := ban.Add(context.Background(), p, netip.MustParseAddr(inside4), time.Hour, s.opts); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		_, err := there.WriteTo([]byte("again"), client)
+		netns.Must(t, errors.Join(err, here.SetReadDeadline(time.Now().Add(silence))))
+		if n, err := here.Read(buffer); err == nil {
+			t.Errorf("somebody banned is sent %q", buffer[:n])
+		}
+		_, err = here.Write([]byte("question"))
+		netns.Must(t, errors.Join(err, there.SetReadDeadline(time.Now().Add(silence))))
+		if n, _, err := there.ReadFrom(buffer); err == nil {
+			t.Errorf("somebody banned sends %q", buffer[:n])
+		}
+	}
+	if _, err := ban.Remove(context.Background(), netip.MustParseAddr(inside4), s.opts); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// keepsWriting shows that a flow with a class of service has it in every packet and does not take the short way.
+func (s *street) keepsWriting(t *testing.T) {
+	here, there := s.pair(t, 5060)
 	raw, err := there.SyscallConn()
 	netns.Must(t, err)
 	netns.Must(t, errors.Join(raw.Control(func(fd uintptr) {
 		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVTOS, 1)
 	}), err))
-	s.in.In(t, func() (err error) {
-		here, err = net.DialUDP("udp4", &net.UDPAddr{IP: net.ParseIP(inside4)},
-			&net.UDPAddr{IP: net.ParseIP(outside4), Port: port})
-		return err
-	})
-	defer here.Close()
 	buffer, control := make([]byte, 64), make([]byte, 64)
 	for i := range 50 {
 		deadline := time.Now().Add(patience)

@@ -199,24 +199,20 @@ func (n *Node) Tap(tb testing.TB, name, bridge string) netlink.Link {
 	return dev
 }
 
-// Plug connects a node to a bridge of another by a new interface and returns it.
+// Plug connects a node to a bridge of another by a new interface and returns it. The port's name is the kernel's choice:
+// several tests plug into one node at a time.
 func (n *Node) Plug(tb testing.TB, dev string, wire *Node, bridge string) netlink.Link {
 	tb.Helper()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = dev
-	ports, err := wire.Link.LinkList()
+	Must(tb, n.Link.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "p%d", PeerNamespace: netlink.NsFd(wire.fd)}))
+	d := n.Device(tb, dev)
+	port, err := wire.Link.LinkByIndex(d.Attrs().ParentIndex)
 	Must(tb, err)
-	newest := 0
-	for _, p := range ports {
-		newest = max(newest, p.Attrs().Index)
-	}
-	peer := fmt.Sprintf("p%d", newest)
-	Must(tb, n.Link.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: peer, PeerNamespace: netlink.NsFd(wire.fd)}))
+	peer := port.Attrs().Name
 	wire.silence(tb, peer)
-	port := wire.Device(tb, peer)
 	Must(tb, wire.Link.LinkSetMaster(port, wire.Device(tb, bridge)))
 	Must(tb, wire.Link.LinkSetUp(port))
-	d := n.Device(tb, dev)
 	Must(tb, n.Link.LinkSetUp(d))
 	wire.awaitUp(tb, peer)
 	n.awaitUp(tb, dev)

@@ -205,6 +205,8 @@ func (t *translator) one(e filter.Expr) error {
 		t.counted()
 	case filter.FromSource:
 		return t.fromSource(e)
+	case filter.ToSource:
+		return t.toSource(e)
 	case filter.OverSource:
 		return t.perSource(e.Set, e.IPv6, unix.NFT_DYNSET_OP_ADD, over(e.Rate))
 	case filter.BanSource:

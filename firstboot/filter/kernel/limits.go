@@ -22,12 +22,12 @@ func over(r filter.Rate) *expr.Limit {
 	return e
 }
 
-// loadSource puts what stands for the sender into reg1: the address, or the first half of an IPv6 one.
-func (t *translator) loadSource(v6 bool) error {
-	if !v6 {
-		return t.load(filter.IPSAddr, reg1)
+// loadParty puts what stands for the sender or the receiver into reg1: the address, or the first half of an IPv6 one.
+func (t *translator) loadParty(v4, v6 filter.Field, six bool) error {
+	if !six {
+		return t.load(v4, reg1)
 	}
-	if err := t.load(filter.IP6SAddr, reg1); err != nil {
+	if err := t.load(v6, reg1); err != nil {
 		return err
 	}
 	const addrLen, prefixLen = 16, 8 // bytes
@@ -37,6 +37,11 @@ func (t *translator) loadSource(v6 bool) error {
 	}
 	t.emit(&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: addrLen, Mask: mask, Xor: make([]byte, addrLen)})
 	return nil
+}
+
+// loadSource puts what stands for the sender into reg1.
+func (t *translator) loadSource(v6 bool) error {
+	return t.loadParty(filter.IPSAddr, filter.IP6SAddr, v6)
 }
 
 // perSource asks an expression of the source's own in a set that rules fill.
@@ -58,13 +63,21 @@ func (t *translator) dynamic(name string, v6 bool, e *expr.Dynset) error {
 	return nil
 }
 
-// fromSource continues when the source is in a set.
+// fromSource and toSource continue when the sender or the receiver is in a set.
 func (t *translator) fromSource(f filter.FromSource) error {
-	set := t.p.sets[f.Set]
+	return t.partyIn(f.Set, filter.IPSAddr, filter.IP6SAddr, f.IPv6)
+}
+
+func (t *translator) toSource(f filter.ToSource) error {
+	return t.partyIn(f.Set, filter.IPDAddr, filter.IP6DAddr, f.IPv6)
+}
+
+func (t *translator) partyIn(name string, v4, v6 filter.Field, six bool) error {
+	set := t.p.sets[name]
 	if set == nil {
-		return fmt.Errorf("there is no set %s", f.Set)
+		return fmt.Errorf("there is no set %s", name)
 	}
-	if err := t.loadSource(f.IPv6); err != nil {
+	if err := t.loadParty(v4, v6, six); err != nil {
 		return err
 	}
 	t.emit(&expr.Lookup{SourceRegister: reg1, SetName: set.Name, SetID: set.ID})
