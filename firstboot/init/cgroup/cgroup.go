@@ -27,14 +27,13 @@ import (
 
 // Shares of memory, in bytes.
 const (
-	// reserve is what children together leave: to PID 1 (3 MiB), the text of the one program all run from (7 MiB), and
-	// packets and what else the kernel charges to nobody. A sixteenth of larger memory comes on top.
-	reserve      = 14 << 20
+	// reserve is what children together leave: to PID 1 (3 MiB), the part of the one program all run from that is used
+	// all the time, and packets and what else the kernel charges to nobody. A sixteenth of larger memory comes on top.
+	reserve      = 8 << 20
 	reserveShare = 16
-	// others is what the largest child leaves to the other children, of which each takes 2 to 3 MiB; in the smallest
-	// guests less than that, but twice what it needs itself: a third.
-	others       = 20 << 20
-	largestLeast = 3
+	// others is what the largest child leaves to the other children: eight that every guest has, of which each takes 2 to
+	// 3 MiB. Were it less, the one that grows would reach the bound of all before its own, and another end for it.
+	others = 24 << 20
 	// beyondHeap is what a child needs besides the heap it limits itself to: its stacks, page tables, sockets and its
 	// part of the program.
 	beyondHeap = 8 << 20
@@ -103,7 +102,7 @@ func write(dir, file, value string) error {
 
 // MemoryOf is the most that a child may take which limits its heap to so many bytes; 0: it does not.
 func (t *Tree) MemoryOf(heap int64) int64 {
-	most := max(t.limit-others, t.limit/largestLeast, least)
+	most := max(t.limit-others, least)
 	if heap <= 0 {
 		return most
 	}

@@ -36,9 +36,9 @@ func read(t *testing.T, elements ...string) string {
 func TestLimits(t *testing.T) {
 	for _, tt := range []struct{ available, together, alone, with8 int64 }{
 		{0, 16 * mib, 8 * mib, 8 * mib},
-		{44 * mib, 27*mib + mib/4, 9*mib + mib/12, 9*mib + mib/12}, // a guest of 96 MiB
-		{80 * mib, 61 * mib, 41 * mib, 16 * mib},                   // of 128 MiB
-		{1024 * mib, 946 * mib, 926 * mib, 16 * mib},
+		{40 * mib, 29*mib + mib/2, 8 * mib, 8 * mib}, // a guest of 96 MiB
+		{80 * mib, 67 * mib, 43 * mib, 16 * mib},     // of 128 MiB
+		{1024 * mib, 952 * mib, 928 * mib, 16 * mib},
 	} {
 		together := Limit(tt.available)
 		tree := &Tree{limit: together}
