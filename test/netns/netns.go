@@ -199,8 +199,8 @@ func (n *Node) Tap(tb testing.TB, name, bridge string) netlink.Link {
 	return dev
 }
 
-// Plug connects a node to a bridge of another by a new interface and returns it. The port's name is the kernel's choice:
-// several tests plug into one node at a time.
+// Plug connects a node to a bridge of another by a new interface and returns it. The port's name is the kernel's
+// choice: several tests plug into one node at a time.
 func (n *Node) Plug(tb testing.TB, dev string, wire *Node, bridge string) netlink.Link {
 	tb.Helper()
 	attrs := netlink.NewLinkAttrs()
