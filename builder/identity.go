@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -16,7 +17,7 @@ import (
 
 // identityOptions are what a person may say about a guest's identity.
 type identityOptions struct {
-	disk, logKey                       *string
+	disk, logKey, dnsKey               *string
 	keys, tunnels, addresses, gateways *[]string
 }
 
@@ -32,6 +33,8 @@ func identityFlags(flags *pflag.FlagSet) identityOptions {
 			"of a link whose profile says instance, kept from then on: LINK=ADDRESS; may be given again"),
 		logKey: flags.String("log-key", "",
 			"file with the certificate and the private key (PEM) that the guest shows its log server, kept from then on"),
+		dnsKey: flags.String("dns-key", "",
+			"file with the certificate and the private key (PEM) of DNS over TLS, kept from then on; default: one is made"),
 	}
 }
 
@@ -55,15 +58,18 @@ func (o identityOptions) ensure(c *console, s guest.Settings, p *profiles.Profil
 	if *o.logKey != "" {
 		err = errors.Join(err, guest.ReadLogKey(id, *o.logKey))
 	}
+	if *o.dnsKey != "" {
+		err = errors.Join(err, guest.ReadDNSKey(id, *o.dnsKey))
+	}
 	if err != nil {
 		return nil, err
 	}
-	if len(*o.addresses)+len(*o.gateways)+len(*o.tunnels) > 0 || *o.logKey != "" {
+	if len(*o.addresses)+len(*o.gateways)+len(*o.tunnels) > 0 || *o.logKey+*o.dnsKey != "" {
 		if err := guest.WriteIdentity(s.Identity, id); err != nil {
 			return nil, err
 		}
 	}
-	if err := sayTunnels(c, id, p); err != nil {
+	if err := errors.Join(sayTunnels(c, id, p), sayCertificate(c, id, p)); err != nil {
 		return nil, err
 	}
 	if !s.Firmware.TakesIdentity() {
@@ -78,6 +84,24 @@ func (o identityOptions) ensure(c *console, s guest.Settings, p *profiles.Profil
 			"say it by --address LINK=ADDRESS/LENGTH and --gateway LINK=ADDRESS", s.Name, strings.Join(lacking, ", "))
 	}
 	return own, nil
+}
+
+// endsSoon is how long before its end people are told of a certificate that only they can replace.
+const endsSoon = 30 * 24 * time.Hour
+
+// sayCertificate tells by what clients know the name service that they ask by TLS.
+func sayCertificate(c *console, id *identity.Identity, p *profiles.Profile) error {
+	own, err := guest.DNSCertificate(id, p)
+	if err != nil || own == nil {
+		return err
+	}
+	fmt.Fprintf(c.err, "rempart: DNS over TLS has a certificate for %s, whose key has the pin %s\n",
+		strings.Join(own.Names, ", "), own.Pin)
+	if left := time.Until(own.Ends); own.Given && left < endsSoon {
+		fmt.Fprintf(c.err, "rempart: WARNING: the certificate of DNS over TLS ends on %s: give the next one by "+
+			"--dns-key FILE\n", own.Ends.UTC().Format(time.DateOnly))
+	}
+	return nil
 }
 
 // sayTunnels tells the public keys of the guest's tunnels, which their peers must know.

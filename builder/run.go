@@ -35,9 +35,10 @@ the guest writes goes to its state disk, which is kept beside the master (--stat
 other is on its identity disk, kept there too (--identity) and made where there is none: its name, the hardware
 addresses of its links, its SSH host key, and the SSH keys that may log in: those of --key, else your own,
 ~/.ssh/id_*.pub. WireGuard links get a private key there, whose public half is said, or the one of --wireguard-key, and
-the preshared keys of their peers by --wireguard-key LINK/PEER=FILE. Where the profile says instance for addresses and
-gateways of a link, they are those of --address and --gateway, kept from then on. A microvm has no place for that disk
-and goes without.
+the preshared keys of their peers by --wireguard-key LINK/PEER=FILE. DNS over TLS gets a certificate for the guest's
+name and addresses, known by the pin of its key, which is said, or the one of --dns-key. Where the profile says instance
+for addresses and gateways of a link, they are those of --address and --gateway, kept from then on. A microvm has no
+place for that disk and goes without.
 
 While it runs, ` + "`rempart ctl NAME COMMAND`" + ` speaks to it from another terminal. Of one name only one guest runs.
 

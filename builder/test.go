@@ -158,15 +158,15 @@ func (t packetTest) run(ctx context.Context) (err error) {
 }
 
 // instance is the profile as that of one guest: where it leaves addresses to each, some are made up, and an identity
-// disk holds them.
+// disk holds them, and the certificate of DNS over TLS.
 func (t packetTest) instance(s *guest.Settings) (*profiles.Profile, error) {
 	p := t.master.Profile
-	if len(identity.Lacking(p)) == 0 {
+	if len(identity.Lacking(p)) == 0 && !p.DNS.ServesTLS() {
 		return p, nil
 	}
 	if !s.Firmware.TakesIdentity() {
-		return nil, usageError{fmt.Sprintf("%s leaves addresses to each guest, and a guest booted by %s has no place for "+
-			"the disk they are on; use another --firmware", p.Name, s.Firmware)}
+		return nil, usageError{fmt.Sprintf("%s leaves addresses or a certificate to each guest, and one booted by %s has no"+
+			" place for the disk they are on; use another --firmware", p.Name, s.Firmware)}
 	}
 	s.Identity = filepath.Join(t.captures, "identity.raw")
 	id, err := guest.EnsureIdentity(s.Identity, p.Name, p, nil)

@@ -66,6 +66,9 @@ func dnsLinkFields() table[DNSLink] {
 			kind: numberIn(1, maxDNSLimit), decode: func(r *reader, v value, l *DNSLink) {
 				l.Limit, _ = r.integer(v, 1, maxDNSLimit, "answers")
 			}},
+		{name: "tls", doc: "true: DNS over TLS too, on port 853. The certificate is on the guest's identity disk: one that" +
+			" is made there, or yours (rempart run --dns-key).", kind: yesOrNo(),
+			decode: func(r *reader, v value, l *DNSLink) { l.TLS, _ = r.boolean(v) }},
 	}
 }
 

@@ -22,6 +22,10 @@ func (p *Profile) dnsOpenings() (out []Opening) {
 			o.Protocol = protocol
 			out = append(out, o)
 		}
+		if l.TLS {
+			o.Service, o.Ports = "DNS over TLS", []PortRange{{PortDNSTLS, PortDNSTLS}}
+			out = append(out, o)
+		}
 	}
 	return out
 }

@@ -1,6 +1,9 @@
 package profiles
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // DNS is the name service: for the hosts on some links, and for the guest itself. Nil: there is none.
 type DNS struct {
@@ -34,7 +37,14 @@ type DNSLink struct {
 	Upstreams   []Upstream     `json:"upstreams,omitempty"` // in place of those of DNS
 	// Limit is how many answers a second those get by UDP who may not recurse, for each /24 or /56; 0: DefaultDNSLimit.
 	Limit int `json:"limit,omitempty"`
-	At    Pos `json:"at"`
+	// TLS has the link served by DNS over TLS (RFC 7858) too; the certificate is on the guest's identity disk.
+	TLS bool `json:"tls,omitempty"`
+	At  Pos  `json:"at"`
+}
+
+// ServesTLS tells whether names are served by TLS on some link.
+func (d *DNS) ServesTLS() bool {
+	return d != nil && slices.ContainsFunc(d.Links, func(l DNSLink) bool { return l.TLS })
 }
 
 // Upstream is a name server that is asked, or with Uplink set those that DHCP and router advertisements name.

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"rempart/builder/hypervisor"
 	"rempart/firstboot/contract/identity"
@@ -27,9 +28,9 @@ const seedSize = 64
 func (m *Master) IdentityPath(guest string) string { return m.beside(guest, "identity") }
 
 // EnsureIdentity makes the identity disk of a guest at path, or brings the one that is there up to date: each NIC has a
-// hardware address, each WireGuard link a private key, there is an SSH host key, and the random seed is a new
-// one. What it has already stays: addresses, keys, secrets. keys, when there are any, replace the SSH keys that may log
-// in. The file appears whole and is for its owner only.
+// hardware address, each WireGuard link a private key, there is an SSH host key, DNS over TLS has a certificate, and
+// the random seed is a new one. What it has already stays: addresses, keys, secrets. keys, when there are any, replace
+// the SSH keys that may log in. The file appears whole and is for its owner only.
 func EnsureIdentity(path, name string, p *profiles.Profile, keys []byte) (*identity.Identity, error) {
 	id, err := ReadIdentity(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -63,6 +64,9 @@ func EnsureIdentity(path, name string, p *profiles.Profile, keys []byte) (*ident
 		id.SetSecret(identity.ConsumerSSH, identity.SSHHostKey, key)
 	}
 	if err := makeTunnelKeys(id, p); err != nil {
+		return nil, err
+	}
+	if err := makeDNSKey(id, p, time.Now()); err != nil {
 		return nil, err
 	}
 	if len(keys) > 0 {

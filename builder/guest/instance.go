@@ -1,15 +1,13 @@
 package guest
 
 import (
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"rempart/firstboot/contract/identity"
 	"rempart/profiles"
@@ -78,7 +76,10 @@ func SetAddresses(id *identity.Identity, p *profiles.Profile, addresses, gateway
 			id.Links[i].Gateways = l.Gateways
 		}
 	}
-	return id.Check()
+	if err := id.Check(); err != nil {
+		return err
+	}
+	return makeDNSKey(id, p, time.Now()) // which is for these addresses
 }
 
 // MakeUpAddresses gives an identity what a profile leaves to each guest, for trying the profile: an IPv4 subnet for
@@ -123,26 +124,4 @@ func Applied(id *identity.Identity, p *profiles.Profile) (*profiles.Profile, err
 		return nil, fmt.Errorf("the addresses of this guest do not fit its profile: %w", err)
 	}
 	return checked, nil
-}
-
-// maxLogKey bounds the file with a certificate and its key, in bytes: that of a secret.
-const maxLogKey = 64 << 10
-
-// ReadLogKey puts a certificate and its private key, which the guest shows its log server, onto an identity. No error
-// shows any of the file.
-func ReadLogKey(id *identity.Identity, file string) error {
-	f, err := os.Open(file)
-	if err != nil {
-		return fmt.Errorf("--log-key: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxLogKey))
-	if err != nil {
-		return fmt.Errorf("--log-key: %w", err)
-	}
-	if _, err := tls.X509KeyPair(b, b); err != nil {
-		return fmt.Errorf("--log-key %s: want a certificate and its private key, both in PEM, one after the other", file)
-	}
-	id.SetSecret(identity.ConsumerSyslog, identity.SyslogClient, b)
-	return nil
 }

@@ -3,8 +3,6 @@ package guest
 import (
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -79,15 +77,5 @@ func TestInstance(t *testing.T) {
 	own, err := Applied(id, p)
 	if err != nil || len(identity.Lacking(own)) != 0 || own.Links[1].Addresses[0].String() != "10.0.0.1/24" {
 		t.Errorf("after one value was added: %+v, %v; want both, and lan as the profile says", own, err)
-	}
-}
-
-func TestLogKeyIsNotRepeated(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "key")
-	if err := os.WriteFile(file, []byte("SECRET"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := ReadLogKey(&identity.Identity{}, file); err == nil || strings.Contains(err.Error(), "SECRET") {
-		t.Errorf("ReadLogKey of rubbish = %v; want an error without it", err)
 	}
 }

@@ -33,6 +33,8 @@ func runDNS(ctx context.Context, d *desk, r ctl.Request) error {
 	w := tabwriter.NewWriter(r.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "queries\t%d\tcached %d, forwarded %d, local %d, refused %d, limited %d, dropped %d\n", s.Queries,
 		s.Cached, s.Forwarded, s.Local, s.Refused, s.Limited, s.Forward.Dropped)
+	fmt.Fprintf(w, "connections\t%d\tby TLS %d, not begun %d, ended to make room %d\n", s.Connections, s.Secure,
+		s.Handshakes, s.Ended)
 	fmt.Fprintf(w, "answers\t\tnxdomain %d, servfail %d, stale %d, fetched ahead %d\n", s.NXDomain, s.ServFail,
 		s.Forward.Stale, s.Forward.Refreshed)
 	fmt.Fprintf(w, "kept out\t\tblocked %d (of %d names), private addresses %d\n", s.Blocked, s.BlockLen,

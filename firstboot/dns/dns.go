@@ -24,6 +24,7 @@ import (
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/identity"
 	"rempart/firstboot/dns/server"
 	"rempart/firstboot/door"
 	"rempart/firstboot/names"
@@ -39,23 +40,32 @@ func Spec() child.Spec {
 			p, _, err := child.ReadProfile(root)
 			return err == nil && p.DNS != nil
 		},
-		After:    []string{"policy"},
-		Follows:  true,
-		UID:      contract.UIDDNS,
-		Caps:     []uintptr{unix.CAP_NET_BIND_SERVICE},
-		Own:      []string{contract.DNSDir},
-		Read:     []string{contract.BlockedPath, contract.LinkDir, caPath},
+		After:   []string{"policy"},
+		Follows: true,
+		UID:     contract.UIDDNS,
+		Caps:    []uintptr{unix.CAP_NET_BIND_SERVICE},
+		Own:     []string{contract.DNSDir},
+		Read: []string{contract.BlockedPath, contract.LinkDir, caPath,
+			identity.ConsumerDir(identity.ConsumerDNS)},
 		OOMScore: 300,
 		Files:    maxFiles,
 	}
 }
 
-// maxFiles has room for a socket of each question under way, for clients' connections, and for listening.
-const maxFiles = 1024
+// maxFiles has room for a socket of each question under way, for clients' connections, and for listening: six sockets
+// on each of 64 links and on the loopback.
+const (
+	maxAskingSockets = 512
+	maxFiles         = maxAskingSockets + server.MaxConnections + 6*65 + 64
+)
 
 // base is what the child's heap takes beside the cache, in bytes: the program, what is under way (forward.MaxFlights),
 // connections. The cache counts twice, for what the collector has not given back yet.
 const base = 20 << 20
+
+// secureMemory is what connections by TLS take beside that, in bytes: 20 KiB each (TestCrowd), with as much again that
+// the collector has not given back yet.
+const secureMemory = 2 * 20 << 10 * server.MaxConnections
 
 // Memory is what the child's heap is kept within for a cache of so many bytes.
 func Memory(cache int64) int64 { return base + 2*cache }
@@ -70,13 +80,22 @@ func Run(ctx context.Context, env *child.Env) error {
 		<-ctx.Done()
 		return nil
 	}
-	old := debug.SetMemoryLimit(Memory(env.Profile.DNS.Cache) + ownMemory(env.Profile))
+	limit := Memory(env.Profile.DNS.Cache) + ownMemory(env.Profile)
+	if env.Profile.DNS.ServesTLS() {
+		limit += secureMemory
+	}
+	old := debug.SetMemoryLimit(limit)
 	defer debug.SetMemoryLimit(old)
 	h, err := newHouse(env)
 	if err != nil {
 		return err
 	}
 	defer h.close()
+	if h.secure, err = secureConfig(env.Root, env.Profile.DNS); err != nil {
+		env.Tell(child.KeyFailure, err.Error()) // and yet everybody else is served
+	} else {
+		env.Tell(child.KeyFailure, "")
+	}
 	ctx, stop := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -110,12 +129,12 @@ func (h *house) serve(ctx context.Context, env *child.Env, all *sync.WaitGroup) 
 	if env.Profile.DNS.Self {
 		waiting[loopback] = true
 		all.Go(func() {
-			errs <- h.on(ctx, loopback, h.self, served)
+			errs <- h.on(ctx, loopback, h.self, false, served)
 		})
 	}
 	all.Go(func() {
 		errs <- onlink.Serve(ctx, names, env.Log, func(ctx context.Context, l onlink.Link) error {
-			return h.on(ctx, l.Name, h.access[l.Name], served)
+			return h.on(ctx, l.Name, h.access[l.Name], h.secure != nil && h.tls[l.Name], served)
 		})
 	})
 	timer := time.NewTimer(late)
@@ -148,8 +167,9 @@ func (h *house) serve(ctx context.Context, env *child.Env, all *sync.WaitGroup) 
 const loopback = "lo"
 
 // on serves one device while ctx lasts, and says so once it listens.
-func (h *house) on(ctx context.Context, device string, access *server.Access, served chan<- string) error {
-	sockets, err := server.Listen(ctx, device)
+func (h *house) on(ctx context.Context, device string, access *server.Access, secure bool,
+	served chan<- string) error {
+	sockets, err := server.Listen(ctx, device, secure)
 	if err != nil {
 		return err
 	}
@@ -159,7 +179,7 @@ func (h *house) on(ctx context.Context, device string, access *server.Access, se
 		sockets.Close()
 		return nil
 	}
-	return h.server.Serve(ctx, sockets, access)
+	return h.server.Serve(ctx, sockets, access, h.secure)
 }
 
 // subnets are those of a device now.

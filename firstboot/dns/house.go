@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
@@ -46,6 +47,8 @@ type house struct {
 	blocked    *override.Blocked
 	table      []byte // mapped
 	access     map[string]*server.Access
+	tls        map[string]bool // links that are to be served by TLS too
+	secure     *tls.Config     // nil: none is
 	self       *server.Access
 	maker      maker
 	groups     []*upstream.Group
@@ -73,8 +76,8 @@ type maker struct {
 
 func newHouse(env *child.Env) (*house, error) {
 	d := env.Profile.DNS
-	h := &house{log: env.Log, access: map[string]*server.Access{}}
-	h.maker = maker{log: env.Log, sockets: upstream.Sockets(maxFiles / 2), made: map[string]*upstream.Server{},
+	h := &house{log: env.Log, access: map[string]*server.Access{}, tls: map[string]bool{}}
+	h.maker = maker{log: env.Log, sockets: upstream.Sockets(maxAskingSockets), made: map[string]*upstream.Server{},
 		roots: func() (*x509.CertPool, error) { return authorities(d.CA, filepath.Join(env.Root, caPath)) }}
 	var views []answer.Exchanger
 	numbers := map[string]uint8{}
@@ -111,6 +114,7 @@ func newHouse(env *child.Env) (*house, error) {
 		if limit == 0 {
 			limit = profiles.DefaultDNSLimit
 		}
+		h.tls[l.Link] = l.TLS
 		h.access[l.Link] = &server.Access{Link: l.Link, View: n, From: l.From, Recurse: l.Recurse,
 			NoRecursion: l.NoRecursion, Limit: limit, Subnets: func() []netip.Prefix { return subnets(l.Link) }}
 	}
@@ -358,7 +362,7 @@ type Details struct {
 }
 
 func (h *house) status() Status {
-	s := Status{h.server.Counts.Totals(), Details{Forward: h.forward.Counts(), Cache: h.forward.Cache.Usage(),
+	s := Status{h.server.Totals(), Details{Forward: h.forward.Counts(), Cache: h.forward.Cache.Usage(),
 		Servers: []upstream.Counts{}}}
 	if h.blocked != nil {
 		s.Blocked, s.BlockLen = h.blocked.Count(), h.blocked.Len()

@@ -45,7 +45,7 @@ func serveProfile(t *testing.T, p *profiles.Profile, access *server.Access) (*ho
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- h.server.ServeTCP(ctx, l, access) }()
+	go func() { done <- h.server.ServeTCP(ctx, l, access, nil) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/identity"
 	"rempart/firstboot/contract/live"
 	"rempart/profiles"
 )
@@ -134,6 +135,10 @@ func (g *guest) apply(ctx context.Context, c *change, undoAfter time.Duration) e
 		return fmt.Errorf("the master lacks what the profile needs to fetch by https: %w; build a master of it and start"+
 			" the guest from that, or give each url a pin", err)
 	}
+	if next.DNS.ServesTLS() && !g.hasDNSCertificate() {
+		return errors.New("dns: the guest has no certificate for DNS over TLS: it is on the identity disk, which is read" +
+			" when the guest starts; build a master of the profile and start the guest from that, which makes one")
+	}
 	before, err := os.ReadFile(filepath.Join(g.Root, contract.LivePath))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -154,6 +159,16 @@ func (g *guest) apply(ctx context.Context, c *change, undoAfter time.Duration) e
 	g.fact(func(f *facts) { f.live.UndoAt = f.live.Since + undoAfter.Seconds() })
 	g.log.Info("the profile has changed; it is undone unless confirmed", "in", undoAfter)
 	return nil
+}
+
+// hasDNSCertificate tells whether the identity disk had one.
+func (g *guest) hasDNSCertificate() bool {
+	for _, name := range []string{identity.DNSGiven, identity.DNSMade} {
+		if _, err := os.Stat(filepath.Join(g.Root, identity.SecretPath(identity.ConsumerDNS, name))); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // decodeProfile reads a profile as that of this guest.

@@ -159,6 +159,9 @@ func TestLiveChangeIsRefused(t *testing.T) {
 	old := oneLink()
 	g := startGuest(t, "", old)
 	g.wait(t, "READY", ready)
+	byTLS := named("gw2", "128M")
+	byTLS.DNS = &profiles.DNS{Cache: 4 << 20, Links: []profiles.DNSLink{{Link: byTLS.Links[0].Name, NoRecursion: true,
+		TLS: true}}}
 	number := uint64(0)
 	for _, tt := range []struct {
 		name       string
@@ -170,6 +173,7 @@ func TestLiveChangeIsRefused(t *testing.T) {
 		{"compared with another", named("other", "128M"), named("gw2", "128M"), 60, "compare again"},
 		{"nothing to change", old, old, 60, "this very profile already"},
 		{"more memory", old, named("gw2", "256M"), 60, "memory: 128 MiB now, 256 MiB"},
+		{"a certificate nobody gave it", old, byTLS, 60, "no certificate for DNS over TLS"},
 		{"undone at once", old, named("gw2", "128M"), contract.LeastUndo - 1, "want 5 to 3600"},
 		{"undone never", old, named("gw2", "128M"), contract.MostUndo + 1, "want 5 to 3600"},
 	} {

@@ -21,6 +21,7 @@ const (
 	ConsumerSSH       = "ssh"
 	ConsumerWireGuard = "wireguard"
 	ConsumerSyslog    = "syslog"
+	ConsumerDNS       = "dns"
 )
 
 // Names of the secrets that have a meaning to rempart. A WireGuard private key is named after its link, the preshared
@@ -29,6 +30,8 @@ const (
 	SSHHostKey        = "host_ed25519"    // PKCS #8 in PEM (RFC 5958, RFC 8410)
 	SSHAuthorizedKeys = "authorized_keys" // as sshd(8) has it, without options
 	SyslogClient      = "client.pem"      // certificate, what signed it, and its private key, each in PEM
+	DNSGiven          = "given.pem"       // the same, of the name service
+	DNSMade           = "made.pem"        // the same, made by rempart, for guests that are given none
 )
 
 // owners are the groups that may read a consumer's secrets: the one of the child that needs them.
@@ -36,6 +39,7 @@ var owners = map[string]uint32{
 	ConsumerSSH:       contract.UIDSSH,
 	ConsumerWireGuard: contract.UIDLink,
 	ConsumerSyslog:    contract.UIDSyslog,
+	ConsumerDNS:       contract.UIDDNS,
 }
 
 // Owner returns the id of the user and group that a consumer's secrets are for; false: nobody in this guest needs

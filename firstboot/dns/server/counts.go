@@ -9,7 +9,7 @@ import (
 // Counts count queries.
 type Counts struct {
 	queries, cached, forwarded, local, refused, unusual, limited, any, failed atomic.Uint64
-	nxdomain, servfail, connections                                           atomic.Uint64
+	nxdomain, servfail, connections, secure, handshakes                       atomic.Uint64
 }
 
 func (c *Counts) rcode(rcode int) {
@@ -34,11 +34,15 @@ type Totals struct {
 	NXDomain    uint64 `json:"nxdomain"`
 	ServFail    uint64 `json:"servfail"`
 	Connections uint64 `json:"connections"` // TCP
+	Secure      uint64 `json:"secure"`      // of them by TLS
+	Handshakes  uint64 `json:"handshakes"`  // of TLS that failed
+	Ended       uint64 `json:"ended"`       // connections closed to make room for others
 }
 
 // Totals since the start.
-func (c *Counts) Totals() Totals {
+func (s *Server) Totals() Totals {
+	c := &s.Counts
 	return Totals{c.queries.Load(), c.cached.Load(), c.forwarded.Load(), c.local.Load(), c.refused.Load(),
 		c.unusual.Load(), c.limited.Load(), c.any.Load(), c.nxdomain.Load(), c.servfail.Load() + c.failed.Load(),
-		c.connections.Load()}
+		c.connections.Load(), c.secure.Load(), c.handshakes.Load(), s.places.made()}
 }

@@ -2,9 +2,12 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -14,16 +17,23 @@ import (
 
 // Sockets are those of one link.
 type Sockets struct {
-	udp []*net.UDPConn
-	tcp []net.Listener
+	udp    []*net.UDPConn
+	tcp    []net.Listener
+	secure []net.Listener // for TLS
 }
 
 // receiveBuffer is what waits in the kernel while we are busy, in bytes: some hundred queries; rmem_max bounds it.
 const receiveBuffer = 1 << 20
 
+var (
+	portText       = strconv.Itoa(profiles.PortDNS)
+	securePortText = strconv.Itoa(profiles.PortDNSTLS)
+)
+
 // Listen opens the sockets of a link, which hear what comes by it alone: they are bound to the device (socket(7),
-// SO_BINDTODEVICE), not to addresses, which come and go. Where the kernel has no IPv6, there is none.
-func Listen(ctx context.Context, device string) (s Sockets, err error) {
+// SO_BINDTODEVICE), not to addresses, which come and go. Where the kernel has no IPv6, there is none. With secure there
+// are those of DNS over TLS too.
+func Listen(ctx context.Context, device string, secure bool) (s Sockets, err error) {
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -33,8 +43,8 @@ func Listen(ctx context.Context, device string) (s Sockets, err error) {
 		name, any    string
 		level, wants int
 	}{
-		{"4", fmt.Sprintf("0.0.0.0:%d", profiles.PortDNS), unix.IPPROTO_IP, unix.IP_PKTINFO},
-		{"6", fmt.Sprintf("[::]:%d", profiles.PortDNS), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO},
+		{"4", "0.0.0.0", unix.IPPROTO_IP, unix.IP_PKTINFO},
+		{"6", "::", unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO},
 	} {
 		config := net.ListenConfig{Control: func(network, _ string, raw syscall.RawConn) error {
 			var failed error
@@ -47,7 +57,7 @@ func Listen(ctx context.Context, device string) (s Sockets, err error) {
 			})
 			return errors.Join(err, failed)
 		}}
-		packets, err := config.ListenPacket(ctx, "udp"+family.name, family.any)
+		packets, err := config.ListenPacket(ctx, "udp"+family.name, net.JoinHostPort(family.any, portText))
 		if errors.Is(err, unix.EAFNOSUPPORT) && family.name == "6" {
 			continue
 		}
@@ -59,11 +69,18 @@ func Listen(ctx context.Context, device string) (s Sockets, err error) {
 			return s, fmt.Errorf("listening for DNS on link %s: %T is no UDP socket", device, packets)
 		}
 		s.udp = append(s.udp, udp)
-		tcp, err := config.Listen(ctx, "tcp"+family.name, family.any)
+		tcp, err := config.Listen(ctx, "tcp"+family.name, net.JoinHostPort(family.any, portText))
 		if err != nil {
 			return s, fmt.Errorf("listening for DNS by TCP on link %s: %w", device, err)
 		}
 		s.tcp = append(s.tcp, tcp)
+		if !secure {
+			continue
+		}
+		if tcp, err = config.Listen(ctx, "tcp"+family.name, net.JoinHostPort(family.any, securePortText)); err != nil {
+			return s, fmt.Errorf("listening for DNS by TLS on link %s: %w", device, err)
+		}
+		s.secure = append(s.secure, tcp)
 	}
 	return s, nil
 }
@@ -73,7 +90,7 @@ func (s Sockets) Close() {
 	for _, c := range s.udp {
 		c.Close()
 	}
-	for _, l := range s.tcp {
+	for _, l := range slices.Concat(s.tcp, s.secure) {
 		l.Close()
 	}
 }
@@ -81,11 +98,12 @@ func (s Sockets) Close() {
 // readers is how many goroutines read one socket: one reads while another answers.
 const readers = 2
 
-// Serve answers what comes by the sockets until ctx is done or one of them fails, and closes them.
-func (s *Server) Serve(ctx context.Context, sockets Sockets, access *Access) error {
+// Serve answers what comes by the sockets until ctx is done or one of them fails, and closes them. secure is how TLS is
+// spoken; it may be nil when there are no sockets for it.
+func (s *Server) Serve(ctx context.Context, sockets Sockets, access *Access, secure *tls.Config) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	errs := make(chan error, readers*len(sockets.udp)+len(sockets.tcp))
+	errs := make(chan error, readers*len(sockets.udp)+len(sockets.tcp)+len(sockets.secure))
 	count := 0
 	run := func(serve func() error) {
 		count++
@@ -97,7 +115,10 @@ func (s *Server) Serve(ctx context.Context, sockets Sockets, access *Access) err
 		}
 	}
 	for _, l := range sockets.tcp {
-		run(func() error { return s.ServeTCP(ctx, l, access) })
+		run(func() error { return s.ServeTCP(ctx, l, access, nil) })
+	}
+	for _, l := range sockets.secure {
+		run(func() error { return s.ServeTCP(ctx, l, access, secure) })
 	}
 	var first error
 	for range count {

@@ -32,12 +32,13 @@ type Server struct {
 	rates   rates
 
 	transfers chan struct{}
+	places    *places
 }
 
 // New returns a server that asks sources, then f.
 func New(sources []answer.Source, f *forward.Forwarder, queries bool, log *slog.Logger) *Server {
 	return &Server{Sources: sources, Forward: f, Log: log, Queries: queries, cookies: newCookies(), rates: newRates(),
-		transfers: make(chan struct{}, maxTransfers)}
+		transfers: make(chan struct{}, maxTransfers), places: newPlaces()}
 }
 
 // request is one query on its way.
@@ -46,6 +47,7 @@ type request struct {
 	from   netip.Addr
 	access *Access
 	tcp    bool
+	secure bool // by TLS
 	// trusted: the source is no forgery, as TCP or a cookie of ours shows.
 	trusted bool
 	recurse bool
@@ -97,7 +99,7 @@ func (s *Server) short(r *request, in, dst []byte) ([]byte, verdict) {
 		case pass:
 		case slip:
 			s.Counts.limited.Add(1)
-			return r.AppendEmpty(dst, 0, wire.FlagTC, r.cookie, nil), answered
+			return r.AppendEmpty(dst, 0, wire.FlagTC, r.reply(0, 0), nil), answered
 		default:
 			s.Counts.limited.Add(1)
 			return dst, dropped
@@ -108,7 +110,7 @@ func (s *Server) short(r *request, in, dst []byte) ([]byte, verdict) {
 	}
 	if r.Class != dns.ClassINET {
 		s.Counts.refused.Add(1)
-		return r.AppendEmpty(dst, dns.RcodeRefused, 0, r.cookie, nil), answered
+		return r.AppendEmpty(dst, dns.RcodeRefused, 0, r.reply(0, 0), nil), answered
 	}
 	if !r.recurse {
 		return dst, longer // what others said is none of this client's
@@ -128,7 +130,8 @@ func (s *Server) short(r *request, in, dst []byte) ([]byte, verdict) {
 }
 
 func (r *request) reply(age, stale uint32) wire.Reply {
-	return wire.Reply{Age: age, Stale: stale, Recursion: r.recurse, TCP: r.tcp, Cookie: r.cookie}
+	return wire.Reply{Age: age, Stale: stale, Recursion: r.recurse, TCP: r.tcp, Padded: r.secure, Cookie: r.cookie,
+		Idle: idle}
 }
 
 // unusual answers what is no ordinary query, if at all (RFC 1035 4.1.1, RFC 6891 6.1.3).
@@ -176,7 +179,7 @@ func (s *Server) local(ctx context.Context, r *request, in, dst []byte) ([]byte,
 	}
 	if r.Type >= dns.TypeIXFR && r.Type <= dns.TypeMAILA && r.Type != dns.TypeANY {
 		s.Counts.refused.Add(1) // transfers go another way, and mail ones are gone (RFC 1035 3.2.3)
-		return r.AppendEmpty(dst, dns.RcodeRefused, 0, r.cookie, nil), answered
+		return r.AppendEmpty(dst, dns.RcodeRefused, 0, r.reply(0, 0), nil), answered
 	}
 	generation := s.generation()
 	for _, source := range s.Sources {
@@ -195,7 +198,7 @@ func (s *Server) local(ctx context.Context, r *request, in, dst []byte) ([]byte,
 	}
 	if !r.recurse {
 		s.Counts.refused.Add(1)
-		return r.AppendEmpty(dst, dns.RcodeRefused, 0, r.cookie,
+		return r.AppendEmpty(dst, dns.RcodeRefused, 0, r.reply(0, 0),
 			wire.AppendError(nil, dns.ExtendedErrorCodeNotAuthoritative, "")), answered
 	}
 	var room [wire.MaxKey]byte
@@ -209,7 +212,7 @@ func (s *Server) local(ctx context.Context, r *request, in, dst []byte) ([]byte,
 	}
 	if r.Flags&wire.FlagRD == 0 { // nobody is to be asked for it (RFC 1034 4.3.1)
 		s.Counts.refused.Add(1)
-		return r.AppendEmpty(dst, dns.RcodeRefused, wire.FlagRA, r.cookie, nil), answered
+		return r.AppendEmpty(dst, dns.RcodeRefused, wire.FlagRA, r.reply(0, 0), nil), answered
 	}
 	return dst, longer
 }
@@ -227,7 +230,7 @@ func (s *Server) send(r *request, m *dns.Msg, dst []byte) ([]byte, verdict) {
 	a := packed(m)
 	if a == nil {
 		s.Counts.failed.Add(1)
-		return r.AppendEmpty(dst, dns.RcodeServerFailure, 0, r.cookie, nil), answered
+		return r.AppendEmpty(dst, dns.RcodeServerFailure, 0, r.reply(0, 0), nil), answered
 	}
 	s.Counts.rcode(a.Rcode())
 	return a.Append(dst, &r.Query, r.reply(0, 0)), answered
@@ -276,7 +279,7 @@ func (s *Server) long(ctx context.Context, r *request, in, dst []byte) ([]byte, 
 	got := s.Forward.Ask(ctx, &r.Query, r.access.View, r.from, f, generation)
 	if got.Answer == nil {
 		if r.tcp && ctx.Err() == nil {
-			return r.AppendEmpty(dst, dns.RcodeServerFailure, wire.FlagRA, r.cookie, nil), answered
+			return r.AppendEmpty(dst, dns.RcodeServerFailure, wire.FlagRA, r.reply(0, 0), nil), answered
 		}
 		return dst, dropped // the client comes again, and finds room or an answer
 	}

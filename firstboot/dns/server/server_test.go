@@ -188,8 +188,8 @@ func TestGeneration(t *testing.T) {
 		t.Errorf("before: %s", got)
 	}
 	source.generation++ // something else has changed
-	if got := address(); got != "192.0.2.1" || s.Counts.Totals().Cached != 1 {
-		t.Errorf("after another change: %s, %+v", got, s.Counts.Totals())
+	if got := address(); got != "192.0.2.1" || s.Totals().Cached != 1 {
+		t.Errorf("after another change: %s, %+v", got, s.Totals())
 	}
 	source.name = "new.example."
 	source.generation++

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -15,11 +16,8 @@ import (
 	"rempart/firstboot/dns/wire"
 )
 
-// Bounds of connections (RFC 7766 6.2).
+// Bounds of one connection (RFC 7766 6.2); places has those of all.
 const (
-	// MaxConnections is how many there are on one link, and maxOfClient of them one address's.
-	MaxConnections = 96
-	maxOfClient    = 16
 	// idle is how long one may say nothing; slow how long a message may take in either direction.
 	idle = 10 * time.Second
 	slow = 5 * time.Second
@@ -30,16 +28,14 @@ const (
 )
 
 // ServeTCP answers on the connections of a listener until ctx is done or the listener fails; it closes it and waits for
-// its connections.
-func (s *Server) ServeTCP(ctx context.Context, listener net.Listener, access *Access) error {
+// its connections. secure, when there is any, has them by TLS (RFC 7858).
+func (s *Server) ServeTCP(ctx context.Context, listener net.Listener, access *Access, secure *tls.Config) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	defer context.AfterFunc(ctx, func() { listener.Close() })()
 	var all sync.WaitGroup
 	defer all.Wait()
 	defer stop()
-	var mu sync.Mutex
-	total, each := 0, map[netip.Addr]int{}
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
@@ -66,30 +62,42 @@ func (s *Server) ServeTCP(ctx context.Context, listener net.Listener, access *Ac
 			continue
 		}
 		from := peer.AddrPort().Addr().Unmap().WithZone("")
-		mu.Lock()
-		full := total >= MaxConnections || each[from] >= maxOfClient
-		if may, _ := access.may(from); !full && may {
-			total++
-			each[from]++
-			s.Counts.connections.Add(1)
-			all.Go(func() {
-				s.connection(ctx, conn, from, access)
-				mu.Lock()
-				defer mu.Unlock()
-				total--
-				if each[from]--; each[from] == 0 {
-					delete(each, from)
-				}
-			})
-		} else {
+		if may, _ := access.may(from); !may {
 			conn.Close()
+			continue
 		}
-		mu.Unlock()
+		s.Counts.connections.Add(1)
+		place := s.places.enter(conn, from)
+		all.Go(func() {
+			defer s.places.leave(place)
+			defer conn.Close()
+			if secure == nil {
+				s.connection(ctx, conn, place, access, false)
+				return
+			}
+			if c := s.handshake(ctx, conn, secure); c != nil {
+				s.connection(ctx, c, place, access, true)
+			}
+		})
 	}
 }
 
+// handshake begins TLS; nil: the client does not get it done in time, and whatever it was is its own affair.
+func (s *Server) handshake(ctx context.Context, conn net.Conn, config *tls.Config) net.Conn {
+	ctx, stop := context.WithTimeout(ctx, slow)
+	defer stop()
+	c := tls.Server(conn, config)
+	if err := c.HandshakeContext(ctx); err != nil {
+		s.Counts.handshakes.Add(1)
+		return nil
+	}
+	s.Counts.secure.Add(1)
+	return c
+}
+
 // connection answers the queries of one connection, several at a time and in the order their answers come.
-func (s *Server) connection(ctx context.Context, conn net.Conn, from netip.Addr, access *Access) {
+func (s *Server) connection(ctx context.Context, conn net.Conn, place *place, access *Access, secure bool) {
+	from := place.client
 	ctx, stop := context.WithCancel(ctx)
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	room := make(chan struct{}, pipelined)
@@ -121,8 +129,12 @@ func (s *Server) connection(ctx context.Context, conn net.Conn, from netip.Addr,
 		case <-ctx.Done():
 			return
 		}
+		s.places.use(place, 1)
 		under.Go(func() {
-			defer func() { <-room }()
+			defer func() {
+				s.places.use(place, -1)
+				<-room
+			}()
 			limited, cancel := context.WithTimeout(ctx, patience)
 			defer cancel()
 			if done, err := s.transfer(ctx, from, access, in, conn, &write); done {
@@ -131,7 +143,7 @@ func (s *Server) connection(ctx context.Context, conn net.Conn, from netip.Addr,
 				}
 				return
 			}
-			out, v := s.stream(limited, from, access, in)
+			out, v := s.stream(limited, from, access, secure, in)
 			if v != answered {
 				stop() // nothing will come: the client need not wait
 				return
@@ -147,8 +159,9 @@ func (s *Server) connection(ctx context.Context, conn net.Conn, from netip.Addr,
 }
 
 // stream answers one query of a connection, with its length before it.
-func (s *Server) stream(ctx context.Context, from netip.Addr, access *Access, in []byte) ([]byte, verdict) {
-	r := &request{from: from, access: access, tcp: true}
+func (s *Server) stream(ctx context.Context, from netip.Addr, access *Access, secure bool, in []byte) (
+	[]byte, verdict) {
+	r := &request{from: from, access: access, tcp: true, secure: secure}
 	out, v := s.short(r, in, make([]byte, 2, 2+512))
 	if v == longer {
 		out, v = s.local(ctx, r, in, out[:2])

@@ -49,7 +49,7 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn, access *Access
 			return err
 		}
 		d.n, d.oobn, d.to = n, oobn, from
-		d.from, d.access, d.tcp = from.Addr().Unmap().WithZone(""), access, false
+		d.from, d.access, d.tcp, d.secure = from.Addr().Unmap().WithZone(""), access, false, false
 		d.waits, d.chasing, d.cookie = false, false, nil
 		v := dropped
 		if d.to.Port() != 0 {

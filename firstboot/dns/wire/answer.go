@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Answer is an answer as bytes: a whole message with one question and without an OPT record, and where its TTLs are.
@@ -105,8 +106,17 @@ type Reply struct {
 	Stale     uint32 // not 0: it is too old, and every TTL is this
 	Recursion bool   // RA
 	TCP       bool   // as long as it is; else cut when it is longer than the client takes
+	Padded    bool   // to who pads too: nobody on the way is to learn from its length what it says
 	Cookie    []byte // of the server, appended to the client's; nil: none
+	// Idle is how long a connection may say nothing, for who asks by TCP.
+	Idle time.Duration
 }
+
+// block is what lengths of answers are rounded up to where they are padded (RFC 8467 4.1).
+const block = 468
+
+// keepaliveUnit is that of the option's timeout (RFC 7828 3.1).
+const keepaliveUnit = 100 * time.Millisecond
 
 // Append appends the answer to q, as r says, to dst. What does not fit is left out and TC set: the client comes again
 // by TCP (RFC 2181 9).
@@ -131,6 +141,9 @@ func (a *Answer) Append(dst []byte, q *Query, r Reply) []byte {
 		extra += len(options)
 		if r.Stale != 0 {
 			extra += len(staleError)
+		}
+		if r.TCP && q.keepalive {
+			extra += 4 + 2
 		}
 	}
 	most := MaxMessage
@@ -161,12 +174,13 @@ func (a *Answer) Append(dst []byte, q *Query, r Reply) []byte {
 	copy(msg[HeaderSize:], q.asked[:q.nameLen]) // in the letters it was asked in
 	if q.EDNS {
 		binary.BigEndian.PutUint16(msg[10:], binary.BigEndian.Uint16(msg[10:])+1)
-		dst = appendOPT(dst, q, r, options)
+		dst = appendOPT(dst, start, q, r, options)
 	}
 	return dst
 }
 
-func appendOPT(dst []byte, q *Query, r Reply, options []byte) []byte {
+// appendOPT appends the last record of a message that begins at start.
+func appendOPT(dst []byte, start int, q *Query, r Reply, options []byte) []byte {
 	do := byte(0)
 	if q.DO {
 		do = flagDO >> 8
@@ -182,12 +196,24 @@ func appendOPT(dst []byte, q *Query, r Reply, options []byte) []byte {
 		dst = append(dst, q.cookie[:ClientCookie]...)
 		dst = append(dst, r.Cookie...)
 	}
+	if r.TCP && q.keepalive {
+		dst = append(dst, 0, optionKeepalive, 0, 2)
+		dst = binary.BigEndian.AppendUint16(dst, uint16(r.Idle/keepaliveUnit))
+	}
+	if size := len(dst) - start + 4; r.Padded && q.padding && size <= MaxMessage {
+		most := min((size+block-1)/block*block, MaxMessage)
+		dst = append(dst, 0, optionPadding, byte((most-size)>>8), byte(most-size))
+		dst = append(dst, zeros[:most-size]...)
+	}
 	binary.BigEndian.PutUint16(dst[length:], uint16(len(dst)-length-2))
 	return dst
 }
 
+// zeros are what is padded with (RFC 7830 3).
+var zeros [block]byte
+
 // AppendEmpty appends an answer without records, such as a refusal, or one cut short with FlagTC in flags.
-func (q *Query) AppendEmpty(dst []byte, rcode int, flags uint16, cookie, options []byte) []byte {
+func (q *Query) AppendEmpty(dst []byte, rcode int, flags uint16, r Reply, options []byte) []byte {
 	start := len(dst)
 	dst = append(dst, make([]byte, HeaderSize)...)
 	dst = append(dst, q.asked[:q.nameLen]...)
@@ -199,7 +225,8 @@ func (q *Query) AppendEmpty(dst []byte, rcode int, flags uint16, cookie, options
 	binary.BigEndian.PutUint16(msg[4:], 1)
 	if q.EDNS {
 		binary.BigEndian.PutUint16(msg[10:], 1)
-		dst = appendOPT(dst, q, Reply{Cookie: cookie}, options)
+		r.Stale = 0
+		dst = appendOPT(dst, start, q, r, options)
 	}
 	return dst
 }

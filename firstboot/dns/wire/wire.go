@@ -53,6 +53,8 @@ type Query struct {
 	EDNS        bool
 	DO          bool
 	size        uint16 // the client's buffer
+	keepalive   bool   // the client asks how long a connection may be idle (RFC 7828)
+	padding     bool   // it pads, so it wants padding (RFC 7830 4)
 	cookieLen   int
 	cookie      [maxCookie]byte
 }
@@ -62,6 +64,12 @@ const (
 	ClientCookie = 8
 	maxCookie    = 40
 	optionCookie = 10
+)
+
+// Other options that are looked at (RFC 7828 3.1, RFC 7830 3).
+const (
+	optionKeepalive = 11
+	optionPadding   = 12
 )
 
 // Name is the name in lower case, in the form of a message.
@@ -127,7 +135,7 @@ func (q *Query) Parse(b []byte) bool {
 		return false
 	}
 	q.Type, q.Class = binary.BigEndian.Uint16(b[at:]), binary.BigEndian.Uint16(b[at+2:])
-	q.EDNS, q.DO, q.size, q.cookieLen = false, false, 0, 0
+	q.EDNS, q.DO, q.size, q.cookieLen, q.keepalive, q.padding = false, false, 0, 0, false, false
 	b = b[at+4:]
 	if additional == 0 {
 		return len(b) == 0
@@ -156,7 +164,12 @@ func (q *Query) parseOPT(b []byte) bool {
 		if b = b[4:]; n > len(b) {
 			return false
 		}
-		if code == optionCookie {
+		switch code {
+		case optionKeepalive:
+			q.keepalive = true
+		case optionPadding:
+			q.padding = true
+		case optionCookie:
 			// RFC 7873 5.2: 8 bytes, or 8 and 8 to 32 of the server; once.
 			if q.cookieLen != 0 || n != ClientCookie && (n < 2*ClientCookie || n > maxCookie) {
 				return false

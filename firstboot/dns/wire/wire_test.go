@@ -238,7 +238,7 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("Parse: EDNS %v, DO %v; miekg/dns reads %v", q.EDNS, q.DO, opt)
 		}
 		var back dns.Msg
-		if err := back.Unpack(q.AppendEmpty(nil, dns.RcodeRefused, 0, nil, nil)); err != nil || back.Rcode != 5 {
+		if err := back.Unpack(q.AppendEmpty(nil, dns.RcodeRefused, 0, Reply{}, nil)); err != nil || back.Rcode != 5 {
 			t.Errorf("AppendEmpty is not read: %v", err)
 		}
 	})

@@ -1,0 +1,107 @@
+package server
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Bounds of connections (RFC 7766 6.2), of all links together: each takes memory and a descriptor for as long as its
+// client likes.
+const (
+	// MaxConnections is how many there are, and maxOfClient of them one address's.
+	MaxConnections = 256
+	maxOfClient    = 16
+)
+
+// places are where connections are. Whoever comes finds one: when all are taken, or all that one client may have, the
+// connection that was idle longest of who has the most of them is ended. So nobody keeps others out by holding on to
+// what he does not use, and who comes from many addresses at once loses his own.
+type places struct {
+	mu    sync.Mutex
+	all   map[*place]bool
+	of    map[netip.Addr]int
+	ended uint64 // to make room
+}
+
+// place is that of one connection.
+type place struct {
+	client netip.Addr
+	conn   net.Conn
+	busy   int // queries under way
+	// used is when the connection came, or its last query came or was answered.
+	used time.Time
+}
+
+func newPlaces() *places { return &places{all: map[*place]bool{}, of: map[netip.Addr]int{}} }
+
+// enter gives a connection its place, and ends another where that takes one.
+func (p *places) enter(conn net.Conn, client netip.Addr) *place {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.of[client] >= maxOfClient {
+		p.end(p.idlest(func(n *place) bool { return n.client == client }))
+	} else if len(p.all) >= MaxConnections {
+		most := 0
+		for _, n := range p.of {
+			most = max(most, n)
+		}
+		p.end(p.idlest(func(n *place) bool { return p.of[n.client] == most }))
+	}
+	n := &place{client: client, conn: conn, used: time.Now()}
+	p.all[n] = true
+	p.of[client]++
+	return n
+}
+
+// idlest is the place that was used least lately of those that are asked for. One whose query is under way is not idle.
+func (p *places) idlest(asked func(*place) bool) (found *place) {
+	for n := range p.all {
+		switch {
+		case !asked(n):
+		case found == nil, (n.busy > 0) == (found.busy > 0) && n.used.Before(found.used), n.busy == 0 && found.busy > 0:
+			found = n
+		}
+	}
+	return found
+}
+
+// end takes a place from a connection and closes that.
+func (p *places) end(n *place) {
+	p.ended++
+	p.remove(n)
+	n.conn.Close()
+}
+
+func (p *places) remove(n *place) {
+	if !p.all[n] {
+		return
+	}
+	delete(p.all, n)
+	if p.of[n.client]--; p.of[n.client] == 0 {
+		delete(p.of, n.client)
+	}
+}
+
+// leave gives a place back.
+func (p *places) leave(n *place) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.remove(n)
+}
+
+// use notes that a query came, by 1, or that it was answered, by -1.
+func (p *places) use(n *place, by int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n.busy += by
+	n.used = time.Now()
+}
+
+// made is how many connections were ended to make room.
+func (p *places) made() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ended
+}
