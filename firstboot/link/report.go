@@ -31,7 +31,7 @@ func (r *runner) report(v view, have []Interface, failed map[int]error) {
 			spare = append(spare, w.Text)
 		}
 	}
-	if fault := delegationFault(r.plan, r.delegations.current(), r.uplinks.now()); fault != "" {
+	if fault := delegationFault(r.plan, r.uplinks.given6.current(), r.uplinks.now()); fault != "" {
 		spare = append(spare, fault)
 	}
 	if text := strings.Join(spare, "; "); text != r.warned {
@@ -89,16 +89,16 @@ func (r *runner) linkReport(place int, l Link, v view, have []Interface, failed 
 		problems = append(problems, "its profile leaves this to the guest's identity disk, which has not got it: "+l.Lacking)
 	}
 	if l.DHCP {
-		if lease, ok := r.uplinks.current()[l.Name]; !ok {
+		if lease, ok := r.uplinks.current4()[l.Name]; !ok {
 			problems = append(problems, "no DHCP lease yet")
 		} else if !slices.Contains(rep.Addresses, lease.Address.String()) {
 			problems = append(problems, "the leased address "+lease.Address.String()+" is not on it")
 		}
 	}
-	if fault := autoFault(l.Auto, l.DHCP6, r.advertised.current()[l.Name], rep.Addresses); fault != "" {
+	if fault := autoFault(l.Auto, l.DHCP6, r.uplinks.adverts.current()[l.Name], rep.Addresses); fault != "" {
 		problems = append(problems, fault)
 	}
-	if l.DHCP6 && len(r.delegations.current()[l.Name].Addresses) == 0 {
+	if l.DHCP6 && len(r.uplinks.given6.current()[l.Name].Addresses) == 0 {
 		problems = append(problems, "no address by DHCPv6 yet")
 	}
 	if err := failed[nic.Index]; err != nil {

@@ -72,17 +72,15 @@ func Run(ctx context.Context, env *child.Env) error {
 	}
 	defer ev.Close()
 	r := &runner{
-		env:     env,
-		log:     env.Log,
-		plan:    Compile(env.Profile),
-		kernel:  k,
-		dirty:   make(chan struct{}, 1),
-		uplinks: newUplinks(env),
-		retry:   retryFirst,
-		fight:   rate.NewLimiter(rate.Every(time.Second), fightBurst),
+		env:    env,
+		log:    env.Log,
+		kernel: k,
+		dirty:  make(chan struct{}, 1),
+		retry:  retryFirst,
+		fight:  rate.NewLimiter(rate.Every(time.Second), fightBurst),
 	}
-	r.advertised = newAdvertised(r.uplinks)
-	r.delegations = newDelegations(r.uplinks)
+	r.plan = Compile(env.Profile)
+	r.uplinks = newUplinks(env, r.plan)
 	if err := r.machine(); err != nil {
 		return err // links stay down: they would be up without a switch that protects them
 	}
@@ -102,9 +100,6 @@ type runner struct {
 	kernel  *kernel
 	dirty   chan struct{}
 	uplinks *uplinks
-	// advertised are the other kind of those that learn of links.
-	advertised  *advertised
-	delegations *delegations
 
 	settled bool
 	retry   time.Duration
@@ -152,18 +147,8 @@ func (r *runner) loop(ctx context.Context, broken <-chan error) error {
 			timer.Reset(0)
 			soon = true
 			continue
-		case l := <-r.uplinks.changed:
-			r.uplinks.take(l)
-			timer.Reset(0)
-			soon = true
-			continue
-		case a := <-r.advertised.news:
-			r.advertised.take(a)
-			timer.Reset(0)
-			soon = true
-			continue
-		case d := <-r.delegations.news:
-			r.delegations.take(d)
+		case learn := <-r.uplinks.news:
+			learn()
 			timer.Reset(0)
 			soon = true
 			continue
@@ -207,7 +192,7 @@ func (r *runner) converge(ctx context.Context) (time.Duration, error) {
 		}
 		tunnels := r.tunnels()
 		v := r.view(nics, have)
-		learnt := Learnt{r.uplinks.current(), r.advertised.current(), r.delegations.current()}
+		learnt := r.uplinks.learnt()
 		want := Want(r.plan, v.assigned, v.spare, learnt, r.uplinks.now())
 		mtu6(want, have, r.plan, learnt.Adverts)
 		for i := range want {
@@ -233,9 +218,7 @@ func (r *runner) converge(ctx context.Context) (time.Duration, error) {
 			changes = append(duplicates(have, want), changes...)
 		}
 		if len(changes) == 0 || pass > maxPasses || ctx.Err() != nil {
-			r.uplinks.follow(ctx, r.plan, v.assigned, have, r.dirty)
-			r.advertised.follow(ctx, r.plan, v.assigned, have, r.dirty)
-			r.delegations.follow(ctx, r.plan, v.assigned, have, r.dirty, r.advertised)
+			r.uplinks.follow(ctx, v.assigned, have, r.dirty)
 			r.report(v, have, failed)
 			return r.next(failed, len(changes)), nil
 		}

@@ -30,6 +30,8 @@ func uplinkEnv(t *testing.T) (*child.Env, *bytes.Buffer) {
 	}, &log
 }
 
+func uplinksOf(env *child.Env) *uplinks { return newUplinks(env, Compile(env.Profile)) }
+
 func aLease() dhcp4.Lease {
 	now := dhcp4.Now()
 	return dhcp4.Lease{Address: pfx("198.51.100.50/24"), Server: ip("198.51.100.1"), MAC: "02:00:00:00:00:0a",
@@ -40,14 +42,14 @@ func aLease() dhcp4.Lease {
 func TestLeaseOutlivesTheProcess(t *testing.T) {
 	env, _ := uplinkEnv(t)
 	l := aLease()
-	u := newUplinks(env)
-	u.take(leaseChange{"wan", &l})
+	u := uplinksOf(env)
+	u.leases.learn("wan", &l)
 	resolvFile := filepath.Join(env.Root, contract.ResolvPath)
 	if b, err := os.ReadFile(resolvFile); err != nil || !strings.HasSuffix(string(b), "nameserver 9.9.9.9\n") {
 		t.Errorf("resolv.conf = %q, %v", b, err)
 	}
-	again := newUplinks(env)
-	if got := again.current()["wan"]; !reflect.DeepEqual(got, l) {
+	again := uplinksOf(env)
+	if got := again.current4()["wan"]; !reflect.DeepEqual(got, l) {
 		t.Errorf("the next run knows %+v; want %+v", got, l)
 	}
 	if got := again.inside("wan2"); !slices.Contains(got, pfx("198.51.100.0/24")) || !slices.Contains(got,
@@ -58,8 +60,8 @@ func TestLeaseOutlivesTheProcess(t *testing.T) {
 	if got := again.inside("wan"); !slices.Equal(got, []netip.Prefix{pfx("10.10.10.0/24")}) {
 		t.Errorf("inside for wan = %v; want that of lan", got)
 	}
-	again.take(leaseChange{"wan", nil})
-	if got := newUplinks(env).current(); len(got) != 0 {
+	again.leases.learn("wan", nil)
+	if got := uplinksOf(env).current4(); len(got) != 0 {
 		t.Errorf("after its end the next run still knows %v", got)
 	}
 	if b, err := os.ReadFile(resolvFile); err != nil || strings.Contains(string(b), "9.9.9.9") {
@@ -85,17 +87,17 @@ func TestSpoiltLeaseFiles(t *testing.T) {
 		},
 	} {
 		env, log := uplinkEnv(t)
-		u := newUplinks(env)
+		u := uplinksOf(env)
 		l := aLease()
-		u.take(leaseChange{"wan", &l})
-		b, err := os.ReadFile(u.leaseFile("wan"))
+		u.leases.learn("wan", &l)
+		b, err := os.ReadFile(u.leases.file("wan"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(u.leaseFile("wan"), edit(b), 0o644); err != nil {
+		if err := os.WriteFile(u.leases.file("wan"), edit(b), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if got := newUplinks(env).current(); len(got) != 0 || !strings.Contains(log.String(), "ignored a kept lease") {
+		if got := uplinksOf(env).current4(); len(got) != 0 || !strings.Contains(log.String(), "ignored a kept lease") {
 			t.Errorf("%s: the next run knows %v and said %q; want nothing and a warning", name, got, log)
 		}
 	}
@@ -108,15 +110,14 @@ func TestOwnDelegation(t *testing.T) {
 	env.Profile = &profiles.Profile{Links: []profiles.Link{{Name: "wan", Delegation: &profiles.Delegation{}},
 		{Name: "lan", Addresses: []netip.Prefix{pfx("fd00::1/64")},
 			Delegated: []profiles.Delegated{{Subnet: 1, Host: ip("::1")}}}}}
-	u := newUplinks(env)
-	a, d := newAdvertised(u), newDelegations(u)
+	u := uplinksOf(env)
 	later := u.now() + time.Hour
-	d.states["wan"] = dhcp6.State{Prefixes: []dhcp6.Prefix{{Prefix: pfx("2001:db8:100::/56"), Valid: later,
+	u.given6.states["wan"] = dhcp6.State{Prefixes: []dhcp6.Prefix{{Prefix: pfx("2001:db8:100::/56"), Valid: later,
 		Preferred: later}}}
-	if got := d.others6("wan", a); !slices.Equal(got, []netip.Prefix{pfx("fd00::/64")}) {
+	if got := u.others6("wan"); !slices.Equal(got, []netip.Prefix{pfx("fd00::/64")}) {
 		t.Errorf("DHCPv6 on wan must not touch %v; want fd00::/64 alone", got)
 	}
-	if got := a.insideOf("wan", ""); !slices.Contains(got, pfx("2001:db8:100:1::/64")) {
+	if got := u.inside6("wan", ""); !slices.Contains(got, pfx("2001:db8:100:1::/64")) {
 		t.Errorf("routers on wan must not touch %v; want the subnet of lan among it", got)
 	}
 }
