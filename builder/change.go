@@ -30,7 +30,7 @@ type admin interface {
 
 // apply shows what a profile changes in a guest and puts it in force.
 func apply(ctx context.Context, c *console, g admin, next *profiles.Profile, name string, seconds int, dry bool) error {
-	running, digest, err := profileOf(ctx, g)
+	running, digest, err := profileOf(ctx, g, next)
 	if err != nil {
 		return err
 	}
@@ -59,9 +59,14 @@ func apply(ctx context.Context, c *console, g admin, next *profiles.Profile, nam
 		fmt.Fprintf(c.out, "%s; nothing was changed (--dry-run)\n", summary)
 		return nil
 	}
-	change, err := json.Marshal(live.Change{Base: digest, Modules: kernel.Preload(next), Profile: b})
+	change, err := json.Marshal(live.Change{Base: digest, Modules: kernel.Preload(next), Profile: b,
+		Sets: setsBeyond(running, next)})
 	if err != nil {
 		return err
+	}
+	if len(change) > contract.MaxLive {
+		return fmt.Errorf("the sets that change are too large for %s to take over while it runs: %d MiB, at most %d fit\n"+
+			"build a master with `rempart build`, and start the guest from that", name, len(change)>>20, contract.MaxLive>>20)
 	}
 	after := strconv.Itoa(seconds)
 	if err := say(ctx, g, bytes.NewReader(change), io.Discard, c.err, "apply", "--undo-after", after); err != nil {
@@ -71,8 +76,19 @@ func apply(ctx context.Context, c *console, g admin, next *profiles.Profile, nam
 	return nil
 }
 
-// profileOf asks a guest for the profile it runs.
-func profileOf(ctx context.Context, g admin) (*profiles.Profile, string, error) {
+// profileOf asks a guest for the profile it runs. What that stores beside its JSON is taken from a profile that is
+// likely to have the same, and the guest is asked for the rest.
+func profileOf(ctx context.Context, g admin, like *profiles.Profile) (*profiles.Profile, string, error) {
+	p, digest, err := plainProfileOf(ctx, g)
+	if err != nil {
+		return nil, "", err
+	}
+	p.TakeStored(like)
+	return p, digest, askStored(ctx, g, p)
+}
+
+// plainProfileOf asks a guest for the profile it runs, without what that stores beside its JSON.
+func plainProfileOf(ctx context.Context, g admin) (*profiles.Profile, string, error) {
 	out := &bounded{most: contract.MaxLive}
 	if err := say(ctx, g, nil, out, io.Discard, "profile"); err != nil {
 		return nil, "", err
@@ -144,11 +160,11 @@ func tell(ctx context.Context, c *console, g admin, args ...string) error {
 
 // diffGuest shows what a guest does differently from the master it boots next.
 func diffGuest(ctx context.Context, c *console, g admin, r *running.Guest) error {
-	running, digest, err := profileOf(ctx, g)
+	m, err := guest.OpenMaster(r.Master)
 	if err != nil {
 		return err
 	}
-	m, err := guest.OpenMaster(r.Master)
+	running, digest, err := profileOf(ctx, g, m.Profile)
 	if err != nil {
 		return err
 	}
@@ -167,7 +183,7 @@ func diffGuest(ctx context.Context, c *console, g admin, r *running.Guest) error
 
 // confirmedProfile is the profile a guest runs, its digest, and an error when it is not there to stay.
 func confirmedProfile(ctx context.Context, c *console, g admin, name string) (*profiles.Profile, string, error) {
-	running, digest, err := profileOf(ctx, g)
+	running, digest, err := plainProfileOf(ctx, g)
 	if err != nil {
 		return nil, "", err
 	}
@@ -212,6 +228,10 @@ func commit(ctx context.Context, c *console, r *running.Guest, packages packageO
 	if store.Kept(r.Master) {
 		return fmt.Errorf("%s is in a store, where a master never changes; build and publish one of the changed profile"+
 			" instead (rempart build PROFILE --publish), and start %s from that", r.Master, r.Name)
+	}
+	profile.TakeStored(m.Profile)
+	if err := with(func(g admin) error { return askStored(ctx, g, profile) }); err != nil {
+		return err
 	}
 	*packages.arch = m.Manifest.Master.Arch
 	plan, err := planMaster(ctx, c, profile, packages, 0)

@@ -15,8 +15,12 @@ const (
 func (v *validator) sets() {
 	total := 0
 	names := map[string]Pos{}
-	for i, s := range v.p.Sets {
-		if total += len(s.Ranges); total > maxSetRanges || i >= maxSets {
+	for i := range v.p.Sets {
+		s := &v.p.Sets[i]
+		if s.Stored != nil {
+			v.stored(s)
+		}
+		if total += max(len(s.Ranges), s.Len()); total > maxSetRanges || i >= maxSets {
 			v.reject(s.At, "", "sets: more than %d, or %d ranges in all", maxSets, maxSetRanges)
 			return
 		}
@@ -33,7 +37,7 @@ func (v *validator) sets() {
 		if !s.Ranges.Ordered() {
 			v.reject(s.At, "", "set %s: the ranges are not in order", quote(s.Name))
 		}
-		if len(s.Ranges) == 0 && s.Source == nil && !v.places.spoilt("sets.%s", s.Name) {
+		if len(s.Ranges) == 0 && s.Stored == nil && s.Source == nil && !v.places.spoilt("sets.%s", s.Name) {
 			v.warn(s.At, "", "set %s is empty: no line that names it ever matches", quote(s.Name))
 		}
 	}

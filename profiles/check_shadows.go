@@ -197,7 +197,7 @@ func (s *shadowIndex) atoms(prefixes []netip.Prefix, sets []string, v6 bool) []a
 		}
 	}
 	for _, name := range sets {
-		if set := s.sets[name]; set != nil && (set.Source != nil || len(set.Ranges.Of(v6)) > 0) {
+		if set := s.sets[name]; set != nil && (set.unknown() || len(set.Ranges.Of(v6)) > 0) {
 			out = append(out, atom{set: name})
 		}
 	}
@@ -214,7 +214,7 @@ func (s *shadowIndex) holders(of *side, a atom, v6 bool) []atom {
 			out = append(out, a)
 		}
 		hull = everyAddress[v6] // of a list that may hold anything
-		if set.Source == nil {
+		if !set.unknown() {
 			hull = hullOf(set.Ranges.Of(v6))
 		}
 	}
@@ -225,7 +225,7 @@ func (s *shadowIndex) holders(of *side, a atom, v6 bool) []atom {
 		}
 	}
 	for _, name := range of.sets {
-		if name == a.set || s.sets[name].Source != nil {
+		if name == a.set || s.sets[name].unknown() {
 			continue
 		}
 		if s.work++; s.inSet(s.sets[name].Ranges.Of(v6), a, v6) {
@@ -243,7 +243,7 @@ func (s *shadowIndex) inSet(ranges Ranges, a atom, v6 bool) bool {
 	set := s.sets[a.set]
 	list := set.Ranges.Of(v6)
 	s.work += len(list)
-	return set.Source == nil && s.work <= maxShadowWork &&
+	return !set.unknown() && s.work <= maxShadowWork &&
 		!slices.ContainsFunc(list, func(r AddrRange) bool { return !ranges.holds(r) })
 }
 

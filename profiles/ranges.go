@@ -84,10 +84,15 @@ func rangeOf(p netip.Prefix) AddrRange { return AddrRange{p.Masked().Addr(), las
 // plainRange stands for the length of a prefix where a range is none: both ends follow.
 const plainRange = 0xff
 
-// MarshalJSON writes the binary form: how many IPv4 ranges there are; for each the gap before it and its size less
-// one, as varints; then for each IPv6 range its first address, and the length of the prefix it is or plainRange and its
-// last address.
+// MarshalJSON writes the binary form in base64.
 func (r Ranges) MarshalJSON() ([]byte, error) {
+	return json.Marshal(base64.StdEncoding.EncodeToString(r.Binary()))
+}
+
+// Binary is the binary form: how many IPv4 ranges there are; for each the gap before it and its size less one, as
+// varints; then for each IPv6 range its first address, and the length of the prefix it is or plainRange and its last
+// address.
+func (r Ranges) Binary() []byte {
 	v4 := r.Of(false)
 	b := binary.AppendUvarint(nil, uint64(len(v4)))
 	at := uint32(0)
@@ -105,7 +110,7 @@ func (r Ranges) MarshalJSON() ([]byte, error) {
 		}
 		b = append(append(b, plainRange), s.Last.AsSlice()...)
 	}
-	return json.Marshal(base64.StdEncoding.EncodeToString(b))
+	return b
 }
 
 func number4(a netip.Addr) uint32 {
@@ -129,10 +134,16 @@ func (r *Ranges) UnmarshalJSON(src []byte) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errRanges, err)
 	}
+	*r, err = DecodeRanges(b)
+	return err
+}
+
+// DecodeRanges reads what Binary wrote, MaxListRanges at most. Whether the ranges are in order Ordered tells.
+func DecodeRanges(b []byte) (Ranges, error) {
 	in := bytes.NewReader(b)
 	n, err := binary.ReadUvarint(in)
 	if err != nil || n > min(uint64(len(b)), maxSetRanges) { // the validator takes no more, and memory is for no more
-		return errRanges
+		return nil, errRanges
 	}
 	out := make(Ranges, 0, n)
 	at := uint64(0)
@@ -141,7 +152,7 @@ func (r *Ranges) UnmarshalJSON(src []byte) error {
 		size, err2 := binary.ReadUvarint(in)
 		const most = 1<<32 - 1
 		if err1 != nil || err2 != nil || gap > most || size > most || at+gap+size > most {
-			return errRanges
+			return nil, errRanges
 		}
 		out = append(out, AddrRange{addr4(uint32(at + gap)), addr4(uint32(at + gap + size))})
 		at += gap + size
@@ -150,7 +161,7 @@ func (r *Ranges) UnmarshalJSON(src []byte) error {
 	for len(rest) > 0 {
 		const addrLen = 16
 		if len(rest) < addrLen+1 || len(out) == maxSetRanges {
-			return errRanges
+			return nil, errRanges
 		}
 		first, bits := netip.AddrFrom16([addrLen]byte(rest[:addrLen])), rest[addrLen]
 		rest = rest[addrLen+1:]
@@ -161,13 +172,13 @@ func (r *Ranges) UnmarshalJSON(src []byte) error {
 			out = append(out, AddrRange{first, netip.AddrFrom16([addrLen]byte(rest[:addrLen]))})
 			rest = rest[addrLen:]
 		default:
-			return errRanges
+			return nil, errRanges
 		}
 	}
-	if *r = out; len(out) == 0 {
-		*r = nil
+	if len(out) == 0 {
+		return nil, nil
 	}
-	return nil
+	return out, nil
 }
 
 // Prefix is the prefix a range is equal to, if it is one.

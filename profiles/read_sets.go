@@ -174,7 +174,9 @@ func readSets(r *reader, v value, p *Profile) {
 		if len(r.findings) > before {
 			r.places.spoil("sets.%s", entry.key.Value)
 		}
-		p.Sets = append(p.Sets, Set{Name: entry.key.Value, Ranges: mergeRanges(d.ranges), Source: source, At: entry.keyPos()})
+		set := Set{Name: entry.key.Value, Ranges: mergeRanges(d.ranges), Source: source, At: entry.keyPos()}
+		set.store()
+		p.Sets = append(p.Sets, set)
 	}
 }
 

@@ -6,9 +6,11 @@ import "slices"
 type Set struct {
 	Name string `json:"name"`
 	// Ranges are its members; of a set with a Source those until a list was taken from there for the first time.
-	Ranges Ranges      `json:"ranges"`
-	Source *ListSource `json:"source,omitempty"` // nil: nothing changes while the guest runs
-	At     Pos         `json:"at"`
+	Ranges Ranges `json:"ranges"`
+	// Stored stands for Ranges in the JSON of a set of many; nil: it has few.
+	Stored *StoredRanges `json:"stored,omitempty"`
+	Source *ListSource   `json:"source,omitempty"` // nil: nothing changes while the guest runs
+	At     Pos           `json:"at"`
 }
 
 // ListSource says where a list of addresses is taken from again and again while the guest runs. The last good one is

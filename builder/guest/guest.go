@@ -21,6 +21,7 @@ import (
 	"rempart/builder/master"
 	"rempart/firstboot/contract"
 	"rempart/profiles"
+	"rempart/profiles/blocklist"
 )
 
 // Master is a master in its folder.
@@ -101,7 +102,36 @@ func readProfile(root fs.FS) (*profiles.Profile, error) {
 	if len(src) > maxProfile {
 		return nil, fmt.Errorf("%s is larger than %d bytes", contract.ProfilePath, maxProfile)
 	}
-	return profiles.Decode(src)
+	p, err := profiles.Decode(src)
+	if err != nil {
+		return nil, err
+	}
+	return p, readStored(root, p)
+}
+
+// readStored reads what is stored beside the JSON of a profile.
+func readStored(root fs.FS, p *profiles.Profile) error {
+	read := func(path string, most int64) ([]byte, error) {
+		f, err := root.Open(strings.TrimPrefix(path, "/"))
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return io.ReadAll(io.LimitReader(f, most))
+	}
+	for _, s := range p.Absent() {
+		if err := s.Restore(func(part profiles.StoredPart) ([]byte, error) {
+			return read(contract.SetsDir+"/"+part.Digest, part.MostBytes())
+		}); err != nil {
+			return err
+		}
+	}
+	if p.DNS == nil || p.DNS.Block == nil {
+		return nil
+	}
+	return p.DNS.Block.Restore(func() ([]byte, error) {
+		return read(contract.BlockedPath, blocklist.Bytes(p.DNS.Block.Count))
+	})
 }
 
 // System is the system disk in the given format, or with an empty one in the first format that is there.

@@ -2,8 +2,12 @@ package guest
 
 import (
 	"encoding/json"
+	"errors"
+	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -30,6 +34,39 @@ func TestReadProfile(t *testing.T) {
 		if p, err := readProfile(root); err == nil {
 			t.Errorf("readProfile of %s = %+v; want an error", name, p)
 		}
+	}
+}
+
+// TestReadStored: what a profile stores beside its JSON is read out of the root with it, or it is not read at all.
+func TestReadStored(t *testing.T) {
+	p, err := profiles.Load("home-firewall")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := profiles.Set{Name: "many"}
+	for i := range 100 {
+		a := netip.AddrFrom4([4]byte{10, 0, byte(i), 1})
+		s.Ranges = append(s.Ranges, profiles.AddrRange{First: a, Last: a})
+	}
+	which, content := s.Which(), s.Ranges.Binary()
+	s.Stored = &which
+	p.Sets = []profiles.Set{s}
+	src, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := "etc/rempart/sets/" + which.V4.Digest
+	root := fstest.MapFS{"etc/rempart/profile.json": {Data: src}, path: {Data: content}}
+	if got, err := readProfile(root); err != nil || !slices.Equal(got.Sets[0].Ranges, s.Ranges) {
+		t.Errorf("readProfile = %v; want the set with its ranges", err)
+	}
+	root[path] = &fstest.MapFile{Data: append(content, 1)}
+	if _, err := readProfile(root); !errors.Is(err, profiles.ErrStored) {
+		t.Errorf("with other ranges readProfile = %v; want %v", err, profiles.ErrStored)
+	}
+	delete(root, path)
+	if _, err := readProfile(root); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without the ranges readProfile = %v; want %v", err, fs.ErrNotExist)
 	}
 }
 

@@ -123,5 +123,6 @@ func Applied(id *identity.Identity, p *profiles.Profile) (*profiles.Profile, err
 	if err != nil {
 		return nil, fmt.Errorf("the addresses of this guest do not fit its profile: %w", err)
 	}
+	checked.TakeStored(p)
 	return checked, nil
 }

@@ -3,6 +3,7 @@ package rootfs
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"rempart/builder/kernel"
 	"rempart/builder/rootfs/tree"
 	"rempart/firstboot/contract"
+	"rempart/profiles"
 )
 
 // origin of what this package makes itself.
@@ -122,8 +124,34 @@ func generate(in Inputs, modules *kernel.Set) ([]tree.Entry, error) {
 	} {
 		entries = append(entries, tree.Bytes(relative(f.path), 0o644, f.content, origin))
 	}
-	if d := in.Profile.DNS; d != nil && d.Block != nil && len(d.Block.Compiled) > 0 {
+	more, err := stored(in.Profile)
+	return append(entries, more...), err
+}
+
+// errLacks is returned for a profile that came without what is stored beside its JSON.
+var errLacks = errors.New("what the profile stores beside its JSON is not here")
+
+// stored are the files of what is no part of the JSON of a profile.
+func stored(p *profiles.Profile) ([]tree.Entry, error) {
+	var entries []tree.Entry
+	if d := p.DNS; d != nil && d.Block != nil && d.Block.Digest != "" {
+		if len(d.Block.Compiled) == 0 {
+			return nil, fmt.Errorf("dns.block: %w", errLacks)
+		}
 		entries = append(entries, tree.Bytes(relative(contract.BlockedPath), 0o644, d.Block.Compiled, origin))
+	}
+	there := map[string]bool{}
+	for i := range p.Sets {
+		s := &p.Sets[i]
+		if s.Absent() {
+			return nil, fmt.Errorf("set %s: %w", s.Name, errLacks)
+		}
+		for digest, b := range s.Files() {
+			if !there[digest] { // two sets may be alike
+				entries = append(entries, tree.Bytes(relative(contract.SetsDir)+"/"+digest, 0o644, b, origin))
+			}
+			there[digest] = true
+		}
 	}
 	return entries, nil
 }

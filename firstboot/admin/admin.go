@@ -34,8 +34,8 @@ func Spec() child.Spec {
 		UID:  contract.UIDAdmin,
 		// CAP_NET_ADMIN reads rules and connections, CAP_NET_RAW captures, CAP_SYSLOG reads the kernel's log (syslog(2)).
 		Caps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_SYSLOG},
-		Read: []string{contract.LinkDir, contract.TimeDir, contract.ListsDir, groupsDir, memoryFile, loadFile,
-			filepath.Dir(conntrackMax)},
+		Read: []string{contract.LinkDir, contract.TimeDir, contract.ListsDir, contract.SetsDir, contract.BlockedPath,
+			groupsDir, memoryFile, loadFile, filepath.Dir(conntrackMax)},
 		Own:         []string{contract.AdminDir},
 		Feed:        true,
 		OOMScore:    150,

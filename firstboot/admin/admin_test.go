@@ -29,6 +29,9 @@ type office struct {
 	report  contract.Report
 }
 
+// digestOfStored names what the profile of the office stores beside its JSON, as far as anybody looks.
+const digestOfStored = "0123456789abcdef"
+
 // open starts the desk for clients of some user ids and returns it with a client.
 func open(t *testing.T, allowed []uint32, answer func(o *office, r child.Request)) (*office, *ctl.Client) {
 	t.Helper()
@@ -42,7 +45,8 @@ func open(t *testing.T, allowed []uint32, answer func(o *office, r child.Request
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, content := range map[string][]byte{contract.ProfilePath: b, contract.AdminDir + "/x": nil} {
+	for path, content := range map[string][]byte{contract.ProfilePath: b, contract.AdminDir + "/x": nil,
+		contract.SetsDir + "/" + digestOfStored: []byte("ranges")} {
 		path = filepath.Join(o.root, path)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
@@ -117,6 +121,10 @@ func TestCommands(t *testing.T) {
 		{"status now", ctl.Usage, `unexpected "now"`},
 		{"status --nonsense", ctl.Usage, "nonsense"},
 		{"profile", ctl.Done, `"name":"gw"`},
+		{"profile --stored " + digestOfStored, ctl.Done, "ranges"},
+		{"profile --stored 0000", ctl.Failed, "stores nothing with the digest"},
+		{"profile --stored ../profile.json", ctl.Failed, "stores nothing with the digest"},
+		{"profile --stored ..", ctl.Failed, "stores nothing with the digest"},
 		{"links --json", ctl.Done, `"name": "lo"`},
 		{"links", ctl.Done, "LINK"},
 		{"links lo", ctl.Usage, `unexpected "lo"`},

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/ctl"
 	"rempart/firstboot/health"
@@ -48,7 +47,7 @@ func commands() []command {
 		{"dmesg", "[--json]", "what the kernel says", runDmesg},
 		{"df", "[--json]", "filesystems and their room", runDisks},
 		{"top", "[-f] [--every SECONDS] [--json]", "what takes processor and memory; -f goes on", runTop},
-		{"profile", "", "the profile in force, as JSON", runProfile},
+		{"profile", "[--stored DIGEST]", "the profile in force, as JSON; or what is stored beside it", runProfile},
 		{"apply", "[--undo-after SECONDS]", "put the change on standard input in force; undone unless confirmed", runApply},
 		{"confirm", "", "keep the change, until the guest starts anew", runConfirm},
 		{"undo", "", "take the change back at once", runUndo},
@@ -121,22 +120,5 @@ func runStatus(_ context.Context, d *desk, r ctl.Request) error {
 		words = "starting\n"
 	}
 	_, err := io.WriteString(r.Stdout, words)
-	return err
-}
-
-func runProfile(_ context.Context, d *desk, r ctl.Request) error {
-	flags, _ := options(r)
-	if err := parse(r, flags); err != nil {
-		return err
-	}
-	p, _, err := child.DeclaredProfile(d.root)
-	if err != nil {
-		return err
-	}
-	b, err := json.Marshal(p)
-	if err != nil {
-		return err
-	}
-	_, err = r.Stdout.Write(append(b, '\n'))
 	return err
 }

@@ -69,7 +69,7 @@ func (d *desk) sets(now time.Time) ([]setRow, error) {
 	rows := []setRow{}
 	for i := range p.Sets {
 		set := &p.Sets[i]
-		row := setRow{Set: set.Name, Ranges: len(set.Ranges), From: fromProfile}
+		row := setRow{Set: set.Name, Ranges: set.Len(), From: fromProfile}
 		if set.Source != nil {
 			s := stands[set.Name]
 			row.From, row.Taken, row.Error, row.Strange = from(set.Source), s.Taken, s.Error, s.Strange

@@ -87,6 +87,7 @@ const (
 	ProfilePath = "/etc/rempart/profile.json" // the checked profile, as JSON of profiles.Profile
 	MasterPath  = "/etc/rempart/master.json"  // Master, see below
 	BlockedPath = "/etc/rempart/blocked"      // names that files block, a table of package blocklist; none: no file
+	SetsDir     = "/etc/rempart/sets"         // ranges of large sets: files of profiles.StoredPart, named by its digest
 	PreloadPath = "/etc/rempart/modules"      // kernel modules to load before the first child, one a line
 	BootModules = "/etc/modules"              // in the initramfs: modules the boot stage loads whatever the machine has
 	ModulesDir  = "/lib/modules"              // + "/" + kernel release: *.ko, modules.dep, modules.alias, modules.softdep

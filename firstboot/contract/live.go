@@ -8,13 +8,16 @@ const (
 	LivePath = LiveDir + "/profile.json"
 	// PreviousPath is the profile that was in force before the last change.
 	PreviousPath = LiveDir + "/previous.json"
+	// LiveSets are the ranges of large sets that came with a change, as in SetsDir.
+	LiveSets = LiveDir + "/sets"
 	// ProposalPath is where the admin child lays a live.Change for PID 1, in its own directory.
 	ProposalPath = AdminDir + "/proposal.json"
 	AdminDir     = "/run/rempart/admin"
 	AdminSocket  = AdminDir + "/socket" // package ctl is spoken there
 )
 
-// MaxLive bounds an encoded live.Change, in bytes: the JSON of a profile at every bound of the language is smaller.
+// MaxLive bounds an encoded live.Change, in bytes: the JSON of a profile at every bound of the language is smaller, and
+// with it 200,000 IPv6 ranges that are prefixes fit.
 const MaxLive = 8 << 20
 
 // Undo bounds after how many seconds an unconfirmed change undoes itself: less than it takes to connect and confirm

@@ -157,14 +157,15 @@ func Closed(p *profiles.Profile) (Ruleset, error) {
 const fingerprintPrefix = "fingerprint/"
 
 // fingerprint is the name of the fingerprint chain for a table without one. What lists hold at the moment is no part of
-// it.
+// it, and what sets of the profile hold is in their names.
 func fingerprint(t *Table) string {
 	plain := *t
 	plain.Sets = slices.Clone(t.Sets)
 	var names []string
 	for i := range plain.Sets {
-		if s := &plain.Sets[i]; s.List != "" {
-			s.Elements = nil
+		s := &plain.Sets[i]
+		s.Ranges, s.Absent = nil, 0
+		if s.List != "" {
 			names = append(names, s.Name, s.List)
 		}
 	}

@@ -48,6 +48,22 @@ type Set struct {
 	Size     uint32
 	Timeout  time.Duration // of a set that rules fill: whole seconds after which an unused element goes; 0: never
 	Elements []Element
+	// Ranges are the elements of a set of the profile, of one family: 48 bytes each, where an Element takes 200.
+	Ranges profiles.Ranges
+	// Absent is how many elements the set has that are not here: it can be asked when it is loaded, and not be loaded.
+	Absent int
+}
+
+// Len is how many elements are here.
+func (s *Set) Len() int { return len(s.Elements) + len(s.Ranges) }
+
+// At is one of the elements that are here.
+func (s *Set) At(i int) Element {
+	if i < len(s.Elements) {
+		return s.Elements[i]
+	}
+	r := s.Ranges[i-len(s.Elements)]
+	return Element{Key: []Range{addrRange(span{r.First, r.Last})}}
 }
 
 // MapKind tells what a Set's elements lead to.

@@ -1,8 +1,6 @@
 package filter
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"net/netip"
 
 	"rempart/profiles"
@@ -12,8 +10,7 @@ import (
 // such addresses and never will. It is added to the table when it is first asked for, and named after its content.
 func (c *compiler) lastingSet(name string, v6 bool) string {
 	set := c.profile.Set(name)
-	ranges := set.Ranges.Of(v6)
-	if len(ranges) == 0 && set.Source == nil {
+	if set.Count(v6) == 0 && set.Source == nil {
 		return ""
 	}
 	key, version := TypeIPv4, "4"
@@ -27,17 +24,19 @@ func (c *compiler) lastingSet(name string, v6 bool) string {
 	if made := c.lasting[id]; made != "" {
 		return made
 	}
-	s := Set{Key: []Type{key}, Interval: true, Lasting: true, Elements: make([]Element, 0, len(ranges))}
-	sum := sha256.New()
-	for _, r := range ranges {
-		element := addrRange(span{r.First, r.Last})
-		sum.Write(element.First)
-		sum.Write(element.Last)
-		s.Elements = append(s.Elements, Element{Key: []Range{element}})
+	s := Set{Key: []Type{key}, Interval: true, Lasting: true}
+	var digest string
+	if set.Absent() {
+		s.Absent, digest = set.Count(v6), set.Stored.Of(v6).Digest
+	} else {
+		s.Ranges = set.Ranges.Of(v6)
 	}
-	const shown = 8 // bytes: sets of one name in one table are few
+	if digest == "" {
+		digest = s.Ranges.Digest()
+	}
+	const shown = 16 // digits: sets of one name in one table are few
 	stem := "set/" + name + "/" + version
-	s.Name = stem + "/" + hex.EncodeToString(sum.Sum(nil)[:shown])
+	s.Name = stem + "/" + digest[:shown]
 	if set.Source != nil {
 		s.List = stem
 	}

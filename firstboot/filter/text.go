@@ -91,7 +91,8 @@ func (s *Set) write(b *strings.Builder) {
 	if s.Timeout > 0 {
 		fmt.Fprintf(b, "\t\ttimeout %ds\n", int64(s.Timeout/time.Second))
 	}
-	for i, e := range s.Elements {
+	for i := range s.Len() {
+		e := s.At(i)
 		var key []string
 		for k, r := range e.Key {
 			key = append(key, s.Key[k].format(r))
@@ -115,8 +116,11 @@ func (s *Set) write(b *strings.Builder) {
 		}
 		b.WriteString(text)
 	}
-	if len(s.Elements) > 0 {
+	if s.Len() > 0 {
 		b.WriteString(" }\n")
+	}
+	if s.Absent > 0 {
+		fmt.Fprintf(b, "\t\t# %d ranges, which the profile has\n", s.Absent)
 	}
 	b.WriteString("\t}\n\n")
 }

@@ -143,6 +143,9 @@ func (g *guest) apply(ctx context.Context, c *change, undoAfter time.Duration) e
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
+	if err := g.keepSets(running, next, proposal.Sets); err != nil {
+		return err
+	}
 	g.log.Info("changing the profile", "from", short(now), "to", short(digest))
 	*c = change{undo: time.After(undoAfter), before: before} // from here on, whatever fails
 	if err := g.putInForce(ctx, proposal.Profile, next, digest); err != nil {

@@ -257,7 +257,7 @@ func (k *keeper) room(set *profiles.Set, ranges int) error {
 	defer k.mu.Unlock()
 	for i := range k.env.Profile.Sets {
 		if s := &k.env.Profile.Sets[i]; s != set && s.Name != set.Name {
-			all += max(len(s.Ranges), k.ranges[s.Name])
+			all += max(s.Len(), k.ranges[s.Name])
 		}
 	}
 	if most := handover.Most(); all > most {

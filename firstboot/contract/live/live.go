@@ -16,4 +16,6 @@ type Change struct {
 	Modules []string `json:"modules"`
 	// Profile is the JSON of the checked profile.
 	Profile json.RawMessage `json:"profile"`
+	// Sets are the parts that the profile stores beside its JSON and the one of Base does not: see profiles.StoredPart.
+	Sets [][]byte `json:"sets,omitempty"`
 }

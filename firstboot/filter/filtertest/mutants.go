@@ -135,8 +135,8 @@ func conditions(t *filter.Table, do []filter.Expr) []filter.Expr {
 		case filter.Lookup:
 			for i, f := range e.Fields {
 				m := filter.Match{Field: f}
-				for _, el := range t.Set(e.Set).Elements {
-					m.Ranges = append(m.Ranges, el.Key[i])
+				for k, set := 0, t.Set(e.Set); k < set.Len(); k++ {
+					m.Ranges = append(m.Ranges, set.At(k).Key[i])
 				}
 				out = append(out, m)
 			}

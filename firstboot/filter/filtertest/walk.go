@@ -422,8 +422,8 @@ func (x *walk) meets(table int, e filter.Expr) (filter.Verdict, bool) {
 			x.problem = fmt.Errorf("there is no set %q", e.Set)
 			return filter.Verdict{}, false
 		}
-		for i := range set.Elements {
-			el, all := &set.Elements[i], true
+		for i := range set.Len() {
+			el, all := set.At(i), true
 			for k, f := range e.Fields {
 				all = all && within(f, el.Key[k])
 			}

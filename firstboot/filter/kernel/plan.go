@@ -192,6 +192,9 @@ func (p *planner) set(in *filter.Set) error {
 		}
 		set.IsMap, set.DataType = true, both
 	}
+	if in.Absent > 0 {
+		return fmt.Errorf("set %s: its %d elements are not here", in.Name, in.Absent)
+	}
 	for _, e := range in.Elements {
 		if len(e.Key) != len(in.Key) {
 			return fmt.Errorf("set %s: an element has %d parts, the key has %d", in.Name, len(e.Key), len(in.Key))
@@ -203,11 +206,10 @@ func (p *planner) set(in *filter.Set) error {
 	p.sets[in.Name] = &set
 	p.step("set "+in.Name, func(c *nftables.Conn) error { return c.AddSet(&set, nil) })
 	const rangesPerMessage = elementsPerMessage / 2 // each may be a start and an end
-	for from := 0; from < len(in.Elements); from += rangesPerMessage {
-		part := in.Elements[from:min(from+rangesPerMessage, len(in.Elements))]
+	for from := 0; from < in.Len(); from += rangesPerMessage {
 		// Made when they are sent: those of a large set take twice its memory.
 		p.step("elements of set "+in.Name, func(c *nftables.Conn) error {
-			elements, err := setElements(in, part)
+			elements, err := setElements(in, from, min(from+rangesPerMessage, in.Len()))
 			if err != nil {
 				return err
 			}
@@ -217,10 +219,11 @@ func (p *planner) set(in *filter.Set) error {
 	return nil
 }
 
-// setElements are some elements of a set as netlink has them.
-func setElements(in *filter.Set, part []filter.Element) ([]nftables.SetElement, error) {
-	out := make([]nftables.SetElement, 0, 2*len(part))
-	for _, e := range part {
+// setElements are some elements of a set as netlink has them: from one to before another.
+func setElements(in *filter.Set, from, to int) ([]nftables.SetElement, error) {
+	out := make([]nftables.SetElement, 0, 2*(to-from))
+	for i := from; i < to; i++ {
+		e := in.At(i)
 		var el nftables.SetElement
 		for _, part := range e.Key {
 			el.Key = append(el.Key, part.First...)

@@ -115,7 +115,7 @@ func TestIncompleteSet(t *testing.T) {
 	rs := compile(t, withList(1000, 0))
 	var name string
 	for _, s := range rs.Tables[0].Sets {
-		if s.List != "" && len(s.Elements) > 1 {
+		if s.List != "" && s.Len() > 1 {
 			name = s.Name
 		}
 	}

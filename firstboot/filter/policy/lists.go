@@ -24,40 +24,59 @@ import (
 // seconds on a slow machine. Then links come up with what there is; a list that comes later is put in force then.
 const listsWait = 20 * time.Second
 
-// withLists is the profile with the lists that were handed over as the members of their sets, and why some are not. A
-// list that cannot be used leaves the set with what is in force, now, or where nothing is, nil, with what the profile
-// gives it.
-func withLists(env *child.Env, now *profiles.Profile) (with *profiles.Profile, why string) {
-	if len(env.Profile.Sourced()) == 0 {
-		return env.Profile, ""
+// withLists is the profile with its sets as they are to be put in force: with the ranges that are stored beside it, and
+// the lists that were handed over as members; and why some are not. A list that cannot be used leaves the set with what
+// is in force, now, or where nothing is, nil, with what the profile gives it. What the profile stores must be there.
+func withLists(env *child.Env, now *profiles.Profile) (with *profiles.Profile, why string, err error) {
+	if len(env.Profile.Sourced())+len(env.Profile.Absent()) == 0 {
+		return env.Profile, "", nil
 	}
 	p := *env.Profile
 	p.Sets = slices.Clone(p.Sets)
 	all := 0
 	for i := range p.Sets {
-		all += len(p.Sets[i].Ranges)
+		all += p.Sets[i].Len()
 	}
 	var unused []string
-	for _, s := range p.Sourced() {
-		list, err := handover.Read(env.Root, &p, s.Name)
-		if errors.Is(err, fs.ErrNotExist) {
+	var failed []error
+	for i := range p.Sets {
+		s := &p.Sets[i]
+		if s.Source == nil {
+			failed = append(failed, child.RestoreSet(env.Root, s))
 			continue
 		}
-		if err == nil && all+len(list)-len(s.Ranges) > handover.Most() {
+		list, err := handover.Read(env.Root, &p, s.Name)
+		if err == nil && all+len(list)-s.Len() > handover.Most() {
 			err = fmt.Errorf("list of set %s: all sets together would be too large with its %d ranges", s.Name, len(list))
 		}
-		if err != nil {
+		switch {
+		case err == nil:
+			all += len(list) - s.Len()
+			s.Ranges, s.Stored = list, nil
+			continue
+		case !errors.Is(err, fs.ErrNotExist):
 			unused = append(unused, err.Error())
-			if now == nil {
-				env.Log.Error("list not used", "error", err)
+			if now != nil {
+				before := now.Set(s.Name)
+				all += before.Len() - s.Len()
+				s.Ranges, s.Stored = before.Ranges, before.Stored
 				continue
 			}
-			list = now.Set(s.Name).Ranges
+			env.Log.Error("list not used", "error", err)
 		}
-		all += len(list) - len(s.Ranges)
-		s.Ranges = list
+		failed = append(failed, child.RestoreSet(env.Root, s))
 	}
-	return &p, strings.Join(unused, "; ")
+	return &p, strings.Join(unused, "; "), errors.Join(failed...)
+}
+
+// forget leaves of the ranges of sets which they are: the kernel has them.
+func forget(p *profiles.Profile) *profiles.Profile {
+	less := *p
+	less.Sets = slices.Clone(p.Sets)
+	for i := range less.Sets {
+		less.Sets[i].Forget()
+	}
+	return &less
 }
 
 // watch tells of changes in the directory of lists: of a list, or that all have been handed over. It ends with ctx. The
@@ -140,21 +159,24 @@ func follow(ctx context.Context, env *child.Env, compile compiler, now *profiles
 		case <-ctx.Done():
 			return
 		}
-		next, why := withLists(env, now)
-		if sameLists(now, next) {
+		next, why, err := withLists(env, now)
+		if err == nil && sameLists(now, next) {
 			tell(why)
 			continue
 		}
-		if err := swap(ctx, compile, next); err != nil {
+		if err == nil {
+			err = swap(ctx, compile, next)
+		}
+		if err != nil {
 			env.Log.Error("lists not put in force", "error", err)
 			tell("lists stay as they are: " + err.Error())
 			retry.Reset(again)
 			continue
 		}
-		now = next
+		now = forget(next)
 		tell(why)
 		for _, s := range now.Sourced() {
-			env.Log.Info("list in force", "set", s.Name, "ranges", len(s.Ranges))
+			env.Log.Info("list in force", "set", s.Name, "ranges", s.Len())
 		}
 		env.Ready() // what it took is given back
 	}
@@ -162,7 +184,7 @@ func follow(ctx context.Context, env *child.Env, compile compiler, now *profiles
 
 func sameLists(a, b *profiles.Profile) bool {
 	return slices.EqualFunc(a.Sourced(), b.Sourced(), func(a, b *profiles.Set) bool {
-		return slices.Equal(a.Ranges, b.Ranges)
+		return a.Which() == b.Which()
 	})
 }
 

@@ -100,6 +100,75 @@ func TestListsInForce(t *testing.T) {
 	})
 }
 
+// Ranges that a profile stores beside its JSON are in force with the policy; where they are missing the guest stays
+// closed, and a child that is started again finds what is in force by their names.
+func TestStoredInForce(t *testing.T) {
+	alone(t, func() {
+		root := t.TempDir()
+		p := filtertest.Guarded()
+		for digest, b := range storedSet(&p.Sets[0]) {
+			path := filepath.Join(root, contract.SetsDir, digest)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, b, 0o644)); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+		said := func() string {
+			var steps []string
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			env := &child.Env{Profile: p, Log: slog.New(slog.DiscardHandler), Root: root, Ready: cancel,
+				Tell: func(key string, value any) { steps = append(steps, fmt.Sprint(key, " ", value)) }}
+			if err := run(ctx, env, filter.Compile); err != nil && !errors.Is(err, context.Canceled) {
+				steps = append(steps, "error")
+			}
+			if !p.Sets[0].Absent() {
+				steps = append(steps, "the profile itself was changed")
+			}
+			return strings.Join(steps, "|")
+		}
+		const ofMissing = "set blocked: its 70 ranges: open "
+		if err := os.Rename(filepath.Join(root, contract.SetsDir), filepath.Join(root, "away")); err != nil {
+			t.Error(err)
+		}
+		if got := said(); !strings.HasPrefix(got, "policy closed|failure the policy cannot be compiled, traffic stays"+
+			" blocked: "+ofMissing) {
+			t.Errorf("without the ranges the child said %s; want the guest closed", got)
+		}
+		if err := os.Rename(filepath.Join(root, "away"), filepath.Join(root, contract.SetsDir)); err != nil {
+			t.Error(err)
+		}
+		if got := said(); got != "policy closed|policy loaded" {
+			t.Errorf("with the ranges the child said %s; want the policy loaded", got)
+		}
+		if got := strings.Count(listed(t), ",") + 1; got != 70 {
+			t.Errorf("the set in the kernel has %d elements; want 70", got)
+		}
+		if got := said(); got != "policy loaded|policy loaded" {
+			t.Errorf("started again the child said %s; want loaded, never closed", got)
+		}
+		if err := os.RemoveAll(filepath.Join(root, contract.SetsDir)); err != nil {
+			t.Error(err)
+		}
+		if got := said(); !strings.HasPrefix(got, "policy loaded|failure the policy cannot be compiled, the one before the"+
+			" change stays in force: "+ofMissing) {
+			t.Errorf("started again without the ranges the child said %s; want what is in force to stay", got)
+		}
+	})
+}
+
+// storedSet makes a set one of 70 ranges that are stored, and returns them by their digest.
+func storedSet(s *profiles.Set) map[string][]byte {
+	s.Ranges = nil
+	for i := range 70 {
+		a := netip.AddrFrom4([4]byte{198, 51, 100, byte(2 * i)})
+		s.Ranges = append(s.Ranges, profiles.AddrRange{First: a, Last: a})
+	}
+	out := map[string][]byte{s.Ranges.Digest(): s.Ranges.Binary()}
+	s.Forget()
+	return out
+}
+
 // listed are the elements of the list in the kernel.
 func listed(t *testing.T) string {
 	out, err := exec.Command("nft", "list", "table", "inet", filter.TableName).CombinedOutput()
@@ -147,19 +216,20 @@ func TestWithLists(t *testing.T) {
 	}
 	p.Sets = append(p.Sets, other)
 	env := &child.Env{Profile: p, Root: root, Log: slog.New(slog.DiscardHandler)}
-	if with, why := withLists(env, nil); len(with.Set("blocked").Ranges) != len(p.Sets[0].Ranges) || why == "" {
+	with, why, err := withLists(env, nil)
+	if err != nil || len(with.Set("blocked").Ranges) != len(p.Sets[0].Ranges) || why == "" {
 		t.Errorf("with lists that are too large together the set has %d ranges, said %q; want those of the profile, and why",
 			len(with.Set("blocked").Ranges), why)
 	}
 	p.Sets = p.Sets[:len(p.Sets)-1]
-	with, why := withLists(env, nil)
-	if got := with.Set("blocked").Ranges; len(got) != profiles.MaxListRanges-10 || why != "" {
+	with, why, err = withLists(env, nil)
+	if got := with.Set("blocked").Ranges; err != nil || len(got) != profiles.MaxListRanges-10 || why != "" {
 		t.Errorf("the set has %d ranges, said %q; want those of the list", len(got), why)
 	}
 	// One that cannot be used does not empty the set: what is in force stays.
 	hand(t, root, "0.0.0.0/0\n")
-	after, why := withLists(env, with)
-	if got := after.Set("blocked").Ranges; len(got) != profiles.MaxListRanges-10 || why == "" {
+	after, why, err := withLists(env, with)
+	if got := after.Set("blocked").Ranges; err != nil || len(got) != profiles.MaxListRanges-10 || why == "" {
 		t.Errorf("after a list that cannot be used the set has %d ranges, said %q; want those in force, and why", len(got),
 			why)
 	}

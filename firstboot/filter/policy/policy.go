@@ -30,12 +30,12 @@ const (
 	stateLoaded = "loaded"
 )
 
-// Spec describes the child: it needs the one capability that nf_tables asks for, and no file but the lists that
-// are handed over. It waits for the
-// identity, which may say what is meant by a link: with one that cannot be read nothing is opened.
+// Spec describes the child: it needs the one capability that nf_tables asks for, and no file but the ranges of large
+// sets and the lists that are handed over. It waits for the identity, which may say what is meant by a link: with one
+// that cannot be read nothing is opened.
 func Spec() child.Spec {
-	return child.Spec{Name: "policy", Run: Run, After: []string{"identity"}, UID: contract.UIDPolicy,
-		Caps: []uintptr{unix.CAP_NET_ADMIN}, Read: []string{contract.ListsDir}, Follows: true}
+	return child.Spec{Name: "policy", Run: Run, After: []string{"identity"}, UID: contract.UIDPolicy, Follows: true,
+		Caps: []uintptr{unix.CAP_NET_ADMIN}, Read: []string{contract.ListsDir, contract.SetsDir}}
 }
 
 // Run loads the policy and waits for ctx to end. A child that is started again finds its predecessor's policy in the
@@ -107,10 +107,9 @@ type compiler = func(*profiles.Profile) (filter.Ruleset, error)
 
 // load puts the policy in force and returns the profile it is of, with the lists that are in force.
 func load(ctx context.Context, env *child.Env, compile compiler) (*profiles.Profile, error) {
-	p, _ := withLists(env, nil)
-	full, compileErr := compile(p)
+	p, full, compileErr := compiled(env, compile)
 	inForce := false
-	if compileErr == nil {
+	if len(full.Tables) > 0 {
 		var err error
 		if inForce, err = kernel.InForce(ctx, full, kernel.Options{}); err != nil {
 			env.Log.Warn("cannot see which policy is loaded; closing first", "error", err)
@@ -125,8 +124,7 @@ func load(ctx context.Context, env *child.Env, compile compiler) (*profiles.Prof
 		env.Tell(child.KeyPolicy, stateClosed)
 		if len(p.Sourced()) > 0 && compileErr == nil { // while nothing is open
 			awaitLists(ctx, env, listsWait)
-			p, _ = withLists(env, nil)
-			full, compileErr = compile(p)
+			p, full, compileErr = compiled(env, compile)
 		}
 	}
 	switch {
@@ -151,7 +149,15 @@ func load(ctx context.Context, env *child.Env, compile compiler) (*profiles.Prof
 	}
 	env.Tell(child.KeyPolicy, stateLoaded)
 	env.Log.Info("policy loaded", "rules", full.Fingerprint())
-	return p, nil
+	return forget(p), nil
+}
+
+// compiled is the profile with its sets, and its rules. Should some of what it stores not be there, the rules are there
+// all the same, to be compared with those in force.
+func compiled(env *child.Env, compile compiler) (*profiles.Profile, filter.Ruleset, error) {
+	p, _, err := withLists(env, nil)
+	rules, compileErr := compile(p)
+	return p, rules, errors.Join(err, compileErr)
 }
 
 // previousInForce tells whether the rules in the kernel are those of the profile before a live change: then the new
