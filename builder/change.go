@@ -7,13 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
 	cryptossh "golang.org/x/crypto/ssh"
 
 	"rempart/builder/guest"
+	"rempart/builder/guest/home"
 	"rempart/builder/guest/running"
+	"rempart/builder/image"
 	"rempart/builder/kernel"
 	"rempart/builder/master/store"
 	"rempart/builder/ssh"
@@ -160,7 +164,11 @@ func tell(ctx context.Context, c *console, g admin, args ...string) error {
 
 // diffGuest shows what a guest does differently from the master it boots next.
 func diffGuest(ctx context.Context, c *console, g admin, r *running.Guest) error {
-	m, err := guest.OpenMaster(r.Master)
+	next, err := nextMaster(r)
+	if err != nil {
+		return err
+	}
+	m, err := guest.OpenMaster(next)
 	if err != nil {
 		return err
 	}
@@ -169,7 +177,7 @@ func diffGuest(ctx context.Context, c *console, g admin, r *running.Guest) error
 		return err
 	}
 	if m.Manifest.Master.Profile == digest {
-		fmt.Fprintf(c.out, "%s runs what its master %s says\n", r.Name, r.Master)
+		fmt.Fprintf(c.out, "%s runs what its master %s says\n", r.Name, next)
 		return nil
 	}
 	d, err := compare(m.Profile, running)
@@ -177,7 +185,7 @@ func diffGuest(ctx context.Context, c *console, g admin, r *running.Guest) error
 		return err
 	}
 	d.print(c.out)
-	fmt.Fprintf(c.out, "%s against its master %s: %s\n", r.Name, r.Master, d.summary())
+	fmt.Fprintf(c.out, "%s against its master %s: %s\n", r.Name, next, d.summary())
 	return errDifferent
 }
 
@@ -217,15 +225,23 @@ func commit(ctx context.Context, c *console, r *running.Guest, packages packageO
 	if err := with(ask); err != nil {
 		return err
 	}
-	m, err := guest.OpenMaster(r.Master)
+	next, err := nextMaster(r)
+	if err != nil {
+		return err
+	}
+	m, err := guest.OpenMaster(next)
 	if err != nil {
 		return err
 	}
 	if m.Manifest.Master.Profile == digest {
-		fmt.Fprintf(c.out, "%s runs what its master %s says already\n", r.Name, r.Master)
+		fmt.Fprintf(c.out, "%s runs what its master %s says already\n", r.Name, next)
 		return nil
 	}
-	if store.Kept(r.Master) {
+	created, err := openCreated(r.Name)
+	if err != nil && !errors.Is(err, home.ErrUnknown) {
+		return err
+	}
+	if created == nil && store.Kept(r.Master) {
 		return fmt.Errorf("%s is in a store, where a master never changes; build and publish one of the changed profile"+
 			" instead (rempart build PROFILE --publish), and start %s from that", r.Master, r.Name)
 	}
@@ -246,10 +262,48 @@ func commit(ctx context.Context, c *console, r *running.Guest, packages packageO
 		return fmt.Errorf("the profile of %s changed while its master was built, which is left as it is; "+
 			"look at it, and try again: rempart diff %[1]s", r.Name)
 	}
+	if created != nil {
+		return commitCreated(ctx, c, r.Name, plan, m.Formats())
+	}
 	if err := plan.Write(ctx, r.Master, m.Formats()); err != nil {
 		return err
 	}
 	fmt.Fprintf(c.out, "%s: the next start of %s is what runs now, root %s\n", r.Master, r.Name,
+		plan.Manifest.Verity.RootHash[:16])
+	return nil
+}
+
+// commitCreated publishes a master, and has a created guest boot it next.
+func commitCreated(ctx context.Context, c *console, name string, plan *image.Plan, formats []string) error {
+	g, err := lockCreated(name, "rempart commit")
+	if err != nil {
+		return err
+	}
+	defer g.Unlock()
+	work, err := os.MkdirTemp("", "rempart-commit-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	folder := filepath.Join(work, "master")
+	if err := plan.Write(ctx, folder, formats); err != nil {
+		return err
+	}
+	masters, err := store.Open(g.Store)
+	if err != nil {
+		return err
+	}
+	kept, err := masters.Publish(ctx, folder)
+	if err != nil {
+		return err
+	}
+	if g.Master != kept.Digest {
+		g.Previous, g.Master = g.Master, kept.Digest
+	}
+	if err := masters.With(kept.Digest, func(*store.Master) error { return g.Save() }); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "the next start of %s is what runs now: master %.12s, root %s\n", name, kept.Digest,
 		plan.Manifest.Verity.RootHash[:16])
 	return nil
 }
@@ -293,15 +347,6 @@ type overSSH struct{ client *cryptossh.Client }
 // Run implements admin.
 func (o overSSH) Run(ctx context.Context, call ctl.Call, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
 	return ssh.Run(ctx, o.client, call.Args, ssh.Streams{In: stdin, Out: stdout, Err: stderr}, nil)
-}
-
-// openGuest finds a guest that runs.
-func openGuest(name string) (*running.Guest, error) {
-	place, err := running.Place()
-	if err != nil {
-		return nil, err
-	}
-	return running.Open(place, name)
 }
 
 // withGuest does something with a running guest, by the hypervisor's channel.

@@ -29,7 +29,7 @@ guest by a channel of the hypervisor, so it gets there whatever became of links 
 SSH: ` + "`rempart ctl GUEST help`" + ` lists them. One caller speaks to a guest at a time; others wait.
 
 Exit status: that of the command in the guest: 0 done, 1 failed, 2 wrong usage.`,
-		words: runningGuests,
+		words: guestNames,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			flags.SetInterspersed(false) // what follows GUEST is the command's
 			return func(ctx context.Context, c *console, args []string) error {

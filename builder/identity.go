@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 type identityOptions struct {
 	disk, logKey, dnsKey               *string
 	keys, tunnels, addresses, gateways *[]string
+	secrets, commands                  *[]string
 }
 
 func identityFlags(flags *pflag.FlagSet) identityOptions {
@@ -31,6 +34,9 @@ func identityFlags(flags *pflag.FlagSet) identityOptions {
 			"of a link whose profile says instance, kept from then on: LINK=ADDRESS/LENGTH; may be given again"),
 		gateways: flags.StringArray("gateway", nil,
 			"of a link whose profile says instance, kept from then on: LINK=ADDRESS; may be given again"),
+		secrets: flags.StringArray("secret", nil, "kept from then on: CONSUMER/NAME=FILE; may be given again"),
+		commands: flags.StringArray("secret-from", nil,
+			"what a command prints, kept from then on: CONSUMER/NAME=COMMAND; may be given again"),
 		logKey: flags.String("log-key", "",
 			"file with the certificate and the private key (PEM) that the guest shows its log server, kept from then on"),
 		dnsKey: flags.String("dns-key", "",
@@ -39,7 +45,8 @@ func identityFlags(flags *pflag.FlagSet) identityOptions {
 }
 
 // ensure makes the guest's identity disk, or brings it up to date, and returns the profile with what is on it.
-func (o identityOptions) ensure(c *console, s guest.Settings, p *profiles.Profile) (*profiles.Profile, error) {
+func (o identityOptions) ensure(ctx context.Context, c *console, s guest.Settings, p *profiles.Profile) (
+	*profiles.Profile, error) {
 	keys := *o.keys
 	if len(keys) == 0 && !p.Admin.None {
 		if _, err := os.Stat(s.Identity); errors.Is(err, fs.ErrNotExist) {
@@ -61,10 +68,12 @@ func (o identityOptions) ensure(c *console, s guest.Settings, p *profiles.Profil
 	if *o.dnsKey != "" {
 		err = errors.Join(err, guest.ReadDNSKey(id, *o.dnsKey))
 	}
+	err = errors.Join(err, guest.ReadSecrets(id, *o.secrets), guest.AskSecrets(ctx, id, *o.commands))
 	if err != nil {
 		return nil, err
 	}
-	if len(*o.addresses)+len(*o.gateways)+len(*o.tunnels) > 0 || *o.logKey+*o.dnsKey != "" {
+	given := slices.Concat(*o.addresses, *o.gateways, *o.tunnels, *o.secrets, *o.commands)
+	if len(given) > 0 || *o.logKey+*o.dnsKey != "" {
 		if err := guest.WriteIdentity(s.Identity, id); err != nil {
 			return nil, err
 		}
@@ -72,6 +81,11 @@ func (o identityOptions) ensure(c *console, s guest.Settings, p *profiles.Profil
 	if err := errors.Join(sayTunnels(c, id, p), sayCertificate(c, id, p)); err != nil {
 		return nil, err
 	}
+	return ownProfile(s, id, p)
+}
+
+// ownProfile is a profile with what a guest's identity disk has, as far as it gets there.
+func ownProfile(s guest.Settings, id *identity.Identity, p *profiles.Profile) (*profiles.Profile, error) {
 	if !s.Firmware.TakesIdentity() {
 		id = &identity.Identity{} // what is on it does not get there
 	}

@@ -14,7 +14,7 @@ import (
 
 // liveCommands change a running guest, and compare it with its master.
 func liveCommands() []*command {
-	guests := runningGuests
+	guests := guestNames
 	return []*command{
 		{
 			name:     "apply",

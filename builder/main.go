@@ -56,7 +56,8 @@ type command struct {
 // commands are all subcommands, in the order of the help.
 func commands() []*command {
 	return slices.Concat([]*command{newCommand(), checkCommand(), schemaCommand(), policyCommand(), buildCommand(),
-		masterCommand(), lockCommand(), runCommand(), sshCommand(), ctlCommand()}, liveCommands(),
+		masterCommand(), lockCommand(), runCommand(), createCommand(), listCommand(), statusCommand(), startCommand(),
+		stopCommand(), removeCommand(), consoleCommand(), sshCommand(), ctlCommand()}, liveCommands(),
 		[]*command{testCommand(), versionCommand(), completionCommand()})
 }
 

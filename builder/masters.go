@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
-	"rempart/builder/guest/running"
 	"rempart/builder/master/store"
 )
 
@@ -207,19 +206,11 @@ func (m *masters) untag(_ context.Context, _ *console, args []string) error {
 }
 
 func (m *masters) remove(_ context.Context, _ *console, args []string) error {
-	used, err := usedMasters()
-	if err != nil {
-		return err
-	}
-	return m.store.Remove(args[0], used)
+	return m.store.Remove(args[0], usersOf(m.store))
 }
 
 func (m *masters) prune(_ context.Context, c *console, _ []string) error {
-	used, err := usedMasters()
-	if err != nil {
-		return err
-	}
-	gone, freed, err := m.store.Prune(used, m.pretend)
+	gone, freed, err := m.store.Prune(usersOf(m.store), m.pretend)
 	for _, one := range gone {
 		fmt.Fprintf(c.out, "%.12s %s\n", one.Digest, printable(one.Manifest.Master.Name))
 	}
@@ -232,28 +223,6 @@ func (m *masters) prune(_ context.Context, c *console, _ []string) error {
 	}
 	fmt.Fprintf(c.out, "%d masters %s, %.1f MiB free\n", len(gone), word, float64(freed)/(1<<20))
 	return nil
-}
-
-// usedMasters tells which masters guests run from: their folders end in the digest.
-func usedMasters() (func(digest string) bool, error) {
-	places, err := running.Places()
-	if err != nil {
-		return nil, err
-	}
-	used := map[string]bool{}
-	for _, place := range places {
-		for _, name := range running.List(place) {
-			g, err := running.Open(place, name)
-			if errors.Is(err, running.ErrAbsent) {
-				continue // it ended between the two looks
-			}
-			if err != nil {
-				return nil, err
-			}
-			used[filepath.Base(g.Master)] = true
-		}
-	}
-	return func(digest string) bool { return used[digest] }, nil
 }
 
 func (m *masters) sign(_ context.Context, c *console, args []string) error {

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"rempart/builder/guest"
+	"rempart/builder/guest/home"
 	"rempart/builder/hypervisor"
 	"rempart/builder/hypervisor/qemu"
 	"rempart/builder/image"
@@ -91,12 +92,19 @@ when it was not READY within --timeout.`,
 				if s.Identity = *own.disk; s.Identity == "" {
 					s.Identity = m.IdentityPath(s.Name)
 				}
+				switch _, err := openCreated(s.Name); {
+				case err != nil && !errors.Is(err, home.ErrUnknown):
+					return err
+				case err == nil:
+					return fmt.Errorf("%s is the name of a guest that `rempart create` made (`rempart start %[1]s` starts it); "+
+						"give this one another with --name", s.Name)
+				}
 				s.Console = c.out
 				g, err := takeName(&s)
 				if err != nil {
 					return err
 				}
-				p, err := own.ensure(c, s, m.Profile)
+				p, err := own.ensure(ctx, c, s, m.Profile)
 				if err == nil {
 					s.Backends, err = plug(p, *nets)
 				}
@@ -115,21 +123,19 @@ when it was not READY within --timeout.`,
 	}
 }
 
-// guestOptions are what `run` and `test` have in common.
-type guestOptions struct {
+// machineOptions say what a guest's machine is like.
+type machineOptions struct {
 	firmware, format, memory, accel *string
 	verbose                         *bool
-	packages                        packageOptions
 }
 
-func guestFlags(flags *pflag.FlagSet) guestOptions {
-	o := guestOptions{
+func machineFlags(flags *pflag.FlagSet) machineOptions {
+	o := machineOptions{
 		firmware: flags.StringP("firmware", "f", string(hypervisor.BIOS), "how it boots: bios, uefi, direct or microvm"),
 		format:   flags.String("format", "", "system disk to attach: raw or qcow2; default: what is there"),
 		memory:   flags.StringP("memory", "m", "", "RAM, such as 128M; default: the profile's"),
 		accel:    flags.String("accel", string(hypervisor.Auto), "kvm, tcg (works everywhere, slower), or auto"),
 		verbose:  flags.BoolP("verbose", "v", false, "log what is done, with QEMU's command line"),
-		packages: packageFlags(flags),
 	}
 	oneOf(flags, "firmware", hypervisor.Firmwares())
 	oneOf(flags, "format", hypervisor.Formats())
@@ -137,8 +143,18 @@ func guestFlags(flags *pflag.FlagSet) guestOptions {
 	return o
 }
 
+// guestOptions are what `run` and `test` have in common.
+type guestOptions struct {
+	machineOptions
+	packages packageOptions
+}
+
+func guestFlags(flags *pflag.FlagSet) guestOptions {
+	return guestOptions{machineFlags(flags), packageFlags(flags)}
+}
+
 // settings reads the options.
-func (o guestOptions) settings(c *console) (guest.Settings, error) {
+func (o machineOptions) settings(c *console) (guest.Settings, error) {
 	s := guest.Settings{RebootEnds: true}
 	var err error
 	if s.Firmware, err = hypervisor.ParseFirmware(*o.firmware); err != nil {
@@ -157,12 +173,17 @@ func (o guestOptions) settings(c *console) (guest.Settings, error) {
 	if s.Accel, err = hypervisor.ParseAccel(*o.accel); err != nil {
 		return s, usageError{"--accel: " + err.Error()}
 	}
+	s.Log = logger(c, *o.verbose)
+	return s, nil
+}
+
+// logger logs what people should know of, or with verbose all that is done.
+func logger(c *console, verbose bool) *slog.Logger {
 	level := slog.LevelWarn
-	if *o.verbose {
+	if verbose {
 		level = slog.LevelDebug
 	}
-	s.Log = slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: level}))
-	return s, nil
+	return slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: level}))
 }
 
 // keepDir is where a master built for `run` lives: the guest's state lies beside it.

@@ -41,7 +41,7 @@ Without COMMAND the guest's own prompt answers; ` + "`help`" + ` in it lists wha
 its admins come by.
 
 Exit status: that of the command; 1 when the guest could not be reached.`,
-		words: runningGuests,
+		words: guestNames,
 		files: true,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			name := flags.String("name", "", "name of the guest that was run from a folder; default: the profile's")

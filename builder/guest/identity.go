@@ -12,10 +12,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
+	"rempart/builder/files"
 	"rempart/builder/hypervisor"
 	"rempart/firstboot/contract/identity"
 	"rempart/profiles"
@@ -116,17 +116,8 @@ func WriteIdentity(path string, id *identity.Identity) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // mode 0600
-	if err != nil {
+	if err := files.Write(path, b, 0o600); err != nil {
 		return fmt.Errorf("identity disk: %w", err)
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("identity disk %s: %w", path, err), os.Remove(f.Name()))
 	}
 	return nil
 }

@@ -25,8 +25,9 @@ type Settings struct {
 	Format   hypervisor.Format // empty: what is there
 	Memory   int64             // bytes; 0: the profile's
 	Accel    hypervisor.Accel
-	Commands string                        // path of the socket that takes commands for it; empty: none
-	Identity string                        // path of the identity disk; empty: none
+	Commands string // path of the socket that takes commands for it; empty: none
+	Identity string // path of the identity disk; empty: none
+	Data     []hypervisor.DataDisk
 	State    string                        // path of the state disk; empty: a temporary one that goes with the guest
 	Backends map[string]hypervisor.Backend // by link; missing: Unplugged
 	Console  io.Writer                     // gets everything the guest says on its serial port
@@ -163,6 +164,7 @@ func (g *Guest) describe(m *Master, s Settings, in qemu.Installation, arch strin
 		}
 		machine.Identity = &hypervisor.Disk{Path: s.Identity, Format: hypervisor.Raw}
 	}
+	machine.Data = s.Data
 	for i := range machine.NICs {
 		b, ok := s.Backends[machine.NICs[i].Link]
 		if !ok {
@@ -241,6 +243,13 @@ func (g *Guest) note(r contract.Report) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.report = r
+}
+
+// Report is the last report of the guest, which may be compromised: a claim. The zero value before the first.
+func (g *Guest) Report() contract.Report {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.report
 }
 
 // Errors of AwaitReady.

@@ -101,12 +101,13 @@ type Machine struct {
 	System   Disk     // always attached read-only
 	State    *Disk    // nil: none
 	Identity *Disk    // always attached read-only; nil: none
-	NICs     []NIC    // in bus order
-	Serial   Channel  // the console
-	Control  Channel  // where the guest writes its report
-	Commands Channel  // where the guest takes commands
-	Monitor  Channel  // the hypervisor's own control channel
-	Accel    Accel    // KVM or TCG
+	Data     []DataDisk
+	NICs     []NIC   // in bus order
+	Serial   Channel // the console
+	Control  Channel // where the guest writes its report
+	Commands Channel // where the guest takes commands
+	Monitor  Channel // the hypervisor's own control channel
+	Accel    Accel   // KVM or TCG
 	// Sandbox confines the hypervisor process (seccomp): no new processes, no new privileges.
 	Sandbox bool
 	// RebootEnds ends the guest when it resets itself instead of starting it again.
@@ -240,6 +241,17 @@ func (m Machine) Validate() error {
 	}
 	if m.Identity != nil && !m.Firmware.TakesIdentity() {
 		bad("firmware %s has no place for an identity disk", m.Firmware)
+	}
+	if len(m.Data) > MaxData {
+		bad("%d data disks, at most %d", len(m.Data), MaxData)
+	}
+	if len(m.Data) > 0 && !m.Firmware.TakesIdentity() {
+		bad("firmware %s has no place for data disks", m.Firmware)
+	}
+	for _, d := range m.Data {
+		if err := CheckDataName(d.Name); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	if m.Accel != KVM && m.Accel != TCG {
 		bad("accelerator %q: want kvm or tcg", m.Accel)

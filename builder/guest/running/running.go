@@ -6,6 +6,7 @@
 package running
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ const (
 	lockFile     = "lock"
 	commandsFile = "commands" // socket
 	consoleFile  = "console.log"
+	keeperFile   = "keeper" // socket
 )
 
 // Info is what is written down about a guest.
@@ -54,6 +56,9 @@ type Guest struct {
 
 // Commands is the socket that takes commands.
 func (g *Guest) Commands() string { return filepath.Join(g.Dir, commandsFile) }
+
+// Keeper is the socket of the process that keeps a guest which runs in the background; see package keeper.
+func (g *Guest) Keeper() string { return filepath.Join(g.Dir, keeperFile) }
 
 // Console is the file with the last of what the guest said on its console.
 func (g *Guest) Console() string { return filepath.Join(g.Dir, consoleFile) }
@@ -124,7 +129,7 @@ func Register(place, name string) (*Guest, error) {
 		return nil, err
 	}
 	g.lock = lock
-	for _, left := range []string{infoFile, commandsFile, consoleFile} {
+	for _, left := range []string{infoFile, commandsFile, consoleFile, keeperFile} {
 		if err := os.Remove(filepath.Join(g.Dir, left)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, errors.Join(err, lock.Close())
 		}
@@ -147,6 +152,51 @@ func (g *Guest) Announce(info Info) error {
 	return os.Rename(file+".new", file)
 }
 
+// AwaitEnd waits until a guest that Open found runs no more.
+func (g *Guest) AwaitEnd(ctx context.Context) error {
+	lock, err := os.Open(filepath.Join(g.Dir, lockFile))
+	if err != nil {
+		return err
+	}
+	gone := make(chan error, 1)
+	go func() { // left behind when ctx ends: the kernel's wait cannot be broken off
+		defer lock.Close()
+		for {
+			err := unix.FcntlFlock(lock.Fd(), unix.F_OFD_SETLKW, &unix.Flock_t{Type: unix.F_RDLCK})
+			if !errors.Is(err, unix.EINTR) {
+				gone <- err
+				return
+			}
+		}
+	}()
+	select {
+	case err := <-gone:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Kill ends the process that runs a guest which Open found, and the hypervisor with it, as a power cut ends a machine.
+func (g *Guest) Kill() error {
+	process, err := unix.PidfdOpen(g.PID, 0)
+	if err != nil {
+		if errors.Is(err, unix.ESRCH) {
+			return nil
+		}
+		return fmt.Errorf("guest %s: process %d: %w", g.Name, g.PID, err)
+	}
+	defer unix.Close(process)
+	// While the lock is held the process that wrote down its number is there: the number is not another's.
+	if now, err := Open(filepath.Dir(g.Dir), g.Name); err != nil || now.Info != g.Info {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(process, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("guest %s: ending process %d: %w", g.Name, g.PID, err)
+	}
+	return nil
+}
+
 // held asks whether somebody holds the lock of a guest (fcntl(2), open file description locks). Asking takes no lock
 // itself, not for a moment: a guest that starts just then must not find its own name taken.
 func held(lock *os.File) (bool, error) {
@@ -160,7 +210,7 @@ func held(lock *os.File) (bool, error) {
 // Forget takes a guest that Register wrote down off again. The lock's file stays: others may hold it open.
 func (g *Guest) Forget() error {
 	var errs []error
-	for _, name := range []string{infoFile, commandsFile, consoleFile} {
+	for _, name := range []string{infoFile, commandsFile, consoleFile, keeperFile} {
 		if err := os.Remove(filepath.Join(g.Dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}

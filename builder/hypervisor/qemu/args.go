@@ -27,7 +27,7 @@ const (
 	slotSystem  = 0x02
 	slotState   = 0x03
 	slotControl = 0x04
-	slotRandom  = 0x05 // and the identity disk, as its second function: all slots above are links
+	slotRandom  = 0x05 // and the identity and data disks, as its other functions: all slots above are links
 	slotPanic   = 0x06
 	slotLinks   = 0x07 // the first link
 	slotLast    = 0x1e // q35 keeps 0x1f for itself
@@ -178,6 +178,16 @@ func (b *builder) disks() {
 		b.function(1, "virtio-blk", slotRandom, 0, "drive=identity", "id=identity-disk",
 			"serial="+identity.Serial)
 	}
+	for i, d := range b.m.Data {
+		node := "data" + strconv.Itoa(i)
+		mode := "discard=unmap"
+		if d.ReadOnly {
+			mode = "read-only=on,auto-read-only=off"
+		}
+		b.add("-blockdev", fmt.Sprintf("driver=%s,node-name=%s,%s,file.driver=file,file.filename=%s", d.Disk.Format, node,
+			mode, escape(d.Disk.Path)))
+		b.function(2+i, "virtio-blk", slotRandom, 0, "drive="+node, "id="+node+"-disk", "serial="+d.Serial())
+	}
 }
 
 func (b *builder) channels() {
@@ -200,7 +210,7 @@ func (b *builder) channels() {
 	}
 	b.add("-object", "rng-random,id=random,filename=/dev/urandom")
 	several := ""
-	if b.m.Identity != nil {
+	if b.m.Identity != nil || len(b.m.Data) > 0 {
 		several = "multifunction=on"
 	}
 	b.device("virtio-rng", slotRandom, mmioRandom, "rng=random", "id=random-device", several)

@@ -29,6 +29,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"rempart/builder/files"
 	"rempart/builder/master"
 )
 
@@ -66,21 +67,12 @@ func Open(dir string) (*Store, error) {
 	return &Store{dir}, nil
 }
 
+// Dir is the folder of the store.
+func (s *Store) Dir() string { return s.dir }
+
 // DefaultDir is where masters are kept: /var/lib/rempart for root, else where the XDG Base Directory Specification has
 // data.
-func DefaultDir() (string, error) {
-	if os.Geteuid() == 0 {
-		return "/var/lib/rempart/masters", nil
-	}
-	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "rempart", "masters"), nil
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return "", fmt.Errorf("master store: %w; name a folder with --store", err)
-	}
-	return filepath.Join(home, ".local", "share", "rempart", "masters"), nil
-}
+func DefaultDir() (string, error) { return files.Data("masters") }
 
 // Master is one of a store.
 type Master struct {
@@ -375,13 +367,8 @@ func writeFile(path string, b []byte) error {
 }
 
 func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
+	if err := files.SyncFolder(path); err != nil {
 		return fmt.Errorf("master store: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("master store: %s: %w", path, err)
 	}
 	return nil
 }

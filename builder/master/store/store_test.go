@@ -221,10 +221,12 @@ func TestPrune(t *testing.T) {
 	if err := s.Tag(tagged.Digest, "keep"); err != nil {
 		t.Fatal(err)
 	}
-	used := func(digest string) bool { return digest == guests.Digest }
+	users := func() (func(string) bool, error) {
+		return func(digest string) bool { return digest == guests.Digest }, nil
+	}
 	before := tree(t, s)
 	for _, pretend := range []bool{true, false} {
-		gone, freed, err := s.Prune(used, pretend)
+		gone, freed, err := s.Prune(users, pretend)
 		if err != nil || len(gone) != 1 || gone[0].Digest != free.Digest || freed != 3<<20+4 {
 			t.Errorf("Prune = %v, %d bytes, %v; want the free one", gone, freed, err)
 		}
@@ -240,10 +242,10 @@ func TestPrune(t *testing.T) {
 	if _, err := s.Find(free.Digest); !errors.Is(err, ErrUnknown) {
 		t.Errorf("the free one is still there: %v", err)
 	}
-	if err := s.Remove(guests.Digest, used); !errors.Is(err, ErrInUse) {
+	if err := s.Remove(guests.Digest, users); !errors.Is(err, ErrInUse) {
 		t.Errorf("Remove of one in use = %v", err)
 	}
-	if err := s.Remove("keep", used); err != nil {
+	if err := s.Remove("keep", users); err != nil {
 		t.Error(err)
 	}
 	if all, err := s.List(); err != nil || len(all) != 1 || all[0].Digest != guests.Digest {

@@ -85,14 +85,22 @@ func (s *Store) Untag(tag string) error {
 	return syncDir(filepath.Join(s.dir, tagsDir))
 }
 
-// Prune removes the masters that no tag means and that used, which is asked with their digests, does not claim; and the
-// files that no master has. With pretend it only tells which. It returns them, and the bytes that are free then.
-func (s *Store) Prune(used func(digest string) bool, pretend bool) (gone []*Master, freed int64, err error) {
+// Users looks who uses masters, and returns what tells whether one of a digest is used.
+type Users func() (used func(digest string) bool, err error)
+
+// Prune removes the masters that no tag means and that no user claims; and the files that no master has. Users are
+// looked for while nobody can become one; see With. With pretend it only tells which masters would go. It returns them,
+// and the bytes that are free then.
+func (s *Store) Prune(users Users, pretend bool) (gone []*Master, freed int64, err error) {
 	unlock, err := s.lock()
 	if err != nil {
 		return nil, 0, err
 	}
 	defer unlock()
+	used, err := users()
+	if err != nil {
+		return nil, 0, err
+	}
 	all, err := s.List()
 	if err != nil {
 		return nil, 0, err // what cannot be read may be in use
@@ -139,14 +147,21 @@ func (s *Store) Prune(used func(digest string) bool, pretend bool) (gone []*Mast
 	return gone, freed, nil
 }
 
-// Remove takes a master out, whatever tags mean it; they go with it. One that used claims stays.
-func (s *Store) Remove(ref string, used func(digest string) bool) error {
+// Remove takes a master out, whatever tags mean it; they go with it. One that a user claims stays.
+func (s *Store) Remove(ref string, users Users) error {
 	m, err := s.Find(ref)
 	if err != nil {
 		return err
 	}
-	if used(m.Digest) {
-		return fmt.Errorf("master %.16s: %w by a guest", m.Digest, ErrInUse)
+	unused := func() error {
+		used, err := users()
+		if err == nil && used(m.Digest) {
+			err = fmt.Errorf("master %.16s: %w by a guest", m.Digest, ErrInUse)
+		}
+		return err
+	}
+	if err := unused(); err != nil {
+		return err
 	}
 	for _, tag := range m.Tags {
 		if err := s.Untag(tag); err != nil {
@@ -157,8 +172,10 @@ func (s *Store) Remove(ref string, used func(digest string) bool) error {
 	if err != nil {
 		return err
 	}
-	_, _, err = s.Prune(func(digest string) bool {
-		return digest != m.Digest && slices.ContainsFunc(others, func(o *Master) bool { return o.Digest == digest })
+	_, _, err = s.Prune(func() (func(string) bool, error) {
+		return func(digest string) bool {
+			return digest != m.Digest && slices.ContainsFunc(others, func(o *Master) bool { return o.Digest == digest })
+		}, unused()
 	}, false)
 	return err
 }

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"rempart/builder/guest"
+	"rempart/builder/guest/home"
+	"rempart/builder/hypervisor"
+	"rempart/builder/master/store"
+	"rempart/profiles"
+)
+
+// createCommand is `rempart create`.
+func createCommand() *command {
+	return &command{
+		name:     "create",
+		synopsis: "NAME --master REF",
+		summary:  "make a guest from a master of the store",
+		help: `
+REF is a tag, or the first digits of a digest; see ` + "`rempart help master`" + `. The guest has a folder of its own in
+$REMPART_GUESTS, else /var/lib/rempart/guests for root, else ~/.local/share/rempart/guests: in it its state disk and its
+identity disk (name, hardware addresses, SSH host key, keys, secrets), made once. The system disk is the store's and
+shared, attached read-only; while a guest uses a master, the store keeps it.
+
+--net LINK=WHAT is that of ` + "`rempart run`" + `. --data NAME=FILE[,ro] attaches a disk image of yours, raw or qcow2,
+which the guest finds by the serial data-NAME; it is never copied, moved or removed.
+
+--secret CONSUMER/NAME=FILE puts the content of a file onto the identity disk, --secret-from CONSUMER/NAME=COMMAND what
+a command prints (run by /bin/sh). It is in no argument, log or master.`,
+		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
+			o := machineFlags(flags)
+			own := identityFlags(flags)
+			ref := flags.String("master", "", "the master it is made from: a tag or digest")
+			dir := flags.String("store", "", "folder of the store; default: the user's own, or /var/lib/rempart/masters")
+			size := flags.String("state-size", "", "size of the state disk, such as 4G; default: the profile's")
+			nets := flags.StringArray("net", nil, "plug a link in: LINK=WHAT")
+			data := flags.StringArray("data", nil, "attach a disk image: NAME=FILE[,ro]; may be given again")
+			adopt := flags.Bool("adopt", false, "take over the disks that a removed guest of this name left")
+			return func(ctx context.Context, c *console, args []string) error {
+				if len(args) != 1 || *ref == "" {
+					return usageError{"want a name and --master REF"}
+				}
+				if *own.disk != "" {
+					return usageError{"--identity: the guest's folder has its identity disk"}
+				}
+				s, err := o.settings(c)
+				if err != nil {
+					return err
+				}
+				d := home.Description{Name: args[0], Firmware: s.Firmware, DiskFormat: s.Format, Memory: s.Memory,
+					Accel: s.Accel, Nets: map[string]string{}}
+				if d.State, err = parseSize("--state-size", *size); err != nil {
+					return err
+				}
+				if d.Data, err = dataDisks(*data); err != nil {
+					return err
+				}
+				kept, err := openStore(*dir)
+				if err != nil {
+					return err
+				}
+				return create(ctx, c, kept, *ref, d, s, own, *nets, *adopt)
+			}
+		},
+	}
+}
+
+// parseSize reads an option that is a size in bytes; none is 0.
+func parseSize(option, text string) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := profiles.ParseSize(text)
+	if err != nil {
+		return 0, usageError{option + ": " + err.Error()}
+	}
+	return n, nil
+}
+
+// create makes a guest: first what it is made of, its description last.
+func create(ctx context.Context, c *console, masters *store.Store, ref string, d home.Description, s guest.Settings,
+	own identityOptions, nets []string, adopt bool) error {
+	kept, err := masters.Find(ref)
+	if err != nil {
+		return err
+	}
+	m, err := guest.OpenMaster(kept.Dir)
+	if err != nil {
+		return err
+	}
+	if _, err := m.System(d.DiskFormat); err != nil {
+		return err
+	}
+	d.Master = kept.Digest
+	if d.Store, err = filepath.Abs(masters.Dir()); err != nil {
+		return err
+	}
+	if d.State == 0 {
+		d.State = m.Manifest.State
+	}
+	if d.State < m.Manifest.State {
+		return usageError{fmt.Sprintf("--state-size %d: the profile asks for %d bytes at least", d.State, m.Manifest.State)}
+	}
+	if m.Manifest.State == 0 && d.State > 0 {
+		return usageError{"--state-size: the profile has no state disk"}
+	}
+	if len(d.Data) > 0 && !d.Firmware.TakesIdentity() {
+		return usageError{fmt.Sprintf("--data: firmware %s has no place for data disks", d.Firmware)}
+	}
+	if _, err := plug(m.Profile, nets); err != nil {
+		return err
+	}
+	for _, n := range nets {
+		link, what, _ := strings.Cut(n, "=")
+		d.Nets[link] = what
+	}
+	h, err := home.Default()
+	if err != nil {
+		return err
+	}
+	g, err := h.Create(d, adopt)
+	if err != nil {
+		return err
+	}
+	err = furnish(ctx, c, masters, h, g, m, s, own)
+	if err != nil {
+		return errors.Join(err, g.Abandon(adopt))
+	}
+	g.Unlock()
+	fmt.Fprintf(c.out, "%s: made from %s, %.12s, in %s; start it with `rempart start %[1]s`\n", g.Name,
+		printable(kept.Manifest.Master.Name), kept.Digest, g.Dir)
+	return nil
+}
+
+// furnish makes the disks of a guest, and then has it be one.
+func furnish(ctx context.Context, c *console, masters *store.Store, h home.Home, g *home.Guest, m *guest.Master,
+	s guest.Settings, own identityOptions) error {
+	if g.State > 0 {
+		if _, err := guest.EnsureState(g.StateDisk(), g.State); err != nil {
+			return err
+		}
+	}
+	s.Name, s.Identity = g.Name, g.Identity()
+	if _, err := own.ensure(ctx, c, s, m.Profile); err != nil {
+		return err
+	}
+	if err := masters.AddHome(h.Dir); err != nil {
+		return err
+	}
+	return masters.With(g.Master, func(*store.Master) error { return g.Save() })
+}
+
+// dataDisks reads the --data options, and looks at the files.
+func dataDisks(given []string) ([]home.Data, error) {
+	var all []home.Data
+	for _, g := range given {
+		name, path, ok := strings.Cut(g, "=")
+		path, readOnly := strings.CutSuffix(path, ",ro")
+		if !ok || path == "" {
+			return nil, usageError{fmt.Sprintf("--data %s: want NAME=FILE or NAME=FILE,ro", g)}
+		}
+		if err := hypervisor.CheckDataName(name); err != nil {
+			return nil, usageError{"--data: " + err.Error()}
+		}
+		path, err := filepath.Abs(path)
+		if err != nil {
+			return nil, err
+		}
+		d := home.Data{Name: name, Path: path, ReadOnly: readOnly}
+		if d.Format, err = imageFormat(path); err != nil {
+			return nil, fmt.Errorf("data disk %s: %w", name, err)
+		}
+		all = append(all, d)
+	}
+	return all, nil
+}
+
+// qcow2Magic begins a qcow2 image (docs/interop/qcow2.txt of QEMU).
+const qcow2Magic = "QFI\xfb"
+
+// imageFormat looks at what a disk image is, once: what a guest writes to a raw one must not make it another format
+// later, which could name files of the host.
+func imageFormat(path string) (hypervisor.Format, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() && info.Mode().Type()&os.ModeDevice == 0 {
+		return "", fmt.Errorf("%s is a %v; want an image or a block device", path, info.Mode().Type())
+	}
+	begin := make([]byte, len(qcow2Magic))
+	if _, err := f.ReadAt(begin, 0); err != nil {
+		return "", fmt.Errorf("%s: %w; is it empty?", path, err)
+	}
+	if string(begin) == qcow2Magic {
+		return hypervisor.QCOW2, nil
+	}
+	return hypervisor.Raw, nil
+}

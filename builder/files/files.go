@@ -1,0 +1,74 @@
+// Package files says where the files of a user of this machine lie, and has them appear whole: a reader, or whoever
+// comes after a power cut, finds the old content or the new one and nothing between.
+//
+// What it deliberately does not do: lock, or keep more than one file in step with another; whoever needs that writes a
+// journal.
+package files
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Data is the folder for a kind of data that rempart keeps: /var/lib/rempart/KIND for root, else where the XDG Base
+// Directory Specification has a user's data. It is not made.
+func Data(kind string) (string, error) {
+	if os.Geteuid() == 0 {
+		return filepath.Join("/var/lib/rempart", kind), nil
+	}
+	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "rempart", kind), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("where to keep %s is not known: %w; set HOME or XDG_DATA_HOME", kind, err)
+	}
+	return filepath.Join(home, ".local", "share", "rempart", kind), nil
+}
+
+// Write gives a file a content and a mode, and has both on the disk when it returns.
+func Write(path string, b []byte, mode fs.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil && mode != 0o600 {
+		err = f.Chmod(mode)
+	}
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(f.Name()))
+	}
+	return SyncFolder(filepath.Dir(path))
+}
+
+// Move gives a file or folder another name on the same filesystem, and has that on the disk when it returns.
+func Move(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	if err := SyncFolder(filepath.Dir(to)); err != nil || filepath.Dir(from) == filepath.Dir(to) {
+		return err
+	}
+	return SyncFolder(filepath.Dir(from))
+}
+
+// SyncFolder has the names in a folder on the disk when it returns.
+func SyncFolder(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("folder %s: %w", path, err)
+	}
+	return nil
+}

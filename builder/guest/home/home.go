@@ -1,0 +1,216 @@
+// Package home keeps what guests are between their runs: for each a folder with its description, its disks and what was
+// set aside of them, and a lock that lets one command change it at a time.
+//
+//	NAME/guest.json     what it is made of; a folder without one was removed, or never finished
+//	NAME/lock           held by the command that changes the guest, whose process id and name it says
+//	NAME/running        where to find it while it runs
+//	NAME/ended.json     how its last run ended
+//	NAME/state.raw      its state disk
+//	NAME/identity.raw   its identity disk
+//	NAME/keeper.log     what the process said that kept it last
+//
+// Other folders in it belong to the packages that make them. The master is not here but in a store, by its digest; the
+// store is told which homes use it.
+//
+// What it deliberately does not do: start or stop guests, or look into their disks.
+package home
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"rempart/builder/files"
+	"rempart/firstboot/contract/identity"
+)
+
+// Files of a guest.
+const (
+	descriptionFile = "guest.json"
+	lockFile        = "lock"
+	runningFile     = "running"
+	endedFile       = "ended.json"
+	stateFile       = "state.raw"
+	identityFile    = "identity.raw"
+	keeperLogFile   = "keeper.log"
+)
+
+// Errors, for errors.Is.
+var (
+	ErrUnknown = errors.New("there is no guest of that name")
+	ErrExists  = errors.New("there is a guest of that name already")
+	ErrLeft    = errors.New("what a removed guest of that name left is there")
+	ErrLocked  = errors.New("another command is at work on the guest")
+	ErrRuns    = errors.New("the guest runs")
+)
+
+// Home is a folder of guests.
+type Home struct{ Dir string }
+
+// Variable names another folder of guests than the default one.
+const Variable = "REMPART_GUESTS"
+
+// Default is the home of this user's guests: $REMPART_GUESTS, else /var/lib/rempart/guests for root, else where the XDG
+// Base Directory Specification has data.
+func Default() (Home, error) {
+	if dir := os.Getenv(Variable); dir != "" {
+		if !filepath.IsAbs(dir) {
+			return Home{}, fmt.Errorf("%s is %q: want a path that begins with a slash", Variable, dir)
+		}
+		return Home{filepath.Clean(dir)}, nil
+	}
+	dir, err := files.Data("guests")
+	return Home{dir}, err
+}
+
+// Guest is a guest of a home.
+type Guest struct {
+	Description
+	Dir  string
+	lock *os.File // nil: only looked at
+}
+
+// StateDisk is the file of the state disk.
+func (g *Guest) StateDisk() string { return filepath.Join(g.Dir, stateFile) }
+
+// Identity is the file of the identity disk.
+func (g *Guest) Identity() string { return filepath.Join(g.Dir, identityFile) }
+
+// KeeperLog is the file with what the process said that keeps the guest running, or did last.
+func (g *Guest) KeeperLog() string { return filepath.Join(g.Dir, keeperLogFile) }
+
+func (h Home) dir(name string) (string, error) {
+	if !identity.IsHostname(name) {
+		return "", fmt.Errorf("%.80q is no name of a guest: want an RFC 1123 label in lower case, such as fw-1", name)
+	}
+	return filepath.Join(h.Dir, name), nil
+}
+
+// Open reads the description of a guest, for looking at it.
+func (h Home) Open(name string) (*Guest, error) {
+	dir, err := h.dir(name)
+	if err != nil {
+		return nil, err
+	}
+	d, err := readDescription(filepath.Join(dir, descriptionFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, h.unknown(name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("guest %s: %w", name, err)
+	}
+	if d.Name != name {
+		return nil, fmt.Errorf("guest %s: %s says it is %q; a guest's folder has its name", name,
+			filepath.Join(dir, descriptionFile), d.Name)
+	}
+	return &Guest{Description: *d, Dir: dir}, nil
+}
+
+func (h Home) unknown(name string) error {
+	all, _ := h.Names()
+	if len(all) == 0 {
+		return fmt.Errorf("%w: %s, nor any other; make one with `rempart create`", ErrUnknown, name)
+	}
+	return fmt.Errorf("%w: %s; there are %s", ErrUnknown, name, strings.Join(all, ", "))
+}
+
+// Names are those of all guests, sorted.
+func (h Home) Names() ([]string, error) {
+	entries, err := os.ReadDir(h.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var names []string
+	for _, e := range entries {
+		if _, err := os.Lstat(filepath.Join(h.Dir, e.Name(), descriptionFile)); err == nil && identity.IsHostname(e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	slices.Sort(names)
+	return names, err
+}
+
+// Lock opens a guest to change it, which nobody else does until Unlock, nor until this process ends. What says which
+// command it is, for others who want to. It returns ErrLocked with whose lock it is.
+func (h Home) Lock(name, what string) (*Guest, error) {
+	if _, err := h.Open(name); err != nil {
+		return nil, err
+	}
+	lock, err := h.takeLock(name, what)
+	if err != nil {
+		return nil, err
+	}
+	g, err := h.Open(name) // what it is now that nobody changes it
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	g.lock = lock
+	return g, nil
+}
+
+func (h Home) takeLock(name, what string) (*os.File, error) {
+	dir, err := h.dir(name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("guest %s: %w", name, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w %s: %s; wait for its end", ErrLocked, name, holder(f))
+		}
+		return nil, fmt.Errorf("guest %s: locking it: %w", name, err)
+	}
+	// Only for people to read: the lock is the kernel's, and goes with the process.
+	text := fmt.Sprintf("process %d, %s\n", os.Getpid(), what)
+	_, err = f.WriteAt([]byte(text), 0)
+	if err := errors.Join(err, f.Truncate(int64(len(text)))); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("guest %s: %w", name, err)
+	}
+	return f, nil
+}
+
+// maxHolder bounds what is read of a lock's file.
+const maxHolder = 256
+
+func holder(f *os.File) string {
+	b := make([]byte, maxHolder)
+	n, _ := f.ReadAt(b, 0)
+	if text := strings.TrimSpace(string(b[:n])); text != "" {
+		return text
+	}
+	return "a process that just took it"
+}
+
+// Unlock ends what Lock began.
+func (g *Guest) Unlock() {
+	if g.lock != nil {
+		g.lock.Close()
+		g.lock = nil
+	}
+}
+
+// LockFile is the open lock, to be handed to a child that goes on under it; nil: the guest was only looked at.
+func (g *Guest) LockFile() *os.File { return g.lock }
+
+// Inherit opens a guest under a lock that the parent of this process took and handed down.
+func (h Home) Inherit(name string, lock *os.File) (*Guest, error) {
+	g, err := h.Open(name)
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	g.lock = lock
+	return g, nil
+}

@@ -1,0 +1,155 @@
+package home
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"rempart/builder/files"
+	"rempart/builder/guest/running"
+)
+
+// Create makes the folder of a guest and locks it. The guest is there for others once Save has been called; until then
+// Abandon takes it back. ErrLeft tells that a removed guest's disks are there: with adopt they become this guest's.
+func (h Home) Create(d Description, adopt bool) (*Guest, error) {
+	d.Format = Format
+	if err := d.Check(); err != nil {
+		return nil, err
+	}
+	dir, err := h.dir(d.Name)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := h.takeLock(d.Name, "rempart create")
+	if err != nil {
+		return nil, err
+	}
+	g := &Guest{Description: d, Dir: dir, lock: lock}
+	if _, err := os.Lstat(filepath.Join(dir, descriptionFile)); err == nil {
+		g.Unlock()
+		return nil, fmt.Errorf("%w: %s", ErrExists, d.Name)
+	}
+	for _, name := range []string{stateFile, identityFile} {
+		path := filepath.Join(dir, name)
+		if _, err := os.Lstat(path); err == nil && !adopt {
+			g.Unlock()
+			return nil, fmt.Errorf("%w: %s; give it to the new one with --adopt, or remove it with `rempart rm --data %s`",
+				ErrLeft, path, d.Name)
+		}
+	}
+	return g, nil
+}
+
+// Abandon takes back what Create made and unlocks. Disks that were there before must be named.
+func (g *Guest) Abandon(keep bool) error {
+	defer g.Unlock()
+	if keep {
+		return nil
+	}
+	return os.RemoveAll(g.Dir)
+}
+
+// Remove takes a guest off, and unlocks it. Its disks, and what was set aside of them, stay unless data says so too;
+// the files of its data disks stay in any case.
+func (g *Guest) Remove(data bool) error {
+	defer g.Unlock()
+	// The description first: what is left after a power cut is no guest with half its disks.
+	err := os.Remove(filepath.Join(g.Dir, descriptionFile))
+	if err != nil && !(data && errors.Is(err, fs.ErrNotExist)) {
+		return err
+	}
+	if err := files.SyncFolder(g.Dir); err != nil {
+		return err
+	}
+	if data {
+		return os.RemoveAll(g.Dir)
+	}
+	for _, name := range []string{runningFile, endedFile, keeperLogFile} {
+		if err := os.Remove(filepath.Join(g.Dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Left locks what a removed guest left, to remove it too.
+func (h Home) Left(name string) (*Guest, error) {
+	dir, err := h.dir(name)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Lstat(dir); err != nil {
+		return nil, h.unknown(name)
+	}
+	lock, err := h.takeLock(name, "rempart rm --data")
+	if err != nil {
+		return nil, err
+	}
+	return &Guest{Description: Description{Name: name}, Dir: dir, lock: lock}, nil
+}
+
+// Runs writes down that the guest runs, registered in place.
+func (g *Guest) Runs(place string) error {
+	if err := os.Remove(filepath.Join(g.Dir, endedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return files.Write(filepath.Join(g.Dir, runningFile), []byte(place+"\n"), 0o600)
+}
+
+// maxPlace bounds the file that Runs writes: a path (PATH_MAX of <linux/limits.h>) and its end.
+const maxPlace = 4096
+
+// Running finds the guest where it runs. It returns ErrAbsent of package running when it does not.
+func (g *Guest) Running() (*running.Guest, error) {
+	b, err := os.ReadFile(filepath.Join(g.Dir, runningFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s; start it with `rempart start %[2]s`", running.ErrAbsent, g.Name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(b) < 2 || len(b) > maxPlace || b[0] != '/' || b[len(b)-1] != '\n' {
+		return nil, fmt.Errorf("guest %s: %s holds no path", g.Name, filepath.Join(g.Dir, runningFile))
+	}
+	r, err := running.Open(string(b[:len(b)-1]), g.Name)
+	if errors.Is(err, running.ErrAbsent) {
+		return nil, fmt.Errorf("%w: %s; start it with `rempart start %[2]s`", running.ErrAbsent, g.Name)
+	}
+	return r, err
+}
+
+// Ended is how a run of a guest ended.
+type Ended struct {
+	Cause  string    `json:"cause"` // "powered off", "panicked", "quit", "crashed"
+	Detail string    `json:"detail,omitempty"`
+	At     time.Time `json:"at"`
+}
+
+// End writes down how the guest ended, for whoever looks at it afterwards.
+func (g *Guest) End(e Ended) error {
+	err := saveJSON(filepath.Join(g.Dir, endedFile), e)
+	return errors.Join(err, os.Remove(filepath.Join(g.Dir, runningFile)))
+}
+
+// LastEnd tells how the last run ended; nil: it never ran, or whatever kept it had no time to say.
+func (g *Guest) LastEnd() (e *Ended, killed bool) {
+	if _, err := os.Lstat(filepath.Join(g.Dir, runningFile)); err == nil {
+		killed = true // End would have removed it
+	}
+	b, err := os.ReadFile(filepath.Join(g.Dir, endedFile))
+	if err != nil || len(b) > maxDescription {
+		return nil, killed
+	}
+	e = &Ended{}
+	if json.Unmarshal(b, e) != nil {
+		return nil, killed
+	}
+	return e, killed
+}

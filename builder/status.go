@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"rempart/builder/guest/home"
+	"rempart/builder/guest/keeper"
+	"rempart/builder/guest/running"
+)
+
+// guestStatus is what is known of a guest from outside, and what it says of itself.
+type guestStatus struct {
+	Name     string     `json:"name"`
+	Phase    string     `json:"phase"` // "stopped", "starting", "ready", "failed", "ended", "unknown"
+	Why      string     `json:"why,omitempty"`
+	Since    *time.Time `json:"since,omitempty"` // of a guest that runs
+	Master   string     `json:"master"`          // digest of the master it boots next
+	Runs     string     `json:"runs,omitempty"`  // folder of the master it runs from
+	Previous string     `json:"previous,omitempty"`
+	Title    string     `json:"title,omitempty"` // the master's name
+	Tags     []string   `json:"tags,omitempty"`
+	State    int64      `json:"state"`      // size of the state disk in bytes
+	Used     int64      `json:"state_used"` // bytes of it that take room on this machine
+	SSH      string     `json:"ssh,omitempty"`
+	PID      int        `json:"pid,omitempty"`
+	Accel    string     `json:"accel,omitempty"`
+	Dir      string     `json:"dir"`
+	// LastEnd tells how the last run ended, of a guest that does not run.
+	LastEnd *home.Ended `json:"last_end,omitempty"`
+	Problem []string    `json:"problems,omitempty"`
+}
+
+const (
+	phaseStopped = "stopped"
+	phaseUnknown = "unknown"
+)
+
+// statusTime bounds asking the process that keeps a guest.
+const statusTime = 10 * time.Second
+
+// statusOf finds out how a guest is. What cannot be found out is told, and does not hide the rest.
+func statusOf(ctx context.Context, g *home.Guest) guestStatus {
+	s := guestStatus{Name: g.Name, Phase: phaseStopped, Master: g.Master, Previous: g.Previous, State: g.State, Dir: g.Dir}
+	problem := func(err error) { s.Problem = append(s.Problem, printable(err.Error())) }
+	if m, kept, err := masterOf(g); err != nil {
+		problem(err)
+	} else {
+		s.Title, s.Tags = printable(m.Manifest.Master.Name), kept.Tags
+	}
+	if info, err := os.Stat(g.StateDisk()); err == nil {
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			s.Used = st.Blocks * 512 // stat(2): whatever the filesystem's block size
+		}
+	}
+	r, err := g.Running()
+	if errors.Is(err, running.ErrAbsent) {
+		if err := g.Missing(); err != nil {
+			problem(err)
+		}
+		var killed bool
+		if s.LastEnd, killed = g.LastEnd(); killed {
+			s.Why = "the process that kept it was killed"
+		} else if s.LastEnd != nil {
+			s.Why = strings.TrimSpace(s.LastEnd.Cause + " " + printable(s.LastEnd.Detail))
+		}
+		return s
+	}
+	if err != nil {
+		s.Phase = phaseUnknown
+		problem(err)
+		return s
+	}
+	s.SSH, s.PID, s.Runs = r.SSH, r.PID, r.Master
+	ctx, cancel := context.WithTimeout(ctx, statusTime)
+	defer cancel()
+	a, err := keeper.Ask(ctx, r.Keeper(), keeper.Request{Do: keeper.DoStatus})
+	if err != nil {
+		s.Phase = phaseUnknown
+		problem(err)
+		return s
+	}
+	s.Phase, s.Why, s.Accel, s.Since = a.Phase, printable(a.Why), a.Accel, &a.Since
+	return s
+}
+
+// statusCommand is `rempart status`.
+func statusCommand() *command {
+	return &command{
+		name:     "status",
+		synopsis: "GUEST",
+		summary:  "how a guest is that was created, seen from outside",
+		help: `
+What the guest says of itself in detail, ` + "`rempart ctl GUEST status`" + ` tells.
+
+Exit status: 0 when it is READY or stopped, 1 when it failed or something of it is missing.`,
+		words: createdNames,
+		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
+			asJSON := flags.Bool("json", false, "print as JSON")
+			return guestCommand(func(ctx context.Context, c *console, name string) error {
+				g, err := openCreated(name)
+				if err != nil {
+					return err
+				}
+				s := statusOf(ctx, g)
+				if *asJSON {
+					err = printJSON(c.out, s)
+				} else {
+					err = printStatus(c.out, s)
+				}
+				if err == nil && (s.Phase == keeper.Failed || s.Phase == phaseUnknown || len(s.Problem) > 0) {
+					return exitStatus(exitFailed)
+				}
+				return err
+			})(flags)
+		},
+	}
+}
+
+func printStatus(out io.Writer, s guestStatus) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	line := func(what, format string, args ...any) {
+		fmt.Fprintf(w, "%s\t%s\n", what, fmt.Sprintf(format, args...))
+	}
+	phase := s.Phase
+	if s.Since != nil {
+		phase += fmt.Sprintf(", runs for %v", time.Since(*s.Since).Round(time.Second))
+	}
+	if s.Why != "" {
+		phase += ": " + s.Why
+	}
+	line(s.Name, "%s", phase)
+	line("master", "%s %.12s %s", s.Title, s.Master, strings.Join(s.Tags, " "))
+	if s.Previous != "" {
+		line("previous", "%.12s", s.Previous)
+	}
+	if s.State > 0 {
+		line("state", "%d MiB, of which %.1f MiB used", s.State>>20, float64(s.Used)/(1<<20))
+	}
+	if s.SSH != "" {
+		line("ssh", "%s (rempart ssh %s)", s.SSH, s.Name)
+	}
+	if s.PID != 0 {
+		line("kept by", "process %d, %s", s.PID, s.Accel)
+	}
+	line("folder", "%s", s.Dir)
+	for _, p := range s.Problem {
+		line("PROBLEM", "%s", p)
+	}
+	return w.Flush()
+}
+
+// listCommand is `rempart list`.
+func listCommand() *command {
+	return &command{
+		name:    "list",
+		summary: "the guests that were created",
+		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
+			asJSON := flags.Bool("json", false, "print as JSON")
+			return func(ctx context.Context, c *console, args []string) error {
+				if len(args) != 0 {
+					return usageError{"expected no arguments"}
+				}
+				return listGuests(ctx, c, *asJSON)
+			}
+		},
+	}
+}
+
+func listGuests(ctx context.Context, c *console, asJSON bool) error {
+	h, err := home.Default()
+	if err != nil {
+		return err
+	}
+	names, err := h.Names()
+	if err != nil {
+		return err
+	}
+	all, failed := []guestStatus{}, []error{}
+	for _, name := range names {
+		g, err := h.Open(name)
+		if err != nil {
+			failed = append(failed, err) // one that cannot be read does not hide the others
+			continue
+		}
+		all = append(all, statusOf(ctx, g))
+	}
+	if asJSON {
+		return errors.Join(append(failed, printJSON(c.out, all))...)
+	}
+	w := tabwriter.NewWriter(c.out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tHOW\tMASTER\tSTATE MIB\tSSH")
+	for _, s := range all {
+		how := s.Phase
+		if len(s.Problem) > 0 {
+			how += " !"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s %.12s\t%d\t%s\n", s.Name, how, s.Title, s.Master, s.State>>20, s.SSH)
+	}
+	return errors.Join(append(failed, w.Flush())...)
+}

@@ -1,0 +1,247 @@
+package run
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/contract"
+	"rempart/profiles"
+	"rempart/test/rig"
+)
+
+// family is a home of guests of an ordinary user, and the store their masters are in.
+type family struct {
+	dir string
+	env []string
+	key string // SSH key of its owner
+}
+
+// newFamily publishes the master of a profile that came with rempart.
+func newFamily(t *testing.T) *family {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "rempart-home-") // short, for the sockets' sake
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &family{dir: dir, env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "XDG_RUNTIME_DIR=" + dir,
+		"XDG_DATA_HOME=" + dir, "XDG_CACHE_HOME=" + cache(t), "REMPART_GUESTS=" + dir + "/guests"}}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	f.key = rig.NewKey(t).Write(t, dir)
+	f.do(t, 0, "published as fw-1", "build", profile, "--publish", "--renew-lock", "--store", dir+"/masters")
+	return f
+}
+
+// command is one call of rempart.
+func (f *family) command(args ...string) *exec.Cmd {
+	cmd := exec.Command(binary, args...)
+	cmd.Dir, cmd.Env = f.dir, f.env
+	return cmd
+}
+
+// do runs rempart, whose exit status and words must be as told, and returns its words.
+func (f *family) do(t *testing.T, code int, want string, args ...string) string {
+	t.Helper()
+	out, err := f.command(args...).CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !asExit(err, &exit) {
+		t.Fatal(err)
+	}
+	got := 0
+	if exit != nil {
+		got = exit.ExitCode()
+	}
+	if got != code || !strings.Contains(string(out), want) {
+		t.Errorf("rempart %s = %d\n%s\nwant %d and %q", strings.Join(args, " "), got, out, code, want)
+	}
+	return string(out)
+}
+
+func asExit(err error, exit **exec.ExitError) bool {
+	e, ok := err.(*exec.ExitError)
+	*exit = e
+	return ok
+}
+
+// status is what `rempart status --json` tells of a guest.
+func (f *family) status(t *testing.T, name string) (s struct {
+	Phase, Why, SSH, Master, Previous string
+	PID                               int
+}) {
+	t.Helper()
+	out, _ := f.command("status", "--json", name).Output() // its exit status tells of failures
+	if err := json.Unmarshal(out, &s); err != nil {
+		t.Fatalf("rempart status --json %s: %v\n%s", name, err, out)
+	}
+	return s
+}
+
+// TestGuests is a life: a guest is made with a secret and a data disk, started, looked at from several sides, changed
+// while it runs, stopped, killed, started again as the same guest, and taken off.
+func TestGuests(t *testing.T) {
+	t.Parallel()
+	f := newFamily(t)
+	const secret = "fd2a8c51"
+	for name, content := range map[string]string{"secret": secret, "www.raw": strings.Repeat("data", 4096)} {
+		if err := os.WriteFile(filepath.Join(f.dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { f.command("stop", "fw", "--now").Run() })
+	create := []string{"create", "fw", "--store", f.dir + "/masters", "--master", "fw-1", "--firmware", "direct",
+		"--accel", "tcg", "--key", f.key + ".pub", "--data", "www=www.raw", "--secret-from", "ssh/x=cat secret"}
+	f.do(t, 2, "want a name and --master", "create", "fw")
+	f.do(t, 1, "no such master", "create", "fw", "--store", f.dir+"/masters", "--master", "nosuch")
+	f.do(t, 1, "no such file", append(create, "--data", "x=nosuch")...)
+	f.do(t, 0, "rempart start fw", create...)
+	f.do(t, 1, "already", create...)
+	f.do(t, 0, "stopped", "status", "fw")
+	f.do(t, 0, "0 masters gone", "master", "prune", "--store", f.dir+"/masters")
+	f.do(t, 1, "in use by a guest", "master", "rm", "fw-1", "--store", f.dir+"/masters")
+	f.do(t, 0, "does not run", "stop", "fw")
+	identity := f.private(t, secret)
+
+	f.do(t, 0, "is READY", "start", "fw")
+	f.do(t, 1, "runs", "start", "fw")
+	f.do(t, 1, "stop it first", "rm", "fw")
+	f.do(t, 1, "rempart create", "run", profile, "--name", "fw", "--renew-lock")
+	f.do(t, 0, "ready", "list")
+	f.do(t, 0, "fw, rempart", "ctl", "fw", "status")
+	f.do(t, 0, "policy: loaded", "ssh", "--key", f.key, "fw", "status")
+	f.do(t, 0, "runs what its master", "diff", "fw")
+	first := f.status(t, "fw")
+	if first.Phase != "ready" || first.SSH == "" || first.PID == 0 {
+		t.Errorf("status of one that is ready = %+v", first)
+	}
+	f.atConsole(t)
+	f.changes(t, first.Master)
+
+	f.do(t, 0, "stopped", "stop", "fw")
+	f.do(t, 0, "powered off", "status", "fw")
+	if out, err := exec.Command("pgrep", "-f", f.dir+"/guests").CombinedOutput(); err == nil {
+		t.Errorf("processes %s are left after the end", out)
+	}
+	if again := f.private(t, secret); !bytes.Equal(again, identity) {
+		t.Error("the guest's addresses and keys changed with its first run")
+	}
+
+	f.do(t, 0, "is READY", "start", "fw")
+	now := f.status(t, "fw")
+	if now.Master == first.Master || now.Previous != first.Master {
+		t.Errorf("after a commit the master is %.12s, before it %.12s; want another than %.12s, and that one", now.Master,
+			now.Previous, first.Master)
+	}
+	f.do(t, 0, "runs what its master", "diff", "fw")
+	if err := unix.Kill(now.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	f.awaitPhase(t, "stopped")
+	if s := f.status(t, "fw"); !strings.Contains(s.Why, "killed") {
+		t.Errorf("status after the keeper was killed = %+v; want it to say so", s)
+	}
+	f.do(t, 0, "starts", "start", "--no-wait", "fw")
+	f.do(t, 0, "stopped", "stop", "--now", "fw")
+	f.do(t, 0, "disks stay", "rm", "fw")
+	f.do(t, 1, "--adopt", create...)
+	f.do(t, 0, "are gone", "rm", "--data", "fw")
+	if b, err := os.ReadFile(filepath.Join(f.dir, "www.raw")); err != nil || string(b) != strings.Repeat("data", 4096) {
+		t.Errorf("after rm --data the owner's own disk is %d bytes, %v; want it as it was", len(b), err)
+	}
+}
+
+// private looks whether all that is the guest's alone is for its owner only, and whether the secret is where it should
+// be and nowhere else. It returns what must stay of the identity.
+func (f *family) private(t *testing.T, secret string) []byte {
+	t.Helper()
+	var stays []byte
+	dir := filepath.Join(f.dir, "guests", "fw")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s has mode %v; want it for its owner only", e.Name(), info.Mode())
+		}
+		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// As JSON has bytes, too: base64.
+		found := bytes.Contains(b, []byte(secret)) || bytes.Contains(b, []byte("ZmQyYThjNTE"))
+		if found != (e.Name() == "identity.raw") {
+			t.Errorf("the secret is in %s: %v", e.Name(), found)
+		}
+		if e.Name() == "identity.raw" {
+			stays, _, _ = bytes.Cut(b[48:], []byte(`,"seed"`)) // the header has a digest; the seed is another each time
+		}
+	}
+	return stays
+}
+
+// atConsole looks at the console, types, and leaves by Ctrl-], after which the guest runs on.
+func (f *family) atConsole(t *testing.T) {
+	t.Helper()
+	s := newScreen()
+	cmd := f.command("console", "fw")
+	cmd.Stdout, cmd.Stderr = s, s
+	keys, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, cmd)
+	s.await(t, contract.ReadyPrefix) // said before anybody looked
+	if _, err := keys.Write([]byte{'\r', 0x1d}); err != nil {
+		t.Fatal(err)
+	}
+	if code := p.exit(t, s); code != 0 {
+		t.Errorf("exit status %d after Ctrl-]; want 0\n%s", code, s)
+	}
+	if phase := f.status(t, "fw").Phase; phase != "ready" {
+		t.Errorf("after the console was left the guest is %s; want ready", phase)
+	}
+}
+
+// changes applies a profile and commits it, which makes another master the guest's next.
+func (f *family) changes(t *testing.T, before string) {
+	t.Helper()
+	src, err := profiles.BuiltinSource(profile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(string(src), "tcp: [80, 443]", "tcp: [80, 443, 8443]", 1)
+	if err := os.WriteFile(filepath.Join(f.dir, "new.yaml"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.do(t, 0, "8443", "apply", "new.yaml", "fw", "--undo-after", "5m")
+	f.do(t, 0, "confirmed", "confirm", "fw", "--key", f.key)
+	f.do(t, 3, "8443", "diff", "fw")
+	f.do(t, 0, "the next start of fw", "commit", "fw", "--renew-lock")
+	f.do(t, 0, "runs what its master", "diff", "fw")
+	f.do(t, 0, "0 masters gone", "master", "prune", "--store", f.dir+"/masters")
+	f.do(t, 0, before[:12], "master", "list", "--store", f.dir+"/masters")
+}
+
+// awaitPhase waits, bounded, until a guest is in a phase: the kernel takes a moment to end what was killed.
+func (f *family) awaitPhase(t *testing.T, want string) {
+	t.Helper()
+	last := ""
+	for deadline := time.Now().Add(rig.Patience); time.Now().Before(deadline); {
+		if last = f.status(t, "fw").Phase; last == want {
+			return
+		}
+	}
+	t.Fatal(fmt.Errorf("the guest is %s; want %s", last, want))
+}
