@@ -74,6 +74,12 @@ when it was not READY within --timeout.`,
 				if err != nil {
 					return err
 				}
+				if *name != "" {
+					err = notCreated(*name) // rather than after a build
+				}
+				if err != nil {
+					return err
+				}
 				m, done, err := o.master(ctx, c, args[0], keepDir)
 				if err != nil {
 					return err
@@ -83,21 +89,14 @@ when it was not READY within --timeout.`,
 				if s.Name == "" {
 					s.Name = m.Profile.Name
 				}
-				if !identity.IsHostname(s.Name) {
-					return usageError{fmt.Sprintf("--name %s: want an RFC 1123 label in lower case, such as fw-1", s.Name)}
-				}
 				if s.State = *state; s.State == "" {
 					s.State = m.StatePath(s.Name)
 				}
 				if s.Identity = *own.disk; s.Identity == "" {
 					s.Identity = m.IdentityPath(s.Name)
 				}
-				switch _, err := openCreated(s.Name); {
-				case err != nil && !errors.Is(err, home.ErrUnknown):
+				if err := notCreated(s.Name); err != nil {
 					return err
-				case err == nil:
-					return fmt.Errorf("%s is the name of a guest that `rempart create` made (`rempart start %[1]s` starts it); "+
-						"give this one another with --name", s.Name)
 				}
 				s.Console = c.out
 				g, err := takeName(&s)
@@ -121,6 +120,21 @@ when it was not READY within --timeout.`,
 			}
 		},
 	}
+}
+
+// notCreated tells that a name is that of a guest with a home, which `rempart run` is not for.
+func notCreated(name string) error {
+	if !identity.IsHostname(name) {
+		return usageError{fmt.Sprintf("--name %s: want an RFC 1123 label in lower case, such as fw-1", name)}
+	}
+	switch _, err := openCreated(name); {
+	case errors.Is(err, home.ErrUnknown):
+		return nil
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("%s is a guest that `rempart create` made: `rempart start %[1]s` starts it; give this one another "+
+		"name with --name", name)
 }
 
 // machineOptions say what a guest's machine is like.

@@ -112,7 +112,7 @@ func TestGuests(t *testing.T) {
 	f.do(t, 0, "is READY", "start", "fw")
 	f.do(t, 1, "runs", "start", "fw")
 	f.do(t, 1, "stop it first", "rm", "fw")
-	f.do(t, 1, "rempart create", "run", profile, "--name", "fw", "--renew-lock")
+	f.do(t, 1, "rempart create", "run", profile, "--name", "fw")
 	f.do(t, 0, "ready", "list")
 	f.do(t, 0, "fw, rempart", "ctl", "fw", "status")
 	f.do(t, 0, "policy: loaded", "ssh", "--key", f.key, "fw", "status")
