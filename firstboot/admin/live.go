@@ -10,8 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"rempart/firstboot/boottime"
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/ctl"
@@ -131,7 +130,7 @@ func (d *desk) ask(ctx context.Context, r child.Request) (contract.Report, error
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), patience,
 		fmt.Errorf("PID 1 did not answer for %v", patience))
 	defer cancel()
-	now := bootNanos()
+	now := uint64(boottime.Now())
 	if now == 0 {
 		return contract.Report{}, errors.New("the kernel does not tell the time")
 	}
@@ -142,13 +141,4 @@ func (d *desk) ask(ctx context.Context, r child.Request) (contract.Report, error
 		err = errors.New(report.Live.Error)
 	}
 	return report, err
-}
-
-// bootNanos is CLOCK_BOOTTIME in nanoseconds; 0: the kernel does not tell.
-func bootNanos() uint64 {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		return 0
-	}
-	return uint64(t.Nano())
 }

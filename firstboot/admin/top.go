@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"rempart/firstboot/boottime"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/ctl"
 )
@@ -137,7 +138,7 @@ func (d *desk) look(before map[string]used) (topReport, error) {
 			return t, fmt.Errorf("%s: %w", loadFile, err)
 		}
 	}
-	t.Uptime = time.Duration(bootNanos()).Seconds()
+	t.Uptime = time.Duration(uint64(boottime.Now())).Seconds()
 	// Missing where the kernel tracks no connections.
 	if t.Conntrack.Count, err = d.statNumber(conntrackCount); err == nil {
 		t.Conntrack.Max, err = d.statNumber(conntrackMax)

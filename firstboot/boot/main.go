@@ -12,8 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"rempart/firstboot/boottime"
 	"rempart/firstboot/cmdline"
 	"rempart/firstboot/contract"
 )
@@ -23,7 +22,7 @@ import (
 const deadline = 60 * time.Second
 
 func main() {
-	started := boottime()
+	started := boottime.Now().Seconds()
 	s := &stage{root: "/", started: started, say: say}
 	err := s.guarded()
 	// Only reached when the root could not be started.
@@ -99,12 +98,3 @@ func (s *stage) run() error {
 
 // say prints one line on the console.
 func say(line string) { fmt.Fprintln(os.Stdout, contract.ConsolePrefix+line) }
-
-// boottime is CLOCK_BOOTTIME in seconds.
-func boottime() float64 {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		return 0
-	}
-	return float64(t.Sec) + float64(t.Nsec)/1e9
-}

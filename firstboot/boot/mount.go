@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"rempart/firstboot/boottime"
 	"rempart/firstboot/contract"
 )
 
@@ -87,7 +88,7 @@ func mountRoot(dm string) error {
 // handOver writes what was found for the stages to come, frees the initramfs, makes the new root the root and becomes
 // firstboot. It returns only when that failed.
 func handOver(found contract.Boot) error {
-	found.Seconds = boottime()
+	found.Seconds = boottime.Now().Seconds()
 	if err := os.MkdirAll(contract.RunDir, 0o755); err != nil {
 		return fmt.Errorf("preparing %s: %w", contract.RunDir, err)
 	}

@@ -26,6 +26,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"rempart/firstboot/boottime"
 	"rempart/firstboot/child"
 	"rempart/firstboot/cmdline"
 	"rempart/firstboot/contract"
@@ -120,7 +121,7 @@ func newGuest(o Options) *guest {
 
 // run makes the guest: every step is tried, whatever became of the ones before.
 func (g *guest) run(ctx context.Context) {
-	g.facts.times.Init = boottime()
+	g.facts.times.Init = boottime.Now().Seconds()
 	g.guarded("init", func() error { return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) })
 	go g.forever("reaper", func() { g.reaper.Run(ctx) })
 	g.step("mounts", g.mountAll)
@@ -268,13 +269,4 @@ func (g *guest) fact(change func(f *facts)) {
 	change(&g.facts)
 	g.mu.Unlock()
 	g.poke()
-}
-
-// boottime is CLOCK_BOOTTIME in seconds.
-func boottime() float64 {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		return 0
-	}
-	return float64(t.Sec) + float64(t.Nsec)/1e9
 }

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"rempart/firstboot/boottime"
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/identity"
@@ -236,7 +237,7 @@ func (g *guest) putInForce(ctx context.Context, live []byte, p *profiles.Profile
 	g.warn("name", g.setName)
 	g.fact(func(f *facts) {
 		f.settled, f.changing = false, time.Now()
-		f.live.Profile, f.live.Since, f.live.UndoAt, f.live.Error = digest, boottime(), 0, ""
+		f.live.Profile, f.live.Since, f.live.UndoAt, f.live.Error = digest, boottime.Now().Seconds(), 0, ""
 		delete(f.failures, policyChild)
 	})
 	defer g.fact(func(f *facts) { f.changing = time.Time{} })

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"rempart/firstboot/boottime"
 	"rempart/firstboot/child"
 )
 
@@ -39,8 +40,8 @@ var levels = []struct {
 
 // keep puts down a line as it was said: "[LEVEL: ]TEXT".
 func (l *logbook) keep(from, said string) {
-	line := child.Line{Time: time.Now().UnixMicro(), Uptime: int64(boottime() * 1e6), Severity: severityInfo, From: from,
-		Text: said}
+	line := child.Line{Time: time.Now().UnixMicro(), Uptime: boottime.Now().Microseconds(), Severity: severityInfo,
+		From: from, Text: said}
 	for _, level := range levels {
 		if text, ok := strings.CutPrefix(said, level.prefix); ok {
 			line.Severity, line.Text = level.severity, text

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"rempart/firstboot/boottime"
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/health"
@@ -90,10 +91,10 @@ func (g *guest) compose() contract.Report {
 	g.facts.settled = g.facts.changing.IsZero() && (g.facts.settled || r.Settled)
 	r.Settled = g.facts.settled
 	if g.facts.times.Links == 0 && health.LinksUp(&r, profile) {
-		g.facts.times.Links = boottime()
+		g.facts.times.Links = boottime.Now().Seconds()
 	}
 	if g.facts.times.Ready == 0 && r.Ready {
-		g.facts.times.Ready = boottime()
+		g.facts.times.Ready = boottime.Now().Seconds()
 		go debug.FreeOSMemory() // what the start took
 	}
 	r.Times.Links, r.Times.Ready = g.facts.times.Links, g.facts.times.Ready

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"rempart/firstboot/boottime"
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/identity"
@@ -92,7 +93,7 @@ func (g *guest) told(name string, m child.Message) error {
 		g.fact(func(f *facts) {
 			f.scrubbed = done
 			if done && f.times.Scrub == 0 {
-				f.times.Scrub = boottime()
+				f.times.Scrub = boottime.Now().Seconds()
 			}
 		})
 		return nil
@@ -202,7 +203,7 @@ func (g *guest) toldPolicy(name string, m child.Message) error {
 	g.fact(func(f *facts) {
 		f.policy = policy
 		if policy == "loaded" && f.times.Policy == 0 {
-			f.times.Policy = boottime()
+			f.times.Policy = boottime.Now().Seconds()
 		}
 	})
 	return nil

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"rempart/firstboot/boottime"
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/link/dhcp4"
@@ -37,7 +38,7 @@ type uplinks struct {
 }
 
 func newUplinks(env *child.Env, plan Plan) *uplinks {
-	u := &uplinks{env: env, plan: plan, now: dhcp4.Now, news: make(chan func())}
+	u := &uplinks{env: env, plan: plan, now: boottime.Now, news: make(chan func())}
 	u.leases = newLearner(u, u.dhcp4())
 	u.adverts = newLearner(u, u.slaac())
 	u.given6 = newLearner(u, u.dhcp6())

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"rempart/firstboot/boottime"
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/link/dhcp4"
@@ -33,7 +34,7 @@ func uplinkEnv(t *testing.T) (*child.Env, *bytes.Buffer) {
 func uplinksOf(env *child.Env) *uplinks { return newUplinks(env, Compile(env.Profile)) }
 
 func aLease() dhcp4.Lease {
-	now := dhcp4.Now()
+	now := boottime.Now()
 	return dhcp4.Lease{Address: pfx("198.51.100.50/24"), Server: ip("198.51.100.1"), MAC: "02:00:00:00:00:0a",
 		DNS: []netip.Addr{ip("9.9.9.9")}, Routes: []dhcp4.Route{{Dst: pfx("192.0.2.0/24")}},
 		Obtained: now, Renew: now + time.Hour, Rebind: now + 2*time.Hour, Expires: now + 3*time.Hour}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"rempart/firstboot/boottime"
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/logging/segment"
@@ -107,7 +108,8 @@ func readKernel(f *os.File, mark string, out chan<- segment.Entry) error {
 			out <- segment.Entry{Time: now, Uptime: r.at, Severity: segment.Warning, From: "kernel",
 				Text: fmt.Sprintf("%d messages of the kernel were overwritten before they were read", lost)}
 		}
-		out <- segment.Entry{Time: now.Add(r.at - uptime()), Uptime: r.at, Severity: r.severity, From: "kernel", Text: r.text}
+		out <- segment.Entry{Time: now.Add(r.at - boottime.Now()), Uptime: r.at, Severity: r.severity,
+			From: "kernel", Text: r.text}
 		next = r.sequence + 1
 		if _, err := keep.WriteAt(fmt.Appendf(nil, "%-20d", next), 0); err != nil {
 			return err

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"rempart/firstboot/boottime"
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/logging/segment"
@@ -65,7 +66,7 @@ func run(ctx context.Context, env *child.Env) error {
 		return err
 	}
 	defer store.Close()
-	k := &keeper{env: env, store: store, meters: map[string]*meter{}, now: uptime}
+	k := &keeper{env: env, store: store, meters: map[string]*meter{}, now: boottime.Now}
 	if err != nil {
 		k.moved(err)
 	}
@@ -107,14 +108,6 @@ func bound(dir string) int64 {
 		most = mostInMemory
 	}
 	return min(most, max(int64(fs.Blocks)*fs.Bsize/partOfDisk, inSpare))
-}
-
-func uptime() time.Duration {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		return 0
-	}
-	return time.Duration(t.Nano())
 }
 
 // keeper puts what arrives into the store.

@@ -30,9 +30,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"rempart/firstboot/boottime"
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
-	"rempart/firstboot/link/dhcp4"
 	"rempart/firstboot/link/packet"
 	"rempart/firstboot/link/watch"
 	"rempart/profiles"
@@ -113,7 +113,7 @@ type voice struct {
 }
 
 // now is a clock that does not go back and that the next run shares.
-func (s *server) now() time.Duration { return dhcp4.Now() }
+func (s *server) now() time.Duration { return boottime.Now() }
 
 func (s *server) fail(err error) {
 	if err == nil {

@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"rempart/firstboot/boottime"
 	"rempart/firstboot/child"
-	"rempart/firstboot/link/dhcp4"
 	"rempart/firstboot/link/packet"
 	"rempart/firstboot/link/watch"
 	"rempart/profiles"
@@ -328,7 +328,7 @@ func TestKept(t *testing.T) {
 	}
 	old := netip.MustParsePrefix("2001:db8:1::/64")
 	r := newRouter()
-	r.said = []promise{{prefix{prefix: old, valid: time.Hour}, dhcp4.Now() + time.Hour}}
+	r.said = []promise{{prefix{prefix: old, valid: time.Hour}, boottime.Now() + time.Hour}}
 	(&server{env: env, voices: []*voice{{router: *r}}}).save()
 	next := &server{env: env, voices: []*voice{{router: *newRouter()}}}
 	next.load()

@@ -50,6 +50,7 @@ var plan = map[string]string{
 	"firstboot/cmdline":  "what does the kernel's command line say?",
 	"firstboot/console":  "what may be asked on the console?",
 	"firstboot/contract": "what must both sides agree on?",
+	"firstboot/boottime": "how long has the machine been up?",
 	"firstboot/control":  "what may the host ask of a guest?",
 	"firstboot/dns":      "which addresses has a name, and who may know?",
 	"firstboot/dhcp":     "who is given which address, and what else is such a client told?",

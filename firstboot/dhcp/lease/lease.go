@@ -32,7 +32,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"rempart/firstboot/boottime"
 )
 
 // State is what a lease is.
@@ -88,13 +88,7 @@ type Clock struct {
 
 // SystemClock is the machine's.
 func SystemClock() Clock {
-	return Clock{Wall: time.Now, Boot: func() time.Duration {
-		var ts unix.Timespec
-		if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-			return 0 // impossible: the clock is there since Linux 2.6.39
-		}
-		return time.Duration(ts.Nano())
-	}}
+	return Clock{Wall: time.Now, Boot: boottime.Now}
 }
 
 // Options of a store.

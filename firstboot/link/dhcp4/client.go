@@ -10,18 +10,16 @@ package dhcp4
 
 import (
 	"context"
-	crand "crypto/rand"
-	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
 	"time"
 
+	"rempart/firstboot/boottime"
+	"rempart/firstboot/link/turns"
+
 	"github.com/insomniacslk/dhcp/dhcpv4"
-	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 )
 
@@ -60,22 +58,6 @@ func (c *Config) minLease() time.Duration {
 	return DefaultMinLease
 }
 
-// Now is the clock of leases: CLOCK_BOOTTIME, the same for every process until the next boot.
-func Now() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		panic(err) // cannot fail on Linux since 2.6.39
-	}
-	return time.Duration(ts.Nano())
-}
-
-// maxSleep bounds how long a timer of the Go runtime is trusted: it stands still while the guest sleeps, and
-// CLOCK_BOOTTIME does not.
-const maxSleep = 30 * time.Second
-
-// complaints bounds how often a server can make the guest write to its log.
-const complaints = 10 * time.Second
-
 // Run keeps a lease until ctx is done, and then returns nil without giving the lease up. It returns an error when the
 // link cannot be used at all; calling it again may help.
 func Run(ctx context.Context, cfg Config) error {
@@ -89,88 +71,53 @@ func Run(ctx context.Context, cfg Config) error {
 	defer sock.close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-
-	var seed [32]byte
-	_, _ = crand.Read(seed[:]) // never fails (crypto/rand)
 	c := client{
 		cfg:     cfg,
 		sock:    sock,
-		machine: machine{cfg: &cfg, random: rand.New(rand.NewChaCha8(seed))},
-		probed:  make(chan bool, 1),
-		limit:   rate.Sometimes{First: 3, Interval: complaints},
+		machine: machine{cfg: &cfg, random: turns.Random()},
+		done:    make(chan func(), 1),
+		limit:   turns.Complaints(),
 	}
-	return c.run(ctx)
+	if cfg.Restored != nil {
+		c.machine.restore(boottime.Now(), *cfg.Restored)
+	}
+	return turns.Client[bool]{
+		Name:    "dhcp on " + cfg.Name,
+		Receive: sock.receive,
+		Hear:    c.hear,
+		Told:    cfg.Carrier,
+		Tell:    c.tell,
+		Done:    c.done,
+		Next:    func() time.Duration { return c.machine.next },
+		Timer:   func() { c.machine.timer(boottime.Now()) },
+		Perform: func() { c.perform(ctx) },
+	}.Run(ctx)
 }
 
 type client struct {
 	cfg     Config
 	sock    *socket
 	machine machine
-	probed  chan bool
+	done    chan func() // what ended beside the client
 	limit   rate.Sometimes
 }
 
-func (c *client) run(ctx context.Context) error {
-	answers := make(chan *dhcpv4.DHCPv4, 8)
-	broken := make(chan error, 1)
-	go func() { broken <- c.listen(ctx, answers) }()
-
-	if c.cfg.Restored != nil {
-		c.machine.restore(Now(), *c.cfg.Restored)
-		c.perform(ctx)
-	}
-	timer := time.NewTimer(maxSleep)
-	defer timer.Stop()
-	for {
-		wait := maxSleep
-		if next := c.machine.next; next != 0 {
-			wait = min(max(next-Now(), 0), maxSleep)
-		}
-		timer.Reset(wait)
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-broken:
-			return fmt.Errorf("dhcp on %s: receiving: %w", c.cfg.Name, err)
-		case up := <-c.cfg.Carrier:
-			if up {
-				c.machine.carrierUp(Now())
-			} else {
-				c.machine.carrierDown()
-			}
-		case msg := <-answers:
-			c.machine.answer(Now(), msg)
-		case conflict := <-c.probed:
-			c.machine.probed(Now(), conflict)
-		case <-timer.C:
-			c.machine.timer(Now())
-		}
-		c.perform(ctx)
+func (c *client) tell(carrier bool) {
+	if carrier {
+		c.machine.carrierUp(boottime.Now())
+	} else {
+		c.machine.carrierDown()
 	}
 }
 
-// listen hands on every well-formed DHCP message until the socket is closed.
-func (c *client) listen(ctx context.Context, answers chan<- *dhcpv4.DHCPv4) error {
-	buf := make([]byte, maxPacket)
-	for {
-		packet, summed, err := c.sock.receive(buf)
-		if errors.Is(err, os.ErrClosed) || ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		msg, err := message(packet, summed)
-		if err != nil {
-			c.cfg.Log.Debug("ignored a packet", "link", c.cfg.Name, "error", err)
-			continue
-		}
-		select {
-		case answers <- msg:
-		case <-ctx.Done():
-			return nil
-		}
+// hear hands on every well-formed DHCP message.
+func (c *client) hear(packet []byte, summed bool) func() {
+	msg, err := message(packet, summed)
+	if err != nil {
+		c.cfg.Log.Debug("ignored a packet", "link", c.cfg.Name, "error", err)
+		return nil
 	}
+	return func() { c.machine.answer(boottime.Now(), msg) }
 }
 
 // message is all that is done with outside bytes before the machine sees them.
@@ -202,7 +149,7 @@ func (c *client) perform(ctx context.Context) {
 					c.cfg.Log.Debug("could not probe", "link", c.cfg.Name, "address", a.probe, "error", err)
 				}
 				select {
-				case c.probed <- conflict:
+				case c.done <- func() { c.machine.probed(boottime.Now(), conflict) }:
 				case <-ctx.Done():
 				}
 			}()
@@ -212,7 +159,7 @@ func (c *client) perform(ctx context.Context) {
 			}
 		case a.lease != nil:
 			c.cfg.Log.Debug("lease", "link", c.cfg.Name, "address", a.lease.Address, "server", a.lease.Server,
-				"for", (a.lease.Expires - Now()).Round(time.Second))
+				"for", (a.lease.Expires - boottime.Now()).Round(time.Second))
 			c.cfg.Changed(a.lease)
 		case a.lost != "":
 			c.cfg.Log.Warn("lost the lease", "link", c.cfg.Name, "because", a.lost)

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"rempart/firstboot/link/packet"
+	"rempart/firstboot/link/turns"
 )
 
 // Sizes and numbers of IPv4 (RFC 791), UDP (RFC 768) and DHCP's ports (RFC 2131 section 4.1).
@@ -21,7 +22,7 @@ const (
 	tosLowDelay  = 0x10 // what every DHCP client sends; some bridges queue by it
 	fragmentMask = 0x3fff
 	// maxPacket bounds what is read: no DHCP message outgrows an Ethernet frame without our asking (option 57).
-	maxPacket = 1500
+	maxPacket = turns.MaxPacket
 )
 
 var errNotForUs = errors.New("not a DHCP answer")

@@ -15,22 +15,20 @@ package dhcp6
 
 import (
 	"context"
-	crand "crypto/rand"
-	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
+	"slices"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
-	"rempart/firstboot/link/dhcp4"
+	"rempart/firstboot/boottime"
 	"rempart/firstboot/link/packet"
+	"rempart/firstboot/link/turns"
 )
 
 // Config describes the link and who wants to know.
@@ -59,10 +57,6 @@ func (c *Config) inside() []netip.Prefix {
 
 const (
 	macLen = 6 // bytes of an Ethernet address
-	// maxSleep bounds how long a timer of the Go runtime is trusted: it stands still while the guest sleeps.
-	maxSleep = 30 * time.Second
-	// complaints bounds how often a server can make the guest write to its log.
-	complaints = 10 * time.Second
 	// believed is how many answers are read at once, and then one a second: a few servers answer one message.
 	believed = 16
 )
@@ -78,18 +72,33 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("DHCPv6 on %s: %w", cfg.Name, err)
 	}
 	defer sock.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var seed [32]byte
-	_, _ = crand.Read(seed[:]) // never fails (crypto/rand)
 	c := client{
 		cfg:     cfg,
 		sock:    sock,
-		machine: machine{cfg: &cfg, random: rand.New(rand.NewChaCha8(seed))},
-		limit:   rate.Sometimes{First: 3, Interval: complaints},
+		machine: machine{cfg: &cfg, random: turns.Random()},
+		limit:   turns.Complaints(),
 		believe: rate.NewLimiter(rate.Every(time.Second), believed),
 	}
-	return c.run(ctx)
+	if cfg.Restored != nil {
+		c.machine.restore(boottime.Now(), *cfg.Restored)
+		c.perform()
+	}
+	return turns.Client[netip.Addr]{
+		Name:    "DHCPv6 on " + cfg.Name,
+		Receive: sock.Receive,
+		Hear: func(b []byte, summed bool) func() {
+			whole := slices.Clone(b)
+			return func() { c.hear(whole, summed) }
+		},
+		Told:  cfg.Ready,
+		Tell:  c.tell,
+		Next:  func() time.Duration { return c.machine.next(boottime.Now()) },
+		Timer: func() {}, // the machine looks at its times at every turn
+		Perform: func() {
+			c.machine.timer(boottime.Now())
+			c.perform()
+		},
+	}.Run(ctx)
 }
 
 type client struct {
@@ -101,80 +110,27 @@ type client struct {
 	believe *rate.Limiter
 }
 
-func (c *client) run(ctx context.Context) error {
-	packets := make(chan received, believed)
-	broken := make(chan error, 1)
-	go func() { broken <- c.listen(ctx, packets) }()
-	if c.cfg.Restored != nil {
-		c.machine.restore(dhcp4.Now(), *c.cfg.Restored)
-		c.perform()
+func (c *client) tell(from netip.Addr) {
+	if from != c.from {
+		c.machine.down()
 	}
-	timer := time.NewTimer(maxSleep)
-	defer timer.Stop()
-	for {
-		wait := maxSleep
-		if next := c.machine.next(dhcp4.Now()); next != 0 {
-			wait = min(max(next-dhcp4.Now(), 0), maxSleep)
-		}
-		timer.Reset(wait)
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-broken:
-			return fmt.Errorf("DHCPv6 on %s: receiving: %w", c.cfg.Name, err)
-		case from := <-c.cfg.Ready:
-			if from != c.from {
-				c.machine.down()
-			}
-			if c.from = from; from.IsValid() {
-				c.machine.up(dhcp4.Now())
-			}
-		case p := <-packets:
-			c.hear(p)
-		case <-timer.C:
-		}
-		c.machine.timer(dhcp4.Now())
-		c.perform()
-	}
-}
-
-// received is a packet as it came.
-type received struct {
-	bytes  []byte
-	summed bool
-}
-
-// listen hands on packets until the socket is closed.
-func (c *client) listen(ctx context.Context, packets chan<- received) error {
-	buf := make([]byte, maxPacket)
-	for {
-		b, summed, err := c.sock.Receive(buf)
-		if errors.Is(err, os.ErrClosed) || ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		select {
-		case packets <- received{append([]byte(nil), b...), summed}:
-		case <-ctx.Done():
-			return nil
-		}
+	if c.from = from; from.IsValid() {
+		c.machine.up(boottime.Now())
 	}
 }
 
 // hear reads a packet for the machine. Only what answers the question under way counts against how much is believed: a
 // flood of anything else must not drown the answers.
-func (c *client) hear(p received) {
-	if payload, err := decode(p.bytes, c.from, p.summed); err != nil || !c.machine.awaits(payload) || !c.believe.Allow() {
+func (c *client) hear(b []byte, summed bool) {
+	if payload, err := decode(b, c.from, summed); err != nil || !c.machine.awaits(payload) || !c.believe.Allow() {
 		return
 	}
-	msg, err := parse(p.bytes, c.from, p.summed)
+	msg, err := parse(b, c.from, summed)
 	if err != nil {
 		c.cfg.Log.Debug("ignored a packet", "link", c.cfg.Name, "error", err)
 		return
 	}
-	c.machine.answer(dhcp4.Now(), msg)
+	c.machine.answer(boottime.Now(), msg)
 }
 
 // parse reads a message of a server out of a packet.

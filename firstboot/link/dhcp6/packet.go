@@ -10,6 +10,7 @@ import (
 	"golang.org/x/net/bpf"
 
 	"rempart/firstboot/link/packet"
+	"rempart/firstboot/link/turns"
 )
 
 // Sizes and numbers of IPv6 (RFC 8200), UDP (RFC 768) and DHCPv6's ports (RFC 8415, section 7.2).
@@ -21,7 +22,7 @@ const (
 	portClient  = 546
 	portServer  = 547
 	// maxPacket bounds what is read: an answer fits an Ethernet frame.
-	maxPacket = 1500
+	maxPacket = turns.MaxPacket
 )
 
 // servers is All_DHCP_Relay_Agents_and_Servers (RFC 8415, section 7.1), and what that is on Ethernet (RFC 2464, 7).

@@ -12,6 +12,7 @@ import (
 
 	"rempart/firstboot/link/dhcp4"
 	"rempart/firstboot/link/packet"
+	"rempart/firstboot/link/turns"
 )
 
 // Numbers of IPv6 (RFC 8200) and of neighbour discovery (RFC 4861, section 4; RFC 4191, section 2.2; RFC 8106,
@@ -35,7 +36,7 @@ const (
 	endless        = 0xffffffff // a lifetime
 	// maxPacket bounds what is read: an advertisement is never fragmented (RFC 6980), and IPv6 over Ethernet begins
 	// with this MTU.
-	maxPacket = 1500
+	maxPacket = turns.MaxPacket
 )
 
 // Preferences of a default router, RFC 4191 section 2.1, the best the greatest.

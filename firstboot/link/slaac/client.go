@@ -19,22 +19,19 @@ package slaac
 
 import (
 	"context"
-	crand "crypto/rand"
-	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
 	"time"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
-	"rempart/firstboot/link/dhcp4"
+	"rempart/firstboot/boottime"
 	"rempart/firstboot/link/packet"
+	"rempart/firstboot/link/turns"
 )
 
 // Config describes the link and who wants to know.
@@ -62,10 +59,6 @@ func (c *Config) inside() []netip.Prefix {
 
 const (
 	macLen = 6 // bytes of an Ethernet address
-	// maxSleep bounds how long a timer of the Go runtime is trusted: it stands still while the guest sleeps.
-	maxSleep = 30 * time.Second
-	// complaints bounds how often a router can make the guest write to its log.
-	complaints = 10 * time.Second
 	// believed is how many advertisements are read at once, and then one a second: routers send one in three seconds
 	// at most (RFC 4861, section 10: MIN_DELAY_BETWEEN_RAS).
 	believed = 16
@@ -95,18 +88,26 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("autoconfiguration on %s: %w", cfg.Name, err)
 	}
 	defer sock.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var seed [32]byte
-	_, _ = crand.Read(seed[:]) // never fails (crypto/rand)
 	c := client{
 		cfg:     cfg,
 		sock:    sock,
-		machine: machine{cfg: &cfg, random: rand.New(rand.NewChaCha8(seed))},
-		limit:   rate.Sometimes{First: 3, Interval: complaints},
+		machine: machine{cfg: &cfg, random: turns.Random()},
+		limit:   turns.Complaints(),
 		believe: rate.NewLimiter(rate.Every(time.Second), believed),
 	}
-	return c.run(ctx)
+	if cfg.Restored != nil {
+		c.machine.restore(boottime.Now(), *cfg.Restored)
+	}
+	return turns.Client[netip.Addr]{
+		Name:    "autoconfiguration on " + cfg.Name,
+		Receive: sock.Receive,
+		Hear:    c.hear,
+		Told:    cfg.Ready,
+		Tell:    c.tell,
+		Next:    func() time.Duration { return c.machine.next(boottime.Now()) },
+		Timer:   func() { c.machine.timer(boottime.Now()) },
+		Perform: c.perform,
+	}.Run(ctx)
 }
 
 type client struct {
@@ -118,68 +119,26 @@ type client struct {
 	believe *rate.Limiter
 }
 
-func (c *client) run(ctx context.Context) error {
-	adverts := make(chan advert, believed)
-	broken := make(chan error, 1)
-	go func() { broken <- c.listen(ctx, adverts) }()
-	if c.cfg.Restored != nil {
-		c.machine.restore(dhcp4.Now(), *c.cfg.Restored)
-		c.perform()
-	}
-	timer := time.NewTimer(maxSleep)
-	defer timer.Stop()
-	for {
-		wait := maxSleep
-		if next := c.machine.next(dhcp4.Now()); next != 0 {
-			wait = min(max(next-dhcp4.Now(), 0), maxSleep)
-		}
-		timer.Reset(wait)
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-broken:
-			return fmt.Errorf("autoconfiguration on %s: receiving: %w", c.cfg.Name, err)
-		case from := <-c.cfg.Ready:
-			c.from = from
-			if from.IsValid() {
-				c.machine.up(dhcp4.Now())
-			} else {
-				c.machine.down()
-			}
-		case a := <-adverts:
-			c.machine.advert(dhcp4.Now(), a)
-		case <-timer.C:
-			c.machine.timer(dhcp4.Now())
-		}
-		c.perform()
+func (c *client) tell(from netip.Addr) {
+	c.from = from
+	if from.IsValid() {
+		c.machine.up(boottime.Now())
+	} else {
+		c.machine.down()
 	}
 }
 
-// listen hands on advertisements until the socket is closed.
-func (c *client) listen(ctx context.Context, adverts chan<- advert) error {
-	buf := make([]byte, maxPacket)
-	for {
-		b, summed, err := c.sock.Receive(buf)
-		if errors.Is(err, os.ErrClosed) || ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if !c.believe.Allow() {
-			continue // a flood: a router repeats what it said
-		}
-		a, err := parse(b, summed)
-		if err != nil {
-			c.cfg.Log.Debug("ignored a packet", "link", c.cfg.Name, "error", err)
-			continue
-		}
-		select {
-		case adverts <- a:
-		case <-ctx.Done():
-			return nil
-		}
+// hear reads an advertisement, and leaves the rest of a flood: a router repeats what it said.
+func (c *client) hear(b []byte, summed bool) func() {
+	if !c.believe.Allow() {
+		return nil
 	}
+	a, err := parse(b, summed)
+	if err != nil {
+		c.cfg.Log.Debug("ignored a packet", "link", c.cfg.Name, "error", err)
+		return nil
+	}
+	return func() { c.machine.advert(boottime.Now(), a) }
 }
 
 // perform does what the machine wants done.
