@@ -3,6 +3,7 @@ package profiles
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Bounds of delegated prefixes: nobody is given more than what an Internet provider has, and a subnet has 64 bits.
@@ -86,6 +87,31 @@ func (v *validator) delegatedAddresses(from *Link) {
 				bad("remove one", "the link learns its addresses from others, and has one for others to learn from")
 			}
 		}
+	}
+}
+
+// delegatedHost checks a host in what is delegated that a line of the policy is about, on its side of a zone.
+func (v *validator) delegatedHost(d Delegated, zone string, at Pos) {
+	if problem := checkSuffix(d.Host); problem != "" {
+		v.reject(at, "for example delegated/1::10", "policy: %s: %s", d, problem)
+		return
+	}
+	if zone == Self {
+		v.reject(at, "remove it: the guest's own addresses are all self", "policy: %s is a host on a link, not self", d)
+		return
+	}
+	l := v.p.LinkOf(d)
+	if l == nil {
+		v.reject(at, fmt.Sprintf("give a link the address delegated/%x::1", d.Subnet), "policy: no link has subnet %x, "+
+			"where %s is", d.Subnet, d)
+		return
+	}
+	z := v.zone(zone)
+	if z != nil && !slices.ContainsFunc(z.Members, func(m Member) bool {
+		return m.Link == l.Name && (len(m.Prefixes) == 0 || m.Rest)
+	}) {
+		v.reject(at, "name the zone it is in", "policy: %s is on link %s, which zone %s has not, or only prefixes of", d,
+			clip(l.Name), clip(zone))
 	}
 }
 

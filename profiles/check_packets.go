@@ -228,10 +228,11 @@ func (v *validator) lineSpeaks(rule Rule, a netip.Addr) bool {
 		}
 	}
 	same := func(p netip.Prefix) bool { return p.Addr().Is4() == a.Is4() }
-	leaves := func(list []netip.Prefix, sets []string) bool {
-		return len(list) == 0 || len(sets) > 0 || slices.ContainsFunc(list, same)
+	leaves := func(list []netip.Prefix, sets []string, hosts []Delegated) bool {
+		return len(list)+len(hosts) == 0 || len(sets) > 0 || slices.ContainsFunc(list, same) || len(hosts) > 0 && a.Is6()
 	}
 	return len(rule.Matches) == 0 || slices.ContainsFunc(rule.Matches, func(m Match) bool {
-		return m.Protocol.Speaks(a.Is6()) && leaves(m.Sources, m.SourceSets) && leaves(m.Destinations, m.DestinationSets)
+		return m.Protocol.Speaks(a.Is6()) && leaves(m.Sources, m.SourceSets, m.DelegatedSources) &&
+			leaves(m.Destinations, m.DestinationSets, m.DelegatedDestinations)
 	})
 }

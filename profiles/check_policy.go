@@ -77,7 +77,7 @@ func (v *validator) policyTooLarge() (Pos, bool) {
 	}
 	for i, rule := range v.p.Policy {
 		for _, m := range rule.Matches {
-			matches += 1 + len(m.Sources) + len(m.Destinations)
+			matches += 1 + len(m.Sources) + len(m.Destinations) + len(m.DelegatedSources) + len(m.DelegatedDestinations)
 		}
 		pairs += zones(rule.From) * zones(rule.To) * max(1, len(rule.Matches))
 		if matches > maxMatches || i >= maxPolicy || pairs > maxPairMatches {
@@ -129,6 +129,14 @@ func (v *validator) match(rule Rule, m Match, i int) {
 	}
 	for j, p := range m.Destinations {
 		good = v.narrowed(p, rule.To, v.places.find(rule.At, "policy[%d].destinations[%d]", i, j)) && good
+	}
+	for j, d := range m.DelegatedSources {
+		v.delegatedHost(d, rule.From, v.places.find(rule.At, "policy[%d].delegated_sources[%d]", i, j))
+		good = false // of one family, which others told of
+	}
+	for j, d := range m.DelegatedDestinations {
+		v.delegatedHost(d, rule.To, v.places.find(rule.At, "policy[%d].delegated_destinations[%d]", i, j))
+		good = false
 	}
 	if good && len(m.Sources) > 0 && len(m.Destinations) > 0 && !shareFamily(m.Sources, m.Destinations) {
 		v.reject(v.places.find(rule.At, "policy[%d].destinations[0]", i), "", "policy: from and to share no address family")

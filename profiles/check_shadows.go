@@ -145,7 +145,8 @@ func (s *shadowIndex) boxes(r *Rule) []flowBox {
 			if !protocol.Speaks(v6) {
 				continue
 			}
-			sources, destinations := s.atoms(m.Sources, m.SourceSets, v6), s.atoms(m.Destinations, m.DestinationSets, v6)
+			sources, destinations := s.atoms(m.Sources, m.SourceSets, m.DelegatedSources, v6),
+				s.atoms(m.Destinations, m.DestinationSets, m.DelegatedDestinations, v6)
 			if s.work += len(sources) * len(destinations) * len(numbers); s.work > maxShadowWork {
 				return nil
 			}
@@ -186,8 +187,8 @@ var everyAddress = map[bool]netip.Prefix{false: netip.PrefixFrom(netip.IPv4Unspe
 	true: netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
 
 // atoms are the ways in which an address of a family may be as a line says.
-func (s *shadowIndex) atoms(prefixes []netip.Prefix, sets []string, v6 bool) []atom {
-	if len(prefixes)+len(sets) == 0 {
+func (s *shadowIndex) atoms(prefixes []netip.Prefix, sets []string, hosts []Delegated, v6 bool) []atom {
+	if len(prefixes)+len(sets)+len(hosts) == 0 {
 		return []atom{{prefix: everyAddress[v6]}}
 	}
 	var out []atom
@@ -198,6 +199,13 @@ func (s *shadowIndex) atoms(prefixes []netip.Prefix, sets []string, v6 bool) []a
 	}
 	for _, name := range sets {
 		if set := s.sets[name]; set != nil && (set.unknown() || len(set.Ranges.Of(v6)) > 0) {
+			out = append(out, atom{set: name})
+		}
+	}
+	for _, d := range hosts {
+		if v6 { // which address that is nobody knows, as with a list
+			name := d.String()
+			s.sets[name] = &Set{Name: name, Source: &ListSource{}}
 			out = append(out, atom{set: name})
 		}
 	}

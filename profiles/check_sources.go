@@ -217,11 +217,11 @@ func (p *Profile) forbids(zone string, to netip.Addr, port uint16) *Rule {
 		}
 		wanted := PortRange{port, port}
 		for _, m := range append(r.Matches[:len(r.Matches):len(r.Matches)], alternatives(r)...) {
-			if m.Protocol != AnyProtocol && m.Protocol != TCP || len(m.Sources)+len(m.SourceSets) > 0 ||
+			if m.Protocol != AnyProtocol && m.Protocol != TCP || len(m.Sources)+len(m.SourceSets)+len(m.DelegatedSources) > 0 ||
 				len(m.Ports) > 0 && !slices.ContainsFunc(m.Ports, func(p PortRange) bool { return p.covers(wanted) }) {
 				continue
 			}
-			if len(m.Destinations)+len(m.DestinationSets) > 0 {
+			if len(m.Destinations)+len(m.DestinationSets)+len(m.DelegatedDestinations) > 0 {
 				known := to.IsValid() && slices.ContainsFunc(m.Destinations, func(d netip.Prefix) bool { return d.Contains(to) })
 				if !known && r.Action != Accept {
 					continue

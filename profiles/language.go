@@ -220,31 +220,30 @@ func adminFields() table[Admin] {
 
 // matchDraft is what a policy line says of one service beyond its name.
 type matchDraft struct {
-	from, to             []netip.Prefix
-	fromPlaces, toPlaces []Pos
-	fromSets, toSets     []string
-	action               Action
-	limit                *Limit
-	connections          int
-	log                  string
-	logged               bool
-	with                 RejectWith
-	helper               Helper
-	dscp                 *uint8
-	ttl                  uint8
-	notrack              bool
-	synproxy             *SynProxy
-	add                  string
+	from, to    lineEnds
+	action      Action
+	limit       *Limit
+	connections int
+	log         string
+	logged      bool
+	with        RejectWith
+	helper      Helper
+	dscp        *uint8
+	ttl         uint8
+	notrack     bool
+	synproxy    *SynProxy
+	add         string
 }
 
 // matchFields are the keys below a service in the long form of a policy line.
 func matchFields() table[matchDraft] {
-	addresses := oneOrMore(eitherOf(textLike(hostPattern), textLike(prefixPattern)))
+	addresses := oneOrMore(eitherOf(textLike(hostPattern), textLike(prefixPattern), textLike(delegatedPattern)))
+	const ends = "addresses, prefixes, hosts or sets; delegated/1::10 is host ::10 of a link in subnet 1 of what is delegated."
 	return table[matchDraft]{
-		{name: "from", doc: "Only from these addresses, prefixes, hosts or sets.", kind: addresses,
-			decode: func(r *reader, v value, into *matchDraft) { into.from, into.fromPlaces, into.fromSets = r.ends(v) }},
-		{name: "to", doc: "Only to these addresses, prefixes, hosts or sets.", kind: addresses,
-			decode: func(r *reader, v value, into *matchDraft) { into.to, into.toPlaces, into.toSets = r.ends(v) }},
+		{name: "from", doc: "Only from these " + ends, kind: addresses,
+			decode: func(r *reader, v value, into *matchDraft) { into.from = r.lineEnds(v) }},
+		{name: "to", doc: "Only to these " + ends, kind: addresses,
+			decode: func(r *reader, v value, into *matchDraft) { into.to = r.lineEnds(v) }},
 		{name: "action", doc: "accept (the default), drop or reject.",
 			kind: oneWordOf(string(Accept), string(Drop), string(Reject)), decode: readAction},
 		{name: "limit", doc: "How fast one source may begin flows: 10/s, 10/m burst 20, also /h and /d. The default" +

@@ -42,6 +42,10 @@ func (r *reader) address(v value, text string) (netip.Addr, bool) {
 		return r.shortAddress(v, text)
 	}
 	a, problem, hint := parseAddress(text)
+	if strings.HasPrefix(text, delegatedWord) {
+		problem, hint = "which address "+quote(text)+" is only the running guest knows", "name it where a line of the policy"+
+			" says from or to"
+	}
 	if problem != "" {
 		r.rejectAt(v.pos(), hint, "%s: %s", v.name, problem)
 		return a, false
@@ -285,6 +289,11 @@ func (r *reader) target(v value) (to []netip.Addr, port uint16, ok bool) {
 				quote(digits))
 			return nil, 0, false
 		}
+	}
+	if strings.HasPrefix(host, delegatedWord+"/") || strings.HasPrefix(host, delegatedWord+"::") {
+		r.rejectAt(v.pos(), "write a line of the policy such as internet -> inside: {https: {to: "+clip(host)+"}}",
+			"%s: hosts in what is delegated are reached under their own addresses, without a forward", v.name)
+		return nil, 0, false
 	}
 	if !strings.HasPrefix(host, ".") && !looksNumeric(host) || r.hostNamed(host) != nil {
 		to = r.hostTargets(v, host)

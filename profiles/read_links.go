@@ -168,8 +168,8 @@ func readAddresses(r *reader, v value, l *Link) {
 				"%s: %s: not in this version", item.name, text)
 			continue
 		}
-		if rest, ok := strings.CutPrefix(text, "delegated"); ok {
-			r.delegated(item, rest, l)
+		if rest, ok := strings.CutPrefix(text, delegatedWord); ok {
+			r.delegatedLink(item, rest, l)
 			continue
 		}
 		p, problem, hint := parseInterfaceAddress(text)

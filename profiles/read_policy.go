@@ -5,6 +5,7 @@ package profiles
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"gopkg.in/yaml.v3"
 )
@@ -163,18 +164,19 @@ func (r *reader) longServices(v value, line *policyLine) {
 		if d.logged && d.log == "" {
 			rule.Log = line.from.text + " -> " + line.to.text
 		}
-		for j := range d.from {
-			r.places.put(d.fromPlaces[j], "policy[%d].sources[%d]", len(line.p.Policy)-1, j)
-		}
-		for j := range d.to {
-			r.places.put(d.toPlaces[j], "policy[%d].destinations[%d]", len(line.p.Policy)-1, j)
+		n := len(line.p.Policy) - 1
+		for what, places := range map[string][]Pos{"sources": d.from.places, "destinations": d.to.places,
+			"delegated_sources": d.from.hosts, "delegated_destinations": d.to.hosts} {
+			for j, at := range places {
+				r.places.put(at, "policy[%d].%s[%d]", n, what, j)
+			}
 		}
 	}
 }
 
 // narrow limits matches to addresses.
 func narrow(matches []Match, d matchDraft) []Match {
-	if len(d.from) == 0 && len(d.to) == 0 && len(d.fromSets) == 0 && len(d.toSets) == 0 {
+	if !d.from.any() && !d.to.any() {
 		return matches
 	}
 	if len(matches) == 0 {
@@ -182,7 +184,8 @@ func narrow(matches []Match, d matchDraft) []Match {
 	}
 	narrowed := make([]Match, len(matches))
 	for i, m := range matches {
-		m.Sources, m.Destinations, m.SourceSets, m.DestinationSets = d.from, d.to, d.fromSets, d.toSets
+		m.Sources, m.SourceSets, m.DelegatedSources = d.from.prefixes, d.from.sets, d.from.delegated
+		m.Destinations, m.DestinationSets, m.DelegatedDestinations = d.to.prefixes, d.to.sets, d.to.delegated
 		narrowed[i] = m
 	}
 	return narrowed
@@ -201,12 +204,44 @@ func readAction(r *reader, v value, d *matchDraft) {
 	}
 }
 
+// lineEnds are the ends of a line, as it is read.
+type lineEnds struct {
+	prefixes  []netip.Prefix
+	places    []Pos // of each prefix
+	sets      []string
+	delegated []Delegated
+	hosts     []Pos // the place of each delegated one
+}
+
+// any tells whether a line is narrowed to anything.
+func (e *lineEnds) any() bool { return len(e.prefixes)+len(e.sets)+len(e.delegated) > 0 }
+
+// lineEnds reads the ends of a line: those of ends, and hosts in what is delegated.
+func (r *reader) lineEnds(v value) (e lineEnds) {
+	e.prefixes, e.places, e.sets = r.someEnds(v, func(item value, text string) bool {
+		rest, ok := strings.CutPrefix(text, delegatedWord)
+		if !ok || !strings.HasPrefix(rest, "/") && !strings.HasPrefix(rest, ":") {
+			return false
+		}
+		if d, ok := r.delegated(item, rest); ok {
+			e.delegated, e.hosts = append(e.delegated, d), append(e.hosts, item.pos())
+		}
+		return true
+	})
+	return e
+}
+
 // ends reads addresses, prefixes, hosts and sets of the profile.
 func (r *reader) ends(v value) (all []netip.Prefix, places []Pos, sets []string) {
+	return r.someEnds(v, func(value, string) bool { return false })
+}
+
+// someEnds is ends without what taken takes.
+func (r *reader) someEnds(v value, taken func(value, string) bool) (all []netip.Prefix, places []Pos, sets []string) {
 	const what = "an address, a prefix, a host or set of this profile, or a list of these"
 	for _, item := range r.items(v, what, maxPrefixes) {
 		text, ok := r.dotted(item, what)
-		if !ok {
+		if !ok || taken(item, text) {
 			continue
 		}
 		if r.p.HasSet(text) {

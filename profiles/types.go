@@ -231,6 +231,9 @@ type Match struct {
 	// Sets whose members count as Sources and Destinations too.
 	SourceSets      []string `json:"source_sets,omitempty"`
 	DestinationSets []string `json:"destination_sets,omitempty"`
+	// Hosts of links whose subnets are delegated, which count as Sources and Destinations too.
+	DelegatedSources      []Delegated `json:"delegated_sources,omitempty"`
+	DelegatedDestinations []Delegated `json:"delegated_destinations,omitempty"`
 }
 
 // Protocol is what a Match or Forward speaks of.

@@ -30,6 +30,7 @@ func Explain(p *profiles.Profile, q Question) ([]Probe, error) {
 	if absent := p.Absent(); len(absent) > 0 {
 		return nil, fmt.Errorf("the %d ranges of set %s are not here, so nobody can tell", absent[0].Len(), absent[0].Name)
 	}
+	p = p.Supposed()
 	b := &prober{p: p, space: newSpace(p), seen: map[Probe]bool{}, explains: true}
 	for _, end := range []string{q.From, q.To} {
 		if !slices.ContainsFunc(p.Zones, func(z profiles.Zone) bool { return z.Name == end }) && end != profiles.Self {

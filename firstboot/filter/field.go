@@ -83,6 +83,7 @@ const (
 	SCTPSPort                        // SCTP source port
 	SAddrType                        // what the source is to this machine
 	DAddrOIfName                     // the link by which the destination is reached
+	SAddrOIfName                     // the link by which the source is reached
 )
 
 // fieldInfo is what both printers know of a field.
@@ -130,6 +131,7 @@ var fields = [...]fieldInfo{
 	SCTPSPort:       {text: "sctp sport", typ: TypePort, proto: ProtoSCTP},
 	SAddrType:       {text: "fib saddr type", typ: TypeAddrType},
 	DAddrOIfName:    {text: "fib daddr oifname", typ: TypeIfName},
+	SAddrOIfName:    {text: "fib saddr oifname", typ: TypeIfName},
 }
 
 // String is the field as nft writes it.

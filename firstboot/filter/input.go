@@ -22,11 +22,15 @@ func (c *compiler) antispoof() {
 	rules := Chain{Name: "antispoof", Base: base}
 	rules.add("this machine talks to itself", Match{IIfName, []Range{ifName("lo")}}, accept)
 	c.unaddressed(&rules)
+	c.delegatedElsewhere(&rules)
 	c.byLink(&rules, "antispoof", IIfName, func(ch *Chain, link string) {
 		for _, v6 := range families {
 			space := c.space.links[link].source[family(v6)]
 			if len(space) == 0 {
 				continue
+			}
+			if l := c.space.links[link].link; v6 && delegatedOnly(l) {
+				space = c.delegatedHere(ch, l)
 			}
 			if v6 {
 				// A host that checks whether its address is free has none yet (RFC 4862, section 5.4.2).

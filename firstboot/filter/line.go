@@ -113,13 +113,14 @@ func (c *compiler) byFamily(r *profiles.Rule, m profiles.Match) bool {
 
 // narrowed tells whether a match is limited to addresses.
 func narrowed(m profiles.Match) bool {
-	return len(m.Sources)+len(m.Destinations)+len(m.SourceSets)+len(m.DestinationSets) > 0
+	return len(m.Sources)+len(m.Destinations)+len(m.SourceSets)+len(m.DestinationSets)+len(m.DelegatedSources)+
+		len(m.DelegatedDestinations) > 0
 }
 
 // matchFamily adds the rules of one match for one family.
 func (c *compiler) matchFamily(ch *Chain, n int, m profiles.Match, v6 bool) {
-	for _, src := range c.addresses(srcField(v6), m.Sources, m.SourceSets, v6) {
-		for _, dst := range c.addresses(dstField(v6), m.Destinations, m.DestinationSets, v6) {
+	for _, src := range c.sources(m, srcField(v6), v6) {
+		for _, dst := range c.destinations(m, dstField(v6), v6) {
 			proto := protocol(m, v6)
 			if len(src) == 0 && len(dst) == 0 && !showsFamily(proto) {
 				proto = append([]Expr{version(v6)}, proto...)
@@ -141,13 +142,33 @@ func showsFamily(list []Expr) bool {
 	})
 }
 
+// sources are the ways in which a field may be as a line says of the source.
+func (c *compiler) sources(m profiles.Match, field Field, v6 bool) [][]Expr {
+	if hosts := c.delegatedHosts(field, m.DelegatedSources, v6); len(m.DelegatedSources) > 0 {
+		return append(hosts, c.listed(field, m.Sources, m.SourceSets, v6)...)
+	}
+	return c.addresses(field, m.Sources, m.SourceSets, v6)
+}
+
+// destinations are the ways in which a field may be as a line says of the destination.
+func (c *compiler) destinations(m profiles.Match, field Field, v6 bool) [][]Expr {
+	if hosts := c.delegatedHosts(field, m.DelegatedDestinations, v6); len(m.DelegatedDestinations) > 0 {
+		return append(hosts, c.listed(field, m.Destinations, m.DestinationSets, v6)...)
+	}
+	return c.addresses(field, m.Destinations, m.DestinationSets, v6)
+}
+
 // addresses are the ways in which an address may be as a line says: one without condition when it says nothing, none
 // when no address of the family will do.
 func (c *compiler) addresses(field Field, prefixes []netip.Prefix, sets []string, v6 bool) [][]Expr {
 	if len(prefixes) == 0 && len(sets) == 0 {
 		return [][]Expr{nil}
 	}
-	var out [][]Expr
+	return c.listed(field, prefixes, sets, v6)
+}
+
+// listed are the ways in which an address is one of a list.
+func (c *compiler) listed(field Field, prefixes []netip.Prefix, sets []string, v6 bool) (out [][]Expr) {
 	if list := prefixSpans(prefixes, v6); len(list) > 0 {
 		out = append(out, []Expr{Match{field, ranges(list)}})
 	}

@@ -38,6 +38,7 @@ func Probes(p *profiles.Profile) []Probe {
 	if p == nil || check(p) != nil {
 		return nil
 	}
+	p = p.Supposed()
 	b := &prober{p: p, space: newSpace(p), seen: map[Probe]bool{}}
 	for _, from := range p.Zones {
 		for _, v6 := range families {

@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"net/netip"
 	"time"
 
 	"rempart/profiles"
@@ -125,7 +126,7 @@ type Rule struct {
 // MaxComment is the longest comment nft(8) takes, in bytes (NFTNL_UDATA_COMMENT_MAXLEN is 128 with its NUL).
 const MaxComment = 127
 
-// Expr is one step of a rule. The set of implementations is closed: Match, Bits, Lookup, Count, Verdict, Reject,
+// Expr is one step of a rule. The set of implementations is closed: Match, Bits, HostPart, Lookup, Count, Verdict, Reject,
 // SetHelper, Share, DestinationNAT, SourceNAT, MapPrefix, Masquerade, ClampMSS, Rate, LimitSource, CountSource, Log,
 // Uncounted, Counted, FromSource, ToSource, OverSource, BanSource, SetMark, HasMark, SetDSCP, SetHops, NoTrack, Begins,
 // SynProxy, Offload.
@@ -142,6 +143,12 @@ type Bits struct {
 	Field Field // CTState, CTStatus or TCPFlags
 	Mask  uint32
 	None  bool
+}
+
+// HostPart continues when the lower 64 bits of an IPv6 address are those of another, whose upper ones are zero.
+type HostPart struct {
+	Field Field // IP6SAddr or IP6DAddr
+	Host  netip.Addr
 }
 
 // Lookup looks the selected values up, together, in a set of the same table: continues when they are in it, and when

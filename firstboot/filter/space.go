@@ -158,6 +158,9 @@ func sourceSpace(p *profiles.Profile, l *profiles.Link, v6 bool) spans {
 	if !hasFamily(l, v6) {
 		return nil
 	}
+	if v6 && delegatedOnly(l) { // what of it is whose, the routing table knows
+		return union(append(delegable, prefixSpan(linkLocal6))...)
+	}
 	mine := claims(p, l, v6)
 	var others []netip.Prefix
 	for i := range p.Links {

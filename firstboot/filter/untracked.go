@@ -166,6 +166,9 @@ func (c *compiler) keepOut(ch *Chain, list []profiles.Match, r *profiles.Rule, w
 				continue
 			}
 			for _, what := range c.oneWay(m, v6, back) {
+				if way.from != profiles.Self {
+					what = beforeRouting(what)
+				}
 				for _, end := range c.farEnd(way, v6) {
 					ch.add(comment, slices.Concat(end[:1], what, end[1:], []Expr{do})...)
 				}
@@ -185,8 +188,8 @@ func (c *compiler) oneWay(m profiles.Match, v6, back bool) (out [][]Expr) {
 				profiles.SCTP: SCTPSPort}[m.Protocol], portRanges(m.Ports)}}
 		}
 	}
-	for _, from := range c.addresses(src, m.Sources, m.SourceSets, v6) {
-		for _, to := range c.addresses(dst, m.Destinations, m.DestinationSets, v6) {
+	for _, from := range c.sources(m, src, v6) {
+		for _, to := range c.destinations(m, dst, v6) {
 			out = append(out, slices.Concat(from, to, proto))
 		}
 	}

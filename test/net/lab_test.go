@@ -71,6 +71,7 @@ var (
 // for every address that the probes use. No rules are loaded.
 func newLab(t *testing.T, p *profiles.Profile) *lab {
 	t.Helper()
+	p = p.Supposed() // what is delegated is there, as the link's own subnets are
 	l := &lab{profile: p, fw: newNode(t, "firewall"), hosts: map[netip.Addr]*node{}, wires: map[string]*node{},
 		routers: map[string]*node{}, own: map[string]netip.Prefix{}}
 	l.fw.Forward(t)
@@ -138,6 +139,11 @@ func (l *lab) host(t *testing.T, link string, a netip.Addr) *node {
 	own, ok := l.own[link+version(a)]
 	if !ok {
 		t.Fatalf("a host %v on link %s, which has no address of its family", a, link)
+	}
+	for _, x := range l.link(link).Addresses { // of several subnets, its own
+		if x.Contains(a) {
+			own = x
+		}
 	}
 	if !own.Contains(a) {
 		r := l.routers[link]

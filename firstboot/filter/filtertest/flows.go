@@ -103,6 +103,7 @@ func Judge(p filter.Probe, f Fate, w *Walker) string {
 // what fits no connection, what neighbours, DHCP servers and this machine itself send, and other protocols where the
 // policy names one.
 func Flows(p *profiles.Profile, w *Walker) ([]Packet, error) {
+	p = p.Supposed()
 	b := &packets{profile: p, walker: w, seen: map[Packet]bool{}}
 	for _, probe := range filter.Probes(p) {
 		first := PacketOf(probe, w)

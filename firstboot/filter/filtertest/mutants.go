@@ -111,7 +111,7 @@ func (m *Mutant) Commute(rs filter.Ruleset) bool {
 func acts(do []filter.Expr) []filter.Expr {
 	i := slices.IndexFunc(do, func(e filter.Expr) bool {
 		switch e.(type) {
-		case filter.Match, filter.Bits, filter.Lookup, filter.Share, filter.HasMark, filter.Begins:
+		case filter.Match, filter.Bits, filter.HostPart, filter.Lookup, filter.Share, filter.HasMark, filter.Begins:
 			return false
 		}
 		return true

@@ -75,6 +75,11 @@ func (x *walk) value(f filter.Field) []byte {
 			return linkName("lo")
 		}
 		return linkName(x.route(x.p.Dst))
+	case filter.SAddrOIfName:
+		if slices.Contains(x.own, x.p.Src) { // RTF_LOCAL is no route to anywhere
+			return linkName("")
+		}
+		return linkName(x.route(x.p.Src))
 	case filter.Version:
 		if v6 {
 			return []byte{filter.VersionIPv6}

@@ -104,6 +104,7 @@ var (
 
 // NewWalker prepares rules of a profile.
 func NewWalker(p *profiles.Profile, rules filter.Ruleset) *Walker {
+	p = p.Supposed()
 	w := &Walker{profile: p, rules: rules, onLink: map[string][]netip.Addr{}}
 	for i := range rules.Tables {
 		chains, sets := map[string]int{}, map[string]*filter.Set{}
@@ -321,7 +322,7 @@ func (x *walk) rule(id RuleID, r *filter.Rule) (v filter.Verdict, done bool) {
 	acts := false // its conditions are met as far as they go
 	for _, e := range r.Do {
 		switch e := e.(type) {
-		case filter.Match, filter.Bits, filter.Lookup, filter.Share, filter.HasMark, filter.Begins:
+		case filter.Match, filter.Bits, filter.HostPart, filter.Lookup, filter.Share, filter.HasMark, filter.Begins:
 			if v, ok := x.meets(id.Table, e); !ok {
 				return filter.Verdict{}, false
 			} else if v.Kind != 0 {
@@ -410,6 +411,9 @@ func (x *walk) meets(table int, e filter.Expr) (filter.Verdict, bool) {
 	case filter.Bits:
 		v := x.value(e.Field)
 		return filter.Verdict{}, v != nil && (binary.NativeEndian.Uint32(v)&e.Mask != 0) != e.None
+	case filter.HostPart:
+		v, host := x.value(e.Field), e.Host.As16()
+		return filter.Verdict{}, len(v) == len(host) && bytes.Equal(v[len(v)/2:], host[len(host)/2:])
 	case filter.HasMark:
 		return filter.Verdict{}, x.p.Mark&e.Mask == e.Value
 	case filter.Begins:

@@ -135,6 +135,8 @@ func (t *translator) load(f filter.Field, register uint32) error {
 		e = &expr.Fib{Register: register, FlagSADDR: true, ResultADDRTYPE: true}
 	case filter.DAddrOIfName:
 		e = &expr.Fib{Register: register, FlagDADDR: true, ResultOIFNAME: true}
+	case filter.SAddrOIfName:
+		e = &expr.Fib{Register: register, FlagSADDR: true, ResultOIFNAME: true}
 	default:
 		return fmt.Errorf("%s cannot be loaded", f)
 	}
@@ -160,6 +162,8 @@ func (t *translator) one(e filter.Expr) error {
 		}
 		t.emit(&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: uint32(len(mask)), Mask: mask, Xor: zero},
 			&expr.Cmp{Op: op, Register: reg1, Data: zero})
+	case filter.HostPart:
+		return t.hostPart(e)
 	case filter.Lookup:
 		return t.lookup(e)
 	case filter.Count:
@@ -273,6 +277,16 @@ func (t *translator) match(m filter.Match) error {
 	default:
 		t.emit(&expr.Range{Op: expr.CmpOpEq, Register: reg1, FromData: r.First, ToData: r.Last})
 	}
+	return nil
+}
+
+// hostPart compares the lower 64 bits of an address.
+func (t *translator) hostPart(h filter.HostPart) error {
+	if err := t.load(h.Field, reg1); err != nil {
+		return err
+	}
+	t.emit(&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: filter.IPv6Size, Mask: filter.HostMask(),
+		Xor: make([]byte, filter.IPv6Size)}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: h.Host.AsSlice()})
 	return nil
 }
 
