@@ -95,7 +95,10 @@ func explainPolicy(c *console, name string, q question, asJSON bool) error {
 			return err
 		}
 	}
-	return nil
+	if prefix := p.SupposedPrefix(); prefix.IsValid() {
+		_, err = fmt.Fprintf(c.out, "supposing that %s is delegated\n", prefix)
+	}
+	return err
 }
 
 // shownAddr is an address of a probe for people.

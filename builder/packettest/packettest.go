@@ -34,13 +34,15 @@ import (
 
 // Bench is a virtual internet with room for one guest.
 type Bench struct {
-	profile *profiles.Profile
-	probes  []filter.Probe
-	born    map[string]net.HardwareAddr    // what the guest's NICs have, by link
-	macs    map[string]net.HardwareAddr    // what the guest uses, by link; nil: its kernel's choice
-	wires   map[string]*virtualnet.Segment // by link; some share one
-	links   map[string]*segment
-	watch   *watch
+	profile *profiles.Profile // with delegated delegated
+	// delegated is what the uplink is delegated; zero: nothing.
+	delegated netip.Prefix
+	probes    []filter.Probe
+	born      map[string]net.HardwareAddr    // what the guest's NICs have, by link
+	macs      map[string]net.HardwareAddr    // what the guest uses, by link; nil: its kernel's choice
+	wires     map[string]*virtualnet.Segment // by link; some share one
+	links     map[string]*segment
+	watch     *watch
 	// receivers are the open ends of flows, each by what stops it; only link, dst, protocol and port of the key are set.
 	receivers map[flowKey]func()
 	// routed are the receivers, each with the sources it answers by way of the guest.
@@ -72,13 +74,15 @@ type Options struct {
 }
 
 // New builds the internet around a guest with the given profile, whose NICs have the given hardware addresses, in the
-// order of profiles.Profile.NICs.
+// order of profiles.Profile.NICs. What links of the profile are delegated is profiles.Profile.SupposedPrefix.
 func New(p *profiles.Profile, macs []net.HardwareAddr, o Options) (*Bench, error) {
 	nics := p.NICs()
 	if len(macs) != len(nics) {
 		return nil, fmt.Errorf("packet test of %s: %d hardware addresses for %d NICs", p.Name, len(macs), len(nics))
 	}
-	b := &Bench{profile: p, probes: filter.Probes(p), born: map[string]net.HardwareAddr{}, log: o.Log,
+	delegated := p.SupposedPrefix()
+	p = p.Supposed()
+	b := &Bench{profile: p, delegated: delegated, probes: filter.Probes(p), born: map[string]net.HardwareAddr{}, log: o.Log,
 		macs: map[string]net.HardwareAddr{}, wires: map[string]*virtualnet.Segment{}, links: map[string]*segment{},
 		watch: newWatch(), receivers: map[flowKey]func(){}, routed: map[[2]netip.Addr]bool{},
 		pcaps: o.Captures}

@@ -21,6 +21,9 @@ var leases = []netip.Prefix{
 	netip.MustParsePrefix("100.127.7.0/24"),
 }
 
+// routerLinkLocal is what routers call themselves on their link.
+var routerLinkLocal = netip.MustParseAddr("fe80::1")
+
 const (
 	leaseHost = 101 // the address a guest is given in its subnet
 	leaseTime = time.Hour
@@ -36,10 +39,11 @@ func (b *Bench) addSegment(i int, l profiles.Link) (*segment, error) {
 		addresses = append(addresses, s.onLink(g.Addr))
 	}
 	mac := s.nextMAC()
-	if l.DHCP6 {
-		return nil, fmt.Errorf("packet test of %s: link %s asks for its IPv6 address by DHCPv6, and the test has no such "+
-			"server; test it with address: auto", b.profile.Name, l.Name)
+	if l.DHCP6 && !l.Auto {
+		return nil, fmt.Errorf("packet test of %s: link %s has its IPv6 address by DHCPv6, which tells of no router; "+
+			"test it with address: [auto, dhcp6]", b.profile.Name, l.Name)
 	}
+	given := virtualnet.Delegation{Server: routerLinkLocal, Time: leaseTime}
 	if l.Auto {
 		own := b.macs[l.Name]
 		if own == nil {
@@ -51,7 +55,20 @@ func (b *Bench) addSegment(i int, l profiles.Link) (*segment, error) {
 		s.gateways[true] = prefix.Addr().Next()
 		addresses = append(addresses, netip.PrefixFrom(s.gateways[true], prefix.Bits()),
 			netip.PrefixFrom(router, router.BitLen()))
+		given.Server = router
+		if l.DHCP6 {
+			last := prefix.Addr().As16()
+			last[15] = leaseHost
+			given.Address = netip.AddrFrom16(last)
+			s.own = append(s.own, netip.PrefixFrom(given.Address, given.Address.BitLen()))
+		}
 		s.ServeRA(virtualnet.Advertisement{Router: router, Prefix: prefix, Time: leaseTime}, mac)
+	}
+	if l.Delegation != nil {
+		given.Prefix = b.delegated
+	}
+	if l.DHCP6 || l.Delegation != nil {
+		s.ServeDHCP6(given, mac)
 	}
 	if l.DHCP {
 		subnet, err := b.leaseSubnet(i)
@@ -119,7 +136,7 @@ func (b *Bench) routesBehind(s *segment, h *virtualnet.Host) error {
 func (b *Bench) advertised(link int, l profiles.Link) (prefix netip.Prefix, router netip.Addr) {
 	base := netip.MustParseAddr("fd72:6d70:7465:7374::").As16()
 	base[6], base[7] = 0xa0, byte(link)
-	router = netip.MustParseAddr("fe80::1")
+	router = routerLinkLocal
 	if len(l.Accept.Routers) > 0 {
 		router = l.Accept.Routers[0]
 	}

@@ -15,13 +15,14 @@ import (
 )
 
 // TestPackets runs `rempart test`, as an ordinary user, on every built-in profile, on one with all the links that a
-// guest makes itself, and on one with a bridge that filters: each flow of the policy, allowed and
+// guest makes itself, on one with a bridge that filters, and on one whose IPv6 is learnt and delegated: each flow of the policy, allowed and
 // denied, has to be tried in a booted guest and to be right.
 func TestPackets(t *testing.T) {
 	t.Parallel()
 	names := profiles.Builtin()
-	for _, file := range []string{"made.yaml", "bridged.yaml"} {
-		path, err := filepath.Abs(filepath.Join("testdata", file))
+	for _, file := range []string{"testdata/made.yaml", "testdata/bridged.yaml",
+		"../boot/packets/testdata/rented-delegated.yaml"} {
+		path, err := filepath.Abs(file)
 		if err != nil {
 			t.Fatal(err)
 		}
