@@ -238,7 +238,7 @@ type matchDraft struct {
 // matchFields are the keys below a service in the long form of a policy line.
 func matchFields() table[matchDraft] {
 	addresses := oneOrMore(eitherOf(textLike(hostPattern), textLike(prefixPattern), textLike(delegatedPattern)))
-	const ends = "addresses, prefixes, hosts or sets; delegated/1::10 is host ::10 of a link in subnet 1 of what is delegated."
+	const ends = "addresses, prefixes, hosts or sets; delegated/1::10 is host ::10 of subnet 1 of what is delegated."
 	return table[matchDraft]{
 		{name: "from", doc: "Only from these " + ends, kind: addresses,
 			decode: func(r *reader, v value, into *matchDraft) { into.from = r.lineEnds(v) }},

@@ -63,7 +63,7 @@ func (p *Profile) LinkOf(d Delegated) *Link {
 	return nil
 }
 
-// supposed is the prefix of SupposedPrefix, for documentation (RFC 9637), with room for every subnet a profile can name.
+// supposed is the prefix of SupposedPrefix, for documentation (RFC 9637), with room for each subnet a profile can name.
 var supposed = netip.MustParsePrefix("3fff:d::/32")
 
 // Supposed is the profile as those judge it who try it out: with SupposedPrefix delegated. It is p where none is.

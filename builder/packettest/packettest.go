@@ -82,7 +82,8 @@ func New(p *profiles.Profile, macs []net.HardwareAddr, o Options) (*Bench, error
 	}
 	delegated := p.SupposedPrefix()
 	p = p.Supposed()
-	b := &Bench{profile: p, delegated: delegated, probes: filter.Probes(p), born: map[string]net.HardwareAddr{}, log: o.Log,
+	b := &Bench{profile: p, delegated: delegated, probes: filter.Probes(p),
+		born: map[string]net.HardwareAddr{}, log: o.Log,
 		macs: map[string]net.HardwareAddr{}, wires: map[string]*virtualnet.Segment{}, links: map[string]*segment{},
 		watch: newWatch(), receivers: map[flowKey]func(){}, routed: map[[2]netip.Addr]bool{},
 		pcaps: o.Captures}

@@ -126,10 +126,10 @@ type Rule struct {
 // MaxComment is the longest comment nft(8) takes, in bytes (NFTNL_UDATA_COMMENT_MAXLEN is 128 with its NUL).
 const MaxComment = 127
 
-// Expr is one step of a rule. The set of implementations is closed: Match, Bits, HostPart, Lookup, Count, Verdict, Reject,
-// SetHelper, Share, DestinationNAT, SourceNAT, MapPrefix, Masquerade, ClampMSS, Rate, LimitSource, CountSource, Log,
-// Uncounted, Counted, FromSource, ToSource, OverSource, BanSource, SetMark, HasMark, SetDSCP, SetHops, NoTrack, Begins,
-// SynProxy, Offload.
+// Expr is one step of a rule. The set of implementations is closed: Match, Bits, HostPart, Lookup, Count, Verdict,
+// Reject, SetHelper, Share, DestinationNAT, SourceNAT, MapPrefix, Masquerade, ClampMSS, Rate, LimitSource, CountSource,
+// Log, Uncounted, Counted, FromSource, ToSource, OverSource, BanSource, SetMark, HasMark, SetDSCP, SetHops, NoTrack,
+// Begins, SynProxy, Offload.
 type Expr interface{ text() string }
 
 // Match continues when the selected value is in one of the ranges.

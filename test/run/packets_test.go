@@ -15,8 +15,8 @@ import (
 )
 
 // TestPackets runs `rempart test`, as an ordinary user, on every built-in profile, on one with all the links that a
-// guest makes itself, on one with a bridge that filters, and on one whose IPv6 is learnt and delegated: each flow of the policy, allowed and
-// denied, has to be tried in a booted guest and to be right.
+// guest makes itself, on one with a bridge that filters, and on one whose IPv6 is learnt and delegated: each flow of
+// the policy, allowed and denied, has to be tried in a booted guest and to be right.
 func TestPackets(t *testing.T) {
 	t.Parallel()
 	names := profiles.Builtin()

@@ -10,7 +10,8 @@ import (
 
 // Profiles are all of them, by name. Each call makes new values.
 func Profiles() []*profiles.Profile {
-	return []*profiles.Profile{OneArmed(), Uplink(), Wide(), Guarded(), Merged(), Translated(), Serving(), Packets(), Delegated()}
+	return []*profiles.Profile{OneArmed(), Uplink(), Wide(), Guarded(), Merged(), Translated(), Serving(), Packets(),
+		Delegated()}
 }
 
 func prefixes(list ...string) []netip.Prefix {
