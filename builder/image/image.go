@@ -305,8 +305,10 @@ func (p *planner) layOut(context.Context) error {
 	if p.plan.Disk, err = layout.Assemble(gpt.MustParseGUID(guidDisk), bootCode, parts); err != nil {
 		return err
 	}
-	p.plan.Manifest, err = p.manifest(layout)
-	return err
+	if p.plan.Manifest, err = p.manifest(layout); err != nil {
+		return err
+	}
+	return locate(p.plan.Disk, p.plan.Manifest)
 }
 
 // content reads a regular file of a package.

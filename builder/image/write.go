@@ -82,7 +82,7 @@ func (p *Plan) Write(ctx context.Context, output string, formats []string) (err 
 	return s.publish()
 }
 
-// digest fills in the digests of the disk and of its regions. Reading the disk once for the whole and once by region
+// digest fills in the digests of the disk, of its regions and of its blocks. Reading the disk once for the whole and once by region
 // costs less than half a second for a master, on two cores at once.
 func (p *Plan) digest(ctx context.Context) error {
 	regions := []disk.Region{{Name: "disk", Offset: 0, Length: p.Disk.Size()}}
@@ -97,7 +97,9 @@ func (p *Plan) digest(ctx context.Context) error {
 	for i := range p.Manifest.Disk.Regions {
 		p.Manifest.Disk.Regions[i].SHA256 = hex.EncodeToString(sums[i+1][:])
 	}
-	return nil
+	p.Manifest.Disk.Block = master.BlockSize
+	p.Manifest.Disk.Blocks, err = disk.BlockDigests(ctx, p.Disk, p.Disk.Size(), master.BlockSize)
+	return err
 }
 
 func (p *Plan) writeDisk(ctx context.Context, s *staging, format string) error {

@@ -7,9 +7,11 @@ package master
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 
 	"rempart/firstboot/contract"
 )
@@ -26,7 +28,7 @@ const (
 )
 
 // Format is the version of the manifest's own form.
-const Format = 1
+const Format = 2
 
 // Manifest says what a master is, down to each byte. Digests are SHA-256 in lower-case hex, sizes and offsets bytes.
 type Manifest struct {
@@ -58,6 +60,19 @@ type Disk struct {
 	Size    int64    `json:"size"`
 	SHA256  string   `json:"sha256"`
 	Regions []Region `json:"regions"` // tile the disk from 0 to Size without holes
+	// Block and Blocks narrow down where a changed disk changed: the SHA-256 of each Block bytes, one after the other;
+	// the last block may be shorter.
+	Block  int64  `json:"block"`
+	Blocks []byte `json:"blocks"`
+}
+
+// BlockSize is the block of the manifests made: of 64 KiB, so that all digests together take 1/2048 of the disk.
+const BlockSize = 64 << 10
+
+// Extent is a run of bytes of the disk.
+type Extent struct {
+	Offset int64 `json:"offset"`
+	Length int64 `json:"length"`
 }
 
 // Region is a named run of bytes: a partition, a table, or a gap that must stay as it is.
@@ -85,6 +100,8 @@ type File struct {
 	SHA256 string `json:"sha256,omitempty"` // of a regular file
 	Link   string `json:"link,omitempty"`   // of a symbolic link
 	Origin string `json:"origin"`           // who put it there
+	// Extents are where the content of a regular file lies on the disk, in order; together they have Size bytes.
+	Extents []Extent `json:"extents,omitempty"`
 }
 
 // Package is a Debian package of which at least one file is in the master.
@@ -125,7 +142,8 @@ func encode(v any) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// ReadManifest reads what Encode wrote. It refuses unknown fields, other formats, and disks whose regions leave holes.
+// ReadManifest reads what Encode wrote. It refuses unknown fields, other formats, disks whose regions or
+// blocks leave holes, and files that lie beyond the disk.
 func ReadManifest(r io.Reader) (*Manifest, error) {
 	d := json.NewDecoder(io.LimitReader(r, maxManifest))
 	d.DisallowUnknownFields()
@@ -134,18 +152,57 @@ func ReadManifest(r io.Reader) (*Manifest, error) {
 		return nil, fmt.Errorf("%s: %w", ManifestFile, err)
 	}
 	if m.Format != Format {
-		return nil, fmt.Errorf("%s: format %d; this rempart reads format %d", ManifestFile, m.Format, Format)
+		return nil, fmt.Errorf("%s: format %d; this rempart reads format %d: build the master again with this rempart",
+			ManifestFile, m.Format, Format)
 	}
-	var at int64
-	for _, r := range m.Disk.Regions {
-		if r.Offset != at || r.Length <= 0 || r.Length > m.Disk.Size-at {
-			return nil, fmt.Errorf("%s: region %q has %d bytes at %d; want it to continue at %d of %d",
-				ManifestFile, r.Name, r.Length, r.Offset, at, m.Disk.Size)
+	if err := m.Disk.check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", ManifestFile, err)
+	}
+	for _, f := range slices.Concat(m.Boot, m.Root) {
+		if err := f.check(m.Disk.Size); err != nil {
+			return nil, fmt.Errorf("%s: file %q: %w", ManifestFile, f.Path, err)
 		}
-		at += r.Length
-	}
-	if at != m.Disk.Size {
-		return nil, fmt.Errorf("%s: the regions end at %d; the disk ends at %d", ManifestFile, at, m.Disk.Size)
 	}
 	return &m, nil
 }
+
+// check tells of regions and blocks that do not cover the disk.
+func (d *Disk) check() error {
+	var at int64
+	for _, r := range d.Regions {
+		if r.Offset != at || r.Length <= 0 || r.Length > d.Size-at {
+			return fmt.Errorf("region %q has %d bytes at %d; want it to continue at %d of %d", r.Name, r.Length, r.Offset, at,
+				d.Size)
+		}
+		at += r.Length
+	}
+	if at != d.Size {
+		return fmt.Errorf("the regions end at %d; the disk ends at %d", at, d.Size)
+	}
+	if d.Block < 1 || d.Block > maxBlock || int64(len(d.Blocks)) != (d.Size+d.Block-1)/d.Block*sha256.Size {
+		return fmt.Errorf("%d bytes of digests of blocks of %d bytes; want all of the disk's %d bytes, in blocks of 1 to %d",
+			len(d.Blocks), d.Block, d.Size, maxBlock)
+	}
+	return nil
+}
+
+// check tells of extents that are not the file's.
+func (f *File) check(disk int64) error {
+	var total int64
+	for _, e := range f.Extents {
+		if e.Offset < 0 || e.Length <= 0 || e.Length > disk-e.Offset {
+			return fmt.Errorf("%d bytes at %d of a disk of %d", e.Length, e.Offset, disk)
+		}
+		total += e.Length
+		if total > f.Size {
+			break
+		}
+	}
+	if len(f.Extents) > 0 && total != f.Size {
+		return fmt.Errorf("extents of %d bytes, a size of %d", total, f.Size)
+	}
+	return nil
+}
+
+// maxBlock bounds Disk.Block, which is read at once.
+const maxBlock = 16 << 20

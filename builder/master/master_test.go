@@ -17,8 +17,9 @@ func example() *Manifest {
 		Memory: 128 << 20, Links: []string{"lan0"}, Cmdline: "quiet",
 		Disk: Disk{Size: 1024, SHA256: "aa", Regions: []Region{
 			{Name: "mbr", Offset: 0, Length: 512, SHA256: "bb"}, {Name: "rest", Offset: 512, Length: 512, SHA256: "cc"},
-		}},
-		Root:     []File{{Path: "etc/hosts", Mode: "-rw-r--r--", Size: 3, SHA256: "dd", Origin: "rempart"}},
+		}, Block: 600, Blocks: make([]byte, 64)},
+		Root: []File{{Path: "etc/hosts", Mode: "-rw-r--r--", Size: 3, SHA256: "dd", Origin: "rempart",
+			Extents: []Extent{{Offset: 700, Length: 2}, {Offset: 1023, Length: 1}}}},
 		Packages: []Package{{Name: "libc6", Version: "2.36-9+deb12u1~x", Arch: "amd64", SHA256: "ee"}},
 	}
 }
@@ -44,12 +45,18 @@ func TestReadManifestRefuses(t *testing.T) {
 		change func(m *Manifest)
 		want   string
 	}{
-		{"another format", func(m *Manifest) { m.Format = 2 }, "format 2"},
+		{"another format", func(m *Manifest) { m.Format = 1 }, "format 1"},
 		{"a hole", func(m *Manifest) { m.Disk.Regions[1].Offset = 600 }, `region "rest"`},
 		{"an overlap", func(m *Manifest) { m.Disk.Regions[1].Offset = 500 }, `region "rest"`},
 		{"past the end", func(m *Manifest) { m.Disk.Regions[1].Length = 1 << 40 }, `region "rest"`},
 		{"negative length", func(m *Manifest) { m.Disk.Regions[0].Length = -1 }, `region "mbr"`},
 		{"too short", func(m *Manifest) { m.Disk.Regions = m.Disk.Regions[:1] }, "the regions end at 512"},
+		{"blocks of no bytes", func(m *Manifest) { m.Disk.Block = 0 }, "in blocks of 1 to"},
+		{"a block too few", func(m *Manifest) { m.Disk.Block = 1024; m.Disk.Blocks = nil }, "0 bytes of digests"},
+		{"half a digest", func(m *Manifest) { m.Disk.Blocks = m.Disk.Blocks[1:] }, "63 bytes of digests"},
+		{"a file beyond the disk", func(m *Manifest) { m.Root[0].Extents[0].Offset = 1023 }, `file "etc/hosts": 2 bytes at 1023`},
+		{"a file before the disk", func(m *Manifest) { m.Root[0].Extents[0].Offset = -1 }, "2 bytes at -1"},
+		{"a file that is larger", func(m *Manifest) { m.Root[0].Size = 4 }, "extents of 3 bytes, a size of 4"},
 	} {
 		m := example()
 		tt.change(m)

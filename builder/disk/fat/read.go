@@ -22,10 +22,10 @@ var (
 // Bounds of what is believed.
 const (
 	maxSectorSize  = 4096
-	maxDepth       = 128       // directories in each other: a path of 260 characters has no more
-	maxVolumeNames = 1 << 20   // names on a volume, which are kept in memory
-	maxRuns        = 1 << 20   // pieces of one file
-	pageSize       = 4096      // of the table of clusters, kept
+	maxDepth       = 128     // directories in each other: a path of 260 characters has no more
+	maxVolumeNames = 1 << 20 // names on a volume, which are kept in memory
+	maxRuns        = 1 << 20 // pieces of one file
+	pageSize       = 4096    // of the table of clusters, kept
 	tail12, tail16 = 0xFF8, 0xFFF8
 	tail32, mask32 = 0x0FFFFFF8, 0x0FFFFFFF
 )

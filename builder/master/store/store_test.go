@@ -29,7 +29,7 @@ func makeMaster(t *testing.T, name, system string) string {
 	dir := t.TempDir()
 	m := &master.Manifest{Format: master.Format, Master: contract.Master{Name: name, Arch: "amd64", Kernel: "6.1"},
 		Cmdline: "quiet rempart.verity=" + system, Disk: master.Disk{Size: 512, Regions: []master.Region{{Name: "all",
-			Length: 512}}},
+			Length: 512}}, Block: 512, Blocks: make([]byte, sha256.Size)},
 		Root:     []master.File{{Path: "etc/hosts", Mode: "-rw-r--r--", Size: int64(len(system)), SHA256: sum(system)}},
 		Packages: []master.Package{{Name: "linux", Version: "6.1-" + system, Arch: "amd64"}}}
 	for _, f := range []struct{ name, text string }{{master.RawFile, system + strings.Repeat("\x00", 3<<20) + "end"},
