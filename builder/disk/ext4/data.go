@@ -37,8 +37,17 @@ type File struct {
 
 // Open returns the content of an inode. Blocks that cannot be a file's are an error here, before a byte is read.
 func (f *FS) Open(i *Inode) (*File, error) {
+	file, err := f.open(i)
+	if err != nil {
+		return nil, err
+	}
+	return file, nil
+}
+
+// open is Open that tells of a tree that cannot be read, too, how many blocks of it were.
+func (f *FS) open(i *Inode) (*File, error) {
 	if i.Flags&flagEncrypt != 0 {
-		return nil, fmt.Errorf("inode %d: %w: it is encrypted", i.Number, ErrFeature)
+		return &File{}, fmt.Errorf("inode %d: %w: it is encrypted", i.Number, ErrFeature)
 	}
 	file := &File{f: f, size: i.Size}
 	area := i.raw[blockArea : blockArea+blockAreaLen]
@@ -55,10 +64,10 @@ func (f *FS) Open(i *Inode) (*File, error) {
 	case i.Mode&typeMask == typeFile || i.Mode&typeMask == typeDir || i.Mode&typeMask == typeLink:
 		file.extents, file.nodes, err = f.blockMap(i, area)
 	default:
-		return nil, fmt.Errorf("inode %d: %s has no content", i.Number, i.FileMode().Type())
+		return file, fmt.Errorf("inode %d: %s has no content", i.Number, i.FileMode().Type())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("inode %d: %w", i.Number, err)
+		return file, fmt.Errorf("inode %d: %w", i.Number, err)
 	}
 	return file, nil
 }
@@ -182,6 +191,9 @@ func (w *extentWalk) node(b []byte, depth int) error {
 			return fmt.Errorf("extent tree: %w: block %d twice", ErrDamaged, child)
 		}
 		w.seen[child] = true
+		if err := w.f.claim(child, w.inode.Number); err != nil {
+			return fmt.Errorf("extent tree: %w", err)
+		}
 		next, err := w.f.block(child)
 		if err != nil {
 			return fmt.Errorf("extent tree: %w", err)
@@ -214,21 +226,18 @@ func (w *extentWalk) check(block uint64, b []byte) error {
 
 // blockMap reads the map of ext2 and ext3: twelve blocks, then one each of blocks of blocks of depth 1, 2 and 3.
 func (f *FS) blockMap(i *Inode, area []byte) (extents []extent, nodes uint64, err error) {
-	m := &mapWalk{f: f, seen: map[uint64]bool{}}
+	m := &mapWalk{f: f, inode: i.Number, seen: map[uint64]bool{}}
 	m.last = uint64((i.Size + f.s.blockSize - 1) / f.s.blockSize)
-	if err := m.blocks(area[:12*4], 0); err != nil {
-		return nil, 0, err
+	err = m.blocks(area[:12*4], 0)
+	for depth := 1; depth <= 3 && err == nil; depth++ {
+		err = m.blocks(area[(11+depth)*4:(12+depth)*4], depth)
 	}
-	for depth := 1; depth <= 3; depth++ {
-		if err := m.blocks(area[(11+depth)*4:(12+depth)*4], depth); err != nil {
-			return nil, 0, err
-		}
-	}
-	return m.extents, uint64(len(m.seen)), nil
+	return m.extents, uint64(len(m.seen)), err
 }
 
 type mapWalk struct {
 	f       *FS
+	inode   uint32
 	seen    map[uint64]bool // indirect blocks
 	extents []extent
 	next    uint64 // the logical block that comes
@@ -255,6 +264,9 @@ func (m *mapWalk) blocks(list []byte, depth int) error {
 				return fmt.Errorf("block map: %w: block %d twice", ErrDamaged, n)
 			}
 			m.seen[n] = true
+			if err := m.f.claim(n, m.inode); err != nil {
+				return fmt.Errorf("block map: %w", err)
+			}
 			b, err := m.f.block(n)
 			if err != nil {
 				return fmt.Errorf("block map: %w", err)

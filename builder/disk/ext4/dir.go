@@ -44,9 +44,9 @@ func (f *FS) readDir(i *Inode, most uint64) (entries []Entry, took uint64, err e
 		entries, err = f.inlineDir(i)
 		return entries, 0, err
 	}
-	file, err := f.Open(i)
+	file, err := f.open(i)
 	if err != nil {
-		return nil, 1, err
+		return nil, file.nodes + 1, err
 	}
 	took = file.nodes
 	var failed []error

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 )
 
 // FS is a filesystem. It is safe for concurrent use as far as its image is.
@@ -22,6 +23,24 @@ type FS struct {
 	s       super
 	overlay map[uint64]replayed // by block: what the journal has newer
 	info    Info
+
+	mu    sync.Mutex
+	nodes map[uint64]uint32 // by block of an extent tree or block map: the inode it is of
+}
+
+// claim says that a block holds a part of the tree that says where an inode's blocks are. It is of one inode only: were
+// it not, files that share one large tree would make reading them all quadratic.
+func (f *FS) claim(block uint64, inode uint32) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if of, taken := f.nodes[block]; taken && of != inode {
+		return fmt.Errorf("%w: block %d is of inode %d too", ErrDamaged, block, of)
+	}
+	if f.nodes == nil {
+		f.nodes = map[uint64]uint32{}
+	}
+	f.nodes[block] = inode
+	return nil
 }
 
 // Info is what a filesystem says of itself.

@@ -39,6 +39,8 @@ const (
 // Features that change what is read.
 const (
 	compatJournal    = 0x4
+	compatOrphanFile = 0x1000
+	roCompatGDTCsum  = 0x10
 	roCompatSparse   = 0x1
 	roCompatMetaCsum = 0x400
 	roCompatBigalloc = 0x200
@@ -81,6 +83,7 @@ type super struct {
 	compat, incompat, ro   uint32
 	firstMetaBG            uint32
 	journalInode           uint32
+	orphanInode            uint32 // the file with the list of files without names; 0: there is none
 	groups                 uint32
 	seed                   uint32 // of the checksums of metadata
 	csum                   bool
@@ -112,6 +115,9 @@ func parseSuper(b []byte, size int64) (s super, err error) {
 		s.compat, s.incompat, s.ro = le.Uint32(b[0x5c:]), le.Uint32(b[0x60:]), le.Uint32(b[0x64:])
 		s.journalInode = le.Uint32(b[0xe0:])
 		s.firstMetaBG = le.Uint32(b[0x104:])
+		if s.compat&compatOrphanFile != 0 {
+			s.orphanInode = le.Uint32(b[0x280:])
+		}
 	}
 	switch unknown := s.incompat &^ incompatKnown; {
 	case s.incompat&incompatJournalDev != 0:
