@@ -57,7 +57,7 @@ type command struct {
 func commands() []*command {
 	return slices.Concat([]*command{newCommand(), checkCommand(), schemaCommand(), policyCommand(), buildCommand(),
 		masterCommand(), lockCommand(), runCommand(), createCommand(), listCommand(), statusCommand(), startCommand(),
-		stopCommand(), removeCommand(), consoleCommand(), sshCommand(), ctlCommand()}, liveCommands(),
+		stopCommand(), removeCommand(), verifyCommand(), consoleCommand(), sshCommand(), ctlCommand()}, liveCommands(),
 		[]*command{testCommand(), versionCommand(), completionCommand()})
 }
 

@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
 
-	"aead.dev/minisign"
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 
 	"rempart/builder/master/store"
 )
@@ -233,41 +232,11 @@ func (m *masters) sign(_ context.Context, c *console, args []string) error {
 	if err != nil {
 		return err
 	}
-	key, err := m.privateKey(c)
+	key, err := signingKey{m.key, m.password}.read(c)
 	if err != nil {
 		return fmt.Errorf("key %s: %w", m.key, err)
 	}
 	return m.store.Sign(one, key)
-}
-
-// privateKey reads the key to sign with. Its password is never an argument: those are for everybody to read.
-func (m *masters) privateKey(c *console) (key minisign.PrivateKey, err error) {
-	text, err := os.ReadFile(m.key)
-	if err != nil {
-		return key, err
-	}
-	if !minisign.IsEncrypted(text) {
-		return key, key.UnmarshalText(text)
-	}
-	var password []byte
-	switch {
-	case m.password != "":
-		if password, err = os.ReadFile(m.password); err != nil {
-			return key, err
-		}
-		password = []byte(strings.TrimRight(string(password), "\r\n"))
-	case term.IsTerminal(int(os.Stdin.Fd())):
-		fmt.Fprintf(c.err, "Password of %s: ", m.key)
-		password, err = term.ReadPassword(int(os.Stdin.Fd()))
-		fmt.Fprintln(c.err)
-		if err != nil {
-			return key, err
-		}
-	default:
-		return key, errors.New("it is encrypted, and there is no terminal to ask for its password; name a file with" +
-			" --password-file")
-	}
-	return minisign.DecryptKey(string(password), text)
 }
 
 func (m *masters) trust(_ context.Context, c *console, args []string) error {
@@ -296,20 +265,7 @@ func (m *masters) export(ctx context.Context, c *console, args []string) error {
 	if args[1] == "-" {
 		return m.store.Export(ctx, one, c.out)
 	}
-	// Whole or not at all.
-	file, err := os.CreateTemp(filepath.Dir(args[1]), "."+filepath.Base(args[1])+"-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(file.Name())
-	defer file.Close()
-	if err := m.store.Export(ctx, one, file); err != nil {
-		return err
-	}
-	if err := errors.Join(file.Chmod(0o644), file.Sync(), file.Close()); err != nil {
-		return err
-	}
-	return os.Rename(file.Name(), args[1])
+	return writeWhole(args[1], 0o644, func(w io.Writer) error { return m.store.Export(ctx, one, w) })
 }
 
 func (m *masters) importOne(ctx context.Context, c *console, args []string) error {

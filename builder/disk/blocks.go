@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// BlockDigests are the SHA-256 of each block bytes of the first size bytes of r, one after the other; the last block may
-// be shorter. They are made on all cores. A block of zeros costs a look at its bytes and no digest: most of a system
-// disk's free space is that. It fails with io.ErrUnexpectedEOF when r ends before.
+// BlockDigests are the SHA-256 of each block bytes of the first size bytes of r, one after the other; the last block
+// may be shorter. They are made on all cores. A block of zeros costs a look at its bytes and no digest: most of a
+// system disk's free space is that. It fails with io.ErrUnexpectedEOF when r ends before.
 func BlockDigests(ctx context.Context, r io.ReaderAt, size, block int64) ([]byte, error) {
 	if block <= 0 || size < 0 {
 		return nil, fmt.Errorf("digests of %d bytes in blocks of %d: want positive numbers", size, block)

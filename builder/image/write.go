@@ -82,8 +82,8 @@ func (p *Plan) Write(ctx context.Context, output string, formats []string) (err 
 	return s.publish()
 }
 
-// digest fills in the digests of the disk, of its regions and of its blocks. Reading the disk once for the whole and once by region
-// costs less than half a second for a master, on two cores at once.
+// digest fills in the digests of the disk, of its regions and of its blocks. Reading the disk once for the whole and
+// once by region costs less than half a second for a master, on two cores at once.
 func (p *Plan) digest(ctx context.Context) error {
 	regions := []disk.Region{{Name: "disk", Offset: 0, Length: p.Disk.Size()}}
 	for _, r := range p.Manifest.Disk.Regions {

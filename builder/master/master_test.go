@@ -54,7 +54,8 @@ func TestReadManifestRefuses(t *testing.T) {
 		{"blocks of no bytes", func(m *Manifest) { m.Disk.Block = 0 }, "in blocks of 1 to"},
 		{"a block too few", func(m *Manifest) { m.Disk.Block = 1024; m.Disk.Blocks = nil }, "0 bytes of digests"},
 		{"half a digest", func(m *Manifest) { m.Disk.Blocks = m.Disk.Blocks[1:] }, "63 bytes of digests"},
-		{"a file beyond the disk", func(m *Manifest) { m.Root[0].Extents[0].Offset = 1023 }, `file "etc/hosts": 2 bytes at 1023`},
+		{"a file beyond the disk", func(m *Manifest) { m.Root[0].Extents[0].Offset = 1023 },
+			`file "etc/hosts": 2 bytes at 1023`},
 		{"a file before the disk", func(m *Manifest) { m.Root[0].Extents[0].Offset = -1 }, "2 bytes at -1"},
 		{"a file that is larger", func(m *Manifest) { m.Root[0].Size = 4 }, "extents of 3 bytes, a size of 4"},
 	} {

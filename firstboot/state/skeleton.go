@@ -9,9 +9,9 @@ import (
 	"rempart/firstboot/contract"
 )
 
-// Skeleton makes the directories of /var below dir that are missing (contract.StatePlaces). It runs at every boot over what a guest broken
-// into may have left: it follows no link out of dir, and what stands in a directory's place is reported, not removed.
-// own gives them to their owners, which only root may.
+// Skeleton makes the directories of /var below dir that are missing (contract.StatePlaces). It runs at every boot over
+// what a guest broken into may have left: it follows no link out of dir, and what stands in a directory's place is
+// reported, not removed. own gives them to their owners, which only root may.
 func Skeleton(dir string, own bool) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {

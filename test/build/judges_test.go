@@ -2,11 +2,13 @@ package build
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -168,6 +170,17 @@ func TestManifest(t *testing.T) {
 		}
 		if got := fmt.Sprintf("%x", sum); got != r.SHA256 {
 			t.Errorf("region %s has digest %s; the manifest says %s", r.Name, got, r.SHA256)
+		}
+	}
+	for _, f := range slices.Concat(m.Boot, m.Root) {
+		h := sha256.New()
+		for _, e := range f.Extents {
+			if _, err := io.Copy(h, io.NewSectionReader(raw, e.Offset, e.Length)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := fmt.Sprintf("%x", h.Sum(nil)); f.SHA256 != "" && got != f.SHA256 {
+			t.Errorf("where %s lies there is %s; the manifest says %s", f.Path, got, f.SHA256)
 		}
 	}
 	if len(m.Packages) == 0 || len(m.Root) == 0 || len(m.Boot) == 0 {

@@ -1,12 +1,13 @@
 // Package fat writes a FAT32 filesystem as a sparse image: the EFI system partition of a master, which UEFI firmware,
-// GRUB, pygrub and Linux all read. It also reads FAT12, FAT16 and FAT32, as anybody made them. It follows Microsoft's "FAT32 File System Specification" 1.03 (2000), which the
-// UEFI Specification names as its reference, with VFAT long names.
+// GRUB, pygrub and Linux all read. It also reads FAT12, FAT16 and FAT32, as anybody made them. It follows Microsoft's
+// "FAT32 File System Specification" 1.03 (2000), which the UEFI Specification names as its reference, with VFAT long
+// names.
 //
 // The image depends on the arguments alone: the serial number is given, every time is the FAT epoch, files lie in the
 // order of their paths whatever the order they are given in. Each file is one contiguous run.
 //
-// What it deliberately does not do: change a filesystem, write FAT12 and FAT16, sectors other than 512 bytes, attributes
-// or times, repair, and code pages (a name that is not plain ASCII has a long name to say so).
+// What it deliberately does not do: change a filesystem, write FAT12 and FAT16, sectors other than 512 bytes,
+// attributes or times, repair, and code pages (a name that is not plain ASCII has a long name to say so).
 package fat
 
 import (

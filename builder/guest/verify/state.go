@@ -45,6 +45,8 @@ type State struct {
 type Suspect struct {
 	Path string   `json:"path"` // below StateDir, as Entry has it; empty: the disk itself
 	Why  []string `json:"why"`
+	// Inode of the file, by which the evidence has its content; 0: it is none.
+	Inode uint32 `json:"inode,omitempty"`
 }
 
 // Change is something that is not as it was.
@@ -225,6 +227,7 @@ func (n *inspection) file(name, shown string, i *ext4.Inode) error {
 	}
 	n.declared(name, shown, i)
 	n.special(shown, i)
+	defer n.mark(shown, i)
 	switch {
 	case mode&fs.ModeSymlink != 0:
 		target, err := n.f.Readlink(i)
@@ -400,6 +403,7 @@ func (n *inspection) nameless() error {
 		}
 		n.suspect(shown, whyNameless)
 		n.special(shown, i)
+		n.mark(shown, i)
 		return nil
 	})
 	if err != nil && isDamage(err) {
@@ -418,6 +422,13 @@ func (n *inspection) suspect(shown, why string) {
 	}
 	if !slices.Contains(s.Why, why) {
 		s.Why = append(s.Why, why)
+	}
+}
+
+// mark notes which file a suspect is.
+func (n *inspection) mark(shown string, i *ext4.Inode) {
+	if s := n.suspects[shown]; s != nil {
+		s.Inode = i.Number
 	}
 }
 

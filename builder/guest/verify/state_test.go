@@ -99,14 +99,16 @@ func TestStateImplants(t *testing.T) {
 			"set-user-id; set-group-id; executable, which no volume declares; a program that no volume declares"}},
 		{"a device", "cd /tmp\nmknod disk b 254 0\n", []string{"tmp/disk: nothing declares it; a device, 254:0"}},
 		{"a pipe", "cd /tmp\nmknod p p\n", []string{"tmp/p: nothing declares it; a pipe or socket"}},
-		{"links", "symlink /lib/lists/out /etc/shadow\nsymlink /lib/lists/up ../../../etc\nsymlink /lib/lists/in 7\n", []string{
+		{"links", "symlink /lib/lists/out /etc/shadow\nsymlink /lib/lists/up ../../../etc\n" +
+			"symlink /lib/lists/in 7\n", []string{
 			"lib/lists/in: nothing declares it", "lib/lists/out: nothing declares it; a link that leads out",
 			"lib/lists/up: nothing declares it; a link that leads out"}},
 		{"a link instead of a link", "rm /run\nsymlink /run ../etc\n", []string{"run: it should be a link to ../run; " +
 			"a link that leads out"}},
 		{"a link instead of a directory", "rmdir /spool\nsymlink /spool home\n", []string{
 			"spool: Lrwxrwxrwx; it should be drwxr-xr-x"}},
-		{"a directory with more", "mkdir /.x\nmkdir /.x/y\nwrite CONTENT /.x/y/z\nwrite ELF /.x/y/p\nsif /.x/y/p mode 0100755\n",
+		{"a directory with more", "mkdir /.x\nmkdir /.x/y\nwrite CONTENT /.x/y/z\nwrite ELF /.x/y/p\n" +
+			"sif /.x/y/p mode 0100755\n",
 			[]string{".x/y/p: executable, which no volume declares; a program that no volume declares",
 				".x: nothing declares it"}},
 		{"a capability", "ea_set /lib/rempart/seed security.capability abc\n",
@@ -169,7 +171,8 @@ func TestStateDisks(t *testing.T) {
 			}
 			continue
 		}
-		if len(s.Suspects) != 1 || s.Suspects[0].Path != "" || !strings.Contains(strings.Join(s.Suspects[0].Why, ";"), tt.want) {
+		if len(s.Suspects) != 1 || s.Suspects[0].Path != "" ||
+			!strings.Contains(strings.Join(s.Suspects[0].Why, ";"), tt.want) {
 			t.Errorf("%s: suspects %+v; want one of the disk: %s", tt.name, s.Suspects, tt.want)
 		}
 	}

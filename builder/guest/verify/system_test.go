@@ -214,7 +214,8 @@ func TestImplants(t *testing.T) {
 			return b
 		}, []string{"changed backup entries", "changed gpt entries"}},
 		{"a gap", func(b []byte) []byte { put(b, 500_000, "evil"); return b }, []string{"changed gap 1"}},
-		{"the slack", func(b []byte) []byte { put(b, region("slack").Offset+9, "evil"); return b }, []string{"changed slack"}},
+		{"the slack", func(b []byte) []byte { put(b, region("slack").Offset+9, "evil"); return b },
+			[]string{"changed slack"}},
 		{"GRUB's core and its menu", func(b []byte) []byte {
 			put(b, region("partition bios").Offset+70, "evil")
 			at := bytes.Index(b, []byte("menuentry\n"))
@@ -281,13 +282,14 @@ func TestWrongMaster(t *testing.T) {
 func BenchmarkCompareSystem(b *testing.B) {
 	whole, m := system(b)
 	data := noise(len(whole), "full")
+	reader := bytes.NewReader(data)
 	var err error
-	if m.Disk.Blocks, err = disk.BlockDigests(b.Context(), bytes.NewReader(data), int64(len(data)), m.Disk.Block); err != nil {
+	if m.Disk.Blocks, err = disk.BlockDigests(b.Context(), reader, reader.Size(), m.Disk.Block); err != nil {
 		b.Fatal(err)
 	}
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {
-		s, err := verify.CompareSystem(b.Context(), bytes.NewReader(data), int64(len(data)), m, nil)
+		s, err := verify.CompareSystem(b.Context(), reader, reader.Size(), m, nil)
 		if err != nil || !s.IsClean() {
 			b.Fatal(s, err)
 		}

@@ -2,8 +2,9 @@
 // the system disk with its master's manifest, the state disk with what the profile declares and with an earlier look.
 // It trusts the manifest and nothing that the guest could have written; disks are read and never changed.
 //
-// What it deliberately does not do: decide what becomes of a guest, repair, take snapshots, or believe a state disk that
-// somebody writes to meanwhile: the system disk may be verified while its guest runs, since nobody can write to it.
+// What it deliberately does not do: decide what becomes of a guest, repair, take snapshots, or believe a state disk
+// that somebody writes to meanwhile: the system disk may be verified while its guest runs, since nobody can write to
+// it.
 package verify
 
 import (
@@ -85,8 +86,8 @@ func (d *Difference) add(offset, length int64) {
 	d.Ranges = append(d.Ranges, Range{offset, length})
 }
 
-// mergeGap joins ranges that are closer than a sector: nobody wants to read of every byte of a changed file that happens
-// to be the same.
+// mergeGap joins ranges that are closer than a sector: nobody wants to read of every byte of a changed file that
+// happens to be the same.
 const mergeGap = 512
 
 // CompareSystem compares a system disk of size bytes with its master's manifest: every byte of every region, and what

@@ -1,0 +1,382 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"rempart/builder/disk/imagefile"
+	"rempart/builder/guest"
+	"rempart/builder/guest/running"
+	"rempart/builder/guest/verify"
+	"rempart/builder/master"
+	"rempart/firstboot/contract/identity"
+)
+
+// verifyCommand is `rempart verify`.
+func verifyCommand() *command {
+	return &command{
+		name:     "verify",
+		synopsis: "GUEST | --master MASTER [IMAGE] [--state IMAGE]",
+		summary:  "compare a guest's disks with its master and its profile, from outside",
+		help: `
+Reads every byte of the system disk and names the file, or the region and the place, that is not as the master has it;
+and reads the state disk, naming whatever no part of the guest leaves there: programs, set-user-id, devices, attributes,
+links that lead out, other owners. Nothing is changed or mounted, no root is needed, and nothing a guest wrote is
+believed. GUEST is one that "rempart run" started, or the folder of its master; of one that runs only the system disk is
+read. Other disks are named by --master and the files. A file is raw unless its name ends in .qcow2, or --format says.
+
+  --record keeps what lies on the state disk; --since, in a later look, tells what has changed since.
+  --evidence writes the report, the changed bytes and the suspect files into one file; --key signs it.
+
+Exit status: 0 all as it should be, 1 failed, 2 wrong usage, 3 something is not as it should be.`,
+		words: runningGuests,
+		files: true,
+		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
+			v := &verification{}
+			flags.StringVar(&v.masterRef, "master", "", "folder of a master, or one of the store, to compare with")
+			flags.StringVar(&v.store, "store", "", "folder of the store that --master means")
+			flags.StringVar(&v.state, "state", "", "file of the state disk")
+			flags.StringVar(&v.format, "format", "", "of the system disk: raw or qcow2; default: what its name ends in")
+			flags.BoolVar(&v.backing, "backing", false, "allow a qcow2 image to name files that it lies on")
+			flags.StringVar(&v.since, "since", "", "file that --record wrote")
+			flags.StringVar(&v.record, "record", "", "write what lies on the state disk to this file")
+			flags.StringVar(&v.evidence, "evidence", "", "write the evidence to this file")
+			flags.StringVar(&v.signing.file, "key", "", "sign the evidence with this minisign key, as FILE.minisig")
+			flags.StringVar(&v.signing.password, "password-file", "", "file with the password of the key")
+			flags.BoolVar(&v.json, "json", false, "print the report as JSON")
+			return v.run
+		},
+	}
+}
+
+// verification is one call of `rempart verify`.
+type verification struct {
+	masterRef, store, state, format, since, record, evidence string
+	backing, json                                            bool
+	signing                                                  signingKey
+
+	image  string // system disk; empty: not looked at
+	report verify.Report
+}
+
+func (v *verification) run(ctx context.Context, c *console, args []string) error {
+	if len(args) > 1 || v.masterRef == "" && len(args) == 0 {
+		return usageError{"want the name of a guest, or --master and the files of its disks"}
+	}
+	if v.masterRef != "" && len(args) == 0 && v.state == "" {
+		return usageError{"want the file of a system disk, --state with that of a state disk, or both"}
+	}
+	if v.signing.file != "" && v.evidence == "" {
+		return usageError{"--key signs what --evidence writes: want both"}
+	}
+	var dir string
+	var err error
+	if v.masterRef == "" {
+		if dir, err = v.ofGuest(c, args[0]); err != nil {
+			return err
+		}
+	} else {
+		if dir, err = v.masterDir(); err != nil {
+			return err
+		}
+		if len(args) == 1 {
+			v.image = args[0]
+		}
+	}
+	m, err := readManifest(dir)
+	if err != nil {
+		return err
+	}
+	v.report.Master, v.report.Taken = m.Disk.SHA256, time.Now().UTC().Truncate(time.Second)
+	return v.disks(ctx, c, dir, m)
+}
+
+// ofGuest finds the disks of a guest, and the folder of its master.
+func (v *verification) ofGuest(c *console, name string) (dir string, err error) {
+	v.report.Guest = name
+	runs := false
+	if identity.IsHostname(name) {
+		place, err := running.Place()
+		if err != nil {
+			return "", err
+		}
+		switch g, err := running.Open(place, name); {
+		case err == nil:
+			dir, runs = g.Master, true
+		case !errors.Is(err, running.ErrAbsent):
+			return "", err
+		}
+	}
+	if dir == "" {
+		dir = name
+		if !guest.IsMaster(dir) {
+			if !identity.IsHostname(name) {
+				return "", fmt.Errorf("%s is no folder of a master, and no name of a guest", name)
+			}
+			if dir, _, err = keepDir(name); err != nil {
+				return "", err
+			}
+			if !guest.IsMaster(dir) {
+				return "", fmt.Errorf("there is no guest %s; name its disks: `rempart verify --master MASTER IMAGE --state IMAGE`",
+					name)
+			}
+		}
+	}
+	m, err := guest.OpenMaster(dir)
+	if err != nil {
+		return "", err
+	}
+	system, err := m.System("")
+	if err != nil {
+		return "", err
+	}
+	v.image, v.format = system.Path, string(system.Format)
+	guestName := filepath.Base(name)
+	if !runs && v.state == "" {
+		for _, state := range []string{m.StatePath(guestName), m.StatePath(m.Profile.Name)} {
+			if _, err := os.Stat(state); err == nil {
+				v.state = state
+				break
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return "", err
+			}
+		}
+	}
+	if runs {
+		fmt.Fprintf(c.err, "%s runs: its state disk can be verified once it is stopped\n", name)
+	}
+	return dir, nil
+}
+
+// masterDir finds the master that --master names: a folder, or one of the store.
+func (v *verification) masterDir() (string, error) {
+	if guest.IsMaster(v.masterRef) {
+		return v.masterRef, nil
+	}
+	s, err := openStore(v.store)
+	if err != nil {
+		return "", err
+	}
+	one, err := s.Find(v.masterRef)
+	if err != nil {
+		return "", fmt.Errorf("--master %s is no folder of a master, and: %w", v.masterRef, err)
+	}
+	return one.Dir, nil
+}
+
+func readManifest(dir string) (*master.Manifest, error) {
+	f, err := os.Open(filepath.Join(dir, master.ManifestFile))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return master.ReadManifest(f)
+}
+
+// disks verifies what there is, and tells.
+func (v *verification) disks(ctx context.Context, c *console, dir string, m *master.Manifest) error {
+	var system, state *verify.Disk
+	if v.image != "" {
+		image, err := imagefile.Open(v.image, imagefile.Options{Format: imagefile.Format(v.format), Backing: v.backing})
+		if err != nil {
+			return err
+		}
+		defer image.Close()
+		system = &verify.Disk{ReaderAt: image, Size: image.Size()}
+		own, err := ownDisk(dir, v.image)
+		if err != nil {
+			return err
+		}
+		var reader io.ReaderAt
+		if own != nil {
+			defer own.Close()
+			reader = own
+		}
+		if v.report.System, err = verify.CompareSystem(ctx, system, system.Size, m, reader); err != nil {
+			return fmt.Errorf("%s: %w", v.image, err)
+		}
+	}
+	if v.state != "" {
+		// A state disk is the guest's own: nothing on it may say that it is anything but raw.
+		image, err := imagefile.Open(v.state, imagefile.Options{Backing: v.backing})
+		if err != nil {
+			return err
+		}
+		defer image.Close()
+		last, err := v.last()
+		if err != nil {
+			return err
+		}
+		state = &verify.Disk{ReaderAt: image, Size: image.Size()}
+		v.report.State, err = verify.InspectState(ctx, state, state.Size, verify.DefaultRules(), last)
+		if err != nil {
+			return fmt.Errorf("%s: %w", v.state, err)
+		}
+	}
+	if err := v.keep(ctx, c, system, state); err != nil {
+		return err
+	}
+	if err := v.tell(c, m); err != nil {
+		return err
+	}
+	if !v.report.Clean() {
+		return errDifferent
+	}
+	return nil
+}
+
+// ownDisk is the master's own system disk, or nil where the master has none besides the one that is verified.
+func ownDisk(dir, verified string) (*imagefile.Image, error) {
+	checked, err := os.Stat(verified)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{master.RawFile, master.Qcow2File} {
+		file := filepath.Join(dir, name)
+		info, err := os.Stat(file)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && os.SameFile(info, checked) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return imagefile.Open(file, imagefile.Options{})
+	}
+	return nil, nil
+}
+
+// last reads the listing to compare with; nil: none.
+func (v *verification) last() (*verify.Listing, error) {
+	if v.since == "" {
+		return nil, nil
+	}
+	f, err := os.Open(v.since)
+	if err != nil {
+		return nil, fmt.Errorf("--since: %w", err)
+	}
+	defer f.Close()
+	l, err := verify.ReadListing(f)
+	if err != nil {
+		return nil, fmt.Errorf("--since %s: %w", v.since, err)
+	}
+	return l, nil
+}
+
+// keep writes the listing and the evidence that were asked for.
+func (v *verification) keep(ctx context.Context, c *console, system, state *verify.Disk) error {
+	if v.record != "" {
+		if v.report.State == nil {
+			return usageError{"--record keeps what lies on a state disk, and none is looked at"}
+		}
+		b, err := v.report.State.Listing.Encode()
+		if err != nil {
+			return err
+		}
+		if err := writeWhole(v.record, 0o600, func(w io.Writer) error { _, err := w.Write(b); return err }); err != nil {
+			return err
+		}
+	}
+	if v.evidence == "" {
+		return nil
+	}
+	err := writeWhole(v.evidence, 0o600, func(w io.Writer) error {
+		return verify.WriteEvidence(ctx, w, &v.report, system, state)
+	})
+	if err != nil || v.signing.file == "" {
+		return err
+	}
+	return v.signing.sign(c, v.evidence)
+}
+
+// tell prints the report. The listing is not printed: --record keeps it.
+func (v *verification) tell(c *console, m *master.Manifest) error {
+	if v.json {
+		short := v.report
+		if short.State != nil {
+			state := *short.State
+			state.Listing = nil
+			short.State = &state
+		}
+		b, err := json.MarshalIndent(short, "", "  ")
+		if err == nil {
+			_, err = fmt.Fprintf(c.out, "%s\n", b)
+		}
+		return err
+	}
+	if s := v.report.System; s != nil {
+		name := fmt.Sprintf("master %s, %.12s", printable(m.Master.Name), m.Disk.SHA256)
+		if s.IsClean() {
+			fmt.Fprintf(c.out, "system: identical to %s: %d bytes\n", name, s.Size)
+		} else {
+			fmt.Fprintf(c.out, "system: %s from %s\n", count(len(s.Differences), "difference"), name)
+		}
+		for _, d := range s.Differences {
+			fmt.Fprintf(c.out, "  %s\n", printable(describe(d)))
+		}
+	}
+	s := v.report.State
+	switch {
+	case s == nil:
+		return nil
+	case s.Blank:
+		fmt.Fprintln(c.out, "state: blank, no guest has used it")
+		return nil
+	case s.Compared:
+		fmt.Fprintf(c.out, "state: %s, %d suspect, %s since\n", count(len(s.Listing.Entries), "file"), len(s.Suspects),
+			count(len(s.Changes), "change"))
+	default:
+		fmt.Fprintf(c.out, "state: %s, %d suspect\n", count(len(s.Listing.Entries), "file"), len(s.Suspects))
+	}
+	for _, p := range s.Suspects {
+		fmt.Fprintf(c.out, "  SUSPECT /%s: %s\n", printable(p.Path), printable(strings.Join(p.Why, "; ")))
+	}
+	for _, change := range s.Changes {
+		fmt.Fprintf(c.out, "  /%s: %s\n", printable(change.Path), strings.Join(change.What, ", "))
+	}
+	return nil
+}
+
+func count(n int, of string) string {
+	if n == 1 {
+		return "1 " + of
+	}
+	return fmt.Sprintf("%d %ss", n, of)
+}
+
+// describe words a difference of a system disk.
+func describe(d verify.Difference) string {
+	words := []string{d.Kind}
+	for _, w := range []string{d.Region, d.Path} {
+		if w != "" {
+			words = append(words, w)
+		}
+	}
+	var bytes int64
+	var places []string
+	for i, g := range d.Ranges {
+		bytes += g.Length
+		if i < shownRanges {
+			places = append(places, fmt.Sprint(g.Offset))
+		}
+	}
+	if rest := int64(len(d.Ranges)-len(places)) + d.More; rest > 0 {
+		places = append(places, fmt.Sprintf("and %d more places", rest))
+	}
+	if len(places) > 0 {
+		words = append(words, fmt.Sprintf("within %d bytes at %s", bytes, strings.Join(places, ", ")))
+	}
+	return strings.Join(words, " ")
+}
+
+// shownRanges bounds the places of one difference that are printed; the JSON has more.
+const shownRanges = 5
