@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/pflag"
 
+	"rempart/builder/files"
 	"rempart/builder/master/store"
 )
 
@@ -265,7 +264,7 @@ func (m *masters) export(ctx context.Context, c *console, args []string) error {
 	if args[1] == "-" {
 		return m.store.Export(ctx, one, c.out)
 	}
-	return writeWhole(args[1], 0o644, func(w io.Writer) error { return m.store.Export(ctx, one, w) })
+	return files.WriteFrom(args[1], 0o644, func(f *os.File) error { return m.store.Export(ctx, one, f) })
 }
 
 func (m *masters) importOne(ctx context.Context, c *console, args []string) error {

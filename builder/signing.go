@@ -10,6 +10,8 @@ import (
 
 	"aead.dev/minisign"
 	"golang.org/x/term"
+
+	"rempart/builder/files"
 )
 
 // signingKey names a minisign key to sign with.
@@ -61,22 +63,5 @@ func (k signingKey) sign(c *console, file string) error {
 		return err
 	}
 	signature := signed.SignWithComments(key, "rempart evidence "+filepath.Base(file), "signature of "+filepath.Base(file))
-	return writeWhole(file+".minisig", 0o644, func(w io.Writer) error { _, err := w.Write(signature); return err })
-}
-
-// writeWhole makes a file appear whole or not at all.
-func writeWhole(name string, mode os.FileMode, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	if err := write(f); err != nil {
-		return err
-	}
-	if err := errors.Join(f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
+	return files.Write(file+".minisig", signature, 0o644)
 }

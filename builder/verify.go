@@ -15,9 +15,12 @@ import (
 	"github.com/spf13/pflag"
 
 	"rempart/builder/disk/imagefile"
+	"rempart/builder/files"
 	"rempart/builder/guest"
+	"rempart/builder/guest/home"
 	"rempart/builder/guest/running"
 	"rempart/builder/guest/verify"
+	"rempart/builder/hypervisor"
 	"rempart/builder/master"
 	"rempart/firstboot/contract/identity"
 )
@@ -32,14 +35,15 @@ func verifyCommand() *command {
 Reads every byte of the system disk and names the file, or the region and the place, that is not as the master has it;
 and reads the state disk, naming whatever no part of the guest leaves there: programs, set-user-id, devices, attributes,
 links that lead out, other owners. Nothing is changed or mounted, no root is needed, and nothing a guest wrote is
-believed. GUEST is one that "rempart run" started, or the folder of its master; of one that runs only the system disk is
+believed. GUEST is one that "rempart create" made or
+"rempart run" started, or the folder of its master; of one that runs only the system disk is
 read. Other disks are named by --master and the files. A file is raw unless its name ends in .qcow2, or --format says.
 
   --record keeps what lies on the state disk; --since, in a later look, tells what has changed since.
   --evidence writes the report, the changed bytes and the suspect files into one file; --key signs it.
 
 Exit status: 0 all as it should be, 1 failed, 2 wrong usage, 3 something is not as it should be.`,
-		words: runningGuests,
+		words: guestNames,
 		files: true,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			v := &verification{}
@@ -82,9 +86,11 @@ func (v *verification) run(ctx context.Context, c *console, args []string) error
 	var dir string
 	var err error
 	if v.masterRef == "" {
-		if dir, err = v.ofGuest(c, args[0]); err != nil {
+		var done func()
+		if dir, done, err = v.ofGuest(c, args[0]); err != nil {
 			return err
 		}
+		defer done()
 	} else {
 		if dir, err = v.masterDir(); err != nil {
 			return err
@@ -101,61 +107,124 @@ func (v *verification) run(ctx context.Context, c *console, args []string) error
 	return v.disks(ctx, c, dir, m)
 }
 
-// ofGuest finds the disks of a guest, and the folder of its master.
-func (v *verification) ofGuest(c *console, name string) (dir string, err error) {
+// ofGuest finds the disks of a guest, and the folder of its master: of one that was created, that runs, or that lies
+// beside its master's folder.
+func (v *verification) ofGuest(c *console, name string) (dir string, done func(), err error) {
 	v.report.Guest = name
-	runs := false
-	if identity.IsHostname(name) {
-		place, err := running.Place()
-		if err != nil {
-			return "", err
-		}
-		switch g, err := running.Open(place, name); {
-		case err == nil:
-			dir, runs = g.Master, true
-		case !errors.Is(err, running.ErrAbsent):
-			return "", err
-		}
+	done = func() {}
+	if guest.IsMaster(name) || !identity.IsHostname(name) {
+		return name, done, v.besideMaster(c, name, filepath.Base(filepath.Clean(name)))
 	}
-	if dir == "" {
-		dir = name
-		if !guest.IsMaster(dir) {
-			if !identity.IsHostname(name) {
-				return "", fmt.Errorf("%s is no folder of a master, and no name of a guest", name)
-			}
-			if dir, _, err = keepDir(name); err != nil {
-				return "", err
-			}
-			if !guest.IsMaster(dir) {
-				return "", fmt.Errorf("there is no guest %s; name its disks: `rempart verify --master MASTER IMAGE --state IMAGE`",
-					name)
-			}
+	g, err := lockCreated(name, "verify")
+	switch {
+	case err == nil:
+		if err = v.created(c, g); err != nil {
+			g.Unlock()
+			return "", done, err
 		}
+		_, kept, err := masterOf(g)
+		if err != nil {
+			g.Unlock()
+			return "", done, err
+		}
+		return kept.Dir, g.Unlock, nil
+	case !errors.Is(err, home.ErrUnknown):
+		return "", done, err
+	}
+	r, err := openGuest(name)
+	if err == nil {
+		v.runs(c)
+		return r.Master, done, v.systemOf(r.Master, "")
+	}
+	if !errors.Is(err, running.ErrAbsent) {
+		return "", done, err
+	}
+	if dir, _, err = keepDir(name); err != nil {
+		return "", done, err
+	}
+	if !guest.IsMaster(dir) {
+		return "", done, fmt.Errorf("there is no guest %s; name its disks: "+
+			"`rempart verify --master MASTER IMAGE --state IMAGE`", name)
+	}
+	return dir, done, v.besideMaster(c, dir, name)
+}
+
+// created takes the disks of a guest that has a home, whose lock is held: it does not start meanwhile.
+func (v *verification) created(c *console, g *home.Guest) error {
+	m, _, err := masterOf(g)
+	if err != nil {
+		return err
+	}
+	if err := v.systemOf(m.Dir, g.DiskFormat); err != nil {
+		return err
+	}
+	if v.state != "" || g.State == 0 {
+		return nil
+	}
+	switch _, err := g.Running(); {
+	case err == nil:
+		v.runs(c)
+		return nil
+	case !errors.Is(err, running.ErrAbsent):
+		return err
+	}
+	v.state = g.StateDisk()
+	return nil
+}
+
+// runs says why the state disk is not looked at.
+func (v *verification) runs(c *console) {
+	if v.state == "" {
+		fmt.Fprintf(c.err, "%s runs: its state disk can be verified once it is stopped\n", v.report.Guest)
+	}
+}
+
+// systemOf takes the system disk of a master, which its guests share.
+func (v *verification) systemOf(dir string, format hypervisor.Format) error {
+	m, err := guest.OpenMaster(dir)
+	if err != nil {
+		return err
+	}
+	system, err := m.System(format)
+	v.image, v.format = system.Path, string(system.Format)
+	return err
+}
+
+// besideMaster takes the disks that `rempart run` lays beside the folder of a master.
+func (v *verification) besideMaster(c *console, dir, name string) error {
+	if !guest.IsMaster(dir) {
+		return fmt.Errorf("%s is no folder of a master, and no name of a guest", dir)
+	}
+	if err := v.systemOf(dir, ""); err != nil || v.state != "" {
+		return err
 	}
 	m, err := guest.OpenMaster(dir)
 	if err != nil {
-		return "", err
+		return err
 	}
-	system, err := m.System("")
-	if err != nil {
-		return "", err
-	}
-	v.image, v.format = system.Path, string(system.Format)
-	guestName := filepath.Base(name)
-	if !runs && v.state == "" {
-		for _, state := range []string{m.StatePath(guestName), m.StatePath(m.Profile.Name)} {
-			if _, err := os.Stat(state); err == nil {
-				v.state = state
-				break
-			} else if !errors.Is(err, fs.ErrNotExist) {
-				return "", err
-			}
+	for _, one := range []string{m.Profile.Name, name} {
+		if r, err := openGuest(one); err == nil && sameFile(r.Master, dir) {
+			v.runs(c)
+			return nil
+		}
+		state := m.StatePath(one)
+		_, err := os.Stat(state)
+		if err == nil {
+			v.state = state
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
-	if runs {
-		fmt.Fprintf(c.err, "%s runs: its state disk can be verified once it is stopped\n", name)
+	return nil
+}
+
+func sameFile(a, b string) bool {
+	first, err := os.Stat(a)
+	if err != nil {
+		return false
 	}
-	return dir, nil
+	second, err := os.Stat(b)
+	return err == nil && os.SameFile(first, second)
 }
 
 // masterDir finds the master that --master names: a folder, or one of the store.
@@ -282,15 +351,15 @@ func (v *verification) keep(ctx context.Context, c *console, system, state *veri
 		if err != nil {
 			return err
 		}
-		if err := writeWhole(v.record, 0o600, func(w io.Writer) error { _, err := w.Write(b); return err }); err != nil {
+		if err := files.Write(v.record, b, 0o600); err != nil {
 			return err
 		}
 	}
 	if v.evidence == "" {
 		return nil
 	}
-	err := writeWhole(v.evidence, 0o600, func(w io.Writer) error {
-		return verify.WriteEvidence(ctx, w, &v.report, system, state)
+	err := files.WriteFrom(v.evidence, 0o600, func(f *os.File) error {
+		return verify.WriteEvidence(ctx, f, &v.report, system, state)
 	})
 	if err != nil || v.signing.file == "" {
 		return err

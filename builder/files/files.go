@@ -31,11 +31,16 @@ func Data(kind string) (string, error) {
 
 // Write gives a file a content and a mode, and has both on the disk when it returns.
 func Write(path string, b []byte, mode fs.FileMode) error {
+	return WriteFrom(path, mode, func(f *os.File) error { _, err := f.Write(b); return err })
+}
+
+// WriteFrom is Write of a content that write writes, into a file of another name that lies beside the path.
+func WriteFrom(path string, mode fs.FileMode, write func(*os.File) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // mode 0600
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(b)
+	err = write(f)
 	if err == nil && mode != 0o600 {
 		err = f.Chmod(mode)
 	}
