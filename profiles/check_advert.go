@@ -33,14 +33,19 @@ func (v *validator) adverts() {
 		if !v.insideLink("ra", a.Link, a.At, seen) {
 			continue
 		}
-		bad := func(field, hint, format string, args ...any) {
-			if !v.places.spoilt("ra.%s.%s", a.Link, field) {
-				v.reject(v.places.find(a.At, "ra.%s.%s", a.Link, field), hint, "ra.%s.%s: %s", clip(a.Link), field,
-					fmt.Sprintf(format, args...))
-			}
-		}
+		bad := v.fieldOf("ra", a.Link, a.At)
 		v.advertTimes(a, bad)
 		v.advertSays(a, bad)
+	}
+}
+
+// fieldOf rejects fields of a link in a section of links, unless they could not be read at all.
+func (v *validator) fieldOf(section, link string, at Pos) func(field, hint, format string, args ...any) {
+	return func(field, hint, format string, args ...any) {
+		if !v.places.spoilt("%s.%s.%s", section, link, field) {
+			v.reject(v.places.find(at, "%s.%s.%s", section, link, field), hint, "%s.%s.%s: %s", section, clip(link), field,
+				fmt.Sprintf(format, args...))
+		}
 	}
 }
 

@@ -29,12 +29,7 @@ func (v *validator) dhcp6() {
 		if !v.insideLink("dhcp6", d.Link, d.At, seen) {
 			continue
 		}
-		bad := func(field, hint, format string, args ...any) {
-			if !v.places.spoilt("dhcp6.%s.%s", d.Link, field) {
-				v.reject(v.places.find(d.At, "dhcp6.%s.%s", d.Link, field), hint, "dhcp6.%s.%s: %s", clip(d.Link), field,
-					fmt.Sprintf(format, args...))
-			}
-		}
+		bad := v.fieldOf("dhcp6", d.Link, d.At)
 		if d.Lease < minLease6 || d.Lease > maxLease6 {
 			bad("lease", "", "%d s, expected %d to %d", d.Lease, minLease6, maxLease6)
 		}

@@ -98,7 +98,7 @@ func (t *Tunnel) parse(b []byte) error {
 		}
 		switch {
 		case a.kind == wgPrivateKey && len(a.value) == keyLen:
-			t.Key = secret(a.value)
+			t.Key = tunnelKey(a.value)
 		case a.kind == wgPort && len(a.value) == 2:
 			t.Port = int(binary.NativeEndian.Uint16(a.value))
 		case a.kind == wgPeers:
@@ -130,7 +130,7 @@ func parsePeer(b []byte) (p Peer, err error) {
 		case a.kind == wgPeerKey && len(a.value) == keyLen:
 			p.Key = key(a.value)
 		case a.kind == wgPeerPreshared && len(a.value) == keyLen:
-			p.Preshared = secret(a.value)
+			p.Preshared = tunnelKey(a.value)
 		case a.kind == wgPeerEndpoint:
 			p.Endpoint = parseSockaddr(a.value)
 		case a.kind == wgPeerKeepalive && len(a.value) == 2:

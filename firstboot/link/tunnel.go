@@ -8,12 +8,11 @@ import (
 	"io"
 	"io/fs"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"rempart/firstboot/contract/identity"
+	"rempart/firstboot/secret"
 	"rempart/profiles"
 )
 
@@ -24,15 +23,15 @@ const keyLen = 32
 type key [keyLen]byte
 
 // secret is a private or preshared key. No way of printing shows it.
-type secret [keyLen]byte
+type tunnelKey [keyLen]byte
 
-func (secret) String() string               { return "(secret)" }
-func (secret) GoString() string             { return "(secret)" }
-func (s secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
+func (tunnelKey) String() string               { return "(secret)" }
+func (tunnelKey) GoString() string             { return "(secret)" }
+func (s tunnelKey) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
 
 // Tunnel is what WireGuard is told of a link, as the kernel has it or as it is wanted.
 type Tunnel struct {
-	Key   secret
+	Key   tunnelKey
 	Port  int    // UDP; wanted: 0 means any
 	Peers []Peer // by public key
 }
@@ -41,7 +40,7 @@ type Tunnel struct {
 type Peer struct {
 	Name      string // only wanted
 	Key       key
-	Preshared secret // zero: none, which is the kernel's own word for it
+	Preshared tunnelKey // zero: none, which is the kernel's own word for it
 	// Endpoint: wanted, where a peer is at first. What the kernel has it learnt from the peer, and is left alone.
 	Endpoint  netip.AddrPort
 	Keepalive int // seconds
@@ -112,37 +111,29 @@ func (t *TunnelPlan) with(root, name string) (*Tunnel, error) {
 	return out, nil
 }
 
-// maxSecretFile is more than a key in base64 with the white space people leave round it, in bytes.
-const maxSecretFile = 256
-
 // readSecret reads a key off the guest's identity.
-func readSecret(root, name string) (s secret, err error) {
-	f, err := os.Open(filepath.Join(root, identity.SecretPath(identity.ConsumerWireGuard, name)))
+func readSecret(root, name string) (s tunnelKey, err error) {
+	b, err := secret.Read(root, identity.ConsumerWireGuard, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, fmt.Errorf("the guest's identity disk has no secret %s/%s", identity.ConsumerWireGuard, name)
 	}
 	if err != nil {
 		return s, err
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxSecretFile))
-	if err != nil {
-		return s, fmt.Errorf("secret %s/%s: %w", identity.ConsumerWireGuard, name, err)
-	}
 	return parseSecret(b, identity.ConsumerWireGuard+"/"+name)
 }
 
 // parseSecret reads a key as wg(8) writes it.
-func parseSecret(b []byte, name string) (s secret, err error) {
+func parseSecret(b []byte, name string) (s tunnelKey, err error) {
 	decoded, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSpace(string(b)))
-	if err != nil || len(decoded) != keyLen || secret(decoded) == (secret{}) { // err would show a part of it
+	if err != nil || len(decoded) != keyLen || tunnelKey(decoded) == (tunnelKey{}) { // err would show a part of it
 		return s, fmt.Errorf("secret %s is no key: want %d bytes in base64", name, keyLen)
 	}
-	return secret(decoded), nil
+	return tunnelKey(decoded), nil
 }
 
 // clamped is a private key as the kernel keeps it: RFC 7748, 5, decodeScalar25519.
-func (s secret) clamped() secret {
+func (s tunnelKey) clamped() tunnelKey {
 	s[0] &= 248
 	s[keyLen-1] = s[keyLen-1]&127 | 64
 	return s

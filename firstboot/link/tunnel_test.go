@@ -64,7 +64,8 @@ func TestTunnelSecrets(t *testing.T) {
 	good := map[string]string{"wg0": base64Of(1) + "\n", "wg0/office": base64Of(2)}
 	tunnel, err := plan.Tunnel.with(secretsRoot(t, good), "wg0")
 	if err != nil || tunnel.Key != keyOf(1) || tunnel.Port != 51820 || len(tunnel.Peers) != 2 ||
-		tunnel.Peers[0].Name != "phone" || tunnel.Peers[0].Preshared != (secret{}) || tunnel.Peers[1].Preshared != keyOf(2) {
+		tunnel.Peers[0].Name != "phone" || tunnel.Peers[0].Preshared != (tunnelKey{}) ||
+		tunnel.Peers[1].Preshared != keyOf(2) {
 		t.Errorf("with(good) = %+v, %v", tunnel, err)
 	}
 	if got := fmt.Sprintf("%v %+v %#v %s %x %v", tunnel, *tunnel, tunnel.Key, tunnel.Key, tunnel.Key,
@@ -121,7 +122,7 @@ func TestTunnelChanges(t *testing.T) {
 		"a peer moved": {asKernel(func(h *Tunnel) { h.Peers[1].Endpoint = moved }), nil},
 		"its place lost": {asKernel(func(h *Tunnel) { h.Peers[1].Endpoint = netip.AddrPort{} }),
 			[]string{"wg0: peer office"}},
-		"no preshared key": {asKernel(func(h *Tunnel) { h.Peers[1].Preshared = secret{} }), []string{"wg0: peer office"}},
+		"no preshared key": {asKernel(func(h *Tunnel) { h.Peers[1].Preshared = tunnelKey{} }), []string{"wg0: peer office"}},
 		"a stranger": {asKernel(func(h *Tunnel) { h.Peers = append(h.Peers, Peer{Key: keyOf(3)}) }),
 			[]string{"wg0: remove peer of a key that is not in the profile"}},
 		"allowed more": {asKernel(func(h *Tunnel) { h.Peers[0].Allowed = append(h.Peers[0].Allowed, pfx("0.0.0.0/0")) }),
@@ -196,8 +197,8 @@ func FuzzSecret(f *testing.F) {
 	f.Add([]byte("hunter2"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := parseSecret(b, "x")
-		if (err == nil) == (s == secret{}) {
-			t.Errorf("parseSecret(%q) = a key: %t, %v", b, s != secret{}, err)
+		if (err == nil) == (s == tunnelKey{}) {
+			t.Errorf("parseSecret(%q) = a key: %t, %v", b, s != tunnelKey{}, err)
 		}
 	})
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"strconv"
 	"sync/atomic"
 
@@ -14,6 +13,7 @@ import (
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract/identity"
+	"rempart/firstboot/secret"
 )
 
 // key is one that may log in.
@@ -37,8 +37,7 @@ func authorized(env *child.Env) ([]key, error) {
 		failed = append(failed, err)
 		all = append(all, keys...)
 	}
-	file := filepath.Join(env.Root, identity.SecretPath(identity.ConsumerSSH, identity.SSHAuthorizedKeys))
-	b, err := readBounded(file)
+	b, err := secret.Read(env.Root, identity.ConsumerSSH, identity.SSHAuthorizedKeys)
 	if err == nil {
 		var keys []key
 		if keys, err = parseKeys(b); err != nil {

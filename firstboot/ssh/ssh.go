@@ -16,7 +16,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -28,6 +27,7 @@ import (
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/identity"
+	"rempart/firstboot/secret"
 )
 
 // Port is where SSH is: what the policy opens as the admin path.
@@ -131,11 +131,8 @@ func (d *daemon) open(env *child.Env) error {
 	return nil
 }
 
-// maxKeyFile bounds the files of the identity disk, in bytes.
-const maxKeyFile = 64 << 10
-
 func hostKey(root string) (ssh.Signer, error) {
-	b, err := readBounded(filepath.Join(root, identity.SecretPath(identity.ConsumerSSH, identity.SSHHostKey)))
+	b, err := secret.Read(root, identity.ConsumerSSH, identity.SSHHostKey)
 	if err != nil {
 		return nil, err
 	}
@@ -147,17 +144,6 @@ func hostKey(root string) (ssh.Signer, error) {
 		return nil, fmt.Errorf("the host key is of type %s; want %s", kind, ssh.KeyAlgoED25519)
 	}
 	return signer, nil
-}
-
-func readBounded(name string) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > maxKeyFile {
-		return nil, fmt.Errorf("%s: want a file of at most %d bytes", name, maxKeyFile)
-	}
-	return os.ReadFile(name)
 }
 
 // server accepts connections.

@@ -8,18 +8,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
-	"strings"
 
 	"rempart/firstboot/contract/identity"
+	"rempart/firstboot/secret"
 	"rempart/profiles"
 )
-
-// maxClient bounds the file with the guest's own certificate and key, in bytes: that of any secret.
-const maxClient = 64 << 10
 
 // secure is how the server is spoken to by TLS (RFC 5425): it has a certificate of an authority the profile names, for
 // the name or address the profile says, or it has the one certificate whose fingerprint the profile says (section
@@ -53,7 +47,7 @@ func secure(root string, to *profiles.LogServer) (*tls.Config, error) {
 	if c.RootCAs == nil && to.TLS.Fingerprint == "" {
 		return nil, errors.New("neither an authority nor a fingerprint tells the log server from any other")
 	}
-	client, err := clientCertificate(root)
+	client, err := secret.Certificate(root, identity.ConsumerSyslog, identity.SyslogClient)
 	if errors.Is(err, fs.ErrNotExist) {
 		if to.TLS.Client {
 			return nil, errors.New("the log server wants a certificate of the guest, and its identity disk has none; " +
@@ -63,25 +57,4 @@ func secure(root string, to *profiles.LogServer) (*tls.Config, error) {
 	}
 	c.Certificates = []tls.Certificate{client}
 	return c, err
-}
-
-// clientCertificate reads the guest's own certificate and key. No error shows any of them.
-func clientCertificate(root string) (tls.Certificate, error) {
-	f, err := os.Open(filepath.Join(root, identity.SecretPath(identity.ConsumerSyslog, identity.SyslogClient)))
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxClient))
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	c, err := tls.X509KeyPair(b, b)
-	if err != nil && strings.HasPrefix(err.Error(), "tls: ") {
-		return c, fmt.Errorf("the guest's certificate for the log server: %w", err) // Go's words, never the file's
-	}
-	if err != nil {
-		return c, errors.New("the guest's certificate for the log server is none that can be read")
-	}
-	return c, nil
 }

@@ -172,12 +172,3 @@ func TestTLS(t *testing.T) {
 		})
 	}
 }
-
-// TestClientCertificateIsNotRepeated: whatever is on the identity disk, no error shows it.
-func TestClientCertificateIsNotRepeated(t *testing.T) {
-	g := &guest{root: t.TempDir()}
-	g.give(t, []byte("-----BEGIN CERTIFICATE-----\nSECRET\n-----END CERTIFICATE-----\nSECRET"))
-	if _, err := clientCertificate(g.root); err == nil || strings.Contains(err.Error(), "SECRET") {
-		t.Errorf("clientCertificate of rubbish = %v; want an error without it", err)
-	}
-}

@@ -73,6 +73,7 @@ var plan = map[string]string{
 	"firstboot/seed":     "where does randomness come from without a device for it?",
 	"firstboot/session":  "where does an admin's shell run?",
 	"firstboot/shell":    "what can an admin look around with?",
+	"firstboot/secret":   "what does the identity disk hold for a child?",
 	"firstboot/ssh":      "how does an admin get in?",
 	"firstboot/syslog":   "how does the log get to a server?",
 	"firstboot/state":    "is the state disk blank, ours or somebody else's?",
