@@ -178,16 +178,9 @@ func (r *reader) nameServers(v value) (self bool, all []netip.Addr) {
 			self = true
 			continue
 		}
-		text, ok := r.dotted(item, what)
-		if !ok {
-			continue
+		if a, ok := r.fullAddress(item, what); ok {
+			all = append(all, a)
 		}
-		a, problem, hint := parseAddress(text)
-		if problem != "" {
-			r.rejectAt(item.pos(), hint, "%s: %s", item.name, problem)
-			continue
-		}
-		all = append(all, a)
 	}
 	return self, all
 }

@@ -51,19 +51,26 @@ func believedFields() table[Believed] {
 	}
 }
 
+// fullAddress reads an address that stands for itself: nothing completes it.
+func (r *reader) fullAddress(v value, what string) (netip.Addr, bool) {
+	text, ok := r.dotted(v, what)
+	if !ok {
+		return netip.Addr{}, false
+	}
+	a, problem, hint := parseAddress(text)
+	if problem != "" {
+		r.rejectAt(v.pos(), hint, "%s: %s", v.name, problem)
+		return netip.Addr{}, false
+	}
+	return a, true
+}
+
 func (r *reader) addresses(v value) (all []netip.Addr) {
 	const what = "an address, or a list of addresses"
 	for _, item := range r.items(v, what, maxBelieved) {
-		text, ok := r.dotted(item, what)
-		if !ok {
-			continue
+		if a, ok := r.fullAddress(item, what); ok {
+			all = append(all, a)
 		}
-		a, problem, hint := parseAddress(text)
-		if problem != "" {
-			r.rejectAt(item.pos(), hint, "%s: %s", item.name, problem)
-			continue
-		}
-		all = append(all, a)
 	}
 	return all
 }

@@ -224,13 +224,8 @@ func readGateways(r *reader, v value, l *Link) {
 			r.rejectAt(item.pos(), "remove it, address: dhcp brings the gateway along", "%s: dhcp is no gateway", item.name)
 			continue
 		default:
-			text, ok := r.dotted(item, what)
+			a, ok := r.fullAddress(item, what)
 			if !ok {
-				continue
-			}
-			a, problem, hint := parseAddress(text)
-			if problem != "" {
-				r.rejectAt(item.pos(), hint, "%s: %s", item.name, problem)
 				continue
 			}
 			g.Addr = a

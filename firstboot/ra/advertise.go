@@ -150,7 +150,7 @@ func (m *message) encode() []byte {
 	b = m.naming106(b)
 	binary.BigEndian.PutUint16(b[4:], uint16(len(b)-ipHeader))
 	body := b[ipHeader:]
-	binary.BigEndian.PutUint16(body[2:], ^packet.Sum(pseudo(b), body))
+	binary.BigEndian.PutUint16(body[2:], ^packet.Sum(packet.Pseudo6(b), body))
 	return b
 }
 
@@ -211,9 +211,4 @@ func preference(p profiles.RoutePreference) byte {
 		return 3 << 3
 	}
 	return 0
-}
-
-// pseudo is the sum over the pseudo header of RFC 8200, section 8.1.
-func pseudo(b []byte) uint32 {
-	return uint32(packet.Sum(0, b[8:ipHeader])) + uint32(len(b)-ipHeader) + protocolICMP6
 }

@@ -139,7 +139,7 @@ func TestEncodeIsOnePacket(t *testing.T) {
 	if n := int(binary.BigEndian.Uint16(b[4:])); n != len(b)-ipHeader || (len(b)-ipHeader)%optionUnit != 0 {
 		t.Errorf("payload length %d of a packet of %d bytes", n, len(b))
 	}
-	if sum := packet.Sum(pseudo(b), b[ipHeader:]); sum != 0xffff {
+	if sum := packet.Sum(packet.Pseudo6(b), b[ipHeader:]); sum != 0xffff {
 		t.Errorf("the checksum adds up to %x; want ffff", sum)
 	}
 }
@@ -154,7 +154,7 @@ func solicitation(from string, options ...byte) []byte {
 	copy(b[8:], netip.MustParseAddr(from).AsSlice())
 	copy(b[24:], netip.MustParseAddr("ff02::2").AsSlice())
 	b[ipHeader] = typeSolicit
-	binary.BigEndian.PutUint16(b[ipHeader+2:], ^packet.Sum(pseudo(b), b[ipHeader:]))
+	binary.BigEndian.PutUint16(b[ipHeader+2:], ^packet.Sum(packet.Pseudo6(b), b[ipHeader:]))
 	return b
 }
 

@@ -51,7 +51,7 @@ func checkSolicit(b []byte, summed bool) error {
 		return fmt.Errorf("no host is %s", from)
 	case body[1] != 0:
 		return fmt.Errorf("ICMPv6 code %d", body[1])
-	case summed && packet.Sum(pseudo(b), body) != 0xffff:
+	case summed && packet.Sum(packet.Pseudo6(b), body) != 0xffff:
 		return errors.New("wrong ICMPv6 checksum")
 	}
 	for options := body[solicitHeader:]; len(options) > 0; {

@@ -425,7 +425,7 @@ func packetOf(payload []byte, from, to string) []byte {
 	binary.BigEndian.PutUint16(udp[0:], portServer)
 	binary.BigEndian.PutUint16(udp[2:], portClient)
 	binary.BigEndian.PutUint16(udp[6:], 0)
-	binary.BigEndian.PutUint16(udp[6:], ^packet.Sum(pseudo(b), udp))
+	binary.BigEndian.PutUint16(udp[6:], ^packet.Sum(packet.Pseudo6(b), udp))
 	return b
 }
 

@@ -63,7 +63,7 @@ func encode(payload []byte, from netip.Addr) []byte {
 	binary.BigEndian.PutUint16(udp[2:], portServer)
 	binary.BigEndian.PutUint16(udp[4:], uint16(len(udp)))
 	copy(udp[udpHeader:], payload)
-	sum := ^packet.Sum(pseudo(b), udp)
+	sum := ^packet.Sum(packet.Pseudo6(b), udp)
 	if sum == 0 {
 		sum = 0xffff // zero means none, which IPv6 does not allow (RFC 8200, section 8.1)
 	}
@@ -92,13 +92,8 @@ func decode(b []byte, self netip.Addr, summed bool) ([]byte, error) {
 		return nil, fmt.Errorf("its sender %s is not link-local", from)
 	case int(binary.BigEndian.Uint16(udp[4:])) != len(udp):
 		return nil, fmt.Errorf("UDP length %d in %d bytes", binary.BigEndian.Uint16(udp[4:]), len(udp))
-	case summed && packet.Sum(pseudo(b), udp) != 0xffff:
+	case summed && packet.Sum(packet.Pseudo6(b), udp) != 0xffff:
 		return nil, errors.New("wrong UDP checksum")
 	}
 	return udp[udpHeader:], nil
-}
-
-// pseudo is the sum over the pseudo header of RFC 8200, section 8.1.
-func pseudo(b []byte) uint32 {
-	return uint32(packet.Sum(0, b[8:ipHeader])) + uint32(len(b)-ipHeader) + protocolUDP
 }

@@ -163,6 +163,15 @@ func (s *Socket) Send(packet []byte, to net.HardwareAddr) error {
 	return serr
 }
 
+// ipv6Header is the length of an IPv6 header, RFC 8200, section 3.
+const ipv6Header = 40
+
+// Pseudo6 is what Sum begins with for the payload of an IPv6 packet without extension headers: the sum over the pseudo
+// header of RFC 8200, section 8.1. The packet must have its header.
+func Pseudo6(b []byte) uint32 {
+	return uint32(Sum(0, b[8:ipv6Header])) + uint32(len(b)-ipv6Header) + uint32(b[6])
+}
+
 // Sum is the one's complement sum of RFC 1071 over b, begun with start and folded to 16 bits.
 func Sum(start uint32, b []byte) uint16 {
 	s := start

@@ -97,7 +97,7 @@ func parse(b []byte, summed bool) (advert, error) {
 		return a, fmt.Errorf("its sender %s is not link-local", a.from)
 	case body[1] != 0:
 		return a, fmt.Errorf("ICMPv6 code %d", body[1])
-	case summed && packet.Sum(pseudo(b), body) != 0xffff:
+	case summed && packet.Sum(packet.Pseudo6(b), body) != 0xffff:
 		return a, errors.New("wrong ICMPv6 checksum")
 	}
 	a.managed = body[5]&flagManaged != 0
@@ -180,11 +180,6 @@ func domains(b []byte) []string {
 	return out
 }
 
-// pseudo is the sum over the pseudo header of RFC 8200, section 8.1.
-func pseudo(b []byte) uint32 {
-	return uint32(packet.Sum(0, b[8:ipHeader])) + uint32(len(b)-ipHeader) + protocolICMP6
-}
-
 // allRouters is where solicitations go, and what that is on Ethernet (RFC 2464, section 7).
 var (
 	allRouters    = netip.MustParseAddr("ff02::2")
@@ -204,6 +199,6 @@ func solicit(from netip.Addr, mac net.HardwareAddr) []byte {
 	body[0] = typeSolicit
 	body[8], body[9] = optionSource, 1
 	copy(body[10:], mac)
-	binary.BigEndian.PutUint16(body[2:], ^packet.Sum(pseudo(b), body))
+	binary.BigEndian.PutUint16(body[2:], ^packet.Sum(packet.Pseudo6(b), body))
 	return b
 }

@@ -35,7 +35,7 @@ func frame(from netip.Addr, flags byte, lifetime uint16, options ...[]byte) []by
 	copy(b[8:], from.AsSlice())
 	copy(b[24:], netip.MustParseAddr("ff02::1").AsSlice())
 	b = append(b, body...)
-	binary.BigEndian.PutUint16(b[ipHeader+2:], ^packet.Sum(pseudo(b), b[ipHeader:]))
+	binary.BigEndian.PutUint16(b[ipHeader+2:], ^packet.Sum(packet.Pseudo6(b), b[ipHeader:]))
 	return b
 }
 
@@ -318,7 +318,7 @@ func TestRepetitionIsNoNews(t *testing.T) {
 
 func TestSolicit(t *testing.T) {
 	b := solicit(routerA, nic)
-	if len(b) != 56 || packet.Sum(pseudo(b), b[ipHeader:]) != 0xffff || b[7] != 255 || b[ipHeader] != 133 ||
+	if len(b) != 56 || packet.Sum(packet.Pseudo6(b), b[ipHeader:]) != 0xffff || b[7] != 255 || b[ipHeader] != 133 ||
 		string(b[len(b)-6:]) != string(nic) {
 		t.Errorf("solicit = %x", b)
 	}
