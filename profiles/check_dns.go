@@ -295,7 +295,25 @@ func (v *validator) block(d *DNS) {
 	for i, name := range b.Allow {
 		v.dnsName(v.places.find(b.At, "dns.block.allow[%d]", i), "dns.block.allow", name)
 	}
-	if len(b.Names) == 0 && b.Digest == "" && !v.places.spoilt("dns.block") {
-		v.reject(b.At, "add files: [FILE] or names: [DOMAIN]", "dns.block: nothing is blocked")
+	v.blockLists(b)
+	if len(b.Names) == 0 && b.Digest == "" && len(b.Lists) == 0 && !v.places.spoilt("dns.block") {
+		v.reject(b.At, "add files: [FILE], names: [DOMAIN] or lists", "dns.block: nothing is blocked")
+	}
+}
+
+// blockLists checks the names of lists; sources checks where they come from.
+func (v *validator) blockLists(b *Block) {
+	if len(b.Lists) > maxBlockLists {
+		v.reject(b.Lists[maxBlockLists].At, "", "dns.block.lists: more than %d", maxBlockLists)
+		return
+	}
+	for i, l := range b.Lists {
+		if len(l.Name) > maxZone || l.Name == "" || !isLower(l.Name[0]) || !allOf(l.Name, isZoneByte) {
+			v.reject(l.At, "", "dns.block.lists: %s: expected a lower-case letter, then such letters, digits, _ and -, %d"+
+				" at most", quote(l.Name), maxZone)
+		}
+		if slices.ContainsFunc(b.Lists[:i], func(m BlockList) bool { return m.Name == l.Name }) {
+			v.reject(l.At, "choose another name", "dns.block.lists: %s comes twice", quote(l.Name))
+		}
 	}
 }

@@ -23,37 +23,43 @@ const (
 	scratchPerSource = 2 * MaxList
 )
 
-// sources checks where sets are taken from.
+// sources checks where lists are taken from.
 func (v *validator) sources() {
-	sourced := v.p.Sourced()
-	if len(sourced) > maxSources {
-		v.reject(sourced[maxSources].At, "", "sets: more than %d are taken from elsewhere", maxSources)
+	all := v.p.taken()
+	if n := len(v.p.Sourced()); n > maxSources {
+		v.reject(all[maxSources].at, "", "sets: more than %d are taken from elsewhere", maxSources)
 		return
 	}
-	for _, s := range sourced {
+	if len(all) == 0 {
+		return
+	}
+	need := int64(0)
+	for _, l := range all {
 		before := len(v.findings)
-		v.source(s)
-		if s.Source.URL != "" && len(v.findings) == before && !v.places.spoilt("links") && !v.places.spoilt("zones") {
-			v.wayOut(s)
+		v.source(l)
+		if l.URL != "" && len(v.findings) == before && !v.places.spoilt("links") && !v.places.spoilt("zones") {
+			v.wayOut(l)
+		}
+		need += scratchPerSource
+		if l.names {
+			need = max(need, scratchPerSource+MaxBlockFile)
 		}
 	}
-	if len(sourced) > 0 && v.p.State.Size == 0 && !v.places.spoilt("state") {
-		v.warn(sourced[0].Source.At, "give the guest a state disk", "set %s: without a state disk nothing of it is kept when"+
-			" the guest stops", quote(sourced[0].Name))
+	if v.p.State.Size == 0 && !v.places.spoilt("state") {
+		v.warn(all[0].At, "give the guest a state disk", "%s: without a state disk nothing of it is kept when the guest"+
+			" stops", all[0].called)
 	}
-	if need := int64(len(sourced)) * scratchPerSource; len(sourced) > 0 && v.p.State.Size > 0 &&
-		v.p.State.Size < need && v.p.State.Size >= minState {
-		v.warn(v.places.find(Pos{}, "state"), "write "+sizeText(need), "state: %d lists may take %s", len(sourced),
+	if v.p.State.Size > 0 && v.p.State.Size < need && v.p.State.Size >= minState {
+		v.warn(v.places.find(Pos{}, "state"), "write "+sizeText(need), "state: %d lists may take %s", len(all),
 			sizeText(need))
 	}
 }
 
 // source checks one source by itself.
-func (v *validator) source(set *Set) {
-	s := set.Source
+func (v *validator) source(s takenList) {
 	bad := func(key, hint, format string, args ...any) {
-		at := v.places.find(s.At, "sets.%s.%s", set.Name, key)
-		v.reject(at, hint, "sets.%s.%s: %s", clip(set.Name), key, fmt.Sprintf(format, args...))
+		at := v.places.find(s.At, "%s.%s", s.path, key)
+		v.reject(at, hint, "%s.%s: %s", s.path, key, fmt.Sprintf(format, args...))
 	}
 	least := int64(minListEvery)
 	switch {
@@ -67,7 +73,7 @@ func (v *validator) source(set *Set) {
 			bad("file", "", "%s: expected the name of a file in %s, of letters, digits and . _ -", quote(s.File), ListsDir)
 		}
 	default:
-		if problem, hint := checkURL(s); problem != "" {
+		if problem, hint := checkURL(s.ListSource); problem != "" {
 			bad("url", hint, "%s", problem)
 		}
 	}
@@ -144,16 +150,16 @@ func (s *ListSource) Host() (host string, port uint16) {
 
 // wayOut warns of a list that the guest cannot get: what it sends passes unless a line forbids it, and needs a name
 // server and a link that leads there.
-func (v *validator) wayOut(set *Set) {
-	host, port := set.Source.Host()
-	at := v.places.find(set.Source.At, "sets.%s.url", set.Name)
+func (v *validator) wayOut(l takenList) {
+	host, port := l.Host()
+	at := v.places.find(l.At, "%s.url", l.path)
 	to, err := netip.ParseAddr(host)
 	if err != nil {
 		if i := slices.IndexFunc(v.p.Hosts, func(h Host) bool { return h.Name == host }); i >= 0 {
 			to = v.p.Hosts[i].Addresses[0]
 		} else if !v.p.knowsNameServer() {
 			v.warn(at, "give the host's address under hosts, or let the guest ask itself: dns: {self: true}",
-				"set %s: the guest knows no name server to ask for %s", quote(set.Name), clip(host))
+				"%s: the guest knows no name server to ask for %s", l.called, clip(host))
 		}
 	}
 	var blocked *Rule
@@ -173,10 +179,10 @@ func (v *validator) wayOut(set *Set) {
 	}
 	switch {
 	case !leads && !v.anyRest():
-		v.warn(at, "add a gateway, or a route", "set %s: no link leads to %s", quote(set.Name), clip(host))
+		v.warn(at, "add a gateway, or a route", "%s: no link leads to %s", l.called, clip(host))
 	case leads && !open:
 		v.warn(at, fmt.Sprintf("let it through before that line: - self -> %s: tcp/%d", clip(blocked.To), port),
-			"set %s: the guest may not send to port %d of %s, says the line %s -> %s at %s", quote(set.Name), port, clip(host),
+			"%s: the guest may not send to port %d of %s, says the line %s -> %s at %s", l.called, port, clip(host),
 			clip(blocked.From), clip(blocked.To), blocked.At)
 	}
 }

@@ -2,11 +2,14 @@
 
 package profiles
 
+import "slices"
+
 // Patterns of the words of dns, for editors.
 const (
 	domainPattern   = `^([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?$`
 	wildPattern     = `^(\*\.)?([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?$`
 	upstreamPattern = `^(uplink|[0-9a-fA-F.:]+(@[0-9]{1,5})?(#[A-Za-z0-9.-]{1,253})?)$`
+	listNamePattern = `^[a-z][a-z0-9_-]{0,30}$`
 	pinPattern      = `^[A-Za-z0-9+/]{43}=$`
 )
 
@@ -23,7 +26,8 @@ func dnsFields() table[DNS] {
 		{name: "names", doc: "Answers of your own: NAME: ADDRESS, a list of them, or another name. *.DOMAIN is every" +
 			" name below it.", kind: named(wildPattern, oneOrMore(eitherOf(hostAddress(), textLike(domainPattern)))),
 			decode: readDNSNames},
-		{name: "block", doc: "Names kept from clients: {files: [FILE], names: [DOMAIN], allow: [DOMAIN], answer: nxdomain}.",
+		{name: "block", doc: "Names kept from clients: {files: [FILE], lists: {NAME: {url: URL}}, names: [DOMAIN]," +
+			" allow: [DOMAIN], answer: nxdomain}.",
 			kind: filled(blockFields().schema()), decode: readBlock},
 		{name: "zones", doc: "Zones the guest is authoritative for: DOMAIN: {file: FILE}, or {records: TEXT}, as zone files" +
 			" have them.", kind: named(domainPattern, dnsZoneFields().schema()), decode: readDNSZones},
@@ -105,6 +109,26 @@ type blockDraft struct {
 	Block
 }
 
+// blockListFields are the keys of one of dns.block.lists: those of a set's list, whose file is always the guest's.
+func blockListFields() table[setDraft] {
+	all := slices.Clone(setFields())
+	for i := range all {
+		switch all[i].name {
+		case "file":
+			all[i].doc = ListsDir + "/NAME, a file on the guest's state disk that is looked at again and again."
+			all[i].kind, all[i].decode = textLike("^"+ListsDir+"/[^/]+$"), readListFile
+		case "every":
+			all[i].doc = "How often, such as 6h (the default) or 1d; a file every minute if nothing is said."
+		case "least":
+			all[i].doc = "How much of the last good list a new one must have, in per cent of its names; what has less is" +
+				" refused. Default: 50%."
+		case "insecure":
+			all[i].doc = "true: url is http, and whoever is on the way decides which names are blocked."
+		}
+	}
+	return all
+}
+
 // blockFields are the keys of dns.block.
 func blockFields() table[blockDraft] {
 	return table[blockDraft]{
@@ -113,6 +137,10 @@ func blockFields() table[blockDraft] {
 			decode: func(r *reader, v value, b *blockDraft) {
 				b.files = r.items(v, "a file, or a list of files", maxBlockFiles)
 			}},
+		{name: "lists", doc: "Lists that the guest takes anew while it runs, of the same forms: NAME: {url:" +
+			" https://HOST/PATH, every: 1d}. The last good one is kept on the state disk. What they name in a local domain" +
+			" or a zone of the guest is not blocked.", kind: filled(named(listNamePattern, blockListFields().schema())),
+			decode: readBlockLists},
 		{name: "names", doc: "Domains that are blocked with all below them.", kind: oneOrMore(textLike(domainPattern)),
 			decode: func(r *reader, v value, b *blockDraft) { b.Names = r.domainList(v, "dns.block.names") }},
 		{name: "allow", doc: "Domains that are never blocked, nor anything below them.",

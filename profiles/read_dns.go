@@ -274,7 +274,7 @@ func readBlock(r *reader, v value, d *DNS) {
 		if !ok {
 			continue
 		}
-		src, err := r.besideOf(name, maxBlockFile)
+		src, err := r.besideOf(name, MaxBlockFile)
 		if err != nil {
 			r.rejectAt(file.pos(), "name a file below the directory of the profile", "%s: %v", file.name, err)
 			continue
@@ -299,6 +299,41 @@ func readBlock(r *reader, v value, d *DNS) {
 		draft.Compiled, draft.Count, draft.Digest = raw, n, hex.EncodeToString(sum[:])
 	}
 	d.Block = &draft.Block
+}
+
+// readBlockLists reads the lists that are taken from elsewhere.
+func readBlockLists(r *reader, v value, b *blockDraft) {
+	const what = "a mapping such as ads: {url: https://lists.example/ads.txt}"
+	r.filled(v, what)
+	for _, entry := range r.entries(v, what, maxBlockLists) {
+		var d setDraft
+		path := "dns.block.lists." + entry.key.Value
+		before := len(r.findings)
+		blockListFields().read(r, entry, &d)
+		source := d.taken(r, entry, path)
+		switch {
+		case len(r.findings) > before:
+			r.places.spoil("dns.block")
+		case source == nil:
+			r.rejectAt(entry.keyPos(), asHint(blockListFields()[0].doc), "missing %s.url or file", entry.name)
+			r.places.spoil("dns.block")
+		default:
+			b.Lists = append(b.Lists, BlockList{Name: entry.key.Value, Source: *source, At: entry.keyPos()})
+		}
+	}
+}
+
+// readListFile reads the name of a list on the guest's state disk.
+func readListFile(r *reader, v value, d *setDraft) {
+	name, ok := r.word(v, "the name of a file in "+ListsDir+" of the guest")
+	if !ok {
+		return
+	}
+	d.note(v)
+	if d.source.File, ok = strings.CutPrefix(name, ListsDir+"/"); !ok {
+		r.rejectAt(v.pos(), "write "+ListsDir+"/NAME, or give the file under files: those are read when the profile is",
+			"%s: %s is no file that the guest looks at again and again", v.name, quote(name))
+	}
 }
 
 // besideOf is beside for files of another size.

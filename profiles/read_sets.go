@@ -85,12 +85,12 @@ const (
 	defaultLeast     = 50 // per cent
 )
 
-// taken is the source of a set as written at v, nil when it has none.
-func (d *setDraft) taken(r *reader, v value) *ListSource {
+// taken is the source of a list as written at v, nil when it has none. The places of its keys are kept under a path.
+func (d *setDraft) taken(r *reader, v value, path string) *ListSource {
 	s := d.source
 	s.At = v.keyPos()
 	if d.given["file"].Line > 0 && d.given["url"].Line > 0 && s.File != "" {
-		r.rejectAt(d.given["file"], "write two sets, lines take both", "%s: both a file of the guest and a url", v.name)
+		r.rejectAt(d.given["file"], "write two, each has one source", "%s: both a file of the guest and a url", v.name)
 		return nil
 	}
 	if s.URL == "" && s.File == "" {
@@ -116,7 +116,7 @@ func (d *setDraft) taken(r *reader, v value) *ListSource {
 		}
 	}
 	for key, at := range d.given {
-		r.places.put(at, "sets.%s.%s", v.key.Value, key)
+		r.places.put(at, "%s.%s", path, key)
 	}
 	return &s
 }
@@ -155,7 +155,7 @@ func readSets(r *reader, v value, p *Profile) {
 			if len(r.findings) == before && len(d.given) == 0 {
 				r.rejectAt(entry.keyPos(), asHint(setFields()[0].doc), "missing %s.file or url", entry.name)
 			}
-			source = d.taken(r, entry)
+			source = d.taken(r, entry, "sets."+entry.key.Value)
 		} else {
 			const what = "an address, a prefix, a range such as 10.0.0.1-10.0.0.9, or a list of these"
 			for _, item := range r.items(entry, what, maxPrefixes) {

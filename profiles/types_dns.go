@@ -79,6 +79,7 @@ type Block struct {
 	Answer BlockAnswer `json:"answer"`
 	Names  []string    `json:"names,omitempty"` // with all below them
 	Allow  []string    `json:"allow,omitempty"` // never blocked, nor what is below them
+	Lists  []BlockList `json:"lists,omitempty"` // in the order of the file
 	// Count is how many names of files there are, and Digest the SHA-256 in hex of Compiled; 0 and empty: no files.
 	Count  int    `json:"count,omitempty"`
 	Digest string `json:"digest,omitempty"`
@@ -86,6 +87,22 @@ type Block struct {
 	// they cost no memory of every child: there is nothing of them in the JSON.
 	Compiled []byte `json:"-"`
 	At       Pos    `json:"at"`
+}
+
+// BlockList is names that are taken from elsewhere again and again while the guest runs. Names in a local domain or in
+// a zone of the guest are not blocked by it.
+type BlockList struct {
+	Name   string     `json:"name"`
+	Source ListSource `json:"source"`
+	At     Pos        `json:"at"`
+}
+
+// BlockLists are the lists of blocked names that change while the guest runs.
+func (p *Profile) BlockLists() []BlockList {
+	if p.DNS == nil || p.DNS.Block == nil {
+		return nil
+	}
+	return p.DNS.Block.Lists
 }
 
 // BlockAnswer is what is said of a blocked name.
@@ -119,6 +136,7 @@ const (
 	maxDNSLimit   = 100000
 	maxCAFile     = 512 << 10 // bytes; Debian's whole list has 220 KiB
 	maxBlockFiles = 16
-	maxBlockFile  = 64 << 20 // bytes
-	maxName       = 253      // bytes of a name in text without its final dot (RFC 1035 2.3.4)
+	MaxBlockFile  = 64 << 20 // bytes
+	maxBlockLists = 16
+	maxName       = 253 // bytes of a name in text without its final dot (RFC 1035 2.3.4)
 )

@@ -45,12 +45,33 @@ func (p *Profile) Sourced() []*Set {
 	return out
 }
 
+// takenList is a list from elsewhere, whoever it is for.
+type takenList struct {
+	*ListSource
+	path   string // of its keys: "sets.drop"
+	called string // "set drop"
+	at     Pos
+	names  bool // of names, not of addresses
+}
+
+// taken are all lists that change while the guest runs.
+func (p *Profile) taken() (out []takenList) {
+	for _, s := range p.Sourced() {
+		out = append(out, takenList{s.Source, "sets." + clip(s.Name), "set " + quote(s.Name), s.At, false})
+	}
+	for i := range p.BlockLists() {
+		l := &p.DNS.Block.Lists[i]
+		out = append(out, takenList{&l.Source, "dns.block.lists." + clip(l.Name), "list " + quote(l.Name), l.At, true})
+	}
+	return out
+}
+
 // NeedsAuthorities tells whether the guest must know the certificate authorities that vouch for servers.
 func (p *Profile) NeedsAuthorities() bool {
-	for _, s := range p.Sourced() {
-		if s.Source.URL != "" && !s.Source.Insecure && s.Source.Pin == "" {
-			return true
-		}
+	if slices.ContainsFunc(p.taken(), func(l takenList) bool {
+		return l.URL != "" && !l.Insecure && l.Pin == ""
+	}) {
+		return true
 	}
 	return p.DNS != nil && p.DNS.needsAuthorities()
 }

@@ -7,11 +7,14 @@ import (
 	"io/fs"
 	"path/filepath"
 	"text/tabwriter"
+	"time"
 
+	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/ctl"
 	"rempart/firstboot/dns"
 	"rempart/firstboot/dns/dnssec"
+	"rempart/firstboot/lists/handover"
 )
 
 // runDNS says how the name service does.
@@ -27,8 +30,15 @@ func runDNS(ctx context.Context, d *desk, r ctl.Request) error {
 	if err != nil {
 		return fmt.Errorf("asking the name service: %w", err)
 	}
+	lists, err := d.nameLists()
+	if err != nil {
+		return err
+	}
 	if *asJSON {
-		return printJSON(r.Stdout, s)
+		return printJSON(r.Stdout, struct {
+			dns.Status
+			Lists []handover.Status `json:"lists,omitempty"`
+		}{s, lists})
 	}
 	w := tabwriter.NewWriter(r.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "queries\t%d\tcached %d, forwarded %d, local %d, refused %d, limited %d, dropped %d\n", s.Queries,
@@ -39,6 +49,13 @@ func runDNS(ctx context.Context, d *desk, r ctl.Request) error {
 		s.Forward.Stale, s.Forward.Refreshed)
 	fmt.Fprintf(w, "kept out\t\tblocked %d (of %d names), private addresses %d\n", s.Blocked, s.BlockLen,
 		s.Forward.Rebinding)
+	for _, l := range lists {
+		state := "next look in " + max(0, time.Until(time.Unix(l.Next, 0))).Round(time.Second).String()
+		if l.Error != "" {
+			state += "; " + l.Error
+		}
+		fmt.Fprintf(w, "list\t%d\tnames of %s, %s\n", l.Entries, l.From, state)
+	}
 	if v := s.DNSSEC; v != (dnssec.Counts{}) {
 		fmt.Fprintf(w, "dnssec\t\tproven %d, unsigned %d, wrong %d\n", v.Secure, v.Insecure, v.Bogus)
 	}
@@ -53,4 +70,24 @@ func runDNS(ctx context.Context, d *desk, r ctl.Request) error {
 			u.Failed, u.Forged, state, u.Micros)
 	}
 	return w.Flush()
+}
+
+// nameLists are how the lists of blocked names stand that the profile in force takes from elsewhere.
+func (d *desk) nameLists() (out []handover.Status, err error) {
+	p, _, err := child.ReadProfile(d.root)
+	if err != nil {
+		return nil, err
+	}
+	all, err := handover.ReadStatus(d.root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, l := range p.BlockLists() {
+		for _, s := range all {
+			if s.Name == handover.NamesList(l.Name) {
+				out = append(out, s)
+			}
+		}
+	}
+	return out, nil
 }

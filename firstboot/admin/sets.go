@@ -64,7 +64,7 @@ func (d *desk) sets(now time.Time) ([]setRow, error) {
 	}
 	stands := map[string]handover.Status{}
 	for _, s := range all {
-		stands[s.Set] = s
+		stands[s.Name] = s
 	}
 	rows := []setRow{}
 	for i := range p.Sets {
@@ -74,7 +74,7 @@ func (d *desk) sets(now time.Time) ([]setRow, error) {
 			s := stands[set.Name]
 			row.From, row.Taken, row.Error, row.Strange = from(set.Source), s.Taken, s.Error, s.Strange
 			if s.Taken > 0 {
-				row.Ranges = s.Ranges
+				row.Ranges = s.Entries
 				row.Age = max(0, now.Unix()-s.Seen)
 			}
 			row.Next = max(0, s.Next-now.Unix())

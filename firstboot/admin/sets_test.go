@@ -42,9 +42,9 @@ func TestSets(t *testing.T) {
 		t.Fatalf("sets before any list = %+v, %v; want four, the first from the profile", rows, err)
 	}
 	if err := handover.WriteStatus(root, []handover.Status{
-		{Set: "drop", Ranges: 9, Taken: now.Unix() - 7200, Seen: now.Unix() - 60, Next: now.Unix() + 30, Strange: 1},
-		{Set: "gone", Tried: now.Unix(), Next: now.Unix() - 5, Error: "the server answers 404"},
-		{Set: "of an older profile", Ranges: 5},
+		{Name: "drop", Entries: 9, Taken: now.Unix() - 7200, Seen: now.Unix() - 60, Next: now.Unix() + 30, Strange: 1},
+		{Name: "gone", Tried: now.Unix(), Next: now.Unix() - 5, Error: "the server answers 404"},
+		{Name: "of an older profile", Entries: 5},
 	}); err != nil {
 		t.Fatal(err)
 	}

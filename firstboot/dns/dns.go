@@ -45,7 +45,7 @@ func Spec() child.Spec {
 		UID:     contract.UIDDNS,
 		Caps:    []uintptr{unix.CAP_NET_BIND_SERVICE},
 		Own:     []string{contract.DNSDir},
-		Read: []string{contract.BlockedPath, contract.LinkDir, caPath,
+		Read: []string{contract.BlockedPath, contract.LinkDir, contract.ListsDir, caPath,
 			identity.ConsumerDir(identity.ConsumerDNS)},
 		OOMScore: 300,
 		Files:    maxFiles,
@@ -80,7 +80,7 @@ func Run(ctx context.Context, env *child.Env) error {
 		<-ctx.Done()
 		return nil
 	}
-	limit := Memory(env.Profile.DNS.Cache) + ownMemory(env.Profile)
+	limit := Memory(env.Profile.DNS.Cache) + ownMemory(env.Profile) + listMemory(env.Profile)
 	if env.Profile.DNS.ServesTLS() {
 		limit += secureMemory
 	}
@@ -105,6 +105,9 @@ func Run(ctx context.Context, env *child.Env) error {
 	}
 	if h.leases != "" {
 		all.Go(func() { names.Follow(ctx, h.leases, env.Log, h.local.Apply) })
+	}
+	if len(env.Profile.BlockLists()) > 0 {
+		all.Go(func() { h.lists.follow(ctx) })
 	}
 	all.Go(func() { h.followUplink(ctx, filepath.Join(env.Root, contract.LearntPath)) })
 	status, err := counter(env.Log).Listen(filepath.Join(env.Root, contract.DNSSocket))

@@ -46,6 +46,7 @@ type house struct {
 	forward    *forward.Forwarder
 	blocked    *override.Blocked
 	table      []byte // mapped
+	lists      *nameLists
 	access     map[string]*server.Access
 	tls        map[string]bool // links that are to be served by TLS too
 	secure     *tls.Config     // nil: none is
@@ -156,7 +157,10 @@ func (h *house) sources(env *child.Env) ([]answer.Source, error) {
 		if err != nil {
 			return nil, err
 		}
-		h.blocked = override.NewBlocked(d.Block, table)
+		h.blocked = override.NewBlocked(d.Block, table, ownDomain(d))
+		h.lists = &nameLists{root: env.Root, profile: env.Profile, log: env.Log, blocked: h.blocked,
+			seen: map[string]fs.FileInfo{}, tables: map[string]blocklist.Table{}}
+		h.lists.renew() // what was handed over to whom we are after
 		all = append(all, h.blocked)
 	}
 	own, err := h.names(env)
@@ -356,7 +360,7 @@ type Details struct {
 	Forward  forward.Counts    `json:"forward"`
 	Cache    cache.Usage       `json:"cache"`
 	Blocked  uint64            `json:"blocked"`       // queries for blocked names
-	BlockLen int               `json:"blocked_names"` // names of files
+	BlockLen int               `json:"blocked_names"` // names of files and lists
 	DNSSEC   dnssec.Counts     `json:"dnssec"`        // all zero where nothing is validated
 	Servers  []upstream.Counts `json:"servers"`
 }

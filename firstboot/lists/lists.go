@@ -1,10 +1,10 @@
-// Package lists is the child that takes the members of sets from elsewhere: it fetches each list on its schedule,
-// judges it, keeps the last good one on the state disk and hands it over to the policy child. What was kept is handed
-// over as soon as the state disk is there, before links come up.
+// Package lists is the child that takes from elsewhere the members of sets, and names to be blocked: it fetches each
+// list on its schedule, judges it, keeps the last good one on the state disk and hands it over to the policy child or
+// to the name service. What was kept is handed over as soon as the state disk is there, before links come up.
 //
 // It reads what strangers serve, so it has no right but to connect and to write its own two directories. What it
-// deliberately does not do: change rules (package filter/policy does, and looks at each list again), or decide what
-// becomes of members.
+// deliberately does not do: change rules or answers (packages filter/policy and dns do, and look at each list again),
+// or decide what becomes of members.
 package lists
 
 import (
@@ -36,7 +36,8 @@ import (
 )
 
 // memory is what the child's heap may take, in bytes: a list of profiles.MaxListRanges ranges takes 12 MiB, and of IPv6
-// ranges that are no prefixes some 35 more while it is written. What was handed over is on a tmpfs and counts too.
+// ranges that are no prefixes some 35 more while it is written; a table of half a million names takes 16. What was
+// handed over is on a tmpfs and counts too.
 const memory = 80 << 20
 
 // Spec is the child. It is no condition of READY that anything can be fetched: it is ready once what was kept is
@@ -47,7 +48,7 @@ func Spec() child.Spec {
 		Run:  run,
 		Needed: func(root string) bool {
 			p, _, err := child.ReadProfile(root)
-			return err == nil && len(p.Sourced()) > 0
+			return err == nil && len(p.Sourced())+len(p.BlockLists()) > 0
 		},
 		After:   []string{"state"},
 		Follows: true,
@@ -85,14 +86,25 @@ type keeper struct {
 	store     *refresh.Store
 	refresher *refresh.Keeper
 	sources   []refresh.Source
-	useless   map[string]error // sets whose source cannot be reached with this master, and why
+	lists     map[string]*list
+	useless   map[string]error // lists whose source cannot be reached with this master, and why
 
-	mu     sync.Mutex // of what follows
-	status map[string]handover.Status
-	ranges map[string]int // by set; of the list in use
-	stale  map[string]bool
-	// unusable says of sets why nobody can use the list that is kept.
+	mu      sync.Mutex // of what follows
+	status  map[string]handover.Status
+	entries map[string]int // of the list in use
+	stale   map[string]bool
+	// unusable says of lists why nobody can use what is kept of them.
 	unusable map[string]string
+}
+
+// list is what differs between lists of addresses and of names.
+type list struct {
+	source *profiles.ListSource
+	called string // "set drop"
+	judge  func(fresh, kept io.Reader, keep io.Writer) error
+	count  func(kept io.Reader) (int, error)
+	// usable tells why what was handed over is of no use; nil: it is, as who uses it will find.
+	usable func() error
 }
 
 type dialer = func(ctx context.Context, network, address string) (net.Conn, error)
@@ -102,37 +114,45 @@ func newKeeper(env *child.Env, clock refresh.Clock, dial dialer) (*keeper, error
 	if err != nil {
 		return nil, err
 	}
-	k := &keeper{env: env, store: store, status: map[string]handover.Status{}, ranges: map[string]int{},
-		stale: map[string]bool{}, useless: map[string]error{}, unusable: map[string]string{}}
+	k := &keeper{env: env, store: store, status: map[string]handover.Status{}, entries: map[string]int{},
+		lists: map[string]*list{}, stale: map[string]bool{}, useless: map[string]error{}, unusable: map[string]string{}}
 	k.refresher = &refresh.Keeper{Store: store, Clock: clock, Log: env.Log, Changed: k.changed, Told: k.told}
 	for _, set := range env.Profile.Sourced() {
-		source, err := k.source(set, dial)
-		k.sources = append(k.sources, source)
-		st := handover.Status{Set: set.Name, From: source.URL + source.File}
-		if err != nil {
-			k.useless[set.Name], k.stale[set.Name] = err, true
-			st.Error = cut(err.Error())
-		}
-		k.status[set.Name] = st
+		k.add(set.Name, profiles.MaxList, k.ofSet(set), dial)
+	}
+	for i := range env.Profile.BlockLists() {
+		l := &env.Profile.DNS.Block.Lists[i]
+		k.add(handover.NamesList(l.Name), profiles.MaxBlockFile, k.ofNames(l), dial)
 	}
 	return k, nil
 }
 
-// source is where a set is taken from.
-func (k *keeper) source(set *profiles.Set, dial dialer) (refresh.Source, error) {
-	s := refresh.Source{Name: set.Name, URL: set.Source.URL, Every: time.Duration(set.Source.Every) * time.Second,
-		Most: profiles.MaxList, Judge: func(fresh, kept io.Reader, keep io.Writer) error {
-			return k.judge(set, fresh, kept, keep)
-		}}
+// add takes up a list, of so many bytes at most.
+func (k *keeper) add(name string, most int64, l *list, dial dialer) {
+	source, err := k.source(name, most, l, dial)
+	k.lists[name] = l
+	k.sources = append(k.sources, source)
+	st := handover.Status{Name: name, From: source.URL + source.File}
+	if err != nil {
+		k.useless[name], k.stale[name] = err, true
+		st.Error = cut(err.Error())
+	}
+	k.status[name] = st
+}
+
+// source is where a list is taken from.
+func (k *keeper) source(name string, most int64, l *list, dial dialer) (refresh.Source, error) {
+	s := refresh.Source{Name: name, URL: l.source.URL, Every: time.Duration(l.source.Every) * time.Second, Most: most,
+		Judge: l.judge}
 	if s.URL == "" {
-		s.File = filepath.Join(k.env.Root, profiles.ListsDir, set.Source.File)
+		s.File = filepath.Join(k.env.Root, profiles.ListsDir, l.source.File)
 		return s, nil
 	}
-	trust, err := k.trust(set.Source)
+	trust, err := k.trust(l.source)
 	if err != nil {
 		return s, err
 	}
-	s.Client = &get.Client{Dial: dial, TLS: trust, Insecure: set.Source.Insecure, Agent: "rempart/" + contract.Version}
+	s.Client = &get.Client{Dial: dial, TLS: trust, Insecure: l.source.Insecure, Agent: "rempart/" + contract.Version}
 	return s, nil
 }
 
@@ -181,7 +201,7 @@ func (k *keeper) handOver() error {
 	}
 	for _, err := range []error{k.store.Prune(names), handover.Prune(k.env.Root, names)} {
 		if err != nil {
-			k.env.Log.Warn("lists of sets that are no more", "error", err)
+			k.env.Log.Warn("lists that are no more", "error", err)
 		}
 	}
 	if err := k.say(); err != nil {
@@ -196,10 +216,10 @@ func (k *keeper) hand(s *refresh.Source) {
 	if errors.Is(err, os.ErrNotExist) {
 		return
 	}
-	n := 0
+	n, l := 0, k.lists[s.Name]
 	if err == nil {
 		defer kept.Close()
-		if n, err = handover.Count(kept); err == nil {
+		if n, err = l.count(kept); err == nil {
 			_, err = kept.Seek(0, io.SeekStart)
 		}
 	}
@@ -207,64 +227,20 @@ func (k *keeper) hand(s *refresh.Source) {
 		err = handover.Write(k.env.Root, s.Name, kept)
 	}
 	if err == nil { // as who uses it will: the profile may be another than when it was judged
-		_, err = handover.Read(k.env.Root, k.env.Profile, s.Name)
+		err = l.usable()
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err != nil {
-		k.env.Log.Warn("list cannot be used", "set", s.Name, "error", err)
+		k.env.Log.Warn("list cannot be used", "list", l.called, "error", err)
 		k.unusable[s.Name] = err.Error()
 		return
 	}
 	delete(k.unusable, s.Name)
-	k.ranges[s.Name] = n
+	k.entries[s.Name] = n
 	st := k.status[s.Name]
-	st.Ranges = n
+	st.Entries = n
 	k.status[s.Name] = st
-}
-
-// judge keeps a list that can be what is meant.
-func (k *keeper) judge(set *profiles.Set, fresh, kept io.Reader, keep io.Writer) error {
-	list, strange, err := profiles.ReadList(fresh)
-	if err != nil {
-		return err
-	}
-	if err := handover.Sane(k.env.Profile, list); err != nil {
-		return err
-	}
-	if kept != nil {
-		// What is kept and cannot be read any more is no measure.
-		if before, err := handover.Count(kept); err == nil && len(list)*100 < before*set.Source.Least {
-			return fmt.Errorf("%w: it has %d ranges and the last good one %d, less than %d%%; if it is right, lower least",
-				handover.ErrAbsurd, len(list), before, set.Source.Least)
-		}
-	}
-	if err := k.room(set, len(list)); err != nil {
-		return err
-	}
-	k.mu.Lock()
-	st := k.status[set.Name]
-	st.Strange = strange
-	k.status[set.Name] = st
-	k.mu.Unlock()
-	return handover.Encode(keep, list)
-}
-
-// room tells whether all sets together still fit when one has so many ranges.
-func (k *keeper) room(set *profiles.Set, ranges int) error {
-	all := ranges
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for i := range k.env.Profile.Sets {
-		if s := &k.env.Profile.Sets[i]; s != set && s.Name != set.Name {
-			all += max(s.Len(), k.ranges[s.Name])
-		}
-	}
-	if most := handover.Most(); all > most {
-		return fmt.Errorf("%w: with it all sets would have %d ranges, at most %d with the guest's memory",
-			handover.ErrAbsurd, all, most)
-	}
-	return nil
 }
 
 // changed hands over a list that is new.
@@ -272,12 +248,12 @@ func (k *keeper) changed(name string) {
 	i := slices.IndexFunc(k.sources, func(s refresh.Source) bool { return s.Name == name })
 	k.hand(&k.sources[i])
 	k.mu.Lock()
-	n, unusable := k.ranges[name], k.unusable[name]
+	n, unusable := k.entries[name], k.unusable[name]
 	k.mu.Unlock()
 	if unusable != "" {
 		return
 	}
-	k.env.Log.Info("list renewed", "set", name, "ranges", n)
+	k.env.Log.Info("list renewed", "list", k.lists[name].called, "entries", n)
 }
 
 // told notes how a source stands.
@@ -304,25 +280,24 @@ func (k *keeper) told(st refresh.Status) {
 // isStale tells whether a list is older than a server that is away now and then makes it.
 func (k *keeper) isStale(st refresh.Status) bool {
 	const few, late = 3, 2 // tries; times what the profile says
-	set := k.env.Profile.Set(st.Name)
 	return st.Fails >= few && (st.Seen.IsZero() ||
-		st.Tried.Sub(st.Seen) > late*time.Duration(set.Source.Every)*time.Second)
+		st.Tried.Sub(st.Seen) > late*time.Duration(k.lists[st.Name].source.Every)*time.Second)
 }
 
 // say lays down how all lists stand, and has the report warn of those that are stale.
 func (k *keeper) say() error {
 	k.mu.Lock()
 	all := slices.SortedFunc(maps.Values(k.status),
-		func(a, b handover.Status) int { return strings.Compare(a.Set, b.Set) })
+		func(a, b handover.Status) int { return strings.Compare(a.Name, b.Name) })
 	var lines []string
 	for i := range all {
 		s := &all[i]
-		why := k.unusable[s.Set]
+		why := k.unusable[s.Name]
 		if s.Error == "" {
 			s.Error = cut(why)
 		}
-		if k.stale[s.Set] || why != "" {
-			lines = append(lines, "set "+s.Set+": "+s.Error)
+		if k.stale[s.Name] || why != "" {
+			lines = append(lines, k.lists[s.Name].called+": "+s.Error)
 		}
 	}
 	k.mu.Unlock()

@@ -75,6 +75,16 @@ func (g *guest) profile(pin string) *profiles.Profile {
 			Pin: pin}}}}
 }
 
+// env is what the child is given.
+func (g *guest) env(p *profiles.Profile) *child.Env {
+	return &child.Env{Profile: p, Root: g.root, Log: slog.New(slog.DiscardHandler), Ready: func() {},
+		Tell: func(key string, value any) {
+			if key == child.KeyWarning {
+				g.said = fmt.Sprint(value)
+			}
+		}}
+}
+
 // work lets the child look so many times at each list.
 func (g *guest) work(t *testing.T, p *profiles.Profile, times int) {
 	t.Helper()
@@ -82,8 +92,11 @@ func (g *guest) work(t *testing.T, p *profiles.Profile, times int) {
 	defer cancel()
 	now := time.Unix(1_900_000_000, 0)
 	waits := 0
-	clock := refresh.Clock{Now: func() time.Time { return now }, Random: func() float64 { return 0.5 },
-		Wait: func(ctx context.Context, d time.Duration) error {
+	var mu sync.Mutex // several lists have one clock
+	clock := refresh.Clock{Now: func() time.Time { mu.Lock(); defer mu.Unlock(); return now },
+		Random: func() float64 { return 0.5 }, Wait: func(ctx context.Context, d time.Duration) error {
+			mu.Lock()
+			defer mu.Unlock()
 			now = now.Add(max(d, 0))
 			if waits++; waits > times {
 				cancel()
@@ -91,13 +104,7 @@ func (g *guest) work(t *testing.T, p *profiles.Profile, times int) {
 			return ctx.Err()
 		}}
 	g.said = ""
-	env := &child.Env{Profile: p, Root: g.root, Log: slog.New(slog.DiscardHandler), Ready: func() {},
-		Tell: func(key string, value any) {
-			if key == child.KeyWarning {
-				g.said = fmt.Sprint(value)
-			}
-		}}
-	k, err := newKeeper(env, clock, (&net.Dialer{}).DialContext)
+	k, err := newKeeper(g.env(p), clock, (&net.Dialer{}).DialContext)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +147,7 @@ func TestLists(t *testing.T) {
 	if got := g.list(t, p); got != good || !handover.Laid(g.root) {
 		t.Errorf("handed over: %s, laid %v; want %s, true", got, handover.Laid(g.root), good)
 	}
-	if s := g.status(t); s.Ranges != 2 || s.Error != "" || s.Taken == 0 || g.said != "" {
+	if s := g.status(t); s.Entries != 2 || s.Error != "" || s.Taken == 0 || g.said != "" {
 		t.Errorf("status %+v, warning %q; want two ranges and no error", s, g.said)
 	}
 	// What cannot be meant is refused, and the last good one stays.
@@ -160,7 +167,7 @@ func TestLists(t *testing.T) {
 		got, s := g.list(t, p), g.status(t)
 		switch {
 		case why == "":
-			if s.Error != "" || s.Ranges != 1 {
+			if s.Error != "" || s.Entries != 1 {
 				t.Errorf("half of the last list: %+v; want it", s)
 			}
 		case got != good && !strings.HasPrefix(got, "[{198.51.100.0 198.51.100.255}") || s.Error == "":
@@ -175,7 +182,7 @@ func TestLists(t *testing.T) {
 	g.work(t, p, 1)
 	g.say("198.51.100.9\n")
 	g.work(t, p, 16)
-	if s := g.status(t); s.Ranges != 100 || !strings.Contains(s.Error, "less than 50%") ||
+	if s := g.status(t); s.Entries != 100 || !strings.Contains(s.Error, "less than 50%") ||
 		!strings.Contains(g.said, "set drop: ") {
 		t.Errorf("a list that shrank: %+v, warning %q; want it refused, and said after some tries", s, g.said)
 	}
@@ -225,7 +232,7 @@ func TestTrust(t *testing.T) {
 	if err := os.WriteFile(file, ours, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if g.work(t, p, 1); g.status(t).Ranges != 1 {
+	if g.work(t, p, 1); g.status(t).Entries != 1 {
 		t.Errorf("with the authority: %+v; want the list", g.status(t))
 	}
 	// The certificate is for 127.0.0.1 and example.com, and for no other name.
@@ -245,7 +252,7 @@ func TestFilesAndRoom(t *testing.T) {
 	if err := os.WriteFile(file, []byte("add x 198.51.100.0/24\nadd x 198.51.102.0/24\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if g.work(t, p, 1); g.status(t).Ranges != 2 {
+	if g.work(t, p, 1); g.status(t).Entries != 2 {
 		t.Errorf("a file: %+v; want two ranges", g.status(t))
 	}
 	for i := range profiles.MaxListRanges - 1 {

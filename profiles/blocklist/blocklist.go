@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // The table: a magic number, the number of hashes, then the hashes in rising order, all little-endian.
@@ -38,15 +39,30 @@ type Table struct{ hashes []byte }
 // Open reads a table from its bytes, which are kept and must not change. Their order is not looked at, since that would
 // touch every page of a mapped file: a table out of order finds less, and nothing worse.
 func Open(b []byte) (Table, error) {
-	if len(b) < headerSize || string(b[:len(magic)]) != magic {
-		return Table{}, fmt.Errorf("%w: it does not begin like one", ErrTable)
+	n, err := Count(b)
+	if err != nil {
+		return Table{}, err
 	}
-	n := binary.LittleEndian.Uint64(b[len(magic):])
-	if n > MaxNames || uint64(len(b)-headerSize) != n*hashSize {
-		return Table{}, fmt.Errorf("%w: %d bytes, and it says to have %d names of %d at most", ErrTable, len(b), n, MaxNames)
+	if int64(len(b)) != Size(n) {
+		return Table{}, fmt.Errorf("%w: %d bytes, and it says to have %d names", ErrTable, len(b), n)
 	}
 	return Table{b[headerSize:]}, nil
 }
+
+// Count is how many names a table says to have by its first bytes, of which there are Size(0) at least.
+func Count(head []byte) (int, error) {
+	if len(head) < headerSize || string(head[:len(magic)]) != magic {
+		return 0, fmt.Errorf("%w: it does not begin like one", ErrTable)
+	}
+	n := binary.LittleEndian.Uint64(head[len(magic):])
+	if n > MaxNames {
+		return 0, fmt.Errorf("%w: it says to have %d names, of %d at most", ErrTable, n, MaxNames)
+	}
+	return int(n), nil
+}
+
+// Size is how many bytes a table of so many names has.
+func Size(names int) int64 { return int64(headerSize) + hashSize*int64(names) }
 
 // Len is the number of names.
 func (t Table) Len() int { return len(t.hashes) / hashSize }
@@ -70,6 +86,15 @@ func (t Table) Blocks(name []byte) bool {
 		}
 	}
 	return false
+}
+
+// BlocksName is Blocks of a name as people write it, in lower case and without a final dot.
+func (t Table) BlocksName(name string) bool {
+	var b []byte
+	for label := range strings.SplitSeq(name, ".") {
+		b = append(append(b, byte(len(label))), label...)
+	}
+	return t.Blocks(append(b, 0))
 }
 
 // maxLabels is how many labels a name has at most: 255 bytes (RFC 1035 2.3.4), two for each but the root.
@@ -148,7 +173,18 @@ const (
 )
 
 // Builder collects names for a table.
-type Builder struct{ hashes []uint64 }
+type Builder struct {
+	// Most is how many names there may be; 0: MaxNames.
+	Most   int
+	hashes []uint64
+}
+
+func (b *Builder) most() int {
+	if b.Most > 0 {
+		return min(b.Most, MaxNames)
+	}
+	return MaxNames
+}
 
 // Add adds a name as people write it, in lower case and without a final dot; with all below it, when withBelow is set.
 func (b *Builder) Add(name string, withBelow bool) {
@@ -170,12 +206,12 @@ func (b *Builder) Add(name string, withBelow bool) {
 }
 
 // Table returns the bytes of the table, always the same for the same names, and how many different ones there are.
-// More than MaxNames are an error.
+// More than b.Most are an error.
 func (b *Builder) Table() ([]byte, int, error) {
 	slices.Sort(b.hashes)
 	b.hashes = slices.Compact(b.hashes)
-	if len(b.hashes) > MaxNames {
-		return nil, 0, fmt.Errorf("%d names, at most %d fit", len(b.hashes), MaxNames)
+	if len(b.hashes) > b.most() {
+		return nil, 0, fmt.Errorf("%d names, at most %d fit", len(b.hashes), b.most())
 	}
 	out := make([]byte, 0, headerSize+len(b.hashes)*hashSize)
 	out = append(out, magic...)

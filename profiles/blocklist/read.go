@@ -53,8 +53,8 @@ func (b *Builder) Read(r io.Reader) (said Said, err error) {
 				said.First = n
 			}
 		}
-		if len(b.hashes) > 2*MaxNames {
-			return said, fmt.Errorf("line %d: more than %d names, at most %d fit", n, 2*MaxNames, MaxNames)
+		if most := b.most(); len(b.hashes) > 2*most {
+			return said, fmt.Errorf("line %d: more than %d names, at most %d fit", n, 2*most, most)
 		}
 		if err == io.EOF {
 			return said, nil

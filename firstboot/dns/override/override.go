@@ -7,6 +7,7 @@ package override
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -125,11 +126,17 @@ type Blocked struct {
 	allow  map[string]bool
 	zero   bool
 	counts atomic.Uint64
+
+	own        func(name string) bool
+	lists      atomic.Pointer[[]blocklist.Table]
+	generation atomic.Uint64
 }
 
-// NewBlocked returns the source of what b blocks, with the table of its files.
-func NewBlocked(b *profiles.Block, table blocklist.Table) *Blocked {
-	s := &Blocked{table: table, names: map[string]bool{}, allow: map[string]bool{}, zero: b.Answer == profiles.BlockZero}
+// NewBlocked returns the source of what b blocks, with the table of its files. own tells whether a name, absolute and
+// in lower case, is in a domain of the guest's own: no list that is taken from elsewhere keeps such names from clients.
+func NewBlocked(b *profiles.Block, table blocklist.Table, own func(name string) bool) *Blocked {
+	s := &Blocked{table: table, own: own, names: map[string]bool{}, allow: map[string]bool{},
+		zero: b.Answer == profiles.BlockZero}
 	for _, name := range b.Names {
 		s.names[name+"."] = true
 	}
@@ -139,14 +146,28 @@ func NewBlocked(b *profiles.Block, table blocklist.Table) *Blocked {
 	return s
 }
 
-// Generation is constant, as that of Names.
-func (s *Blocked) Generation() uint64 { return 0 }
+// Generation changes with SetLists.
+func (s *Blocked) Generation() uint64 { return s.generation.Load() }
+
+// SetLists puts tables in the place of those before: of the lists that are taken from elsewhere.
+func (s *Blocked) SetLists(all []blocklist.Table) {
+	s.lists.Store(&all)
+	s.generation.Add(1)
+}
 
 // Count is how many queries were for blocked names.
 func (s *Blocked) Count() uint64 { return s.counts.Load() }
 
-// Len is how many names of files there are.
-func (s *Blocked) Len() int { return s.table.Len() }
+// Len is how many names there are, of files and of lists from elsewhere.
+func (s *Blocked) Len() int {
+	n := s.table.Len()
+	if lists := s.lists.Load(); lists != nil {
+		for _, t := range *lists {
+			n += t.Len()
+		}
+	}
+	return n
+}
 
 // Answer answers for blocked names: they do not exist, or have addresses that lead nowhere.
 func (s *Blocked) Answer(_ context.Context, q *answer.Query) (*dns.Msg, bool) {
@@ -184,7 +205,15 @@ func (s *Blocked) blocks(name string) bool {
 	}
 	var buf [256]byte
 	n, err := dns.PackDomainName(name, buf[:], 0, nil, false)
-	return err == nil && s.table.Blocks(buf[:n])
+	if err != nil {
+		return false
+	}
+	if s.table.Blocks(buf[:n]) {
+		return true
+	}
+	lists := s.lists.Load()
+	return lists != nil && slices.ContainsFunc(*lists, func(t blocklist.Table) bool { return t.Blocks(buf[:n]) }) &&
+		!s.own(name)
 }
 
 // Private answers for names that must not leave the network. It is an answer.Source.

@@ -82,12 +82,13 @@ func TestBlocked(t *testing.T) {
 	}
 	rules := profiles.Block{Names: []string{"ads.example"}, Allow: []string{"good.ads.example", "ok.file.example"},
 		Answer: profiles.BlockNXDomain}
-	check(t, NewBlocked(&rules, table), []look{{"ads.example.", dns.TypeA, "NXDOMAIN"}, {"X.ADS.example.", dns.TypeA,
+	none := func(string) bool { return false }
+	check(t, NewBlocked(&rules, table, none), []look{{"ads.example.", dns.TypeA, "NXDOMAIN"}, {"X.ADS.example.", dns.TypeA,
 		"NXDOMAIN"},
 		{"good.ads.example.", dns.TypeA, "-"}, {"x.good.ads.example.", dns.TypeA, "-"}, {"bads.example.", dns.TypeA, "-"},
 		{"file.example.", dns.TypeAAAA, "NXDOMAIN"}, {"ok.file.example.", dns.TypeA, "-"}, {".", dns.TypeNS, "-"}})
 	rules.Answer = profiles.BlockZero
-	s := NewBlocked(&rules, table)
+	s := NewBlocked(&rules, table, none)
 	check(t, s, []look{{"ads.example.", dns.TypeA, "NOERROR 0.0.0.0"}, {"ads.example.", dns.TypeAAAA, "NOERROR ::"},
 		{"ads.example.", dns.TypeMX, "NOERROR"}})
 	if s.Count() != 3 {

@@ -5,16 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"rempart/firstboot/child"
-	"rempart/firstboot/contract"
 	"rempart/firstboot/filter/kernel"
 	"rempart/firstboot/lists/handover"
 	"rempart/profiles"
@@ -79,43 +74,11 @@ func forget(p *profiles.Profile) *profiles.Profile {
 	return &less
 }
 
-// watch tells of changes in the directory of lists: of a list, or that all have been handed over. It ends with ctx. The
-// first change is told at once: what was handed over before anybody watched is then not missed.
-func watch(ctx context.Context, env *child.Env) (<-chan struct{}, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return nil, os.NewSyscallError("inotify_init1", err)
-	}
-	f := os.NewFile(uintptr(fd), "changes of lists") // not blocking, so it can be closed while it is read
-	dir := filepath.Join(env.Root, contract.ListsDir)
-	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_MOVED_TO|unix.IN_ONLYDIR); err != nil {
-		f.Close()
-		return nil, os.NewSyscallError("inotify_add_watch "+dir, err)
-	}
-	changes := make(chan struct{}, 1)
-	changes <- struct{}{}
-	context.AfterFunc(ctx, func() { f.Close() })
-	go func() {
-		defer close(changes)
-		// What changed is not asked: the buffer may have overflowed.
-		for b := make([]byte, 4096); ; {
-			if _, err := f.Read(b); err != nil {
-				return
-			}
-			select {
-			case changes <- struct{}{}:
-			default:
-			}
-		}
-	}()
-	return changes, nil
-}
-
 // awaitLists waits until the lists that were kept are handed over, for so long at most.
 func awaitLists(ctx context.Context, env *child.Env, most time.Duration) {
 	ctx, stop := context.WithTimeout(ctx, most)
 	defer stop()
-	changes, err := watch(ctx, env)
+	changes, err := handover.Watch(ctx, env.Root)
 	for err == nil && ctx.Err() == nil {
 		if handover.Laid(env.Root) {
 			return
@@ -131,7 +94,7 @@ func follow(ctx context.Context, env *child.Env, compile compiler, now *profiles
 		<-ctx.Done()
 		return
 	}
-	changes, err := watch(ctx, env)
+	changes, err := handover.Watch(ctx, env.Root)
 	if err != nil {
 		env.Tell(child.KeyWarning, "lists stay as they are: "+err.Error())
 		<-ctx.Done()

@@ -1,6 +1,6 @@
-// Package handover is how lists of addresses get from the child that takes them from elsewhere to those who use them:
-// files in contract.ListsDir, each replaced whole. The child that writes them reads what strangers serve, so who reads
-// them takes nothing on trust.
+// Package handover is how lists of addresses and of names get from the child that takes them from elsewhere to those
+// who use them: files in contract.ListsDir, each replaced whole. The child that writes them reads what strangers serve,
+// so who reads them takes nothing on trust.
 //
 // What it deliberately does not do: fetch, or change anything in the kernel.
 package handover
@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -33,17 +34,18 @@ const (
 
 // Bounds of the files, in bytes.
 const (
-	maxList   = 16 << 20 // of MaxListRanges IPv6 ranges
+	maxList   = 16 << 20     // of MaxListRanges IPv6 ranges
+	maxFile   = maxList + 64 // the larger of the two kinds: a table of names has a head before its 16 MiB
 	maxStatus = 64 << 10
 	maxCount  = 32 // of the first line of a list
 	maxRange  = 48 // of one range: 33 in base64
 )
 
-// Status is how the list of a set stands. Times are seconds since 1970; 0: never.
+// Status is how a list stands. Times are seconds since 1970; 0: never.
 type Status struct {
-	Set     string `json:"set"`
-	From    string `json:"from"` // URL or file
-	Ranges  int    `json:"ranges"`
+	Name    string `json:"name"`              // of a set, or NamesList of a list of names
+	From    string `json:"from"`              // URL or file
+	Entries int    `json:"entries"`           // ranges, or names
 	Strange int    `json:"strange,omitempty"` // lines of the last list that were none
 	Taken   int64  `json:"taken"`             // when the list in use was taken
 	Seen    int64  `json:"seen"`              // when it was last seen to be still the one
@@ -112,28 +114,28 @@ func Read(root string, p *profiles.Profile, set string) (profiles.Ranges, error)
 	return list, nil
 }
 
-// Write hands the list of a set over.
-func Write(root, set string, content io.Reader) error {
+// Write hands a list over: that of a set under its name, one of names under NamesList of its own.
+func Write(root, name string, content io.Reader) error {
 	dir, err := os.OpenRoot(filepath.Join(root, contract.ListsDir))
 	if err != nil {
-		return fmt.Errorf("list of set %s: %w", set, err)
+		return fmt.Errorf("list %s: %w", name, err)
 	}
 	defer dir.Close()
-	if err := replace(dir, set, io.LimitReader(content, maxList)); err != nil {
-		return fmt.Errorf("list of set %s: %w", set, err)
+	if err := replace(dir, name, io.LimitReader(content, maxFile)); err != nil {
+		return fmt.Errorf("list %s: %w", name, err)
 	}
 	return nil
 }
 
-// Prune takes back the lists of all sets but the named.
-func Prune(root string, sets []string) error {
+// Prune takes back all lists but the named.
+func Prune(root string, lists []string) error {
 	dir, err := os.OpenRoot(filepath.Join(root, contract.ListsDir))
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
 	keep := map[string]bool{laidName: true, statusName: true}
-	for _, name := range sets {
+	for _, name := range lists {
 		keep[name] = true
 	}
 	entries, err := fs.ReadDir(dir.FS(), ".")
@@ -206,11 +208,16 @@ const bytesPerRange = 4096
 
 // Most is how many ranges all sets of this machine may have together when lists are among them.
 func Most() int {
+	return int(min(profiles.MaxListRanges, total()/bytesPerRange))
+}
+
+// total is the memory of this machine in bytes, without bound when it cannot be known.
+func total() uint64 {
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) != nil {
-		return profiles.MaxListRanges
+		return math.MaxUint64
 	}
-	return int(min(profiles.MaxListRanges, uint64(info.Totalram)*uint64(info.Unit)/bytesPerRange))
+	return uint64(info.Totalram) * uint64(info.Unit)
 }
 
 // ErrAbsurd is wrapped by the errors of Sane.

@@ -1,6 +1,7 @@
 package dns_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -11,7 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"rempart/firstboot/contract"
 	"rempart/firstboot/dns"
+	"rempart/firstboot/lists/handover"
+	"rempart/profiles/blocklist"
 	"rempart/test/netns"
 )
 
@@ -194,4 +198,59 @@ func TestBlocklist(t *testing.T) {
 		t.Errorf("%d KiB of memory of its own; want %d at most", anon, most)
 	}
 	t.Logf("%d KiB of memory of its own", anon)
+}
+
+// handOver lays down half a million names as the lists child does, of which the last label but one is given.
+func (l *lab) handOver(domain string) {
+	l.t.Helper()
+	var b blocklist.Builder
+	for i := range blockedNames {
+		b.Add(fmt.Sprintf("host%d.%s.example.org", i, domain), true)
+	}
+	raw, _, err := b.Table()
+	netns.Must(l.t, err)
+	netns.Must(l.t, handover.Write(l.root, handover.NamesList("ads"), bytes.NewReader(raw)))
+}
+
+// TestRenewedBlocklist: a list of half a million names that comes anew while queries are answered, five times. The new
+// one is in force, no query is lost, and memory is bounded.
+func TestRenewedBlocklist(t *testing.T) {
+	l := newLab(t)
+	l.unbound(upstreamA, records...)
+	netns.Must(t, os.MkdirAll(filepath.Join(l.root, contract.ListsDir), 0o755))
+	l.handOver("first")
+	l.start("dns: {upstream: 192.0.2.53, block: {lists: {ads: {url: \"https://192.0.2.8/\"}}}, lan0: {}}\n")
+	if got := status(l.dig("x.host7.first.example.org")); got != "NXDOMAIN" {
+		t.Errorf("a name of the list that was kept: %q; want NXDOMAIN from the first query on", got)
+	}
+	highest := 0
+	for i := range 5 {
+		domain := fmt.Sprintf("turn%d", i)
+		l.handOver(domain)
+		for end := time.Now().Add(patience); ; {
+			out := l.dig("host9." + domain + ".example.org")
+			_, anon := resident(t, l.child.Process.Pid)
+			highest = max(highest, anon)
+			if got := l.short("www.example"); got != "203.0.113.80" {
+				t.Fatalf("while a list is renewed, www.example = %q", got)
+			}
+			if status(out) == "NXDOMAIN" && strings.Contains(out, "Blocked") {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("the list is not in force: %s", out)
+			}
+		}
+	}
+	if got := l.told().BlockLen; got != blockedNames {
+		t.Errorf("%d names are blocked; want %d", got, blockedNames)
+	}
+	if out := l.dig("host9.first.example.org"); strings.Contains(out, "Blocked") {
+		t.Error("a name that the list no more has is blocked")
+	}
+	t.Logf("%d KiB of memory of its own at most", highest)
+	const most = 16 << 10 // KiB: two tables of 4 MiB, what reading leaves behind, and what serving takes
+	if !underRace && highest > most {
+		t.Errorf("%d KiB of memory of its own; want %d at most", highest, most)
+	}
 }

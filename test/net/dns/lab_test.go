@@ -144,7 +144,7 @@ func (l *lab) startProfile(text string) {
 		l.t.Fatal(err)
 	}
 	for _, dir := range []string{contract.DNSDir, contract.LinkDir, contract.DHCPRunDir, contract.DHCPDir,
-		filepath.Dir(contract.BlockedPath)} {
+		contract.ListsDir, filepath.Dir(contract.BlockedPath)} {
 		netns.Must(l.t, os.MkdirAll(filepath.Join(l.root, dir), 0o755))
 	}
 	if d := p.DNS; d.Block != nil && len(d.Block.Compiled) > 0 {
