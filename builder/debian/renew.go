@@ -21,10 +21,11 @@ func (s *Store) Renew(ctx context.Context, suite, arch string, old *Lock) (*Lock
 	if err != nil {
 		return nil, err
 	}
-	return s.renew(ctx, suite, arch, roots, old)
+	return s.RenewOf(ctx, suite, arch, roots, old)
 }
 
-func (s *Store) renew(ctx context.Context, suite, arch string, roots []Root, old *Lock) (*Lock, error) {
+// RenewOf is Renew for other packages than those of masters: what else is made of Debian's.
+func (s *Store) RenewOf(ctx context.Context, suite, arch string, roots []Root, old *Lock) (*Lock, error) {
 	lock := &Lock{Suite: suite, Arch: arch, name: "the new lock"}
 	progress := newTracker(s.options.Progress)
 	defer progress.finish()

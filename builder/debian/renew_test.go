@@ -23,7 +23,7 @@ func TestRenew(t *testing.T) {
 	server := serve(t, archive.files(t))
 	s := newTestStore(t, server.URL)
 	ctx := context.Background()
-	first, err := s.renew(ctx, trusty, "amd64", toolRoot, nil)
+	first, err := s.RenewOf(ctx, trusty, "amd64", toolRoot, nil)
 	must(t, err)
 	if lib, _ := first.Package("lib"); lib.Version != "1:2~rc1-1" || lib.Archive != trusty || !slices.Equal(lib.For,
 		[]string{"tool"}) {
@@ -35,7 +35,7 @@ func TestRenew(t *testing.T) {
 	server.mu.Lock()
 	server.files = archive.files(t)
 	server.mu.Unlock()
-	second, err := s.renew(ctx, trusty, "amd64", toolRoot, first)
+	second, err := s.RenewOf(ctx, trusty, "amd64", toolRoot, first)
 	must(t, err)
 	if lib, _ := second.Package("lib"); lib.Version != "1:2-1+security1" || lib.Archive != trusty+securitySuffix {
 		t.Errorf("lib = %+v; want the security update", lib)
@@ -56,13 +56,13 @@ func TestRenew(t *testing.T) {
 	server.mu.Lock()
 	server.files = archive.files(t)
 	server.mu.Unlock()
-	if _, err := s.renew(ctx, trusty, "amd64", toolRoot, second); !errors.Is(err, ErrStale) ||
+	if _, err := s.RenewOf(ctx, trusty, "amd64", toolRoot, second); !errors.Is(err, ErrStale) ||
 		!strings.Contains(err.Error(), "withholds") {
 		t.Errorf("renew from an older state: error %v; want ErrStale", err)
 	}
 	// An unchanged package is neither brought nor unpacked again.
 	fresh := newTestStore(t, server.URL)
-	if _, err := fresh.renew(ctx, trusty, "amd64", toolRoot, first); err == nil {
+	if _, err := fresh.RenewOf(ctx, trusty, "amd64", toolRoot, first); err == nil {
 		t.Error("renew from an older state: no error")
 	}
 	before := len(server.seen())
@@ -70,7 +70,7 @@ func TestRenew(t *testing.T) {
 	server.mu.Lock()
 	server.files = archive.files(t)
 	server.mu.Unlock()
-	third, err := fresh.renew(ctx, trusty, "amd64", toolRoot, second)
+	third, err := fresh.RenewOf(ctx, trusty, "amd64", toolRoot, second)
 	must(t, err)
 	for _, request := range server.seen()[before:] {
 		if strings.HasPrefix(request, "pool/") {
@@ -138,7 +138,7 @@ func TestRenewErrors(t *testing.T) {
 				c.files(files)
 			}
 			s := newTestStore(t, serve(t, files).URL)
-			lock, err := s.renew(context.Background(), trusty, "amd64", toolRoot, nil)
+			lock, err := s.RenewOf(context.Background(), trusty, "amd64", toolRoot, nil)
 			if lock != nil || err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
 				t.Errorf("renew = %v, error %v; want %v with %q", lock, err, c.want, c.text)
 			}
@@ -208,7 +208,7 @@ func TestRenewFromApt(t *testing.T) {
 	s := newTestStore(t, "")
 	s.options.AptDir = apt
 	// No entry for the security archive: it is looked for beside the main one.
-	lock, err := s.renew(context.Background(), trusty, "amd64", toolRoot, nil)
+	lock, err := s.RenewOf(context.Background(), trusty, "amd64", toolRoot, nil)
 	must(t, err)
 	if tool, _ := lock.Package("tool"); tool.Version != "1.2-3" {
 		t.Errorf("tool = %s; want that of the signed archive", tool.Version)
@@ -252,7 +252,7 @@ func TestRenewMirrorList(t *testing.T) {
 		fmt.Appendf(nil, "deb mirror+file:%[1]s trusty main\ndeb mirror+file:%[1]s trusty-security main\n", list), 0o644))
 	s := newTestStore(t, "")
 	s.options.AptDir = apt
-	if _, err := s.renew(context.Background(), trusty, "amd64", toolRoot, nil); err != nil {
+	if _, err := s.RenewOf(context.Background(), trusty, "amd64", toolRoot, nil); err != nil {
 		t.Errorf("renew from a list of mirrors: %v", err)
 	}
 }
@@ -270,12 +270,12 @@ func TestRenewSecurityMirror(t *testing.T) {
 	}
 	s := newTestStore(t, main.URL)
 	s.options.SecurityMirror = security.URL
-	lock, err := s.renew(context.Background(), trusty, "amd64", toolRoot, nil)
+	lock, err := s.RenewOf(context.Background(), trusty, "amd64", toolRoot, nil)
 	if err != nil || len(lock.Archives) != 3 {
 		t.Errorf("renew with a security mirror: %v", err)
 	}
 	s.options.SecurityMirror = NoSecurity
-	lock, err = s.renew(context.Background(), trusty, "amd64", toolRoot, nil)
+	lock, err = s.RenewOf(context.Background(), trusty, "amd64", toolRoot, nil)
 	if err != nil || len(lock.Archives) != 2 {
 		t.Errorf("renew without security: %v", err)
 	}

@@ -20,7 +20,7 @@ import (
 // renewed makes a lock of tool and lib with a cache of its own.
 func renewed(t testing.TB, mirror string) *Lock {
 	t.Helper()
-	lock, err := newTestStore(t, mirror).renew(context.Background(), trusty, "amd64", toolRoot, nil)
+	lock, err := newTestStore(t, mirror).RenewOf(context.Background(), trusty, "amd64", toolRoot, nil)
 	if err != nil {
 		t.Fatalf("renew: %v", err)
 	}
@@ -380,7 +380,7 @@ func TestFetchFromFiles(t *testing.T) {
 	if _, err := newTestStore(t, flat).Fetch(context.Background(), lock); !errors.Is(err, ErrDigest) {
 		t.Errorf("Fetch from a directory with another .deb of that name: error %v; want ErrDigest", err)
 	}
-	if _, err := newTestStore(t, flat).renew(context.Background(), trusty, "amd64", toolRoot, nil); !errors.Is(err,
+	if _, err := newTestStore(t, flat).RenewOf(context.Background(), trusty, "amd64", toolRoot, nil); !errors.Is(err,
 		ErrSignature) {
 		t.Errorf("renew from a directory of .debs: error %v; want ErrSignature", err)
 	}

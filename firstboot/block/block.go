@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -114,19 +115,19 @@ func number(file string) int64 {
 	return n
 }
 
-// Find returns the one disk with the given serial, or the Xen virtual device of the given name. Two disks that match
-// are ErrAmbiguous, none is ErrAbsent.
-func Find(disks []Disk, serial, xenName string) (Disk, error) {
+// Find returns the one disk with the given serial, or the Xen virtual device of one of the given names. Two disks that
+// match are ErrAmbiguous, none is ErrAbsent.
+func Find(disks []Disk, serial string, xenNames ...string) (Disk, error) {
 	var found []Disk
 	for _, d := range disks {
-		if d.Serial == serial || d.Name == xenName {
+		if d.Serial == serial || slices.Contains(xenNames, d.Name) {
 			found = append(found, d)
 		}
 	}
 	switch len(found) {
 	case 0:
-		return Disk{}, fmt.Errorf("%w: none with serial %q and no Xen device %s among %s", ErrAbsent, serial, xenName,
-			Describe(disks))
+		return Disk{}, fmt.Errorf("%w: none with serial %q and no Xen device %s among %s", ErrAbsent, serial,
+			strings.Join(xenNames, " or "), Describe(disks))
 	case 1:
 		return found[0], nil
 	}

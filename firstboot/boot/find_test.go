@@ -198,7 +198,9 @@ func TestFindState(t *testing.T) {
 		}
 		return d
 	}
-	find := func() (block.Disk, error) { return block.Find(disks(), contract.StateSerial, contract.StateXenVdev) }
+	find := func() (block.Disk, error) {
+		return block.Find(disks(), contract.StateSerial, contract.StateXenVdevs()...)
+	}
 	if d, err := find(); !errors.Is(err, block.ErrAbsent) {
 		t.Errorf("Find = %+v, %v; want ErrAbsent", d, err)
 	}

@@ -74,13 +74,17 @@ const (
 	StateLabel    = "RMPSTATE"          // ext4 label of the state disk
 	StateSerial   = "state"             // virtio-blk serial of the state disk
 	SystemSerial  = "system"            // virtio-blk serial of the system disk
-	StateXenVdev  = "xvdb"              // Xen virtual device of the state disk (whole-disk layout)
 	ControlPort   = "rempart.control.0" // virtio-serial port of reports
 	CommandPort   = "rempart.ctl.0"     // virtio-serial port of commands; package ctl says how
 	ReadyPrefix   = "READY"             // a console line starting so: everything declared works
 	FailedPrefix  = "FAILED"            // a console line starting so: the guest is closed or degraded, and why
 	ConsolePrefix = "rempart: "
 )
+
+// StateXenVdevs are the Xen virtual devices a state disk may be: beside a whole system disk, xvda; beside a volume that
+// holds nothing but the root, xvda1; and in a HVM guest, beside xvde, for the first four disks of such a guest are
+// emulated ones too. In the first case xvda2 is a partition and no disk.
+func StateXenVdevs() []string { return []string{"xvdb", "xvda2", "xvdf"} }
 
 // Files of the root.
 const (

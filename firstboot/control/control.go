@@ -1,7 +1,7 @@
 // Package control is the guest's end of the hypervisor's channels, two virtio-serial ports. By the first it sends the
 // report as one line of JSON each time it changes and when the host connects, and takes a few requests as lines. The
 // second it joins with the admin child, which carries out commands; see package ctl. It also listens for the power
-// button, which is the same thing said by ACPI.
+// button, which is the same thing said by ACPI. Under Xen xenstore stands for the first; see package xenstore.
 //
 // The host is trusted, yet its lines are bounded and parsed strictly. What it deliberately does not do: act. It asks
 // PID 1, or passes on to the admin child.
@@ -40,13 +40,16 @@ func Spec() child.Spec {
 	}
 }
 
-// devices are the ports for reports and for commands, and what may be a power button.
+// devices are the ports for reports and for commands, Xen's store, and what may be a power button.
 func devices(root string) []string {
 	nodes, _ := filepath.Glob(filepath.Join(root, "dev/input/event*"))
 	for _, name := range []string{contract.ControlPort, contract.CommandPort} {
 		if port, ok := findPort(root, name); ok {
 			nodes = append(nodes, port)
 		}
+	}
+	if store, ok := xenstoreDevice(root); ok {
+		nodes = append(nodes, store)
 	}
 	return nodes
 }
@@ -68,6 +71,9 @@ func run(ctx context.Context, env *child.Env) error {
 	go watchButtons(ctx, env, buttons)
 	go keepCommandPort(ctx, env)
 	path, ok := findPort(env.Root, contract.ControlPort)
+	if store, there := xenstoreDevice(env.Root); !ok && there {
+		return serveXenstore(ctx, env, store)
+	}
 	if !ok {
 		env.Log.Info("the hypervisor offers no control channel", "port", contract.ControlPort)
 		env.Ready()

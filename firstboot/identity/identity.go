@@ -58,7 +58,7 @@ func find(root string) (block.Disk, error) {
 	if err != nil {
 		return block.Disk{}, err
 	}
-	return block.Find(disks, identity.Serial, identity.XenVdev)
+	return block.Find(disks, identity.Serial, identity.XenVdevs()...)
 }
 
 func run(_ context.Context, env *child.Env) error {

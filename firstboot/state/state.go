@@ -61,7 +61,7 @@ func find(root string) (block.Disk, error) {
 	if err != nil {
 		return block.Disk{}, err
 	}
-	return block.Find(disks, contract.StateSerial, contract.StateXenVdev)
+	return block.Find(disks, contract.StateSerial, contract.StateXenVdevs()...)
 }
 
 // run prepares the disk and tells PID 1. Whatever is wrong with the disk is told, not returned: starting again would

@@ -107,6 +107,7 @@ var contracts = map[string]string{
 	"rempart/firstboot/contract/ctl":      "how commands travel to a guest and back",
 	"rempart/firstboot/contract/live":     "a changed profile on its way into a running guest",
 	"rempart/firstboot/contract/identity": "the format of the identity disk",
+	"rempart/firstboot/contract/xenstore": "where a guest of Xen leaves its report, and the protocol to get there",
 	"rempart/firstboot/filter":            "rules and probes a policy becomes: checked, printed, tried before a guest is",
 }
 

@@ -30,14 +30,17 @@ import (
 const (
 	Magic   = "RMPIDENT"
 	Version = 1
-	// Serial is the virtio-blk serial, and XenVdev the Xen virtual device, by which a guest finds the disk.
-	Serial  = "identity"
-	XenVdev = "xvdc"
+	// Serial is the virtio-blk serial by which a guest finds the disk.
+	Serial = "identity"
 	// Sector is what the image is padded to: the largest logical sector a hypervisor may give the disk.
 	Sector = 4096
 	// MaxSize bounds an image in bytes; a guest reads no more of the disk.
 	MaxSize = 1 << 20
 )
+
+// XenVdevs are the Xen virtual devices by which a guest finds the disk, as in contract.StateXenVdevs: beside a whole
+// system disk, beside a volume with the root alone, where xvda3 is left to swap, and in a HVM guest.
+func XenVdevs() []string { return []string{"xvdc", "xvda4", "xvdg"} }
 
 // headerSize is the bytes before the payload.
 const headerSize = len(Magic) + 4 + 4 + sha256.Size

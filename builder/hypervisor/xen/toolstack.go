@@ -1,0 +1,259 @@
+package xen
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"rempart/builder/hypervisor/qemu"
+	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/xenstore"
+)
+
+// Toolstack is xl and the tools beside it on the host where guests run.
+type Toolstack struct {
+	// Run runs a program, found by PATH, and returns its standard output; what it says on standard error is part of the
+	// error. nil: on this machine.
+	Run func(ctx context.Context, args ...string) ([]byte, error)
+}
+
+// run is Run, or the same on this machine.
+func (t Toolstack) run(ctx context.Context, args ...string) ([]byte, error) {
+	if t.Run != nil {
+		return t.Run(ctx, args...)
+	}
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	var out, complaints bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaints
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return out.Bytes(), fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(complaints.Bytes()))
+	}
+	return out.Bytes(), nil
+}
+
+// Errors that callers decide on.
+var (
+	// ErrAbsent: no such guest runs.
+	ErrAbsent = errors.New("no such guest of Xen runs")
+	// ErrDestroyed: the guest did not end when it was asked to, and was destroyed.
+	ErrDestroyed = errors.New("the guest did not end in order and was destroyed")
+	// ErrFailed: the guest says that it is closed or degraded.
+	ErrFailed = errors.New("the guest failed")
+)
+
+// Dry has xl read a configuration and say what it would make of it, as JSON.
+func (t Toolstack) Dry(ctx context.Context, config string) ([]byte, error) {
+	return t.run(ctx, "xl", "create", "--dryrun", config)
+}
+
+// Create starts a guest from a file with its configuration.
+func (t Toolstack) Create(ctx context.Context, config string) error {
+	_, err := t.run(ctx, "xl", "create", config)
+	return err
+}
+
+// Domain is a running guest as xl lists it.
+type Domain struct {
+	ID     int    `json:"domid"`
+	Name   string `json:"name"`
+	Mode   Mode   `json:"type"`
+	Memory int64  `json:"memory"` // bytes it may have at most
+	VCPUs  int    `json:"vcpus"`
+	Disks  []struct {
+		Target    string `json:"target"`
+		Vdev      string `json:"vdev"`
+		ReadWrite bool   `json:"read_write"`
+	} `json:"disks"`
+	VIFs []struct {
+		MAC    string `json:"mac"`
+		Bridge string `json:"bridge"`
+		Name   string `json:"ifname"`
+	} `json:"vifs"`
+}
+
+// listed is one entry of `xl list --long`, the part of libxl_domain_config that is of use.
+type listed struct {
+	Domid  int `json:"domid"`
+	Config struct {
+		Info struct {
+			Type string `json:"type"`
+			Name string `json:"name"`
+		} `json:"c_info"`
+		Build struct {
+			MaxVCPUs  int   `json:"max_vcpus"`
+			MaxMemory int64 `json:"max_memkb"`
+		} `json:"b_info"`
+		Disks []struct {
+			Path      string `json:"pdev_path"`
+			Vdev      string `json:"vdev"`
+			ReadWrite int    `json:"readwrite"`
+		} `json:"disks"`
+		NICs []struct {
+			MAC    string `json:"mac"`
+			Bridge string `json:"bridge"`
+			Name   string `json:"ifname"`
+		} `json:"nics"`
+	} `json:"config"`
+}
+
+// List returns the guests that run, dom0 not among them.
+func (t Toolstack) List(ctx context.Context) ([]Domain, error) {
+	out, err := t.run(ctx, "xl", "list", "--long")
+	if err != nil {
+		return nil, err
+	}
+	return parseList(out)
+}
+
+func parseList(out []byte) ([]Domain, error) {
+	var all []listed
+	if err := json.Unmarshal(out, &all); err != nil {
+		return nil, fmt.Errorf("xl list --long: %w in %.80q", err, out)
+	}
+	var domains []Domain
+	for _, l := range all {
+		if l.Domid == 0 {
+			continue
+		}
+		// Names go to a terminal: a guest has no say in them, but whoever made it had.
+		d := Domain{ID: l.Domid, Name: qemu.Printable(l.Config.Info.Name), Mode: Mode(qemu.Printable(l.Config.Info.Type)),
+			Memory: l.Config.Build.MaxMemory << 10, VCPUs: l.Config.Build.MaxVCPUs}
+		for _, disk := range l.Config.Disks {
+			d.Disks = append(d.Disks, struct {
+				Target    string `json:"target"`
+				Vdev      string `json:"vdev"`
+				ReadWrite bool   `json:"read_write"`
+			}{disk.Path, disk.Vdev, disk.ReadWrite != 0})
+		}
+		for _, nic := range l.Config.NICs {
+			d.VIFs = append(d.VIFs, struct {
+				MAC    string `json:"mac"`
+				Bridge string `json:"bridge"`
+				Name   string `json:"ifname"`
+			}{nic.MAC, nic.Bridge, nic.Name})
+		}
+		domains = append(domains, d)
+	}
+	return domains, nil
+}
+
+// ID is the number of a running guest; ErrAbsent when it does not run.
+func (t Toolstack) ID(ctx context.Context, name string) (int, error) {
+	out, err := t.run(ctx, "xl", "domid", name)
+	if err != nil {
+		if ctx.Err() != nil {
+			return 0, err
+		}
+		return 0, fmt.Errorf("%w: %s: %w", ErrAbsent, name, err)
+	}
+	id, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil {
+		return 0, fmt.Errorf("xl domid %s: want a number, got %.40q", name, out)
+	}
+	return id, nil
+}
+
+// read reads a node of xenstore as it is.
+func (t Toolstack) read(ctx context.Context, path string) ([]byte, error) {
+	if _, err := t.run(ctx, "xenstore-exists", path); err != nil {
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%s: %w", path, xenstore.ErrAbsent)
+	}
+	out, err := t.run(ctx, "xenstore-read", "-R", path)
+	return bytes.TrimSuffix(out, []byte("\n")), err
+}
+
+// Status is what a guest says of itself in one word; ErrAbsent of package xenstore while it has said nothing.
+func (t Toolstack) Status(ctx context.Context, id int) (string, error) {
+	b, err := t.read(ctx, xenstore.DomainPath(id)+"/"+xenstore.StatusPath)
+	return qemu.Printable(string(b)), err
+}
+
+// Report is the last report of a guest, which is its claim; ErrAbsent of package xenstore while there is none.
+func (t Toolstack) Report(ctx context.Context, id int) (contract.Report, error) {
+	b, err := xenstore.LoadReport(func(path string) ([]byte, error) {
+		return t.read(ctx, xenstore.DomainPath(id)+"/"+path)
+	})
+	if err != nil {
+		return contract.Report{}, fmt.Errorf("report of guest %d: %w", id, err)
+	}
+	var found contract.Report
+	err = qemu.ReadReports(bytes.NewReader(b), func(r contract.Report) { found = r })
+	return found, err
+}
+
+// Await waits until a guest says that it is ready, and returns its report. One that says FAILED may become ready after
+// all, when a child succeeds at its next start: it has until ctx is done.
+func (t Toolstack) Await(ctx context.Context, name string) (contract.Report, error) {
+	id, err := t.ID(ctx, name)
+	if err != nil {
+		return contract.Report{}, err
+	}
+	path := xenstore.DomainPath(id) + "/" + xenstore.StatusPath
+	for {
+		status, err := t.Status(ctx, id)
+		if status == contract.ReadyPrefix {
+			return t.Report(ctx, id)
+		}
+		if err == nil || errors.Is(err, xenstore.ErrAbsent) {
+			// The first event comes at once, the second when something has changed. A change between the look above and
+			// the watch is caught by bounding it.
+			bounded, cancel := context.WithTimeout(ctx, glance)
+			_, err = t.run(bounded, "xenstore-watch", "-n", "2", path)
+			if bounded.Err() != nil {
+				err = nil
+			}
+			cancel()
+		}
+		if err == nil {
+			_, err = t.ID(ctx, name)
+		}
+		if err != nil || ctx.Err() != nil {
+			if status == contract.FailedPrefix {
+				r, _ := t.Report(context.WithoutCancel(ctx), id) // what it said last, if it can be had
+				return r, fmt.Errorf("%w: %q", ErrFailed, r.Failures)
+			}
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			return contract.Report{}, fmt.Errorf("guest %s: its status is %q: %w", name, status, err)
+		}
+	}
+}
+
+// glance is how long a change that came between looking and watching goes unnoticed.
+const glance = 10 * time.Second
+
+// Shutdown asks a guest to end in order, waits for that, and destroys it when patience is over: then the error wraps
+// ErrDestroyed.
+func (t Toolstack) Shutdown(ctx context.Context, name string, patience time.Duration) error {
+	if _, err := t.ID(ctx, name); err != nil {
+		return err
+	}
+	bounded, cancel := context.WithTimeout(ctx, patience)
+	_, err := t.run(bounded, "xl", "shutdown", "--wait", name)
+	late := bounded.Err() != nil
+	cancel()
+	if err == nil || errors.Is(ctx.Err(), context.Canceled) || !late {
+		return err
+	}
+	return errors.Join(fmt.Errorf("%w: it took longer than %v", ErrDestroyed, patience),
+		t.Destroy(context.WithoutCancel(ctx), name))
+}
+
+// Destroy ends a guest as pulling the plug ends a machine.
+func (t Toolstack) Destroy(ctx context.Context, name string) error {
+	_, err := t.run(ctx, "xl", "destroy", name)
+	return err
+}
