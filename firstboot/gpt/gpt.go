@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"unicode/utf16"
 )
 
 // Bounds and sizes; section 5.3.2 and 5.3.3.
@@ -43,6 +44,7 @@ type Partition struct {
 	Type, GUID string // usual text form, lower case
 	Start      int64  // bytes from the start of the disk
 	Size       int64  // bytes, more than 0
+	Name       string // as whoever made the table says; anything
 }
 
 // Read reads the table of a disk of size bytes with the given logical sector size.
@@ -123,7 +125,7 @@ func readAt(r io.ReaderAt, lba, last int64, sector int) (*Table, error) {
 			return nil, fmt.Errorf("partition %d, sectors %d to %d: outside the usable %d to %d", i+1, from, to, first, end)
 		}
 		t.Partitions = append(t.Partitions, Partition{Number: i + 1, Type: guid(e[:16]), GUID: guid(e[16:32]),
-			Start: int64(from) * int64(sector), Size: int64(to-from+1) * int64(sector)})
+			Start: int64(from) * int64(sector), Size: int64(to-from+1) * int64(sector), Name: name(e[56:128])})
 	}
 	return t, nil
 }
@@ -145,6 +147,15 @@ func guid(b []byte) string {
 	copy(d[8:], b[8:16])
 	h := hex.EncodeToString(d[:])
 	return h[0:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:32]
+}
+
+// name reads UTF-16 that ends with a zero or with its room (section 5.3.3).
+func name(b []byte) string {
+	var units []uint16
+	for ; len(b) >= 2 && (b[0] != 0 || b[1] != 0); b = b[2:] {
+		units = append(units, binary.LittleEndian.Uint16(b))
+	}
+	return string(utf16.Decode(units))
 }
 
 // Find returns the one partition with the given GUID. A GUID that two partitions carry is an error, because taking

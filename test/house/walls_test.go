@@ -108,12 +108,8 @@ var contracts = map[string]string{
 	"rempart/firstboot/contract/live":     "a changed profile on its way into a running guest",
 	"rempart/firstboot/contract/identity": "the format of the identity disk",
 	"rempart/firstboot/contract/xenstore": "where a guest of Xen leaves its report, and the protocol to get there",
+	"rempart/firstboot/gpt":               "one hardened reader of partition tables for both sides",
 	"rempart/firstboot/filter":            "rules and probes a policy becomes: checked, printed, tried before a guest is",
-}
-
-// testContracts are those that only tests of the builder may know.
-var testContracts = map[string]string{
-	"rempart/firstboot/gpt": "the guest's reader judges the partition table that is written",
 }
 
 // TestWalls: profiles and overlays are the ground floor, the two sides do not know each other but for contracts, and
@@ -126,9 +122,6 @@ func TestWalls(t *testing.T) {
 				continue
 			}
 			_, contract := contracts[imported]
-			if _, ok := testContracts[imported]; ok && isTest {
-				contract = true
-			}
 			side := strings.Split(p.path(), "/")[0]
 			wrong := false
 			switch side {
@@ -152,10 +145,8 @@ var impure = []string{"os/exec", "net/http", "golang.org/x/sys/unix", "github.co
 
 func TestContractsArePure(t *testing.T) {
 	var paths []string
-	for _, m := range []map[string]string{contracts, testContracts} {
-		for path := range m {
-			paths = append(paths, path)
-		}
+	for path := range contracts {
+		paths = append(paths, path)
 	}
 	// As a guest builds them: what profiles need to be read (YAML, zone files) is the workstation's.
 	for _, p := range golist(t, nil, append([]string{"-tags", "guest"}, paths...)...) {

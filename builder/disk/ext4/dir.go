@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"path"
 	"strings"
@@ -147,7 +148,7 @@ next:
 				continue next
 			}
 		}
-		return nil, errors.Join(fmt.Errorf("%s: there is no %q", name, part), err)
+		return nil, errors.Join(fmt.Errorf("there is no %q: %w", part, fs.ErrNotExist), err)
 	}
 	return i, nil
 }

@@ -175,3 +175,19 @@ func (f *FS) descriptorSum(group uint32, b []byte) uint16 {
 	sum = crc32c(sum, []byte{0, 0})
 	return uint16(crc32c(sum, b[0x20:]))
 }
+
+// Usage is the size of the filesystem and how much of it is not free, in bytes, as its superblock says.
+func (f *FS) Usage() (size, used int64, err error) {
+	b := make([]byte, superSize)
+	if err := f.readAt(b, superOffset); err != nil {
+		return 0, 0, fmt.Errorf("superblock: %w", err)
+	}
+	free := uint64(binary.LittleEndian.Uint32(b[0xc:]))
+	if f.s.incompat&incompat64Bit != 0 {
+		free |= uint64(binary.LittleEndian.Uint32(b[0x158:])) << 32
+	}
+	if free > f.s.blocks {
+		return 0, 0, fmt.Errorf("superblock: %w: %d blocks free of %d", ErrDamaged, free, f.s.blocks)
+	}
+	return int64(f.s.blocks) * f.s.blockSize, int64(f.s.blocks-free) * f.s.blockSize, nil
+}

@@ -291,3 +291,6 @@ func (n *entryNode) modeOf() fs.FileMode {
 	}
 	return 0o644
 }
+
+// Bits are those of an entry of its table: 12, 16 or 32.
+func (v *Volume) Bits() int { return v.bits }

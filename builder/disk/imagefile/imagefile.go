@@ -58,6 +58,8 @@ type Options struct {
 	Format Format // empty: FormatOf the name
 	// Backing allows the files that an image says it lies on: any file that this process may read.
 	Backing bool
+	// Snapshot is the one within a qcow2 image to open, by its ID or name; empty: the disk as it is now.
+	Snapshot string
 }
 
 // ErrFormat is returned for a file that is another format than it was taken for.
@@ -69,6 +71,8 @@ type Image struct {
 	Format Format
 	// Files are the image's own and those it lies on.
 	Files []string
+	// Snapshots are those within it.
+	Snapshots []qcow2.Snapshot
 
 	size   int64
 	sparse func(context.Context) (*disk.Sparse, error)
@@ -102,6 +106,9 @@ func Open(path string, o Options) (i *Image, err error) {
 			i = nil
 		}
 	}()
+	if o.Snapshot != "" && i.Format != Qcow2 {
+		return i, fmt.Errorf("a %s image holds no snapshots, so none called %q", i.Format, o.Snapshot)
+	}
 	f, size, err := i.file(path)
 	if err != nil {
 		return i, err
@@ -115,6 +122,14 @@ func Open(path string, o Options) (i *Image, err error) {
 		image, err := qcow2.Open(f, size, qcow2.OpenOptions{Backing: i.backing(path, o)})
 		if err != nil {
 			return i, hint(err, o)
+		}
+		if i.Snapshots, err = image.Snapshots(); err != nil {
+			return i, err
+		}
+		if o.Snapshot != "" {
+			if image, err = image.Snapshot(o.Snapshot); err != nil {
+				return i, err
+			}
 		}
 		i.ReaderAt, i.size, i.sparse = image, image.Size(), image.Sparse
 		return i, nil

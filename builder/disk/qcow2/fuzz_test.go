@@ -48,6 +48,13 @@ func FuzzQcow2(f *testing.F) {
 		if err == nil && len(s.Extents()) > len(b)+1 {
 			t.Fatalf("%d extents from %d bytes", len(s.Extents()), len(b))
 		}
+		if all, err := i.Snapshots(); err == nil {
+			for _, s := range all {
+				if then, err := i.Snapshot(s.ID); err == nil {
+					_, _ = then.ReadAt(make([]byte, 4096), 0)
+				}
+			}
+		}
 		buf := make([]byte, 8192)
 		for _, at := range []int64{0, 1000, i.Size() / 2, i.Size() - 100} {
 			if at < 0 {

@@ -25,6 +25,8 @@ type header struct {
 	l1Size        int64 // entries
 	l1Offset      int64
 	compression   Compression
+	snapshots     uint32
+	snapshotsAt   uint64
 	backingName   string
 	backingFormat string // empty: the image does not say
 }
@@ -83,6 +85,7 @@ func readHeader(r io.ReaderAt, size int64) (*header, error) {
 	if length > h.clusterSize() {
 		return nil, fmt.Errorf("header of %d bytes in clusters of %d: %w", length, h.clusterSize(), ErrCorrupt)
 	}
+	h.snapshots, h.snapshotsAt = u32(hdrSnapshots), u64(hdrSnapshotsOffset)
 	virtual := u64(hdrSize)
 	if virtual > math.MaxInt64>>1 {
 		return nil, fmt.Errorf("virtual size of %d bytes: %w", virtual, ErrCorrupt)

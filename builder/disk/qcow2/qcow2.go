@@ -5,7 +5,7 @@
 // zstd), with zero clusters, over backing files the caller is willing to open. It takes the image for hostile: what
 // it allocates is bounded, and no name in an image is ever opened by itself.
 //
-// What it deliberately does not do: change an existing image, snapshots (they are ignored; the active state is
+// What it deliberately does not do: change an existing image, snapshots of its own (those of others can be
 // read), encryption, external data files, subclusters (extended L2), and checking reference counts (that is `qemu-img
 // check`, and reading needs none).
 package qcow2

@@ -49,10 +49,7 @@ func open(r io.ReaderAt, length int64, o OpenOptions, depth int) (*Image, error)
 	if err != nil {
 		return nil, fmt.Errorf("qcow2: %w", err)
 	}
-	i := &Image{header: *h, r: r, length: length}
-	i.slices.limit = maxSlices
-	i.inflated.limit = int(max(1, maxInflated>>i.clusterBits))
-	i.inflate.New = func() any { return &inflater{compression: i.compression} }
+	i := newImage(h, r, length)
 	if err := i.readL1(); err != nil {
 		return nil, fmt.Errorf("qcow2: %w", err)
 	}
@@ -83,6 +80,14 @@ func open(r io.ReaderAt, length int64, o OpenOptions, depth int) (*Image, error)
 	}
 	i.backing = &b
 	return i, nil
+}
+
+func newImage(h *header, r io.ReaderAt, length int64) *Image {
+	i := &Image{header: *h, r: r, length: length}
+	i.slices.limit = maxSlices
+	i.inflated.limit = int(max(1, maxInflated>>i.clusterBits))
+	i.inflate.New = func() any { return &inflater{compression: i.compression} }
+	return i
 }
 
 // Size is the size of the virtual disk in bytes.

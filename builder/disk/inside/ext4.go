@@ -1,0 +1,161 @@
+package inside
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"rempart/builder/disk/ext4"
+)
+
+func openExt4(r io.ReaderAt, size int64) (*Volume, error) {
+	f, err := ext4.Open(r, size)
+	if err != nil {
+		return nil, err
+	}
+	return &Volume{FS: ext4FS{f}, Kind: "ext4", Label: f.Info().Label}, nil
+}
+
+// ext4FS shows ext4 by paths.
+type ext4FS struct{ f *ext4.FS }
+
+func (e ext4FS) inode(op, name string) (*ext4.Inode, error) {
+	if !fs.ValidPath(name) {
+		return nil, &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
+	}
+	i, err := e.f.Lookup(name)
+	if err != nil {
+		return nil, &fs.PathError{Op: op, Path: name, Err: err}
+	}
+	return i, nil
+}
+
+func base(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
+
+func (e ext4FS) info(name string, i *ext4.Inode) fs.FileInfo {
+	m := &Meta{Inode: uint64(i.Number), UID: i.UID, GID: i.GID, Links: uint32(i.Links), Major: i.Major, Minor: i.Minor}
+	if all, err := e.f.Attributes(i); err == nil && len(all) > 0 {
+		m.Attributes = map[string][]byte{}
+		for _, a := range all {
+			m.Attributes[a.Name] = a.Value
+		}
+	}
+	return info{base(name), i.Size, i.FileMode(), i.Modified, m}
+}
+
+func (e ext4FS) Open(name string) (fs.File, error) {
+	i, err := e.inode("open", name)
+	if err != nil {
+		return nil, err
+	}
+	if i.FileMode().IsDir() {
+		return &openDir{fsys: e, name: name, info: e.info(name, i)}, nil
+	}
+	if !i.FileMode().IsRegular() {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.New("not a regular file")}
+	}
+	file, err := e.f.Open(i)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return &openFile{io.NewSectionReader(file, 0, file.Size()), e.info(name, i), file}, nil
+}
+
+func (e ext4FS) Lstat(name string) (fs.FileInfo, error) {
+	i, err := e.inode("stat", name)
+	if err != nil {
+		return nil, err
+	}
+	return e.info(name, i), nil
+}
+
+func (e ext4FS) ReadLink(name string) (string, error) {
+	i, err := e.inode("readlink", name)
+	if err != nil {
+		return "", err
+	}
+	target, err := e.f.Readlink(i)
+	if err != nil {
+		return "", &fs.PathError{Op: "readlink", Path: name, Err: err}
+	}
+	return target, nil
+}
+
+// ReadDir lists by names; of a damaged directory what could be read, with the damage.
+func (e ext4FS) ReadDir(name string) ([]fs.DirEntry, error) {
+	i, err := e.inode("readdir", name)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := e.f.ReadDir(i)
+	var all []fs.DirEntry
+	for _, entry := range entries {
+		child, bad := e.f.Inode(entry.Inode)
+		if bad != nil {
+			err = errors.Join(err, bad)
+			continue
+		}
+		all = append(all, fs.FileInfoToDirEntry(e.info(entry.Name, child)))
+	}
+	slices.SortFunc(all, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	if err != nil {
+		return all, &fs.PathError{Op: "readdir", Path: name, Err: err}
+	}
+	return all, nil
+}
+
+func (e ext4FS) Usage() (size, used int64, err error) { return e.f.Usage() }
+
+// openFile is an opened regular file.
+type openFile struct {
+	*io.SectionReader
+	info fs.FileInfo
+	data interface {
+		Data(each func(offset, length int64) error) error
+	}
+}
+
+func (f *openFile) Stat() (fs.FileInfo, error) { return f.info, nil }
+func (f *openFile) Close() error               { return nil }
+
+// Data calls each with the runs of bytes that are not holes.
+func (f *openFile) Data(each func(offset, length int64) error) error { return f.data.Data(each) }
+
+// openDir is an opened directory.
+type openDir struct {
+	fsys fs.ReadDirFS
+	name string
+	info fs.FileInfo
+	all  []fs.DirEntry
+	read bool
+}
+
+func (d *openDir) Stat() (fs.FileInfo, error) { return d.info, nil }
+func (d *openDir) Close() error               { return nil }
+
+func (d *openDir) Read([]byte) (int, error) {
+	return 0, &fs.PathError{Op: "read", Path: d.name, Err: errors.New("a directory")}
+}
+
+// ReadDir lists as fs.ReadDirFile asks.
+func (d *openDir) ReadDir(n int) ([]fs.DirEntry, error) {
+	if !d.read {
+		var err error
+		if d.all, err = d.fsys.ReadDir(d.name); err != nil {
+			return d.all, err
+		}
+		d.read = true
+	}
+	if n > 0 && len(d.all) == 0 {
+		return nil, io.EOF
+	}
+	if n <= 0 {
+		n = len(d.all)
+	}
+	n = min(n, len(d.all))
+	part := d.all[:n]
+	d.all = d.all[n:]
+	return part, nil
+}
