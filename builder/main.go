@@ -57,7 +57,8 @@ type command struct {
 func commands() []*command {
 	return slices.Concat([]*command{newCommand(), checkCommand(), schemaCommand(), policyCommand(), buildCommand(),
 		masterCommand(), lockCommand(), runCommand(), createCommand(), listCommand(), statusCommand(), startCommand(),
-		stopCommand(), removeCommand(), verifyCommand(), consoleCommand(), sshCommand(), ctlCommand()}, liveCommands(),
+		stopCommand(), removeCommand(), verifyCommand(), diskCommand(), consoleCommand(), sshCommand(), ctlCommand()},
+		liveCommands(),
 		[]*command{testCommand(), versionCommand(), completionCommand()})
 }
 

@@ -46,11 +46,11 @@ type Volume struct {
 
 // Partition is a part of a disk.
 type Partition struct {
-	Number int
-	Name   string // of a GPT; whatever its maker wrote
-	Type   string // GUID, or of an MBR two hex digits
-	Offset int64  // bytes
-	Size   int64
+	Number int    `json:"number"`
+	Name   string `json:"name,omitempty"` // of a GPT; whatever its maker wrote
+	Type   string `json:"type"`           // GUID, or of an MBR two hex digits
+	Offset int64  `json:"offset"`         // bytes
+	Size   int64  `json:"size"`
 }
 
 // Kinds of partition tables.
@@ -113,8 +113,8 @@ func Find(all []Partition, which string) (Partition, error) {
 	return Partition{}, fmt.Errorf("%w: %q; there are %v", ErrNoPartition, which, names)
 }
 
-// OpenVolume opens the filesystem that begins at the first byte of r, which has size bytes. It returns ErrNoVolume, with
-// what each reader said, when there is none.
+// OpenVolume opens the filesystem that begins at the first byte of r, which has size bytes. It returns ErrNoVolume,
+// with what each reader said, when there is none.
 func OpenVolume(r io.ReaderAt, size int64) (*Volume, error) {
 	var errs []error
 	for _, open := range []func(io.ReaderAt, int64) (*Volume, error){openExt4, openEROFS, openFAT} {

@@ -35,8 +35,8 @@ func tree(t testing.TB) (dir string, files map[string][]byte) {
 			t.Fatal(err)
 		}
 	}
-	for name, target := range map[string]string{"link": "d/e/large", "d/up": "../small", "d/abs": "/d/page", "loop": "loop",
-		"out": "../../etc/passwd", "dlink": "d/e"} {
+	for name, target := range map[string]string{"link": "d/e/large", "d/up": "../small", "d/abs": "/d/page",
+		"loop": "loop", "out": "../../etc/passwd", "dlink": "d/e"} {
 		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}

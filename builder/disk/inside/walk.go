@@ -60,6 +60,9 @@ const (
 	leastName = 12 // bytes that a name takes at the least, on any of the filesystems
 )
 
+// SkipDir, returned for a directory, leaves out what is in it.
+var SkipDir = fs.SkipDir
+
 // ErrLoop is told of a directory that is reached a second time, which no kernel makes.
 var ErrLoop = errors.New("a directory in two places")
 
@@ -86,7 +89,9 @@ func (w *walk) file(name string, i fs.FileInfo, depth int) error {
 	if w.left--; w.left < 0 {
 		return fmt.Errorf("%s: more names than the volume has room for", name)
 	}
-	if err := w.each(name, i, nil); err != nil || !i.IsDir() {
+	if err := w.each(name, i, nil); errors.Is(err, SkipDir) && i.IsDir() {
+		return nil
+	} else if err != nil || !i.IsDir() {
 		return err
 	}
 	if inode := MetaOf(i).Inode; inode != 0 && w.seen[inode] || depth > mostDepth {

@@ -63,8 +63,9 @@ func (i *Image) readSnapshot(at int64) (s Snapshot, length int64, err error) {
 		return s, 0, err
 	}
 	be := binary.BigEndian
-	s = Snapshot{l1Offset: be.Uint64(fixed), l1Size: be.Uint32(fixed[8:]), Size: i.size, Memory: uint64(be.Uint32(fixed[32:])),
-		Taken: time.Unix(int64(be.Uint32(fixed[16:])), int64(min(be.Uint32(fixed[20:]), 999999999))).UTC()}
+	s = Snapshot{l1Offset: be.Uint64(fixed), l1Size: be.Uint32(fixed[8:]), Size: i.size,
+		Memory: uint64(be.Uint32(fixed[32:])),
+		Taken:  time.Unix(int64(be.Uint32(fixed[16:])), int64(min(be.Uint32(fixed[20:]), 999999999))).UTC()}
 	id, name, extra := int64(be.Uint16(fixed[12:])), int64(be.Uint16(fixed[14:])), int64(be.Uint32(fixed[36:]))
 	if extra > maxExtraData {
 		return s, 0, fmt.Errorf("%d bytes of extra data: %w", extra, ErrCorrupt)
