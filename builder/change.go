@@ -280,6 +280,9 @@ func commitCreated(ctx context.Context, c *console, name string, plan *image.Pla
 		return err
 	}
 	defer g.Unlock()
+	if err := notPending(g); err != nil {
+		return err
+	}
 	work, err := os.MkdirTemp("", "rempart-commit-")
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 
 	"rempart/builder/guest"
 	"rempart/builder/guest/home"
+	"rempart/builder/guest/reprovision"
 	"rempart/builder/guest/running"
 	"rempart/builder/master/store"
 )
@@ -143,6 +144,15 @@ func usedIn(h home.Home, used map[string]bool) error {
 			return err
 		}
 		used[g.Master], used[g.Previous] = true, true
+		switch p, _, err := reprovision.Pending(g); {
+		case err == nil:
+			used[p.From], used[p.To] = true, true
+		case !errors.Is(err, reprovision.ErrNone):
+			return err
+		}
+		if last, err := lastCommitted(g); err == nil {
+			used[last.From] = true // which rollback goes back to
+		}
 	}
 	return nil
 }

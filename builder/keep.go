@@ -130,6 +130,11 @@ func keepIt(ctx context.Context, c *console, name string, lock int, verbose bool
 		return err
 	}
 	defer g.Unlock()
+	if lock == 0 { // otherwise it is for whoever has the lock to know
+		if err := notPending(g); err != nil {
+			return err
+		}
+	}
 	if r, err := g.Running(); err == nil {
 		return fmt.Errorf("%w: %s, kept by process %d", home.ErrRuns, name, r.PID)
 	} else if !errors.Is(err, running.ErrAbsent) {

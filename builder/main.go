@@ -58,7 +58,7 @@ func commands() []*command {
 	return slices.Concat([]*command{newCommand(), checkCommand(), schemaCommand(), policyCommand(), buildCommand(),
 		masterCommand(), lockCommand(), runCommand(), createCommand(), listCommand(), statusCommand(), startCommand(),
 		stopCommand(), removeCommand(), verifyCommand(), diskCommand(), consoleCommand(), sshCommand(), ctlCommand()},
-		liveCommands(),
+		changeCommands(), liveCommands(),
 		[]*command{testCommand(), versionCommand(), completionCommand()})
 }
 

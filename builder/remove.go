@@ -42,6 +42,9 @@ yours, and the master stay in any case.`,
 				} else if !errors.Is(err, running.ErrAbsent) {
 					return err
 				}
+				if err := notPending(g); err != nil && !*data {
+					return err
+				}
 				if err := g.Remove(*data); err != nil {
 					return err
 				}

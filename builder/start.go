@@ -42,6 +42,9 @@ Exit status: 0 when it is READY, 1 when it failed or was not within --timeout; i
 					return err
 				}
 				defer g.Unlock()
+				if err := notPending(g); err != nil {
+					return err
+				}
 				if r, err := g.Running(); err == nil {
 					return fmt.Errorf("%w: %s, kept by process %d", home.ErrRuns, name, r.PID)
 				} else if !errors.Is(err, running.ErrAbsent) {

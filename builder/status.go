@@ -15,6 +15,7 @@ import (
 
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/keeper"
+	"rempart/builder/guest/reprovision"
 	"rempart/builder/guest/running"
 )
 
@@ -35,6 +36,7 @@ type guestStatus struct {
 	PID      int        `json:"pid,omitempty"`
 	Accel    string     `json:"accel,omitempty"`
 	Dir      string     `json:"dir"`
+	Pending  string     `json:"pending,omitempty"` // the change that is not over, and how far it is
 	// LastEnd tells how the last run ended, of a guest that does not run.
 	LastEnd *home.Ended `json:"last_end,omitempty"`
 	Problem []string    `json:"problems,omitempty"`
@@ -62,9 +64,14 @@ func statusOf(ctx context.Context, g *home.Guest) guestStatus {
 			s.Used = st.Blocks * 512 // stat(2): whatever the filesystem's block size
 		}
 	}
+	if p, last, err := reprovision.Pending(g); err == nil {
+		s.Pending = fmt.Sprintf("%s %s to master %.12s, last step: %s", p.Kind, p.ID, p.To, printable(last))
+	} else if !errors.Is(err, reprovision.ErrNone) {
+		problem(err)
+	}
 	r, err := g.Running()
 	if errors.Is(err, running.ErrAbsent) {
-		if err := g.Missing(); err != nil {
+		if err := g.Missing(); err != nil && s.Pending == "" {
 			problem(err)
 		}
 		var killed bool
@@ -142,6 +149,9 @@ func printStatus(out io.Writer, s guestStatus) error {
 	line("master", "%s %.12s %s", s.Title, s.Master, strings.Join(s.Tags, " "))
 	if s.Previous != "" {
 		line("previous", "%.12s", s.Previous)
+	}
+	if s.Pending != "" {
+		line("PENDING", "%s; rempart resume %s, or rempart rollback %[2]s", s.Pending, s.Name)
 	}
 	if s.State > 0 {
 		line("state", "%d MiB, of which %.1f MiB used", s.State>>20, float64(s.Used)/(1<<20))

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"rempart/builder/files"
@@ -175,4 +176,13 @@ func hostKeyWire(id *identity.Identity) ([]byte, error) {
 	putString(&wire, []byte(keyEd25519))
 	putString(&wire, private.Public().(ed25519.PublicKey))
 	return wire.Bytes(), nil
+}
+
+// DropKeys takes the keys from an identity that the guest is known by: EnsureIdentity makes new ones. Secrets that were
+// given stay.
+func DropKeys(id *identity.Identity) {
+	id.Secrets = slices.DeleteFunc(id.Secrets, func(s identity.Secret) bool {
+		return s.Consumer == identity.ConsumerSSH && s.Name == identity.SSHHostKey ||
+			s.Consumer == identity.ConsumerWireGuard && !strings.Contains(s.Name, "/") // LINK/PEER is a preshared one
+	})
 }

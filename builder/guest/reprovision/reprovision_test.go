@@ -1,0 +1,228 @@
+package reprovision
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"rempart/builder/guest"
+	"rempart/builder/guest/quarantine"
+	"rempart/firstboot/contract/identity"
+)
+
+func TestOutcomes(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		plans func(w *world) []Plan
+		err   error // of the last
+		fate  string
+		kept  string
+	}{
+		{"reprovision", func(w *world) []Plan { return []Plan{w.plan(Reprovision, "better", Empty)} }, nil,
+			`better with "", runs on better`, `0001 committed, state.raw "old state"`},
+		{"with what is kept", func(w *world) []Plan { return []Plan{w.plan(Reprovision, "well", Carry)} }, nil,
+			`well with "kept of old state", runs on well`, `0001 committed, state.raw "old state"`},
+		{"not started", func(w *world) []Plan {
+			p := w.plan(Reprovision, "better", Empty)
+			p.Start = false
+			return []Plan{p}
+		}, nil, `better with "", stopped`, `0001 committed, state.raw "old state"`},
+		{"sick", func(w *world) []Plan { return []Plan{w.plan(Reprovision, "sick", Empty)} }, ErrReturned,
+			`well with "old state", runs on well`, `0001 returned, failed-state.raw ""`},
+		{"upgrade", func(w *world) []Plan { return []Plan{w.plan(Upgrade, "better", Keep)} }, nil,
+			`better with "old state", runs on better`, `0001 committed, state.raw "old state"`},
+		{"sick upgrade", func(w *world) []Plan { return []Plan{w.plan(Upgrade, "sick", Keep)} }, ErrReturned,
+			`well with "old state", runs on well`, `0001 returned, failed-state.raw "old state"`},
+		{"rollback", func(w *world) []Plan {
+			back := w.plan(Rollback, "well", Restore)
+			back.Source = "0001"
+			return []Plan{w.plan(Reprovision, "better", Empty), back}
+		}, nil, `well with "old state", runs on well`,
+			`0001 committed, state.raw "old state"; 0002 committed, state.raw ""`},
+		{"no such master", func(w *world) []Plan {
+			p := w.plan(Reprovision, "well", Empty)
+			p.To = strings.Repeat("0", 64)
+			return []Plan{p}
+		}, ErrReturned, `well with "old state", runs on well`, `0001 returned`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w, err := newWorld(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range tt.plans(w) {
+				if err = w.run(p, nil); err != nil && tt.err == nil {
+					t.Fatal(err)
+				}
+			}
+			if !errors.Is(err, tt.err) {
+				t.Errorf("Run = %v; want %v", err, tt.err)
+			}
+			if got := w.fate(t); got != tt.fate {
+				t.Errorf("the guest is %s; want %s", got, tt.fate)
+			}
+			if got := w.kept(t); got != tt.kept {
+				t.Errorf("in quarantine: %s; want %s", got, tt.kept)
+			}
+		})
+	}
+}
+
+func TestDamagedMaster(t *testing.T) {
+	w, err := newWorld(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := w.store.Find(w.masters["better"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(m.Dir, m.Manifest.Outputs[0].Name)
+	if err := errors.Join(os.Chmod(file, 0o600), os.WriteFile(file, []byte("bitter"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	stopped := false
+	err = w.run(w.plan(Reprovision, "better", Empty), func(point string) { stopped = stopped || point == "before stopped" })
+	if !errors.Is(err, ErrReturned) || stopped {
+		t.Errorf("Run with a damaged master = %v, stopped: %v; want it to be refused while the guest runs", err, stopped)
+	}
+	if got, want := w.fate(t), `well with "old state", runs on well`; got != want {
+		t.Errorf("the guest is %s; want %s", got, want)
+	}
+}
+
+func TestUpgradeOfWhatIsNotTrusted(t *testing.T) {
+	w, err := newWorld(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := filepath.Join(w.home.Dir, "fw", quarantine.State)
+	if err := os.WriteFile(state, []byte("implant"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.run(w.plan(Upgrade, "better", Keep), nil); !errors.Is(err, ErrReturned) ||
+		!strings.Contains(err.Error(), "an implant") {
+		t.Errorf("upgrade = %v; want it refused with what was found", err)
+	}
+	if err := w.run(w.plan(Reprovision, "better", Empty), nil); err != nil {
+		t.Errorf("reprovision = %v; that is what it is for", err)
+	}
+	e, err := quarantine.Open(filepath.Join(w.home.Dir, "fw"), "0002")
+	if err != nil || len(e.Found) != 1 || !e.Has(quarantine.Report) || !e.Has(quarantine.Journal) {
+		t.Errorf("the entry is %+v, %v; want what was found, a report and the journal", e, err)
+	}
+}
+
+func TestNewKeys(t *testing.T) {
+	w, err := newWorld(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := w.home.Open("fw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(g.Identity())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := w.plan(Reprovision, "better", Empty)
+	p.NewKeys = true
+	if err := w.run(p, nil); err != nil {
+		t.Fatal(err)
+	}
+	id, err := guest.ReadIdentity(g.Identity())
+	if err != nil || id.Secret(identity.ConsumerSSH, identity.SSHHostKey) != nil ||
+		string(id.Secret(identity.ConsumerSSH, identity.SSHAuthorizedKeys)) != "given" {
+		t.Errorf("the identity is %+v, %v; want it without its host key, and with what was given", id, err)
+	}
+	aside, err := os.ReadFile(filepath.Join(g.Dir, quarantine.Folder, "0001", quarantine.Identity))
+	if err != nil || !bytes.Equal(aside, before) {
+		t.Errorf("the identity in quarantine: %v; want the one before", err)
+	}
+	p = w.plan(Reprovision, "sick", Empty)
+	p.NewKeys = true
+	before, err = os.ReadFile(g.Identity())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.run(p, nil); !errors.Is(err, ErrReturned) {
+		t.Errorf("Run = %v; want %v", err, ErrReturned)
+	}
+	if now, err := os.ReadFile(g.Identity()); err != nil || !bytes.Equal(now, before) {
+		t.Errorf("after going back the identity is another: %v", err)
+	}
+}
+
+// TestPrepare: all but the switch is done while the guest runs; going on begins with its stop.
+func TestPrepare(t *testing.T) {
+	w, err := newWorld(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := w.home.Lock("fw", "a test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := Begin(g, w.plan(Reprovision, "better", Empty), w.options())
+	if err == nil {
+		err = tr.Prepare(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, last, err := Pending(g); err != nil || last != prepared || p.To != w.masters["better"] {
+		t.Errorf("Pending = %+v, %q, %v; want the plan, prepared", p, last, err)
+	}
+	if runs, err := w.runner().Runs(); err != nil || !runs {
+		t.Errorf("the guest runs: %v, %v; want it undisturbed", runs, err)
+	}
+	if _, err := Begin(g, w.plan(Upgrade, "better", Keep), w.options()); err == nil ||
+		!strings.Contains(err.Error(), "rempart resume") {
+		t.Errorf("Begin meanwhile = %v; want what to do", err)
+	}
+	g.Unlock()
+	if err := w.finish(false); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := w.fate(t), `better with "", runs on better`; got != want {
+		t.Errorf("the guest is %s; want %s", got, want)
+	}
+}
+
+// TestInterrupted: what is broken off is pending, and nothing is decided.
+func TestInterrupted(t *testing.T) {
+	w, err := newWorld(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := w.home.Lock("fw", "a test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	o := w.options()
+	o.Trace = func(point string) {
+		if point == "recorded "+examined {
+			cancel(errors.New("Ctrl-C"))
+		}
+	}
+	tr, err := Begin(g, w.plan(Reprovision, "better", Empty), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Run(ctx); !errors.Is(err, ErrPending) || !strings.Contains(err.Error(), "Ctrl-C") {
+		t.Errorf("Run = %v; want %v", err, ErrPending)
+	}
+	g.Unlock()
+	if err := w.finish(true); !errors.Is(err, ErrReturned) {
+		t.Errorf("taking it back = %v; want %v", err, ErrReturned)
+	}
+	if got, want := w.fate(t), `well with "old state", runs on well`; got != want {
+		t.Errorf("the guest is %s; want %s", got, want)
+	}
+}

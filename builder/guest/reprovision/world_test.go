@@ -1,0 +1,262 @@
+package reprovision
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"rempart/builder/guest"
+	"rempart/builder/guest/home"
+	"rempart/builder/guest/quarantine"
+	"rempart/builder/hypervisor"
+	"rempart/builder/master"
+	"rempart/builder/master/store"
+	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/identity"
+)
+
+// world is a guest that runs on the master "well" with a state, and a store with the masters "better" and "sick" too.
+// All of it is in a folder, so that another process finds it.
+type world struct {
+	dir     string
+	home    home.Home
+	store   *store.Store
+	masters map[string]string // digests by name
+}
+
+const oldState = "old state"
+
+func newWorld(dir string) (*world, error) {
+	w, err := openWorld(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"well", "better", "sick"} {
+		m, err := publish(w.store, filepath.Join(dir, "build-"+name), name)
+		if err != nil {
+			return nil, err
+		}
+		w.masters[name] = m.Digest
+	}
+	g, err := w.home.Create(home.Description{Name: "fw", Store: w.store.Dir(), Master: w.masters["well"], State: 1 << 20,
+		Firmware: hypervisor.BIOS, Accel: hypervisor.TCG}, false)
+	if err != nil {
+		return nil, err
+	}
+	defer g.Unlock()
+	id := &identity.Identity{Hostname: "fw"}
+	id.SetSecret(identity.ConsumerSSH, identity.SSHHostKey, []byte("the host key"))
+	id.SetSecret(identity.ConsumerSSH, identity.SSHAuthorizedKeys, []byte("given"))
+	err = errors.Join(os.WriteFile(g.StateDisk(), []byte(oldState), 0o600), guest.WriteIdentity(g.Identity(), id),
+		g.Save(), w.runner().Start(context.Background()))
+	return w, err
+}
+
+// openWorld finds the world that newWorld made.
+func openWorld(dir string) (*world, error) {
+	s, err := store.Open(filepath.Join(dir, "masters"))
+	if err != nil {
+		return nil, err
+	}
+	w := &world{dir, home.Home{Dir: filepath.Join(dir, "guests")}, s, map[string]string{}}
+	all, err := s.List()
+	for _, m := range all {
+		w.masters[m.Manifest.Master.Name] = m.Digest
+	}
+	return w, err
+}
+
+// publish makes a master of a few bytes and publishes it.
+func publish(s *store.Store, dir, name string) (*store.Master, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	digest := sha256.Sum256([]byte(name))
+	m := &master.Manifest{Format: master.Format, Master: contract.Master{Name: name, Arch: "amd64"},
+		Disk: master.Disk{Size: 512, Regions: []master.Region{{Name: "all", Length: 512}}, Block: 512,
+			Blocks: make([]byte, sha256.Size)},
+		Outputs: []master.Output{{Name: master.RawFile, Size: int64(len(name)), SHA256: hex.EncodeToString(digest[:])}}}
+	b, err := m.Encode()
+	if err == nil {
+		err = errors.Join(os.WriteFile(filepath.Join(dir, master.RawFile), []byte(name), 0o600),
+			os.WriteFile(filepath.Join(dir, master.ManifestFile), b, 0o600))
+	}
+	if err != nil {
+		return nil, err
+	}
+	kept, err := s.Publish(context.Background(), dir)
+	return kept, errors.Join(err, os.RemoveAll(dir))
+}
+
+// machine runs the world's guest: a file says from which master. A guest writes to its state when it starts, as real
+// ones do, and makes itself a host key that is missing.
+type machine struct{ w *world }
+
+func (w *world) runner() machine { return machine{w} }
+
+func (m machine) file() string { return filepath.Join(m.w.dir, "runs") }
+
+func (m machine) Runs() (bool, error) {
+	_, err := os.Stat(m.file())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (m machine) Start(context.Context) error {
+	g, err := m.w.home.Open("fw")
+	if err != nil {
+		return err
+	}
+	if runs, err := m.Runs(); err != nil || runs {
+		return errors.Join(errors.New("it runs already"), err)
+	}
+	if _, err := guest.ReadIdentity(g.Identity()); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(g.StateDisk(), os.O_WRONLY, 0) // which must be there
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt([]byte(g.Master[:8]), 512)
+	return errors.Join(err, f.Close(), os.WriteFile(m.file(), []byte(g.Master), 0o600))
+}
+
+func (m machine) Stop(context.Context) error {
+	if err := os.Remove(m.file()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (m machine) Healthy(context.Context) error {
+	on, err := os.ReadFile(m.file())
+	if err == nil && string(on) == m.w.masters["sick"] {
+		err = errors.New("the policy cannot be loaded")
+	}
+	return err
+}
+
+// options are those of a transaction in the world.
+func (w *world) options() Options {
+	return Options{Runner: w.runner(), Store: w.store,
+		Examine: func(_ context.Context, path string) (Finding, error) {
+			b, err := os.ReadFile(path)
+			f := Finding{Report: []byte(`{}`)}
+			if strings.Contains(string(b), "implant") {
+				f.Suspects = []string{"an implant"}
+			}
+			return f, err
+		},
+		Fill: func(_ context.Context, old, path string, size int64) ([]string, error) {
+			b, err := os.ReadFile(old)
+			if err == nil {
+				err = os.WriteFile(path, append([]byte("kept of "), b...), 0o600)
+			}
+			return []string{"cron"}, err
+		}}
+}
+
+// plan is one for the guest.
+func (w *world) plan(kind, to string, mode Mode) Plan {
+	return Plan{Kind: kind, To: w.masters[to], State: mode, Size: 1 << 20, Start: true, Patience: time.Minute,
+		At: time.Unix(1e9, 0).UTC()}
+}
+
+// run carries out a plan.
+func (w *world) run(p Plan, trace func(string)) error {
+	g, err := w.home.Lock("fw", "a test")
+	if err != nil {
+		return err
+	}
+	defer g.Unlock()
+	o := w.options()
+	o.Trace = trace
+	t, err := Begin(g, p, o)
+	if err != nil {
+		return err
+	}
+	return t.Run(context.Background())
+}
+
+// finish goes on with what is under way, forward or back.
+func (w *world) finish(back bool) error {
+	g, err := w.home.Lock("fw", "a test")
+	if err != nil {
+		return err
+	}
+	defer g.Unlock()
+	t, err := Load(g, w.options())
+	if err != nil {
+		return err
+	}
+	if back && !t.Over() {
+		if err := t.Return(errors.New("asked for")); err != nil {
+			return err
+		}
+	}
+	return t.Run(context.Background())
+}
+
+// fate is how the guest is, for a test to compare: on which master, with which state, and whether it runs.
+func (w *world) fate(t *testing.T) string {
+	t.Helper()
+	g, err := w.home.Open("fw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(g.StateDisk())
+	if err != nil {
+		t.Fatalf("the guest has no state disk: %v", err)
+	}
+	state, _, _ := strings.Cut(string(b), "\x00")
+	name := func(digest string) string {
+		for n, d := range w.masters {
+			if d == digest {
+				return n
+			}
+		}
+		return digest
+	}
+	how := "stopped"
+	if on, err := os.ReadFile(w.runner().file()); err == nil {
+		how = "runs on " + name(string(on))
+	}
+	if _, _, err := Pending(g); !errors.Is(err, ErrNone) {
+		how += fmt.Sprintf(", pending: %v", err)
+	}
+	if left, err := os.ReadDir(filepath.Join(g.Dir, workFolder)); err == nil {
+		how += fmt.Sprintf(", with %d new disks left", len(left))
+	}
+	return fmt.Sprintf("%s with %q, %s", name(g.Master), state, how)
+}
+
+// kept tells what is in quarantine: outcomes and states.
+func (w *world) kept(t *testing.T) string {
+	t.Helper()
+	all, err := quarantine.List(filepath.Join(w.home.Dir, "fw"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for _, e := range all {
+		line := e.ID + " " + e.Outcome
+		for _, name := range []string{quarantine.State, quarantine.FailedState} {
+			if b, err := os.ReadFile(filepath.Join(e.Dir, name)); err == nil {
+				text, _, _ := strings.Cut(string(b), "\x00")
+				line += fmt.Sprintf(", %s %q", name, text)
+			}
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(lines, "; ")
+}

@@ -1,0 +1,383 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"rempart/builder/guest/home"
+	"rempart/builder/guest/quarantine"
+	"rempart/builder/guest/reprovision"
+	"rempart/builder/master/store"
+)
+
+// changeCommands put guests on masters, and keep what they had.
+func changeCommands() []*command {
+	return []*command{reprovisionCommand(), upgradeCommand(), rollbackCommand(), resumeCommand(), prepareCommand(),
+		quarantineCommand(), outdatedCommand()}
+}
+
+// changeOptions are those of the commands that put a guest on a master.
+type changeOptions struct {
+	to                               *string
+	stop, timeout                    *time.Duration
+	dry, noStart, reset, keys, force *bool
+}
+
+func changeFlags(flags *pflag.FlagSet, what string) changeOptions {
+	o := changeOptions{
+		stop:    flags.Duration("stop-timeout", time.Minute, "how long the guest may take to switch itself off"),
+		timeout: flags.Duration("timeout", 5*time.Minute, "how long it may take to be healthy"),
+		dry:     flags.BoolP("dry-run", "n", false, "say what would be kept and lost, and change nothing"),
+		noStart: flags.Bool("no-start", false, "do not start it afterwards, and so do not wait until it is healthy"),
+	}
+	if what != reprovision.Rollback {
+		o.to = flags.String("to", "", "the new master, a tag or digest; default: the one it has")
+	}
+	return o
+}
+
+const transactionHelp = `
+Every step is in a journal: whatever ends this command, ` + "`rempart status`" + ` tells how far it is, ` +
+	"`rempart resume`" + `
+finishes it, and ` + "`rempart rollback`" + ` takes it back. Until the guest is healthy on the new master nothing is
+given up; when it does not become healthy everything is put back as it was.
+
+Exit status: 0 done, 1 when it was put back or is not over.`
+
+// reprovisionCommand is `rempart reprovision`.
+func reprovisionCommand() *command {
+	return &command{
+		name:     "reprovision",
+		synopsis: "GUEST",
+		summary:  "put a guest that is not trusted back on a master, with a clean state",
+		help: `
+Checks every byte of the master, stops the guest, looks at its state disk from outside, sets that aside in quarantine,
+and starts the guest with a new one: blank, or with what was declared by ` + "`rempart create --keep`" + ` carried over
+as far as it is what it should be.
+` + transactionHelp,
+		words: createdNames,
+		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
+			o := changeFlags(flags, reprovision.Reprovision)
+			o.reset = flags.Bool("reset-state", false, "carry nothing over, not even what is declared")
+			o.keys = flags.Bool("new-keys", false, "have the guest known by a new SSH host key and new WireGuard keys")
+			return guestCommand(func(ctx context.Context, c *console, name string) error {
+				return change(ctx, c, name, reprovision.Reprovision, o)
+			})(flags)
+		},
+	}
+}
+
+// upgradeCommand is `rempart upgrade`.
+func upgradeCommand() *command {
+	return &command{
+		name:     "upgrade",
+		synopsis: "GUEST --to REF",
+		summary:  "put a guest that is trusted on another master; its state stays",
+		help: `
+As ` + "`rempart reprovision`" + `, but the state stays, and a copy of it as it is now goes to quarantine. A state that has
+what should not be there is refused.
+` + transactionHelp,
+		words: createdNames,
+		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
+			o := changeFlags(flags, reprovision.Upgrade)
+			o.force = flags.Bool("force", false, "keep the state whatever is found in it")
+			return guestCommand(func(ctx context.Context, c *console, name string) error {
+				if *o.to == "" {
+					return usageError{"want --to REF, the new master"}
+				}
+				return change(ctx, c, name, reprovision.Upgrade, o)
+			})(flags)
+		},
+	}
+}
+
+// rollbackCommand is `rempart rollback`.
+func rollbackCommand() *command {
+	return &command{
+		name:     "rollback",
+		synopsis: "GUEST",
+		summary:  "take back the last change of a guest: its master and the state it had then",
+		help: `
+While a change is under way, that is taken back. Else the guest gets the master it had before, and the state that was set
+aside then; what it has now goes to quarantine in its turn.
+` + transactionHelp,
+		words: createdNames,
+		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
+			o := changeFlags(flags, reprovision.Rollback)
+			return guestCommand(func(ctx context.Context, c *console, name string) error {
+				return rollback(ctx, c, name, o)
+			})(flags)
+		},
+	}
+}
+
+// resumeCommand is `rempart resume`.
+func resumeCommand() *command {
+	return &command{
+		name:     "resume",
+		synopsis: "GUEST",
+		summary:  "finish a change of a guest that was prepared or broken off",
+		help:     transactionHelp,
+		words:    createdNames,
+		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
+			stop := flags.Duration("stop-timeout", time.Minute, "how long the guest may take to switch itself off")
+			return guestCommand(func(ctx context.Context, c *console, name string) error {
+				return goOn(ctx, c, name, *stop, false)
+			})(flags)
+		},
+	}
+}
+
+// prepareCommand is `rempart prepare`.
+func prepareCommand() *command {
+	return &command{
+		name:     "prepare",
+		synopsis: "GUEST",
+		summary:  "do all of a reprovision that can be done while the guest still runs",
+		help: `
+The master is checked and the new disks are made; ` + "`rempart resume`" + ` then takes little more than a restart of the
+guest, and ` + "`rempart rollback`" + ` drops what was prepared.`,
+		words: createdNames,
+		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
+			o := changeFlags(flags, reprovision.Reprovision)
+			o.reset = flags.Bool("reset-state", false, "carry nothing over, not even what is declared")
+			o.keys = flags.Bool("new-keys", false, "have the guest known by a new SSH host key and new WireGuard keys")
+			return guestCommand(func(ctx context.Context, c *console, name string) error {
+				g, err := lockUnchanged(name, "rempart prepare")
+				if err != nil {
+					return err
+				}
+				defer g.Unlock()
+				t, err := begin(c, g, reprovision.Reprovision, o)
+				if err != nil || t == nil {
+					return err
+				}
+				if err := t.Prepare(ctx); err != nil {
+					return err
+				}
+				fmt.Fprintf(c.out, "%s is prepared for master %.12s; switch by `rempart resume %[1]s`\n", name, t.To)
+				return nil
+			})(flags)
+		},
+	}
+}
+
+// lockUnchanged locks a guest for a change, while no other is under way. What ends the terminal does not end the change.
+func lockUnchanged(name, what string) (*home.Guest, error) {
+	signal.Ignore(syscall.SIGHUP)
+	g, err := lockCreated(name, what)
+	if err != nil {
+		return nil, err
+	}
+	if err := notPending(g); err != nil {
+		g.Unlock()
+		return nil, err
+	}
+	return g, nil
+}
+
+func change(ctx context.Context, c *console, name, kind string, o changeOptions) error {
+	g, err := lockUnchanged(name, "rempart "+kind)
+	if err != nil {
+		return err
+	}
+	defer g.Unlock()
+	t, err := begin(c, g, kind, o)
+	if err != nil || t == nil {
+		return err
+	}
+	return finish(ctx, c, t)
+}
+
+// finish goes on with a transaction to its end, and says how long the guest was away.
+func finish(ctx context.Context, c *console, t *reprovision.Transaction) error {
+	began := time.Now()
+	if err := t.Run(ctx); err != nil {
+		return err
+	}
+	how := "READY"
+	if !t.Plan.Start {
+		how = "not started"
+	}
+	fmt.Fprintf(c.out, "%s: %s on master %.12s after %.1f s; what it had is in quarantine as %s\n", t.Name(), how, t.To,
+		time.Since(began).Seconds(), t.ID)
+	return nil
+}
+
+// begin makes the plan of a change and writes it down; nil: only what it would be was asked for.
+func begin(c *console, g *home.Guest, kind string, o changeOptions) (*reprovision.Transaction, error) {
+	options, err := transactionOptions(c, g, *o.stop)
+	if err != nil {
+		return nil, err
+	}
+	ref := g.Master
+	if o.to != nil && *o.to != "" {
+		ref = *o.to
+	}
+	m, err := options.Store.Find(ref)
+	if err != nil {
+		return nil, err
+	}
+	p := reprovision.Plan{Kind: kind, At: time.Now().UTC(), To: m.Digest, State: reprovision.Empty,
+		Size: max(g.State, m.Manifest.State), Start: !*o.noStart, Patience: *o.timeout}
+	switch {
+	case m.Manifest.State == 0 && g.State == 0:
+		p.State = reprovision.None
+	case kind == reprovision.Upgrade && g.State > 0:
+		p.State = reprovision.Keep
+	}
+	p.NewKeys = o.keys != nil && *o.keys
+	if o.force != nil && *o.force {
+		options.Examine = nil
+	}
+	if *o.dry {
+		return nil, sayPlan(c, g, p, m)
+	}
+	return reprovision.Begin(g, p, options)
+}
+
+// sayPlan says what a change would do.
+func sayPlan(c *console, g *home.Guest, p reprovision.Plan, m *store.Master) error {
+	fmt.Fprintf(c.out, "%s of %s: nothing was changed (--dry-run)\n", p.Kind, g.Name)
+	fmt.Fprintf(c.out, "  master: %.12s", g.Master)
+	if p.To != g.Master {
+		fmt.Fprintf(c.out, " -> %.12s %s", p.To, printable(m.Manifest.Master.Name))
+	}
+	fmt.Fprintln(c.out)
+	next, err := quarantine.Next(g.Dir)
+	if err != nil {
+		return err
+	}
+	state := map[reprovision.Mode]string{
+		reprovision.None:    "there is none",
+		reprovision.Empty:   "a blank one of %d MiB; LOST to the guest is all it has written; that goes to quarantine as %s",
+		reprovision.Keep:    "stays, %d MiB; a copy of it goes to quarantine as %s",
+		reprovision.Restore: "the one set aside before, %d MiB; the one of now goes to quarantine as %s",
+	}[p.State]
+	if p.State != reprovision.None {
+		state = fmt.Sprintf(state, p.Size>>20, next)
+	}
+	fmt.Fprintf(c.out, "  state: %s\n", state)
+	keys := "stay"
+	if p.NewKeys {
+		keys = "the SSH host key and WireGuard keys are LOST to the guest, which makes itself new ones; others stay"
+	}
+	fmt.Fprintf(c.out, "  name, hardware addresses, keys and secrets: %s\n", keys)
+	for _, d := range g.Data {
+		fmt.Fprintf(c.out, "  data disk %s: stays, %s\n", d.Name, d.Path)
+	}
+	return nil
+}
+
+// goOn finishes what is under way for a guest, or takes it back.
+func goOn(ctx context.Context, c *console, name string, stop time.Duration, back bool) error {
+	signal.Ignore(syscall.SIGHUP)
+	what := "rempart resume"
+	if back {
+		what = "rempart rollback"
+	}
+	g, err := lockCreated(name, what)
+	if err != nil {
+		return err
+	}
+	defer g.Unlock()
+	options, err := transactionOptions(c, g, stop)
+	if err != nil {
+		return err
+	}
+	t, err := reprovision.Load(g, options)
+	if errors.Is(err, reprovision.ErrNone) {
+		return fmt.Errorf("guest %s: %w", name, err)
+	}
+	if err != nil {
+		return err
+	}
+	if !back || t.Over() {
+		return finish(ctx, c, t)
+	}
+	if err := t.Return(errors.New("that was asked for")); err != nil {
+		return err
+	}
+	if err := t.Run(ctx); !errors.Is(err, reprovision.ErrReturned) {
+		return err
+	}
+	fmt.Fprintf(c.out, "%s is as it was before %s %s\n", name, t.Kind, t.ID)
+	return nil
+}
+
+func rollback(ctx context.Context, c *console, name string, o changeOptions) error {
+	g, err := openCreated(name)
+	if err != nil {
+		return err
+	}
+	if _, _, err := reprovision.Pending(g); err == nil {
+		return goOn(ctx, c, name, *o.stop, true)
+	} else if !errors.Is(err, reprovision.ErrNone) {
+		return err
+	}
+	if g, err = lockUnchanged(name, "rempart rollback"); err != nil {
+		return err
+	}
+	defer g.Unlock()
+	last, err := lastChange(g)
+	if err != nil {
+		return err
+	}
+	options, err := transactionOptions(c, g, *o.stop)
+	if err != nil {
+		return err
+	}
+	m, err := options.Store.Find(last.From)
+	if err != nil {
+		return err
+	}
+	p := reprovision.Plan{Kind: reprovision.Rollback, At: time.Now().UTC(), To: last.From, State: reprovision.Restore,
+		Source: last.ID, Size: max(g.State, m.Manifest.State), Start: !*o.noStart, Patience: *o.timeout}
+	switch {
+	case g.State == 0:
+		p.State, p.Size = reprovision.None, 0
+	case !last.Has(quarantine.State):
+		p.State, p.Source = reprovision.Keep, ""
+	}
+	if *o.dry {
+		return sayPlan(c, g, p, m)
+	}
+	t, err := reprovision.Begin(g, p, options)
+	if err != nil {
+		return err
+	}
+	return finish(ctx, c, t)
+}
+
+// lastChange is what a rollback takes back: the last change of a guest that stayed, or what `rempart commit` made of its
+// master since, which no state was set aside for.
+func lastChange(g *home.Guest) (*quarantine.Entry, error) {
+	last, err := lastCommitted(g)
+	if err == nil && last.To == g.Master {
+		return last, nil
+	}
+	if g.Previous != "" {
+		return &quarantine.Entry{From: g.Previous, To: g.Master}, nil
+	}
+	return nil, fmt.Errorf("guest %s: there is no change of it that could be taken back", g.Name)
+}
+
+// lastCommitted is the last change of a guest that stayed.
+func lastCommitted(g *home.Guest) (*quarantine.Entry, error) {
+	all, err := quarantine.List(g.Dir)
+	if err != nil {
+		return nil, err
+	}
+	for i := len(all) - 1; i >= 0; i-- {
+		if all[i].Outcome == quarantine.Committed {
+			return all[i], nil
+		}
+	}
+	return nil, fmt.Errorf("guest %s: %w", g.Name, quarantine.ErrUnknown)
+}

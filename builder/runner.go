@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"rempart/builder/guest/home"
+	"rempart/builder/guest/reprovision"
+	"rempart/builder/guest/running"
+	"rempart/builder/master/store"
+)
+
+// runner runs a guest of a home for a transaction, under the lock that the transaction has.
+type runner struct {
+	g        *home.Guest
+	patience time.Duration // that a stop may take
+}
+
+func (r runner) Runs() (bool, error) {
+	_, err := r.g.Running()
+	if errors.Is(err, running.ErrAbsent) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (r runner) Start(ctx context.Context) error {
+	_, err := launch(ctx, r.g, false)
+	return err
+}
+
+func (r runner) Stop(ctx context.Context) error {
+	g, err := r.g.Running()
+	if errors.Is(err, running.ErrAbsent) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = stopGuest(ctx, g, r.patience)
+	return err
+}
+
+func (r runner) Healthy(ctx context.Context) error {
+	g, err := r.g.Running()
+	if err != nil {
+		return err
+	}
+	return awaitReady(ctx, g)
+}
+
+// transactionOptions are what a transaction for a guest works with.
+func transactionOptions(c *console, g *home.Guest, patience time.Duration) (reprovision.Options, error) {
+	s, err := store.Open(g.Store)
+	if err != nil {
+		return reprovision.Options{}, err
+	}
+	return reprovision.Options{Runner: runner{g, patience}, Store: s,
+		Say: func(format string, args ...any) {
+			fmt.Fprintf(c.err, "rempart: %s\n", printable(fmt.Sprintf(format, args...)))
+		}}, nil
+}
+
+// notPending tells that a guest waits for a transaction to be finished, which nothing else may come between.
+func notPending(g *home.Guest) error {
+	p, last, err := reprovision.Pending(g)
+	if errors.Is(err, reprovision.ErrNone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("guest %s: %s %s is not over, its last step: %s; finish it by `rempart resume %[1]s` or take it back "+
+		"by `rempart rollback %[1]s`", g.Name, p.Kind, p.ID, last)
+}
