@@ -80,8 +80,8 @@ func upgradeCommand() *command {
 		synopsis: "GUEST --to REF",
 		summary:  "put a guest that is trusted on another master; its state stays",
 		help: `
-As ` + "`rempart reprovision`" + `, but the state stays, and a copy of it as it is now goes to quarantine. A state that has
-what should not be there is refused.
+As ` + "`rempart reprovision`" + `, but the state stays, and a copy of it as it is now goes to quarantine. A state that
+has what should not be there is refused.
 ` + transactionHelp,
 		words: createdNames,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
@@ -104,8 +104,8 @@ func rollbackCommand() *command {
 		synopsis: "GUEST",
 		summary:  "take back the last change of a guest: its master and the state it had then",
 		help: `
-While a change is under way, that is taken back. Else the guest gets the master it had before, and the state that was set
-aside then; what it has now goes to quarantine in its turn.
+While a change is under way, that is taken back. Else the guest gets the master it had before, and the state that was
+set aside then; what it has now goes to quarantine in its turn.
 ` + transactionHelp,
 		words: createdNames,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"time"
 
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/reprovision"
 	"rempart/builder/guest/running"
+	"rempart/builder/guest/verify"
 	"rempart/builder/master/store"
 )
 
@@ -58,9 +61,38 @@ func transactionOptions(c *console, g *home.Guest, patience time.Duration) (repr
 		return reprovision.Options{}, err
 	}
 	return reprovision.Options{Runner: runner{g, patience}, Store: s,
+		Examine: func(ctx context.Context, path string) (reprovision.Finding, error) {
+			return examine(ctx, g, path)
+		},
 		Say: func(format string, args ...any) {
 			fmt.Fprintf(c.err, "rempart: %s\n", printable(fmt.Sprintf(format, args...)))
 		}}, nil
+}
+
+// examine looks at a guest's state disk as `rempart verify` does.
+func examine(ctx context.Context, g *home.Guest, path string) (found reprovision.Finding, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return found, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return found, err
+	}
+	m, _, err := masterOf(g)
+	if err != nil {
+		return found, err
+	}
+	report := verify.Report{Guest: g.Name, Master: m.Manifest.Disk.SHA256, Taken: time.Now().UTC().Truncate(time.Second)}
+	if report.State, err = verify.InspectState(ctx, f, info.Size(), verify.DefaultRules(), nil); err != nil {
+		return found, err
+	}
+	for _, s := range report.State.Suspects {
+		found.Suspects = append(found.Suspects, fmt.Sprintf("/var/%s: %s", s.Path, strings.Join(s.Why, ", ")))
+	}
+	found.Report, err = report.Encode()
+	return found, err
 }
 
 // notPending tells that a guest waits for a transaction to be finished, which nothing else may come between.
