@@ -75,8 +75,8 @@ func listQuarantine(c *console, g *home.Guest, asJSON bool) error {
 	w := tabwriter.NewWriter(c.out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "ID\tWHEN\tWHAT\tOUTCOME\tFROM\tTO\tFOUND\tMIB")
 	for _, e := range all {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.12s\t%.12s\t%d\t%.1f\n", e.ID, e.At.Format(time.DateTime), e.Kind, e.Outcome, e.From,
-			e.To, len(e.Found), float64(e.Used())/(1<<20))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.12s\t%.12s\t%d\t%.1f\n", e.ID, e.At.Format(time.DateTime), e.Kind, e.Outcome,
+			e.From, e.To, len(e.Found), float64(e.Used())/(1<<20))
 	}
 	return errors.Join(w.Flush(), err)
 }
@@ -85,7 +85,8 @@ func showQuarantine(c *console, e *quarantine.Entry, asJSON bool) error {
 	if asJSON {
 		return printJSON(c.out, e)
 	}
-	fmt.Fprintf(c.out, "%s %s of %s, %s: %.12s -> %.12s\n", e.ID, e.Kind, e.At.Format(time.DateTime), e.Outcome, e.From, e.To)
+	fmt.Fprintf(c.out, "%s %s of %s, %s: %.12s -> %.12s\n", e.ID, e.Kind, e.At.Format(time.DateTime), e.Outcome, e.From,
+		e.To)
 	if e.Why != "" {
 		fmt.Fprintf(c.out, "put back: %s\n", printable(e.Why))
 	}

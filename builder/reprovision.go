@@ -141,8 +141,8 @@ func prepareCommand() *command {
 		synopsis: "GUEST",
 		summary:  "do all of a reprovision that can be done while the guest still runs",
 		help: `
-The master is checked and the new disks are made; ` + "`rempart resume`" + ` then takes little more than a restart of the
-guest, and ` + "`rempart rollback`" + ` drops what was prepared.`,
+The master is checked and the new disks are made; ` + "`rempart resume`" + ` then takes little more than a restart of
+the guest, and ` + "`rempart rollback`" + ` drops what was prepared.`,
 		words: createdNames,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			o := changeFlags(flags, reprovision.Reprovision)
@@ -168,7 +168,7 @@ guest, and ` + "`rempart rollback`" + ` drops what was prepared.`,
 	}
 }
 
-// lockUnchanged locks a guest for a change, while no other is under way. What ends the terminal does not end the change.
+// lockUnchanged locks a guest for a change, while no other is under way. What ends the terminal does not end that.
 func lockUnchanged(name, what string) (*home.Guest, error) {
 	signal.Ignore(syscall.SIGHUP)
 	g, err := lockCreated(name, what)
@@ -355,8 +355,8 @@ func rollback(ctx context.Context, c *console, name string, o changeOptions) err
 	return finish(ctx, c, t)
 }
 
-// lastChange is what a rollback takes back: the last change of a guest that stayed, or what `rempart commit` made of its
-// master since, which no state was set aside for.
+// lastChange is what a rollback takes back: the last change of a guest that stayed, or what `rempart commit` made of
+// its master since, which no state was set aside for.
 func lastChange(g *home.Guest) (*quarantine.Entry, error) {
 	last, err := lastCommitted(g)
 	if err == nil && last.To == g.Master {

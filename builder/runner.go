@@ -104,6 +104,6 @@ func notPending(g *home.Guest) error {
 	if err != nil {
 		return err
 	}
-	return fmt.Errorf("guest %s: %s %s is not over, its last step: %s; finish it by `rempart resume %[1]s` or take it back "+
-		"by `rempart rollback %[1]s`", g.Name, p.Kind, p.ID, last)
+	return fmt.Errorf("guest %s: %s %s is not over, its last step: %s; finish it by `rempart resume %[1]s` or take it "+
+		"back by `rempart rollback %[1]s`", g.Name, p.Kind, p.ID, last)
 }

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Clone copies a file to a new one, for its owner only, which is whole and on the disk when it returns. Filesystems that
-// can share blocks do; elsewhere holes stay holes.
+// Clone copies a file to a new one, for its owner only, which is whole and on the disk when it returns. Filesystems
+// that can share blocks do; elsewhere holes stay holes.
 func Clone(ctx context.Context, from, to string) error {
 	in, err := os.Open(from)
 	if err != nil {

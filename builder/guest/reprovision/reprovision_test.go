@@ -86,7 +86,9 @@ func TestDamagedMaster(t *testing.T) {
 		t.Fatal(err)
 	}
 	stopped := false
-	err = w.run(w.plan(Reprovision, "better", Empty), func(point string) { stopped = stopped || point == "before stopped" })
+	err = w.run(w.plan(Reprovision, "better", Empty), func(point string) {
+		stopped = stopped || point == "before stopped"
+	})
 	if !errors.Is(err, ErrReturned) || stopped {
 		t.Errorf("Run with a damaged master = %v, stopped: %v; want it to be refused while the guest runs", err, stopped)
 	}

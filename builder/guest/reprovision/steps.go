@@ -125,8 +125,8 @@ func (t *Transaction) examine(ctx context.Context) error {
 		err = files.Write(filepath.Join(dir, quarantine.Report), found.Report, 0o600)
 	}
 	if err == nil && t.Kind == Upgrade && len(found.Suspects) > 0 {
-		err = fmt.Errorf("its state has what should not be there (%s); an upgrade would keep that: use `rempart reprovision`,"+
-			" or --force", found.Suspects[0])
+		err = fmt.Errorf("its state has what should not be there (%s); an upgrade would keep that: use `rempart "+
+			"reprovision`, or --force", found.Suspects[0])
 	}
 	return err
 }
