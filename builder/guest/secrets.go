@@ -40,9 +40,13 @@ func AskSecrets(ctx context.Context, id *identity.Identity, given []string) erro
 		defer cancel()
 		cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
 		cmd.Stdin, cmd.Stderr = os.Stdin, os.Stderr
-		var out bytes.Buffer
-		cmd.Stdout = &limited{&out}
-		if err := cmd.Run(); err != nil {
+		var out limited
+		cmd.Stdout = &out
+		err := cmd.Run()
+		switch {
+		case out.over: // of which the command dies, one way or another
+			return nil, errLongSecret
+		case err != nil:
 			return nil, fmt.Errorf("the command failed: %w", err)
 		}
 		return out.Bytes(), nil
@@ -52,13 +56,17 @@ func AskSecrets(ctx context.Context, id *identity.Identity, given []string) erro
 var errLongSecret = fmt.Errorf("more than %d bytes", maxSecret)
 
 // limited takes no more than a secret may have.
-type limited struct{ out *bytes.Buffer }
+type limited struct {
+	bytes.Buffer
+	over bool
+}
 
 func (l *limited) Write(p []byte) (int, error) {
-	if l.out.Len()+len(p) > maxSecret {
+	if l.Len()+len(p) > maxSecret {
+		l.over = true
 		return 0, errLongSecret
 	}
-	return l.out.Write(p)
+	return l.Buffer.Write(p)
 }
 
 func putSecrets(id *identity.Identity, option string, given []string, get func(source string) ([]byte, error)) error {
