@@ -158,8 +158,9 @@ func DecodeRanges(b []byte) (Ranges, error) {
 		at += gap + size
 	}
 	rest := b[len(b)-in.Len():]
+	const addrLen = 16
+	out = slices.Grow(out, min(len(rest)/(addrLen+1), maxSetRanges-len(out)))
 	for len(rest) > 0 {
-		const addrLen = 16
 		if len(rest) < addrLen+1 || len(out) == maxSetRanges {
 			return nil, errRanges
 		}

@@ -134,3 +134,29 @@ func FuzzDecodeRanges(f *testing.F) {
 		}
 	})
 }
+
+// TestRoomForSets: a guest whose memory is too small for its sets is refused with what would do, which then does.
+func TestRoomForSets(t *testing.T) {
+	digest := ofBoth(t).Digest()
+	for _, tt := range []struct {
+		memory int64 // MiB
+		ranges int
+		hint   string // empty: they fit
+	}{
+		{96, 16 << 10, ""}, {96, 20_000, "memory: 112M"}, {128, 100_000, ""}, {128, 150_000, "memory: 144M"},
+		{128, maxSetRanges, "memory: 176M"}, {176, maxSetRanges, ""}, {1024, maxSetRanges, ""},
+	} {
+		p, err := Load("home-firewall")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Memory = tt.memory * mebibyte
+		p.Sets = []Set{{Name: "few", Ranges: Ranges{}}, {Name: "many", At: Pos{7, 3},
+			Stored: &StoredRanges{V4: StoredPart{tt.ranges, digest}}}}
+		err = p.Validate("p.json")
+		if tt.hint == "" && err != nil || tt.hint != "" && (err == nil || !strings.Contains(err.Error(), tt.hint) ||
+			!strings.Contains(err.Error(), "p.json:7:3")) {
+			t.Errorf("%d ranges in %d MiB: %v; want %q", tt.ranges, tt.memory, err, tt.hint)
+		}
+	}
+}

@@ -62,6 +62,7 @@ type topChild struct {
 	Seconds  float64 `json:"seconds"` // of a processor since the guest's start, predecessors' included
 	RSS      int64   `json:"rss"`     // bytes it has for itself and maps of files
 	Charged  int64   `json:"charged"` // bytes with what the kernel and files in memory take for it
+	Peak     int64   `json:"peak"`    // most of Charged since the guest's start; 0: the kernel does not tell
 	Limit    int64   `json:"limit"`   // bytes of Charged at which it is ended
 }
 
@@ -178,6 +179,10 @@ func (d *desk) measure(c *topChild, before map[string]used) error {
 	if c.Charged, err = d.statNumber(filepath.Join(dir, "memory.current")); err != nil {
 		return err
 	}
+	// Since Linux 5.19 (Documentation/admin-guide/cgroup-v2.rst).
+	if c.Peak, err = d.statNumber(filepath.Join(dir, "memory.peak")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	c.Limit, err = d.statNumber(filepath.Join(dir, "memory.max"))
 	return err
 }
@@ -240,10 +245,10 @@ func (t topReport) print(w io.Writer) error {
 			100*t.Conntrack.Count/t.Conntrack.Max)
 	}
 	b.WriteByte('\n')
-	err := table(&b, t.Children, "CHILD\tSTATE\tPID\tRESTARTS\tCPU %\tSECONDS\tRSS KIB\tCHARGED KIB\tLIMIT KIB",
+	err := table(&b, t.Children, "CHILD\tSTATE\tPID\tRESTARTS\tCPU %\tSECONDS\tRSS KIB\tCHARGED KIB\tPEAK KIB\tLIMIT KIB",
 		func(c topChild) string {
-			return fmt.Sprintf("%s\t%s\t%d\t%d\t%.1f\t%.2f\t%d\t%d\t%d", c.Name, c.State, c.PID, c.Restarts, 100*c.CPU,
-				c.Seconds, c.RSS>>10, c.Charged>>10, c.Limit>>10)
+			return fmt.Sprintf("%s\t%s\t%d\t%d\t%.1f\t%.2f\t%d\t%d\t%d\t%d", c.Name, c.State, c.PID, c.Restarts,
+				100*c.CPU, c.Seconds, c.RSS>>10, c.Charged>>10, c.Peak>>10, c.Limit>>10)
 		})
 	if err != nil {
 		return err

@@ -41,6 +41,7 @@ func topFiles() map[string]string {
 		link + "cpu.stat":       "usage_usec 1500000\nuser_usec 1\n",
 		link + "memory.stat":    "anon 2097152\nfile 9\nfile_mapped 1048576\n",
 		link + "memory.current": "4194304\n",
+		link + "memory.peak":    "5242880\n",
 		link + "memory.max":     "max\n",
 	}
 }
@@ -67,7 +68,8 @@ func TestTop(t *testing.T) {
 		got.Memory != (contract.Memory{Total: 91000 << 10, Available: 40000 << 10}) {
 		t.Errorf("top = %+v; want what the files say", got)
 	}
-	want := topChild{Name: "link", State: "ready", PID: 7, Restarts: 2, Seconds: 1.5, RSS: 3 << 20, Charged: 4 << 20}
+	want := topChild{Name: "link", State: "ready", PID: 7, Restarts: 2, Seconds: 1.5, RSS: 3 << 20, Charged: 4 << 20,
+		Peak: 5 << 20}
 	if len(got.Children) != 2 || got.Children[0] != want || got.Children[1].Name != "syslog" {
 		t.Errorf("children = %+v; want %+v and syslog", got.Children, want)
 	}

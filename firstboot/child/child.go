@@ -61,6 +61,9 @@ type Spec struct {
 	// MemoryLimit is GOMEMLIMIT in bytes. All that the process, what it starts and the kernel for it take is bounded a
 	// little above by its control group; 0: a share of the machine, for what grows with the profile or with a disk.
 	MemoryLimit int64
+	// GCPercent is GOGC: how much garbage, in per cent of what is in use, lies about before it is collected; 0: 100, which
+	// is Go's choice. Less is for a child with a lot in use for a moment, in a machine that has little.
+	GCPercent int
 }
 
 // GroupDir is a directory on tmpfs that belongs to the child's user and to another's group, mode 2750: what the child

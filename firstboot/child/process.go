@@ -54,6 +54,9 @@ func Main(spec Spec) int {
 	if spec.MemoryLimit > 0 && os.Getenv("GOMEMLIMIT") == "" { // PID 1 may know of less
 		debug.SetMemoryLimit(spec.MemoryLimit)
 	}
+	if spec.GCPercent > 0 {
+		debug.SetGCPercent(spec.GCPercent)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	env := &Env{Log: log, Root: os.Getenv(EnvRoot)}

@@ -19,12 +19,21 @@ import (
 // policy child finds out, which is the one that reads them.
 func (g *guest) keepSets(running, next *profiles.Profile, parts [][]byte) error {
 	wanted := map[string]bool{}
+	all := 0
 	for _, p := range []*profiles.Profile{running, next} {
 		for i := range p.Sets {
 			for _, part := range p.Sets[i].Parts() {
+				if !wanted[part.Digest] {
+					all += part.Count
+				}
 				wanted[part.Digest] = true
 			}
 		}
+	}
+	// Those of the running profile are in memory until those of the next are in force.
+	if most := profiles.RangesIn(g.memory().Total); len(parts) > 0 && all > most {
+		return fmt.Errorf("the sets of both profiles have %d different ranges, and the guest's memory is enough for %d;"+
+			" build a master of it and start the guest from that", all, most)
 	}
 	if err := g.pruneSets(wanted); err != nil {
 		return err

@@ -13,10 +13,7 @@ import (
 func (k *keeper) ofSet(set *profiles.Set) *list {
 	return &list{source: set.Source, called: "set " + set.Name, count: handover.Count,
 		judge: func(fresh, kept io.Reader, keep io.Writer) error { return k.judgeSet(set, fresh, kept, keep) },
-		usable: func() error {
-			_, err := handover.Read(k.env.Root, k.env.Profile, set.Name)
-			return err
-		}}
+		fits:  func(kept io.Reader) error { return handover.Usable(kept, k.env.Profile) }}
 }
 
 // judgeSet keeps a list of addresses that can be what is meant.
@@ -62,17 +59,20 @@ func (k *keeper) strange(name string, lines int) {
 
 // room tells whether all sets together still fit when one has so many ranges.
 func (k *keeper) room(set *profiles.Set, ranges int) error {
-	all := ranges
+	all, listed := ranges, ranges
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for i := range k.env.Profile.Sets {
-		if s := &k.env.Profile.Sets[i]; s != set && s.Name != set.Name {
-			all += max(s.Len(), k.entries[s.Name])
+		s := &k.env.Profile.Sets[i]
+		if s == set || s.Name == set.Name {
+			continue
 		}
+		all += max(s.Len(), k.entries[s.Name])
+		listed += k.entries[s.Name]
 	}
-	if most := handover.Most(); all > most {
-		return fmt.Errorf("%w: with it all sets would have %d ranges, at most %d with the guest's memory",
-			handover.ErrAbsurd, all, most)
+	if !handover.Fit(all, listed) {
+		return fmt.Errorf("%w: with it all sets would have %d ranges, at most %d; those of lists counted twice %d, and the"+
+			" guest's memory is enough for %d", handover.ErrAbsurd, all, profiles.MaxListRanges, all+listed, handover.Most())
 	}
 	return nil
 }

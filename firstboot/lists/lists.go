@@ -21,6 +21,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -60,6 +61,7 @@ func Spec() child.Spec {
 		Write:       []string{contract.ListsKept},
 		OOMScore:    600,
 		MemoryLimit: memory,
+		GCPercent:   25,
 	}
 }
 
@@ -103,7 +105,9 @@ type list struct {
 	called string // "set drop"
 	judge  func(fresh, kept io.Reader, keep io.Writer) error
 	count  func(kept io.Reader) (int, error)
-	// usable tells why what was handed over is of no use; nil: it is, as who uses it will find.
+	// As who uses it will find, for the profile may be another than when it was judged: fits tells of what is kept, and
+	// usable of what was handed over, why it is of no use. One of the two is nil.
+	fits   func(kept io.Reader) error
 	usable func() error
 }
 
@@ -219,14 +223,22 @@ func (k *keeper) hand(s *refresh.Source) {
 	n, l := 0, k.lists[s.Name]
 	if err == nil {
 		defer kept.Close()
-		if n, err = l.count(kept); err == nil {
+		if n, err = l.count(kept); err == nil && l.fits != nil {
 			_, err = kept.Seek(0, io.SeekStart)
+			if err == nil {
+				err = l.fits(kept)
+			}
+			// Who uses it takes memory for it in a moment, which a small machine has only once.
+			debug.FreeOSMemory()
 		}
+	}
+	if err == nil {
+		_, err = kept.Seek(0, io.SeekStart)
 	}
 	if err == nil {
 		err = handover.Write(k.env.Root, s.Name, kept)
 	}
-	if err == nil { // as who uses it will: the profile may be another than when it was judged
+	if err == nil && l.usable != nil {
 		err = l.usable()
 	}
 	k.mu.Lock()

@@ -116,7 +116,13 @@ func change(t *testing.T, running, next *profiles.Profile) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := json.Marshal(live.Change{Base: profileDigest(t, running), Modules: kernel.Preload(next), Profile: b})
+	l := live.Change{Base: profileDigest(t, running), Modules: kernel.Preload(next), Profile: b}
+	for i := range next.Sets {
+		for _, b := range next.Sets[i].Files() {
+			l.Sets = append(l.Sets, b)
+		}
+	}
+	c, err := json.Marshal(l)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -28,7 +29,7 @@ func withLists(env *child.Env, now *profiles.Profile) (with *profiles.Profile, w
 	}
 	p := *env.Profile
 	p.Sets = slices.Clone(p.Sets)
-	all := 0
+	all, listed := 0, 0
 	for i := range p.Sets {
 		all += p.Sets[i].Len()
 	}
@@ -41,19 +42,19 @@ func withLists(env *child.Env, now *profiles.Profile) (with *profiles.Profile, w
 			continue
 		}
 		list, err := handover.Read(env.Root, &p, s.Name)
-		if err == nil && all+len(list)-s.Len() > handover.Most() {
+		if err == nil && !handover.Fit(all+len(list)-s.Len(), listed+len(list)) {
 			err = fmt.Errorf("list of set %s: all sets together would be too large with its %d ranges", s.Name, len(list))
 		}
 		switch {
 		case err == nil:
-			all += len(list) - s.Len()
+			all, listed = all+len(list)-s.Len(), listed+len(list)
 			s.Ranges, s.Stored = list, nil
 			continue
 		case !errors.Is(err, fs.ErrNotExist):
 			unused = append(unused, err.Error())
 			if now != nil {
 				before := now.Set(s.Name)
-				all += before.Len() - s.Len()
+				all, listed = all+before.Len()-s.Len(), listed+before.Len()
 				s.Ranges, s.Stored = before.Ranges, before.Stored
 				continue
 			}
@@ -125,6 +126,7 @@ func follow(ctx context.Context, env *child.Env, compile compiler, now *profiles
 		next, why, err := withLists(env, now)
 		if err == nil && sameLists(now, next) {
 			tell(why)
+			debug.FreeOSMemory() // the lists were in it once more
 			continue
 		}
 		if err == nil {

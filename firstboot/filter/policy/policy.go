@@ -35,7 +35,7 @@ const (
 // that cannot be read nothing is opened.
 func Spec() child.Spec {
 	return child.Spec{Name: "policy", Run: Run, After: []string{"identity"}, UID: contract.UIDPolicy, Follows: true,
-		Caps: []uintptr{unix.CAP_NET_ADMIN}, Read: []string{contract.ListsDir, contract.SetsDir}}
+		Caps: []uintptr{unix.CAP_NET_ADMIN}, Read: []string{contract.ListsDir, contract.SetsDir}, GCPercent: 25}
 }
 
 // Run loads the policy and waits for ctx to end. A child that is started again finds its predecessor's policy in the

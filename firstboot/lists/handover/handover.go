@@ -38,7 +38,7 @@ const (
 	maxFile   = maxList + 64 // the larger of the two kinds: a table of names has a head before its 16 MiB
 	maxStatus = 64 << 10
 	maxCount  = 32 // of the first line of a list
-	maxRange  = 48 // of one range: 33 in base64
+	maxRange  = 33 // of one range: IPv6, and no prefix
 )
 
 // Status is how a list stands. Times are seconds since 1970; 0: never.
@@ -54,13 +54,12 @@ type Status struct {
 	Error   string `json:"error,omitempty"` // of the last try; empty: it was well
 }
 
-// Encode writes a list: a line with the number of its ranges, and a line with them.
+// Encode writes a list: a line with the number of its ranges, and then these in their binary form.
 func Encode(w io.Writer, list profiles.Ranges) error {
-	b, err := list.MarshalJSON() // by json.Marshal it would be in memory twice more
-	if err != nil {
-		return err
+	_, err := fmt.Fprintf(w, "%d\n", len(list))
+	if err == nil {
+		_, err = w.Write(list.Binary())
 	}
-	_, err = fmt.Fprintf(w, "%d\n%s\n", len(list), b)
 	return err
 }
 
@@ -86,8 +85,8 @@ func decode(b []byte) (profiles.Ranges, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list profiles.Ranges
-	if err := json.Unmarshal(rest, &list); err != nil {
+	list, err := profiles.DecodeRanges(rest)
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoList, err)
 	}
 	if len(list) != n || !list.Ordered() {
@@ -98,20 +97,38 @@ func decode(b []byte) (profiles.Ranges, error) {
 
 // Read reads the list of a set, checked by Sane. The error wraps fs.ErrNotExist when none was handed over yet.
 func Read(root string, p *profiles.Profile, set string) (profiles.Ranges, error) {
-	// Who laid it there cannot take more of the reader's memory than a list that fits.
-	most := min(maxList, maxCount+maxRange*int64(Most()))
-	b, err := child.ReadUntrusted(filepath.Join(root, contract.ListsDir, set), most)
+	b, err := child.ReadUntrusted(filepath.Join(root, contract.ListsDir, set), mostBytes())
 	if err != nil {
 		return nil, fmt.Errorf("list of set %s: %w", set, err)
 	}
-	list, err := decode(b)
-	if err == nil {
-		err = Sane(p, list)
-	}
+	list, err := usable(b, p)
 	if err != nil {
 		return nil, fmt.Errorf("list of set %s: %w", set, err)
 	}
 	return list, nil
+}
+
+// mostBytes bounds what Encode writes of a list that fits: who hands one over cannot take more of the reader's memory.
+func mostBytes() int64 { return min(maxList, maxCount+maxRange*int64(Most()/2)) }
+
+func usable(b []byte, p *profiles.Profile) (profiles.Ranges, error) {
+	list, err := decode(b)
+	if err == nil {
+		err = Sane(p, list)
+	}
+	return list, err
+}
+
+// Usable tells why Read would refuse a list that Encode wrote; nil: it takes it.
+func Usable(r io.Reader, p *profiles.Profile) error {
+	b, err := io.ReadAll(io.LimitReader(r, mostBytes()+1))
+	if err == nil && int64(len(b)) > mostBytes() {
+		err = fmt.Errorf("%w of a size that fits: more than %d bytes", errNoList, mostBytes())
+	}
+	if err == nil {
+		_, err = usable(b, p)
+	}
+	return err
 }
 
 // Write hands a list over: that of a set under its name, one of names under NamesList of its own.
@@ -202,14 +219,11 @@ func ReadStatus(root string) ([]Status, error) {
 	return all, nil
 }
 
-// bytesPerRange is how much memory a machine must have for each range of all its sets: a range takes some 600 bytes
-// while a list is replaced, most of them the kernel's, and the policy child is given a quarter of a small machine.
-const bytesPerRange = 4096
+// Fit tells whether this machine has room for sets that have so many ranges together, and so many of them in lists.
+func Fit(all, listed int) bool { return all <= profiles.MaxListRanges && all+listed <= Most() }
 
-// Most is how many ranges all sets of this machine may have together when lists are among them.
-func Most() int {
-	return int(min(profiles.MaxListRanges, total()/bytesPerRange))
-}
+// Most is how many ranges this machine has memory for, those of lists counted twice.
+func Most() int { return profiles.RangesIn(int64(min(total(), math.MaxInt64))) }
 
 // total is the memory of this machine in bytes, without bound when it cannot be known.
 func total() uint64 {
