@@ -17,7 +17,7 @@ import (
 // cp copies out of an image. What is in the image may mean harm: nothing is written but below what was named, nothing
 // there is followed or replaced, and what is written can do nothing by itself.
 func (d *disks) cp(ctx context.Context, c *console, args []string) error {
-	l, err := d.open(args[0])
+	l, err := d.open(ctx, args[0])
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ type fileDiff struct {
 func (d *disks) diff(ctx context.Context, c *console, args []string) error {
 	var looks [2]*look
 	for i, word := range args {
-		l, err := d.open(word)
+		l, err := d.open(ctx, word)
 		if err != nil {
 			return err
 		}
@@ -230,7 +230,7 @@ type fileStat struct {
 }
 
 func (d *disks) stat(ctx context.Context, c *console, args []string) error {
-	l, err := d.open(args[0])
+	l, err := d.open(ctx, args[0])
 	if err != nil {
 		return err
 	}

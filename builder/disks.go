@@ -24,9 +24,9 @@ func diskCommand() *command {
 		synopsis: "VERB IMAGE[:PARTITION] [PATH...]",
 		summary:  "look into a disk image without mounting it",
 		help: `
-IMAGE is a raw disk, a qcow2 image or a block device; PARTITION its number or name. A file is raw unless its name ends
-in .qcow2, or --format says. Files are read from ext2 to ext4, EROFS and FAT, by rempart's own readers: no root, nothing
-is mounted or changed, and no link or backing file leads out of the image unless --backing allows the latter.
+IMAGE is a disk image or a block device; PARTITION its number or name. A file is raw unless its name ends in .qcow2,
+.vmdk or .ova, or --format says. Files are read from ext2 to ext4, EROFS and FAT, by rempart's own readers: no root,
+nothing is mounted or changed, and no link or backing file leads out of the image unless --backing allows the latter.
 
   ls IMAGE[:P] [PATH]     the partitions, or the files in a folder (-l more of each, -R all below)
   cat IMAGE:P PATH        the content of a file
@@ -40,7 +40,7 @@ Exit status: 0 done, or no difference, 1 failed, 2 wrong usage, 3 diff found a d
 		files: true,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			d := &disks{}
-			flags.StringVar(&d.format, "format", "", "of the images: raw or qcow2; default: what their names end in")
+			flags.StringVar(&d.format, "format", "", "of the images: raw, qcow2, vmdk or ova; default: what their names end in")
 			flags.BoolVar(&d.o.Backing, "backing", false, "allow a qcow2 image to name files that it lies on")
 			flags.StringVar(&d.o.Snapshot, "snapshot", "", "look at a snapshot within a qcow2 image, by ID or name")
 			flags.BoolVarP(&d.long, "long", "l", false, "ls: mode, owner, size and time")
@@ -99,7 +99,7 @@ type look struct {
 }
 
 // open opens IMAGE[:PARTITION]. Who calls closes the image.
-func (d *disks) open(word string) (l *look, err error) {
+func (d *disks) open(ctx context.Context, word string) (l *look, err error) {
 	path := word
 	l = &look{}
 	if _, err := os.Stat(word); errors.Is(err, fs.ErrNotExist) {
@@ -107,7 +107,7 @@ func (d *disks) open(word string) (l *look, err error) {
 			path, l.which = word[:i], word[i+1:]
 		}
 	}
-	if l.image, err = imagefile.Open(path, d.o); err != nil {
+	if l.image, err = imagefile.Open(ctx, path, d.o); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -167,7 +167,7 @@ func listedOf(v *inside.Volume, name string, i fs.FileInfo) listed {
 }
 
 func (d *disks) ls(ctx context.Context, c *console, args []string) error {
-	l, err := d.open(args[0])
+	l, err := d.open(ctx, args[0])
 	if err != nil {
 		return err
 	}
@@ -263,7 +263,7 @@ func (d *disks) lsParts(c *console, l *look) error {
 }
 
 func (d *disks) cat(ctx context.Context, c *console, args []string) error {
-	l, err := d.open(args[0])
+	l, err := d.open(ctx, args[0])
 	if err != nil {
 		return err
 	}
@@ -298,8 +298,8 @@ func (i *interruptible) Read(b []byte) (int, error) {
 	return i.r.Read(b)
 }
 
-func (d *disks) df(_ context.Context, c *console, args []string) error {
-	l, err := d.open(args[0])
+func (d *disks) df(ctx context.Context, c *console, args []string) error {
+	l, err := d.open(ctx, args[0])
 	if err != nil {
 		return err
 	}

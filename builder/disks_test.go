@@ -68,7 +68,7 @@ func TestDiskVerbs(t *testing.T) {
 		{"cp " + image + " a " + to, exitFailed, []string{"exists"}},
 		{"frobnicate " + image, exitUsage, []string{"unknown"}},
 		{"cat " + image, exitUsage, []string{"want 2 to 2 words"}},
-		{"ls --format vhd " + image, exitUsage, []string{"want raw, qcow2"}},
+		{"ls --format vhd " + image, exitUsage, []string{"want raw, qcow2, vmdk, ova"}},
 		{"ls --snapshot x " + image, exitFailed, []string{"holds no snapshots"}},
 	} {
 		if tt.words == "cp "+image+" a "+to && tt.code == exitDone { // into the folder that the copy before it made

@@ -59,7 +59,7 @@ func commands() []*command {
 		masterCommand(), lockCommand(), runCommand(), createCommand(), listCommand(), statusCommand(), startCommand(),
 		stopCommand(), removeCommand(), verifyCommand(), diskCommand(), consoleCommand(), sshCommand(), ctlCommand()},
 		changeCommands(), liveCommands(),
-		[]*command{testCommand(), versionCommand(), completionCommand()})
+		[]*command{convertCommand(), testCommand(), versionCommand(), completionCommand()})
 }
 
 // usageError is a mistake in how rempart was called.

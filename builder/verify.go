@@ -50,7 +50,8 @@ Exit status: 0 all as it should be, 1 failed, 2 wrong usage, 3 something is not 
 			flags.StringVar(&v.masterRef, "master", "", "folder of a master, or one of the store, to compare with")
 			flags.StringVar(&v.store, "store", "", "folder of the store that --master means")
 			flags.StringVar(&v.state, "state", "", "file of the state disk")
-			flags.StringVar(&v.format, "format", "", "of the system disk: raw or qcow2; default: what its name ends in")
+			flags.StringVar(&v.format, "format", "", "of the system disk: raw, qcow2, vmdk or ova;"+
+				" default: what its name ends in")
 			flags.BoolVar(&v.backing, "backing", false, "allow a qcow2 image to name files that it lies on")
 			flags.StringVar(&v.since, "since", "", "file that --record wrote")
 			flags.StringVar(&v.record, "record", "", "write what lies on the state disk to this file")
@@ -256,13 +257,13 @@ func readManifest(dir string) (*master.Manifest, error) {
 func (v *verification) disks(ctx context.Context, c *console, dir string, m *master.Manifest) error {
 	var system, state *verify.Disk
 	if v.image != "" {
-		image, err := imagefile.Open(v.image, imagefile.Options{Format: imagefile.Format(v.format), Backing: v.backing})
+		image, err := imagefile.Open(ctx, v.image, imagefile.Options{Format: imagefile.Format(v.format), Backing: v.backing})
 		if err != nil {
 			return err
 		}
 		defer image.Close()
 		system = &verify.Disk{ReaderAt: image, Size: image.Size()}
-		own, err := ownDisk(dir, v.image)
+		own, err := ownDisk(ctx, dir, v.image)
 		if err != nil {
 			return err
 		}
@@ -277,7 +278,7 @@ func (v *verification) disks(ctx context.Context, c *console, dir string, m *mas
 	}
 	if v.state != "" {
 		// A state disk is the guest's own: nothing on it may say that it is anything but raw.
-		image, err := imagefile.Open(v.state, imagefile.Options{Backing: v.backing})
+		image, err := imagefile.Open(ctx, v.state, imagefile.Options{Backing: v.backing})
 		if err != nil {
 			return err
 		}
@@ -305,7 +306,7 @@ func (v *verification) disks(ctx context.Context, c *console, dir string, m *mas
 }
 
 // ownDisk is the master's own system disk, or nil where the master has none besides the one that is verified.
-func ownDisk(dir, verified string) (*imagefile.Image, error) {
+func ownDisk(ctx context.Context, dir, verified string) (*imagefile.Image, error) {
 	checked, err := os.Stat(verified)
 	if err != nil {
 		return nil, err
@@ -319,7 +320,7 @@ func ownDisk(dir, verified string) (*imagefile.Image, error) {
 		if err != nil {
 			return nil, err
 		}
-		return imagefile.Open(file, imagefile.Options{})
+		return imagefile.Open(ctx, file, imagefile.Options{})
 	}
 	return nil, nil
 }

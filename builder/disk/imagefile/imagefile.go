@@ -18,7 +18,9 @@ import (
 	"strings"
 
 	"rempart/builder/disk"
+	"rempart/builder/disk/ova"
 	"rempart/builder/disk/qcow2"
+	"rempart/builder/disk/vmdk"
 )
 
 // Format is how a disk is kept in a file.
@@ -28,10 +30,12 @@ type Format string
 const (
 	Raw   Format = "raw"
 	Qcow2 Format = "qcow2"
+	VMDK  Format = "vmdk"
+	OVA   Format = "ova" // a machine as one archive: the disk is the VMDK in it
 )
 
 // Formats are all formats.
-func Formats() []Format { return []Format{Raw, Qcow2} }
+func Formats() []Format { return []Format{Raw, Qcow2, VMDK, OVA} }
 
 // ParseFormat reads a format's name.
 func ParseFormat(s string) (Format, error) {
@@ -94,8 +98,8 @@ func (i *Image) Close() error {
 	return errors.Join(errs...)
 }
 
-// Open opens the image in a file or block device.
-func Open(path string, o Options) (i *Image, err error) {
+// Open opens the image in a file or block device. An OVA archive is read in full, for its manifest.
+func Open(ctx context.Context, path string, o Options) (i *Image, err error) {
 	i = &Image{Format: o.Format}
 	if i.Format == "" {
 		i.Format = FormatOf(path)
@@ -134,14 +138,27 @@ func Open(path string, o Options) (i *Image, err error) {
 		i.ReaderAt, i.size, i.sparse = image, image.Size(), image.Sparse
 		return i, nil
 	}
-	_, err = ParseFormat(string(i.Format))
-	return i, err
+	if i.Format != VMDK && i.Format != OVA {
+		_, err = ParseFormat(string(i.Format))
+		return i, err
+	}
+	var image *vmdk.Image
+	if i.Format == OVA {
+		image, err = ova.Open(ctx, f, size)
+	} else {
+		image, err = vmdk.Open(f, size)
+	}
+	if err != nil {
+		return i, hint(err, o)
+	}
+	i.ReaderAt, i.size, i.sparse = image, image.Size(), image.Sparse
+	return i, nil
 }
 
 // hint adds to an error what can be done about it.
 func hint(err error, o Options) error {
 	switch {
-	case errors.Is(err, qcow2.ErrFormat):
+	case errors.Is(err, qcow2.ErrFormat) || errors.Is(err, vmdk.ErrFormat) || errors.Is(err, ova.ErrFormat):
 		return fmt.Errorf("%w: %w; say --format raw if it is a plain disk", ErrFormat, err)
 	case errors.Is(err, qcow2.ErrBacking) && !o.Backing:
 		return fmt.Errorf("%w; --backing allows it to read the files that it names", err)

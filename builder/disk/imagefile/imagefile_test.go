@@ -39,7 +39,7 @@ func raw(t *testing.T, dir string) (path string, content []byte) {
 // holds reads an image in full, and as a sparse one.
 func holds(t *testing.T, path string, o imagefile.Options, want []byte) *imagefile.Image {
 	t.Helper()
-	i, err := imagefile.Open(path, o)
+	i, err := imagefile.Open(t.Context(), path, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,6 +72,9 @@ func TestOpen(t *testing.T) {
 	base := filepath.Join(dir, "base.qcow2")
 	judge.Run(t, "qemu-utils", "qemu-img", "convert", "-c", "-O", "qcow2", path, base)
 	holds(t, base, imagefile.Options{}, content)
+	foreign := filepath.Join(dir, "disk.vmdk")
+	judge.Run(t, "qemu-utils", "qemu-img", "convert", "-O", "vmdk", "-o", "subformat=streamOptimized", path, foreign)
+	holds(t, foreign, imagefile.Options{}, content)
 	// A chain of three, by relative names.
 	middle, over := filepath.Join(dir, "middle.qcow2"), filepath.Join(dir, "over.qcow2")
 	judge.Run(t, "qemu-utils", "qemu-img", "create", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", middle)
@@ -82,7 +85,7 @@ func TestOpen(t *testing.T) {
 	if i := holds(t, over, imagefile.Options{Backing: true}, changed); len(i.Files) != 3 {
 		t.Errorf("files %q; want three", i.Files)
 	}
-	if _, err := imagefile.Open(over, imagefile.Options{}); !errors.Is(err, qcow2.ErrBacking) ||
+	if _, err := imagefile.Open(t.Context(), over, imagefile.Options{}); !errors.Is(err, qcow2.ErrBacking) ||
 		!strings.Contains(fmt.Sprint(err), "--backing") {
 		t.Errorf("a chain that nobody allowed: %v; want %v and how to allow it", err, qcow2.ErrBacking)
 	}
@@ -95,7 +98,7 @@ func TestOpen(t *testing.T) {
 	if err := os.WriteFile(planted, image, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	i, err := imagefile.Open(planted, imagefile.Options{Backing: true})
+	i, err := imagefile.Open(t.Context(), planted, imagefile.Options{Backing: true})
 	if err != nil || i.Format != imagefile.Raw || i.Size() != int64(len(image)) {
 		t.Errorf("a raw disk with a qcow2 header: %+v, %v; want it raw", i, err)
 	}
@@ -125,12 +128,12 @@ func TestOpenRefuses(t *testing.T) {
 		{filepath.Join(dir, "none"), imagefile.Options{}, "no such file"},
 		{dir, imagefile.Options{}, "want a file or a block device"},
 		{"/dev/null", imagefile.Options{}, "want a file or a block device"},
-		{path, imagefile.Options{Format: "vhdx"}, "want raw, qcow2"},
+		{path, imagefile.Options{Format: "vhdx"}, "want raw, qcow2, vmdk, ova"},
 		{path, imagefile.Options{Format: imagefile.Qcow2}, "say --format raw"},
 		{secret, imagefile.Options{}, "/etc/shadow"},
 		{unsaid, imagefile.Options{Backing: true}, "does not say of which format"},
 	} {
-		if i, err := imagefile.Open(tt.path, tt.o); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if i, err := imagefile.Open(t.Context(), tt.path, tt.o); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("Open(%s, %+v) = %+v, %v; want an error with %q", tt.path, tt.o, i, err, tt.want)
 		}
 	}

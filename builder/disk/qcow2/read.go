@@ -7,6 +7,8 @@ import (
 	"io"
 	"slices"
 	"sync"
+
+	"rempart/builder/disk/internal/cache"
 )
 
 // maxDepth is how many images may lie on each other. A chain that names itself ends here too.
@@ -34,9 +36,9 @@ type Image struct {
 	l1      []uint64
 	backing *BackingFile // its reader is the virtual disk, whatever the format; nil: none
 
-	slices   cache     // of L2 tables, by their place in the file
-	inflated cache     // decompressed clusters, by their L2 entry
-	inflate  sync.Pool // *inflater
+	slices   cache.Cache // of L2 tables, by their place in the file
+	inflated cache.Cache // decompressed clusters, by their L2 entry
+	inflate  sync.Pool   // *inflater
 }
 
 // Open opens an image in a file of length bytes. Errors wrap ErrFormat, ErrCorrupt, ErrUnsupported, ErrBacking or what
@@ -84,8 +86,8 @@ func open(r io.ReaderAt, length int64, o OpenOptions, depth int) (*Image, error)
 
 func newImage(h *header, r io.ReaderAt, length int64) *Image {
 	i := &Image{header: *h, r: r, length: length}
-	i.slices.limit = maxSlices
-	i.inflated.limit = int(max(1, maxInflated>>i.clusterBits))
+	i.slices.Limit = maxSlices
+	i.inflated.Limit = int(max(1, maxInflated>>i.clusterBits))
 	i.inflate.New = func() any { return &inflater{compression: i.compression} }
 	return i
 }
@@ -167,14 +169,14 @@ const (
 )
 
 func (i *Image) slice(at int64) ([]byte, error) {
-	if b := i.slices.get(uint64(at)); b != nil {
+	if b := i.slices.Get(uint64(at)); b != nil {
 		return b, nil
 	}
 	b := make([]byte, min(sliceEntries, i.l2Entries())*entryBytes)
 	if err := readFull(i.r, b, at); err != nil {
 		return nil, err
 	}
-	i.slices.put(uint64(at), b)
+	i.slices.Put(uint64(at), b)
 	return b, nil
 }
 
@@ -272,7 +274,7 @@ func (i *Image) readPacked(b []byte, cluster, within int64, p place) error {
 	whole := int64(len(b)) == i.clusterSize()
 	out := b
 	if !whole {
-		if kept := i.inflated.get(p.entry); kept != nil {
+		if kept := i.inflated.Get(p.entry); kept != nil {
 			copy(b, kept[within:])
 			return nil
 		}
@@ -289,41 +291,10 @@ func (i *Image) readPacked(b []byte, cluster, within int64, p place) error {
 		return fmt.Errorf("cluster %d of the virtual disk does not decompress: %w: %w", cluster, ErrCorrupt, err)
 	}
 	if !whole {
-		i.inflated.put(p.entry, out)
+		i.inflated.Put(p.entry, out)
 		copy(b, out[within:])
 	}
 	return nil
-}
-
-// cache keeps the last few values put; the oldest goes first. The zero value keeps nothing.
-type cache struct {
-	limit  int
-	mu     sync.Mutex
-	values map[uint64][]byte
-	order  []uint64
-}
-
-func (c *cache) get(key uint64) []byte {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.values[key]
-}
-
-func (c *cache) put(key uint64, value []byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.values == nil {
-		c.values = map[uint64][]byte{}
-	}
-	if _, ok := c.values[key]; ok || c.limit == 0 {
-		return
-	}
-	if len(c.order) == c.limit {
-		delete(c.values, c.order[0])
-		c.order = c.order[1:]
-	}
-	c.values[key] = value
-	c.order = append(c.order, key)
 }
 
 // IsImage says whether a file starts as a qcow2 image does.
