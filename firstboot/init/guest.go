@@ -48,6 +48,7 @@ type Options struct {
 	Root     string       // "/"; in tests a temporary directory
 	Program  string       // the firstboot binary, started as "PROGRAM child NAME"
 	Specs    []child.Spec // the children
+	Env      []string     // more of what children find in their environment; for tests
 	Console  io.Writer    // may block; lines are dropped rather than waited for
 	Confine  bool         // lay uid, capabilities and Landlock on the children; unset only in tests without root
 	Timing   supervise.Timing

@@ -113,6 +113,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// raceless spares children the second that a program under the race detector waits at its end, by default, for reports
+// of other threads: they end one after the other.
+var raceless = []string{"GORACE=atexit_sleep_ms=10"}
+
 // testGuest is a guest in a temporary directory.
 type testGuest struct {
 	*guest
@@ -164,7 +168,7 @@ func startGuest(t *testing.T, cmdline string, profile *profiles.Profile) *testGu
 		t.Fatal(err)
 	}
 	g := &testGuest{root: root, signals: make(chan os.Signal, 1), ended: make(chan int, 1)}
-	g.guest = newGuest(Options{Root: root, Program: "/proc/self/exe", Specs: specs(), Console: g,
+	g.guest = newGuest(Options{Root: root, Program: "/proc/self/exe", Specs: specs(), Env: raceless, Console: g,
 		Timing: supervise.Timing{First: 10 * time.Millisecond, Longest: 50 * time.Millisecond, Healthy: time.Minute,
 			Grace: time.Second},
 		Settling: 20 * time.Second,

@@ -130,6 +130,7 @@ func (g *guest) environment(spec child.Spec, starts int, most int64) []string {
 	env := []string{"PATH=/sbin:/bin", "HOME=/", "GOMAXPROCS=" + strconv.Itoa(min(maxProcs, runtime.NumCPU())),
 		"GOGC=" + strconv.Itoa(gcPercent),
 		"GOTRACEBACK=single", child.EnvRoot + "=" + g.Root}
+	env = append(env, g.Env...)
 	if limit := heapLimit(spec, most); limit != "" {
 		env = append(env, "GOMEMLIMIT="+limit)
 	}
