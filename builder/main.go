@@ -57,7 +57,8 @@ type command struct {
 func commands() []*command {
 	return slices.Concat([]*command{newCommand(), checkCommand(), schemaCommand(), policyCommand(), buildCommand(),
 		masterCommand(), lockCommand(), runCommand(), createCommand(), listCommand(), statusCommand(), startCommand(),
-		stopCommand(), removeCommand(), verifyCommand(), diskCommand(), consoleCommand(), sshCommand(), ctlCommand()},
+		stopCommand(), removeCommand(), verifyCommand(), diskCommand(), consoleCommand(), sshCommand(), ctlCommand(),
+		exportCommand(), hostCommand()},
 		changeCommands(), liveCommands(),
 		[]*command{convertCommand(), testCommand(), versionCommand(), completionCommand()})
 }

@@ -154,6 +154,28 @@ func (m *Master) System(format hypervisor.Format) (hypervisor.Disk, error) {
 	return hypervisor.Disk{}, fmt.Errorf("master %s has no system disk", m.Dir)
 }
 
+// CopyRoot writes the root, with its hash tree, out of the raw system disk, at the beginning of f.
+func (m *Master) CopyRoot(f *os.File) error {
+	system, err := m.System(hypervisor.Raw)
+	if err != nil {
+		return err
+	}
+	region, err := m.Manifest.RootRegion()
+	if err != nil {
+		return err
+	}
+	from, err := os.Open(system.Path)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	n, err := io.Copy(f, io.NewSectionReader(from, region.Offset, region.Length))
+	if err == nil && n != region.Length {
+		err = fmt.Errorf("%s ends after %d of the root's %d bytes", system.Path, n, region.Length)
+	}
+	return err
+}
+
 // Formats are the formats of the system disk that are there.
 func (m *Master) Formats() []string {
 	var there []string

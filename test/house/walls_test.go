@@ -31,6 +31,7 @@ var plan = map[string]string{
 	"builder/embedded":   "what are the guest's programs?",
 	"builder/files":      "where do a user's files lie, and how do they appear whole?",
 	"builder/guest":      "how does a guest live: made, run, and put back on its master?",
+	"builder/host":       "what must the machine have that guests run on?",
 	"builder/hypervisor": "how is a machine described and driven?",
 	"builder/image":      "how do all the parts become one master?",
 	"builder/initramfs":  "what does the kernel start first?",

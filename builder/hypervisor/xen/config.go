@@ -95,6 +95,9 @@ func Config(g Guest) ([]byte, error) {
 		if v.Bridge != "" {
 			words = append(words, "bridge="+v.Bridge)
 		}
+		if v.Script != "" {
+			words = append(words, "script="+v.Script)
+		}
 		fmt.Fprintf(&b, "    '%s', # %s\n", strings.Join(words, ","), printableLink(v.Link))
 	}
 	b.WriteString("]\n\n")

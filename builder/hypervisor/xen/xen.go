@@ -91,6 +91,7 @@ type VIF struct {
 	hypervisor.NIC        // Backend is not looked at
 	Name           string // of the interface in dom0; empty: Xen's own, vifDOMAIN.NUMBER
 	Bridge         string // of dom0; empty: xl's default, xenbr0
+	Script         string // hotplug script of dom0; empty: xl's default, vif-bridge
 }
 
 // DebianGRUB is the GRUB for PVH of Debian's grub-xen-host.
@@ -221,6 +222,9 @@ func (g Guest) validateVIFs(bad func(string, ...any)) {
 			if name != "" && !validInterface(name) {
 				bad("link %s: %s %q: want 1 to %d characters that name an interface of Linux", v.Link, what, name, maxInterface)
 			}
+		}
+		if strings.ContainsFunc(v.Script, func(c rune) bool { return unquotable(c) || strings.ContainsRune(", =", c) }) {
+			bad("link %s: script %q: want a path, or a name below /etc/xen/scripts", v.Link, v.Script)
 		}
 		if other, taken := names[v.Name]; taken && v.Name != "" {
 			bad("links %s and %s have the same interface %s in dom0", other, v.Link, v.Name)

@@ -45,6 +45,7 @@ func examples() map[string]Guest {
 	all["least"] = least
 	most := example(PVH, Direct, Whole)
 	most.VCPUs, most.Weight, most.OnCrash, most.OnReboot, most.OnWatchdog = 2, 512, Preserve, Destroy, Destroy
+	most.VIFs[1].Script = "vif-rempart"
 	all["most"] = most
 	return all
 }
@@ -102,6 +103,7 @@ func TestValidate(t *testing.T) {
 		"a group address":  {func(g *Guest) { g.VIFs[1].MAC = []byte{1, 2, 3, 4, 5, 6} }, []string{"unicast"}},
 		"long interface":   {func(g *Guest) { g.VIFs[1].Name = "sixteen-bytes-xx" }, []string{"interface", "1 to 15"}},
 		"an odd bridge":    {func(g *Guest) { g.VIFs[1].Bridge = "br0,script=x" }, []string{"bridge"}},
+		"an odd script":    {func(g *Guest) { g.VIFs[1].Script = "x,bridge=br0" }, []string{"script"}},
 		"same interface":   {func(g *Guest) { g.VIFs[1].Name = g.VIFs[0].Name }, []string{"same interface"}},
 		"too many NICs": {func(g *Guest) {
 			for i := range 80 {

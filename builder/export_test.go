@@ -1,0 +1,61 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestWriteFile: whole or not at all.
+func TestWriteFile(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "file")
+	text := func(s string) func(f *os.File) error {
+		return func(f *os.File) error {
+			_, err := f.WriteString(s)
+			return err
+		}
+	}
+	if err := writeFile(name, text("one")); err != nil {
+		t.Fatal(err)
+	}
+	err := writeFile(name, func(f *os.File) error {
+		_ = text("two")(f)
+		return os.ErrClosed
+	})
+	if b, _ := os.ReadFile(name); err == nil || string(b) != "one" {
+		t.Errorf("after a failure (%v) the file holds %q; want what it held", err, b)
+	}
+	if entries, err := os.ReadDir(filepath.Dir(name)); err != nil || len(entries) != 1 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+	if err := writeFile(filepath.Join(name, "below"), text("x")); err == nil {
+		t.Error("a file below a file was written")
+	}
+}
+
+// TestExportUsage: what is wrong with the options is said before any master is looked for.
+func TestExportUsage(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"export"}, "one master"},
+		{[]string{"export", "fw-1"}, `--to ""`},
+		{[]string{"export", "fw-1", "--to", "ova"}, "want xl or root"},
+		{[]string{"export", "/nonexistent", "--to", "xl"}, "manifest.json"},
+		{[]string{"host"}, "--output"},
+		{[]string{"host", "--output", "/nonexistent/x"}, "there is no bridge"},
+		{[]string{"host", "--output", "/nonexistent/x", "--bridge", "br0", "--address", "br1=10.0.0.1/24"},
+			"no --bridge br1"},
+		{[]string{"host", "--output", "/nonexistent/x", "--bridge", "br0", "--address", "br0=10.0.0.1"}, "prefix length"},
+		{[]string{"host", "--output", "/nonexistent/x", "--bridge", "br0", "--nic", "eth0"}, "NAME=MAC"},
+		{[]string{"host", "--output", "/nonexistent/x", "--bridge", "br0", "--emergency", "eth0=x"}, "--emergency"},
+		{[]string{"host", "--output", "/nonexistent/x", "--bridge", "br0", "--gateway", "br0=x"}, "BRIDGE=ADDRESS"},
+	} {
+		_, _, errs := rempart(c.args...)
+		if !strings.Contains(errs, c.want) {
+			t.Errorf("rempart %q says %q; want %q in it", c.args, errs, c.want)
+		}
+	}
+}
