@@ -73,6 +73,8 @@ type keeper struct {
 	server  server
 	d       discipline
 	kept    time.Time // when the time was last kept
+	// serve answers on links until ctx is done; it may fail before.
+	serve func(ctx context.Context, links []string) error
 
 	mu     sync.Mutex
 	ref    Reference
@@ -109,6 +111,9 @@ type Server struct {
 func newKeeper(env *child.Env, m Machine, a *asker) *keeper {
 	k := &keeper{env: env, machine: m, asker: a}
 	k.server = server{reference: k.reference, port: ntpPort}
+	k.serve = func(ctx context.Context, links []string) error {
+		return onlink.Serve(ctx, links, env.Log, k.server.link)
+	}
 	return k
 }
 
@@ -126,7 +131,10 @@ func (k *keeper) run(ctx context.Context) error {
 	served := make(chan error, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go func() { served <- onlink.Serve(ctx, n.Serve, k.env.Log, k.server.link) }()
+	go func() {
+		served <- k.serve(ctx, n.Serve)
+		cancel() // clients that are not served any more are no less a failure than a clock that is not kept
+	}()
 	k.loop(ctx, n.Servers)
 	cancel()
 	k.leave()
