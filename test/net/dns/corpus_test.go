@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// malformed is a packet that is no ordinary query, and what may be said to it: words of RCODEs, "" for silence, which by
-// TCP is the end of the connection.
+// malformed is a packet that is no ordinary query, and what may be said to it: words of RCODEs, "" for silence, which
+// by TCP is the end of the connection.
 type malformed struct {
 	name   string
 	packet []byte
@@ -61,7 +61,8 @@ func corpus() []malformed {
 		{"a type cut in two", join(one, question[:14]), "FORMERR"},
 		{"a class cut in two", join(one, question[:16]), "FORMERR"},
 		{"a pointer to itself", join(one, []byte("\xc0\x0c\x00\x01\x00\x01")), "FORMERR"},
-		{"a pointer to the one before, which leads back", join(one, []byte("\x01a\xc0\x10\xc0\x0c\x00\x01\x00\x01")), "FORMERR"},
+		{"a pointer to the one before, which leads back", join(one, []byte("\x01a\xc0\x10\xc0\x0c\x00\x01\x00\x01")),
+			"FORMERR"},
 		{"a pointer forward", join(one, []byte("\xc0\x12\x00\x01\x00\x01\x03www\x00")), "FORMERR"},
 		{"a pointer out of the packet", join(one, []byte("\xff\xff\x00\x01\x00\x01")), "FORMERR"},
 		{"a pointer into the header", join(one, []byte("\xc0\x00\x00\x01\x00\x01")), "FORMERR"},
@@ -104,9 +105,11 @@ func corpus() []malformed {
 			"FORMERR"},
 		{"a server's cookie that is none of ours", join(withOPT, question, opt(1232, plain, 28, "\x00\x0a\x00\x18"+
 			strings.Repeat("c", 24))), "NOERROR"},
-		{"a subnet of the client's", join(withOPT, question, opt(1232, plain, 11, "\x00\x08\x00\x07\x00\x01\x18\x00\x0a\x0a\x0a")),
+		{"a subnet of the client's", join(withOPT, question, opt(1232, plain, 11,
+			"\x00\x08\x00\x07\x00\x01\x18\x00\x0a\x0a\x0a")),
 			"NOERROR"},
-		{"a subnet of no family", join(withOPT, question, opt(1232, plain, 8, "\x00\x08\x00\x04\xff\xff\xff\xff")), "NOERROR"},
+		{"a subnet of no family", join(withOPT, question, opt(1232, plain, 8, "\x00\x08\x00\x04\xff\xff\xff\xff")),
+			"NOERROR"},
 		{"a signature (TSIG) of a key nobody has", join(withOPT, question, []byte("\x01k\x00\x00\xfa\x00\xff\x00\x00\x00\x00"+
 			"\x00\x00")), "FORMERR"},
 		{"of class CHAOS", join(one, types(16, 3)), "REFUSED"}, {"of class NONE", join(one, types(1, 254)), "REFUSED"},
@@ -158,8 +161,8 @@ func (m malformed) right(answer []byte) string {
 	return ""
 }
 
-// TestCorpus replays the corpus against the running service by UDP, by TCP and by TLS: each packet is answered as it may
-// be or not at all, and who asks for something is served throughout.
+// TestCorpus replays the corpus against the running service by UDP, by TCP and by TLS: each packet is answered as it
+// may be or not at all, and who asks for something is served throughout.
 func TestCorpus(t *testing.T) {
 	l := newLab(t)
 	l.unbound(upstreamA, records...)
