@@ -11,9 +11,11 @@ import (
 	"github.com/spf13/pflag"
 
 	"rempart/builder/guest"
+	"rempart/builder/guest/carry"
 	"rempart/builder/guest/home"
 	"rempart/builder/hypervisor"
 	"rempart/builder/master/store"
+	"rempart/firstboot/contract"
 	"rempart/profiles"
 )
 
@@ -42,6 +44,8 @@ a command prints (run by /bin/sh). It is in no argument, log or master.`,
 			size := flags.String("state-size", "", "size of the state disk, such as 4G; default: the profile's")
 			nets := flags.StringArray("net", nil, "plug a link in: LINK=WHAT")
 			data := flags.StringArray("data", nil, "attach a disk image: NAME=FILE[,ro]; may be given again")
+			keep := flags.StringArray("keep", nil,
+				"carry the files of this place over when it is reprovisioned: "+strings.Join(kept(carry.Places()), ", "))
 			adopt := flags.Bool("adopt", false, "take over the disks that a removed guest of this name left")
 			return func(ctx context.Context, c *console, args []string) error {
 				if len(args) != 1 || *ref == "" {
@@ -62,14 +66,32 @@ a command prints (run by /bin/sh). It is in no argument, log or master.`,
 				if d.Data, err = dataDisks(*data); err != nil {
 					return err
 				}
-				kept, err := openStore(*dir)
+				for _, k := range *keep {
+					d.Keep = append(d.Keep, strings.TrimPrefix(k, stateDir))
+				}
+				if err := carry.Check(d.Keep); err != nil {
+					return usageError{"--keep: " + err.Error()}
+				}
+				masters, err := openStore(*dir)
 				if err != nil {
 					return err
 				}
-				return create(ctx, c, kept, *ref, d, s, own, *nets, *adopt)
+				return create(ctx, c, masters, *ref, d, s, own, *nets, *adopt)
 			}
 		},
 	}
+}
+
+// stateDir is where a guest has its state disk, with the slash that is before what lies there.
+const stateDir = contract.StateDir + "/"
+
+// kept are places of the state disk as people name them.
+func kept(places []string) []string {
+	all := make([]string, len(places))
+	for i, p := range places {
+		all[i] = stateDir + p
+	}
+	return all
 }
 
 // parseSize reads an option that is a size in bytes; none is 0.

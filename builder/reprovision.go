@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -231,6 +232,8 @@ func begin(c *console, g *home.Guest, kind string, o changeOptions) (*reprovisio
 		p.State = reprovision.None
 	case kind == reprovision.Upgrade && g.State > 0:
 		p.State = reprovision.Keep
+	case len(g.Keep) > 0 && g.State > 0 && !*o.reset:
+		p.State = reprovision.Carry
 	}
 	p.NewKeys = o.keys != nil && *o.keys
 	if o.force != nil && *o.force {
@@ -255,8 +258,10 @@ func sayPlan(c *console, g *home.Guest, p reprovision.Plan, m *store.Master) err
 		return err
 	}
 	state := map[reprovision.Mode]string{
-		reprovision.None:    "there is none",
-		reprovision.Empty:   "a blank one of %d MiB; LOST to the guest is all it has written; that goes to quarantine as %s",
+		reprovision.None:  "there is none",
+		reprovision.Empty: "a blank one of %d MiB; LOST to the guest is all it has written; that goes to quarantine as %s",
+		reprovision.Carry: "a new one of %d MiB; LOST to the guest is all but what is kept below, as far as it is what it " +
+			"should be; all of it goes to quarantine as %s",
 		reprovision.Keep:    "stays, %d MiB; a copy of it goes to quarantine as %s",
 		reprovision.Restore: "the one set aside before, %d MiB; the one of now goes to quarantine as %s",
 	}[p.State]
@@ -264,6 +269,9 @@ func sayPlan(c *console, g *home.Guest, p reprovision.Plan, m *store.Master) err
 		state = fmt.Sprintf(state, p.Size>>20, next)
 	}
 	fmt.Fprintf(c.out, "  state: %s\n", state)
+	if p.State == reprovision.Carry {
+		fmt.Fprintf(c.out, "  kept: %s\n", strings.Join(kept(g.Keep), ", "))
+	}
 	keys := "stay"
 	if p.NewKeys {
 		keys = "the SSH host key and WireGuard keys are LOST to the guest, which makes itself new ones; others stay"

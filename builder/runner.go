@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"rempart/builder/guest/carry"
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/reprovision"
 	"rempart/builder/guest/running"
@@ -63,6 +64,18 @@ func transactionOptions(c *console, g *home.Guest, patience time.Duration) (repr
 	return reprovision.Options{Runner: runner{g, patience}, Store: s,
 		Examine: func(ctx context.Context, path string) (reprovision.Finding, error) {
 			return examine(ctx, g, path)
+		},
+		Fill: func(ctx context.Context, old, path string, size int64) ([]string, error) {
+			f, err := os.Open(old)
+			if err != nil {
+				return nil, err
+			}
+			defer f.Close()
+			info, err := f.Stat()
+			if err != nil {
+				return nil, err
+			}
+			return carry.Carry(ctx, f, info.Size(), path, size, g.Keep, time.Now())
 		},
 		Say: func(format string, args ...any) {
 			fmt.Fprintf(c.err, "rempart: %s\n", printable(fmt.Sprintf(format, args...)))

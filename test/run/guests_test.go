@@ -97,7 +97,8 @@ func TestGuests(t *testing.T) {
 	}
 	t.Cleanup(func() { f.command("stop", "fw", "--now").Run() })
 	create := []string{"create", "fw", "--store", f.dir + "/masters", "--master", "fw-1", "--firmware", "direct",
-		"--accel", "tcg", "--key", f.key + ".pub", "--data", "www=www.raw", "--secret-from", "ssh/x=cat secret"}
+		"--accel", "tcg", "--key", f.key + ".pub", "--data", "www=www.raw", "--secret-from", "ssh/x=cat secret",
+		"--keep", "/var/log/rempart"}
 	f.do(t, 2, "want a name and --master", "create", "fw")
 	f.do(t, 1, "no such master", "create", "fw", "--store", f.dir+"/masters", "--master", "nosuch")
 	f.do(t, 1, "no such file", append(create, "--data", "x=nosuch")...)
@@ -133,13 +134,14 @@ func TestGuests(t *testing.T) {
 		t.Error("the guest's addresses and keys changed with its first run")
 	}
 
-	f.do(t, 0, "is READY", "start", "fw")
 	now := f.status(t, "fw")
 	if now.Master == first.Master || now.Previous != first.Master {
 		t.Errorf("after a commit the master is %.12s, before it %.12s; want another than %.12s, and that one", now.Master,
 			now.Previous, first.Master)
 	}
+	f.comesClean(t)
 	f.do(t, 0, "runs what its master", "diff", "fw")
+	now = f.status(t, "fw")
 	if err := unix.Kill(now.PID, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -155,6 +157,61 @@ func TestGuests(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(f.dir, "www.raw")); err != nil || string(b) != strings.Repeat("data", 4096) {
 		t.Errorf("after rm --data the owner's own disk is %d bytes, %v; want it as it was", len(b), err)
 	}
+}
+
+// comesClean plants an implant on the state disk of the guest, which is stopped, and has the guest reprovisioned by a
+// command that is killed on the way: the implant is found and is in quarantine, the guest is READY without it, and what
+// was declared worth keeping is there. Back and forth: taken back, the guest has it again.
+func (f *family) comesClean(t *testing.T) {
+	t.Helper()
+	dir := filepath.Join(f.dir, "guests", "fw")
+	state := filepath.Join(dir, "state.raw")
+	f.do(t, 0, "0 suspect", "verify", "fw")
+	implant := exec.Command("debugfs", "-w", "-f", "-", state)
+	implant.Stdin = strings.NewReader("cd tmp\nwrite " + filepath.Join(f.dir, "secret") + " rootkit\n" +
+		"sif rootkit mode 0104755\n")
+	if out, err := implant.CombinedOutput(); err != nil {
+		t.Fatalf("debugfs: %v\n%s", err, out)
+	}
+	f.do(t, 3, "tmp/rootkit", "verify", "fw")
+	const logFile = "/log/rempart/00000000000000000001.log"
+	logged := f.do(t, 0, "", "disk", "cat", state, logFile)
+	f.do(t, 0, "/var/log/rempart", "reprovision", "fw", "--dry-run")
+	f.do(t, 3, "tmp/rootkit", "verify", "fw") // nothing was changed
+
+	s := newScreen()
+	cmd := f.command("reprovision", "fw")
+	cmd.Stdout, cmd.Stderr = s, s
+	p := start(t, cmd)
+	s.await(t, "starting fw")
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	p.exit(t, s)
+	if !strings.Contains(s.String(), "found: /var/tmp/rootkit") {
+		t.Errorf("the implant was not told of:\n%s", s)
+	}
+	f.do(t, 0, "PENDING", "status", "fw")
+	f.do(t, 1, "rempart resume", "reprovision", "fw")
+	f.do(t, 0, "READY", "resume", "fw")
+	f.do(t, 1, "nothing is under way", "resume", "fw")
+	f.do(t, 0, "rootkit", "quarantine", "show", "fw", "0001")
+	f.do(t, 0, "identical to master", "verify", "fw")
+	f.do(t, 0, "stopped", "stop", "fw")
+	f.do(t, 0, "0 suspect", "verify", "fw")
+	if now := f.do(t, 0, "", "disk", "cat", state, logFile); !strings.HasPrefix(now, logged) || logged == "" {
+		t.Errorf("the kept log begins with %.60q; want all %d bytes of before, %.60q", now, len(logged), logged)
+	}
+	if out, err := exec.Command("e2fsck", "-fn", state).CombinedOutput(); err != nil {
+		t.Errorf("e2fsck -fn of the state that was made here and used by the guest: %v\n%s", err, out)
+	}
+
+	f.do(t, 0, "not started", "rollback", "fw", "--no-start")
+	f.do(t, 3, "tmp/rootkit", "verify", "fw")
+	f.do(t, 1, "what should not be there", "upgrade", "fw", "--to", "fw-1")
+	f.do(t, 3, "tmp/rootkit", "verify", "fw")
+	f.do(t, 0, "READY", "reprovision", "fw")
+	f.do(t, 0, "3 entries gone", "quarantine", "prune", "fw", "--older-than", "0s")
 }
 
 // private looks whether all that is the guest's alone is for its owner only, and whether the secret is where it should

@@ -3,8 +3,9 @@
 // size of the image, and what is damaged is told of where it is while the rest is read on.
 //
 // A filesystem that was not unmounted is seen as the kernel would after its recovery: what the journal holds is laid
-// over the blocks, in memory. What it deliberately does not do: write, repair, or decrypt; fast commits, which mke2fs
-// does not switch on, are not laid over, which Info tells.
+// over the blocks, in memory. Make writes a new filesystem with directories and files in it. What it deliberately does
+// not do: change a filesystem, repair, or decrypt; fast commits, which mke2fs does not switch on, are not laid over,
+// which Info tells.
 //
 // The format is that of the kernel's Documentation/filesystems/ext4.
 package ext4

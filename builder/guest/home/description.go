@@ -11,6 +11,7 @@ import (
 	"regexp"
 
 	"rempart/builder/files"
+	"rempart/builder/guest/carry"
 	"rempart/builder/hypervisor"
 	"rempart/firstboot/contract/identity"
 )
@@ -35,6 +36,8 @@ type Description struct {
 	// Nets are what its links are plugged into, by link, in the words of `rempart run --net`.
 	Nets map[string]string `json:"nets,omitempty"`
 	Data []Data            `json:"data,omitempty"`
+	// Keep are places of its state disk, below /var, whose files are carried over when it is reprovisioned.
+	Keep []string `json:"keep,omitempty"`
 }
 
 // Data is a disk that belongs to the guest's owner: it is attached, and never copied, moved or removed.
@@ -82,6 +85,9 @@ func (d *Description) Check() error {
 		if _, err := hypervisor.ParseBackend(what); err != nil {
 			bad("link %.32s: %w", link, err)
 		}
+	}
+	if err := carry.Check(d.Keep); err != nil {
+		errs = append(errs, err)
 	}
 	seen := map[string]bool{}
 	for _, disk := range d.Data {

@@ -254,6 +254,7 @@ func TestCheck(t *testing.T) {
 		"link wan":            func(d *Description) { d.Nets["wan"] = "tap:" },
 		"data disk \"A\"":     func(d *Description) { d.Data[0].Name = "A" },
 		"called www":          func(d *Description) { d.Data = append(d.Data, d.Data[0]) },
+		"cannot be kept":      func(d *Description) { d.Keep = []string{"etc"} },
 		"begins with a slash": func(d *Description) { d.Data[0].Path = "x" },
 		"data disk www: form": func(d *Description) { d.Data[0].Format = "" },
 	} {
