@@ -58,7 +58,7 @@ func commands() []*command {
 	return slices.Concat([]*command{newCommand(), checkCommand(), schemaCommand(), policyCommand(), buildCommand(),
 		masterCommand(), lockCommand(), runCommand(), createCommand(), listCommand(), statusCommand(), startCommand(),
 		stopCommand(), removeCommand(), verifyCommand(), diskCommand(), consoleCommand(), sshCommand(), ctlCommand(),
-		exportCommand(), hostCommand()},
+		exportCommand(), xenCommand(), hostCommand()},
 		changeCommands(), liveCommands(),
 		[]*command{convertCommand(), testCommand(), versionCommand(), completionCommand()})
 }
