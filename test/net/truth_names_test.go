@@ -3,7 +3,6 @@ package net
 import (
 	"context"
 	"net/netip"
-	"strings"
 	"testing"
 )
 
@@ -59,10 +58,10 @@ func TestTruthNameServer(t *testing.T) {
 			t.Errorf("a question from %s to %s is answered: %v, %v; want %v", c.src, c.to, answered, err, c.want)
 		}
 	}
-	if got := l.at(t, neighbour).openPorts(t, "-p", "1-1024", "203.0.113.10"); len(got) != 0 {
-		t.Errorf("nmap from outside finds %v open; want none", got)
-	}
-	if got := l.at(t, inside).openPorts(t, "-p", "1-1024", "10.1.10.1"); strings.Join(got, " ") != "22 53" {
-		t.Errorf("nmap from inside finds %v open; want 22 53", got)
-	}
+	l.scans(t, []scanned{
+		{internet, "203.0.113.10", allTCP, ""}, {neighbour, "203.0.113.10", lowTCP, ""},
+		{neighbour, "203.0.113.10", topUDP, ""},
+		{inside, "10.1.10.1", lowTCP, "tcp/22 tcp/53"}, {inside, "10.1.10.1", topUDP, "udp/53"},
+		{inside6, "fd00:1:10::1", lowTCP, "tcp/22"}, {inside6, "fd00:1:10::1", topUDP, ""},
+	})
 }
