@@ -55,6 +55,9 @@ type Packet struct {
 	State    uint32
 	Mark     uint32 // of its connection
 	Over     bool   // its source, or the line of the log, has used up what it may
+	Reply    bool   // the other end of its connection sent the first
+	// Listed is whom the sets hold that rules fill; not valid: nobody.
+	Listed netip.Addr
 	// Client is, of an answer to what was translated, where connection tracking sends it.
 	Client netip.Addr
 }
@@ -335,6 +338,15 @@ func (x *walk) rule(id RuleID, r *filter.Rule) (v filter.Verdict, done bool) {
 				return filter.Verdict{}, false
 			}
 			continue
+		case filter.FromSource, filter.ToSource, filter.OverSource, filter.Uncounted:
+			if !x.known(e) {
+				return filter.Verdict{}, false
+			}
+			continue
+		case filter.Counted:
+			x.p.Mark |= filter.MarkCounted
+		case filter.BanSource:
+			x.fate.Counters = append(x.fate.Counters, r.Text())
 		case filter.SetMark:
 			x.p.Mark = x.p.Mark&^e.Mask | e.Value
 		case filter.NoTrack:
