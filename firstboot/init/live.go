@@ -64,13 +64,11 @@ func (g *guest) keepLive(ctx context.Context, c *change) {
 			})
 		case <-c.undo:
 			g.log.Warn("nobody confirmed the changed profile: undoing it")
-			err := g.undo(ctx, c)
-			g.fact(func(f *facts) {
-				f.live.Error = "undone: nobody confirmed it in time"
-				if err != nil {
-					f.live.Error = cutText(err.Error())
-				}
-			})
+			// Before it is: whoever sees the profile back also sees why.
+			g.fact(func(f *facts) { f.live.Error = "undone: nobody confirmed it in time" })
+			if err := g.undo(ctx, c); err != nil {
+				g.fact(func(f *facts) { f.live.Error = cutText(err.Error()) })
+			}
 		case <-ctx.Done():
 			return
 		}
@@ -237,7 +235,7 @@ func (g *guest) putInForce(ctx context.Context, live []byte, p *profiles.Profile
 	g.warn("name", g.setName)
 	g.fact(func(f *facts) {
 		f.settled, f.changing = false, time.Now()
-		f.live.Profile, f.live.Since, f.live.UndoAt, f.live.Error = digest, boottime.Now().Seconds(), 0, ""
+		f.live.Profile, f.live.Since, f.live.UndoAt = digest, boottime.Now().Seconds(), 0
 		delete(f.failures, policyChild)
 	})
 	defer g.fact(func(f *facts) { f.changing = time.Time{} })
