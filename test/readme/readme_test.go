@@ -73,6 +73,13 @@ func TestCommands(t *testing.T) {
 	bin := binaries(t)
 	env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
 	at := append(env, reader(t)...)
+	// The guests that are created live here, and not on after this.
+	at = append(at, "REMPART_GUESTS="+filepath.Join(dir, "guests"))
+	t.Cleanup(func() {
+		stop := exec.Command(filepath.Join(bin, "rempart"), "stop", "--now", "fw")
+		stop.Env = at
+		_ = stop.Run() // it was stopped by the README, or was never made
+	})
 	all := blocks(t)
 	seen := map[string]bool{}
 	for _, b := range all {
@@ -98,6 +105,9 @@ func TestCommands(t *testing.T) {
 			case strings.HasPrefix(command, "rempart run "):
 				cmd.Env = at
 				atConsole(t, cmd, func() {})
+			case strings.HasPrefix(command, "rempart create "):
+				cmd.Env = at
+				output(t, cmd)
 			case speaksToGuest.MatchString(command):
 				// In another terminal, the text says: the guest runs meanwhile.
 				cmd.Env = at

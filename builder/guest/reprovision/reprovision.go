@@ -148,6 +148,8 @@ type Transaction struct {
 	j    *journal.Journal
 	done map[string]bool
 	why  error // why it is being taken back
+	// found is the beginning of what the examination found; it is the data of that step's record.
+	found []string
 }
 
 // Errors, for errors.Is.
@@ -228,10 +230,13 @@ func Load(g *home.Guest, o Options) (*Transaction, error) {
 	t := &Transaction{Plan: p, g: g, o: o, j: j, done: map[string]bool{}}
 	for _, r := range j.Records() {
 		t.done[r.Step] = true
-		if r.Step == returning {
+		switch r.Step { // both only for people
+		case returning:
 			var why string
-			_ = json.Unmarshal(r.Data, &why) // only for people
+			_ = json.Unmarshal(r.Data, &why)
 			t.why = errors.New(why)
+		case examined:
+			_ = json.Unmarshal(r.Data, &t.found)
 		}
 	}
 	return t, nil
@@ -320,7 +325,14 @@ func (t *Transaction) step(ctx context.Context, s step) error {
 		return fmt.Errorf("%s: %w", s.name, err)
 	}
 	t.trace("done " + s.name)
-	return t.record(s.name, nil)
+	if s.name != examined || len(t.found) == 0 {
+		return t.record(s.name, nil)
+	}
+	data, err := json.Marshal(t.found)
+	if err != nil {
+		return err
+	}
+	return t.record(s.name, data)
 }
 
 func (t *Transaction) record(name string, data json.RawMessage) error {

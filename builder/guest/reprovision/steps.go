@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"rempart/builder/files"
 	"rempart/builder/guest"
@@ -118,26 +119,33 @@ func (t *Transaction) examine(ctx context.Context) error {
 	for _, s := range found.Suspects {
 		t.say("found: %s", s)
 	}
-	e := t.entry(quarantine.Pending, "")
-	e.Found = bounded(found.Suspects)
-	dir, err := quarantine.Put(t.g.Dir, e)
-	if err == nil && len(found.Report) > 0 {
-		err = files.Write(filepath.Join(dir, quarantine.Report), found.Report, 0o600)
+	if len(found.Report) > 0 {
+		report := filepath.Join(t.g.Dir, quarantine.Folder, t.ID, quarantine.Report)
+		if err := files.Write(report, found.Report, 0o600); err != nil {
+			return err
+		}
 	}
-	if err == nil && t.Kind == Upgrade && len(found.Suspects) > 0 {
-		err = fmt.Errorf("its state has what should not be there (%s); an upgrade would keep that: use `rempart "+
+	t.found = bounded(found.Suspects)
+	if t.Kind == Upgrade && len(found.Suspects) > 0 {
+		return fmt.Errorf("its state has what should not be there (%s); an upgrade would keep that: use `rempart "+
 			"reprovision`, or --force", found.Suspects[0])
 	}
-	return err
+	return nil
 }
 
-// bounded keeps the first lines of what was found; the report has all.
-func bounded(lines []string) []string {
-	const most = 100
-	if len(lines) > most {
-		lines = append(lines[:most:most], fmt.Sprintf("and %d more", len(lines)-most))
+// bounded keeps the beginning of what was found, as much as a record of the journal takes; the report has all.
+func bounded(lines []string) (few []string) {
+	const (
+		most  = 16
+		bytes = 160 // of a line
+	)
+	for _, l := range lines[:min(len(lines), most)] {
+		few = append(few, strings.ToValidUTF8(l[:min(len(l), bytes)], "?"))
 	}
-	return lines
+	if len(lines) > most {
+		few = append(few, fmt.Sprintf("and %d more; the report has all", len(lines)-most))
+	}
+	return few
 }
 
 // fill completes the new disks.
@@ -292,9 +300,7 @@ func (t *Transaction) restart(ctx context.Context) error {
 // clean writes down how it ended, and removes new disks that were never used.
 func (t *Transaction) clean(outcome, why string) error {
 	e := t.entry(outcome, why)
-	if have, err := quarantine.Open(t.g.Dir, t.ID); err == nil {
-		e.Found = have.Found
-	}
+	e.Found = t.found
 	if _, err := quarantine.Put(t.g.Dir, e); err != nil {
 		return err
 	}
