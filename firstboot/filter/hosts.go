@@ -125,10 +125,10 @@ func (b *prober) subnets(l *profiles.Link) spans {
 // nor the last, which may be a network's own and its broadcast address.
 func (b *prober) free(s span) netip.Addr {
 	if s.first == s.last {
-		if b.taken(s.first) {
+		if b.machines(s.first) {
 			return netip.Addr{}
 		}
-		return s.first
+		return s.first // also a forward's target: somebody who is singled out by his address is there to be asked
 	}
 	a := s.first
 	for range hostNumber {
@@ -148,11 +148,17 @@ func (b *prober) free(s span) netip.Addr {
 
 // taken tells whether the profile gives an address to something: the guest, a gateway, a forward's target.
 func (b *prober) taken(a netip.Addr) bool {
+	return b.machines(a) ||
+		slices.ContainsFunc(b.p.Forwards, func(f profiles.Forward) bool { return slices.Contains(f.Targets(), a) })
+}
+
+// machines tells whether an address is the guest's or a gateway's.
+func (b *prober) machines(a netip.Addr) bool {
 	for _, l := range b.p.Links {
 		if slices.ContainsFunc(l.Addresses, func(x netip.Prefix) bool { return x.Addr() == a }) ||
 			slices.ContainsFunc(l.Gateways, func(g profiles.Gateway) bool { return g.Addr == a }) {
 			return true
 		}
 	}
-	return slices.ContainsFunc(b.p.Forwards, func(f profiles.Forward) bool { return slices.Contains(f.Targets(), a) })
+	return false
 }

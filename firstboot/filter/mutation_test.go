@@ -12,7 +12,7 @@ import (
 // Every probe meets in the compiled rules what the words of the profile say: two readings of a profile, and a third one
 // of the rules in between, by the nft manual.
 func TestRulesDoWhatProbesSay(t *testing.T) {
-	for _, p := range append(everyProfile(t), filtertest.Forwarding(300)) {
+	for _, p := range append(everyProfile(t), filtertest.Forwarding(300), filtertest.Stewarded()) {
 		w := filtertest.NewWalker(p, compile(t, p))
 		probes := filter.Probes(p)
 		for _, probe := range probes {

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"rempart/firstboot/filter"
+	"rempart/firstboot/filter/filtertest"
+	"rempart/profiles"
 )
 
 // table prints probes for the golden files.
@@ -41,4 +43,19 @@ func TestProbesGolden(t *testing.T) {
 	for _, p := range everyProfile(t) {
 		golden(t, p.Name+".probes", table(filter.Probes(p)))
 	}
+}
+
+// TestProbeOfNamedAdmin: an admin is tried although a forward leads to the same host.
+func TestProbeOfNamedAdmin(t *testing.T) {
+	p := filtertest.Stewarded()
+	admin := p.Admin.Prefixes[0].Addr()
+	for _, probe := range filter.Probes(p) {
+		if probe.Src == admin && probe.To == profiles.Self && probe.Port == filter.PortSSH {
+			if !probe.Pass || !strings.HasPrefix(probe.Proves, "admin") {
+				t.Errorf("the probe of the admin is %+v; want it to pass", probe)
+			}
+			return
+		}
+	}
+	t.Errorf("there is no probe of the admin:\n%s", table(filter.Probes(p)))
 }
