@@ -68,16 +68,22 @@ type Domain struct {
 	Mode   Mode   `json:"type"`
 	Memory int64  `json:"memory"` // bytes it may have at most
 	VCPUs  int    `json:"vcpus"`
-	Disks  []struct {
-		Target    string `json:"target"`
-		Vdev      string `json:"vdev"`
-		ReadWrite bool   `json:"read_write"`
-	} `json:"disks"`
-	VIFs []struct {
-		MAC    string `json:"mac"`
-		Bridge string `json:"bridge"`
-		Name   string `json:"ifname"`
-	} `json:"vifs"`
+	Disks  []Disk `json:"disks"`
+	VIFs   []Port `json:"vifs"`
+}
+
+// Disk is a disk of a running guest.
+type Disk struct {
+	Target    string `json:"target"`
+	Vdev      string `json:"vdev"`
+	ReadWrite bool   `json:"read_write"`
+}
+
+// Port is a vif of a running guest, by the names xl gives its properties.
+type Port struct {
+	MAC    string `json:"mac"`
+	Bridge string `json:"bridge"`
+	Name   string `json:"ifname"`
 }
 
 // listed is one entry of `xl list --long`, the part of libxl_domain_config that is of use.
@@ -97,11 +103,7 @@ type listed struct {
 			Vdev      string `json:"vdev"`
 			ReadWrite int    `json:"readwrite"`
 		} `json:"disks"`
-		NICs []struct {
-			MAC    string `json:"mac"`
-			Bridge string `json:"bridge"`
-			Name   string `json:"ifname"`
-		} `json:"nics"`
+		NICs []Port `json:"nics"`
 	} `json:"config"`
 }
 
@@ -126,20 +128,10 @@ func parseList(out []byte) ([]Domain, error) {
 		}
 		// Names go to a terminal: a guest has no say in them, but whoever made it had.
 		d := Domain{ID: l.Domid, Name: qemu.Printable(l.Config.Info.Name), Mode: Mode(qemu.Printable(l.Config.Info.Type)),
-			Memory: l.Config.Build.MaxMemory << 10, VCPUs: l.Config.Build.MaxVCPUs}
+			Memory: l.Config.Build.MaxMemory << 10, VCPUs: l.Config.Build.MaxVCPUs,
+			VIFs: l.Config.NICs}
 		for _, disk := range l.Config.Disks {
-			d.Disks = append(d.Disks, struct {
-				Target    string `json:"target"`
-				Vdev      string `json:"vdev"`
-				ReadWrite bool   `json:"read_write"`
-			}{disk.Path, disk.Vdev, disk.ReadWrite != 0})
-		}
-		for _, nic := range l.Config.NICs {
-			d.VIFs = append(d.VIFs, struct {
-				MAC    string `json:"mac"`
-				Bridge string `json:"bridge"`
-				Name   string `json:"ifname"`
-			}{nic.MAC, nic.Bridge, nic.Name})
+			d.Disks = append(d.Disks, Disk{disk.Path, disk.Vdev, disk.ReadWrite != 0})
 		}
 		domains = append(domains, d)
 	}

@@ -1,0 +1,193 @@
+package xen
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"rempart/builder/hypervisor/xen"
+	"rempart/firstboot/contract"
+	"rempart/firstboot/contract/xenstore"
+	"rempart/test/rig"
+)
+
+// way is a way to boot a master under Xen. Those that are not core run with ALL=1.
+type way struct {
+	mode   xen.Mode
+	loader xen.Loader
+	layout xen.Layout
+	core   bool
+	state  string // what the guest calls its state disk
+}
+
+func (w way) String() string { return fmt.Sprintf("%s-%s-%s", w.mode, w.loader, w.layout) }
+
+// ways are all there are: a mode, loader or layout that Validate accepts and that is not here fails TestAllWays.
+func ways() []way {
+	return []way{
+		{xen.PV, xen.Direct, xen.Whole, true, "xvdb"},
+		{xen.PVH, xen.Direct, xen.Partitions, true, "xvda2"},
+		{xen.PV, xen.Pygrub, xen.Whole, true, "xvdb"},
+		{xen.PVH, xen.GRUB, xen.Whole, false, "xvdb"},
+		{xen.PV, xen.Direct, xen.Partitions, false, "xvda2"},
+		{xen.PVH, xen.Direct, xen.Whole, false, "xvdb"},
+		{xen.HVM, xen.Direct, xen.Whole, false, "xvdf"},
+		{xen.HVM, xen.Direct, xen.Partitions, false, "xvdf"},
+	}
+}
+
+// TestAllWays: nothing that can be configured goes untested.
+func TestAllWays(t *testing.T) {
+	for _, mode := range xen.Modes() {
+		for _, loader := range xen.Loaders() {
+			for _, layout := range xen.Layouts() {
+				g := xen.Guest{Mode: mode, Loader: loader, Layout: layout}
+				said := fmt.Sprint(g.Validate())
+				refused := strings.Contains(said, "boots PV") || strings.Contains(said, "is for PVH") ||
+					strings.Contains(said, "holds no kernel")
+				tested := slices.ContainsFunc(ways(), func(w way) bool {
+					return w.mode == mode && w.loader == loader && w.layout == layout
+				})
+				if refused == tested {
+					t.Errorf("%s, %s, %s: refused: %v, tested: %v; want one of the two", mode, loader, layout, refused, tested)
+				}
+			}
+		}
+	}
+}
+
+// TestWays boots the master each way to READY, as it says in xenstore, looks at what xl says runs, and has it end in
+// order.
+func TestWays(t *testing.T) {
+	for i, w := range ways() {
+		t.Run(w.String(), func(t *testing.T) {
+			if !w.core {
+				demand(t, everything)
+			}
+			_, m := theHost(t)
+			g := newGuest(t, fmt.Sprintf("fw-%d", i)+string(w.mode), w.mode, w.loader, w.layout)
+			began := time.Now()
+			create(t, g)
+			created := time.Since(began)
+			r := awaitReady(t, g.Name)
+			t.Logf("created after %.0f s, READY after %.0f s; by the guest's clock READY after %.1f s, firstboot from %.1f s; "+
+				"memory %d MiB, available %d MiB", created.Seconds(), time.Since(began).Seconds(), r.Times.Ready, r.Times.Init,
+				r.Memory.Total>>20, r.Memory.Available>>20)
+			judge(t, m, w, r)
+			judgeList(t, g)
+			if i%2 == 0 {
+				ctx, cancel := context.WithTimeout(t.Context(), 2*ends)
+				defer cancel()
+				if err := toolstack().Shutdown(ctx, g.Name, ends); err != nil {
+					t.Errorf("xl shutdown: %v", err)
+				}
+			} else {
+				orderPowerOff(t, g.Name)
+			}
+			said := run(t, "cat", console(g.Name))
+			for _, want := range []string{"READY " + m.Profile.Name, "stopping: power off", "children stopped"} {
+				if !strings.Contains(said, want) {
+					t.Errorf("the console says nothing of %q", want)
+				}
+			}
+		})
+	}
+}
+
+// awaitReady waits for READY in xenstore.
+func awaitReady(t *testing.T, name string) contract.Report {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	r, err := toolstack().Await(ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// judge compares a report with what the guest was given.
+func judge(t *testing.T, m *rig.Master, w way, r contract.Report) {
+	t.Helper()
+	if !r.Ready || !r.Root.ReadOnlyDisk || !r.Root.Verified || r.Policy != "loaded" || r.Name != m.Profile.Name {
+		t.Errorf("report = %+v; want READY, on a verified root on a disk that is read-only", r)
+	}
+	if r.State.Device != w.state || r.State.Action != "formatted" {
+		t.Errorf("state = %+v; want %s, formatted", r.State, w.state)
+	}
+	for i, l := range r.Links {
+		want := m.Profile.Links[i]
+		if l.Name != want.Name || !l.Up || l.Error != "" || len(l.Addresses) != len(want.Addresses) {
+			t.Errorf("link %d = %+v; want %s with its addresses", i, l, want.Name)
+		}
+	}
+	if len(r.Links) != len(m.Profile.Links) {
+		t.Errorf("%d links; want %d", len(r.Links), len(m.Profile.Links))
+	}
+}
+
+// judgeList compares what xl says of the running guest with what was asked for.
+func judgeList(t *testing.T, g xen.Guest) {
+	t.Helper()
+	domains, err := toolstack().List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(domains, func(d xen.Domain) bool { return d.Name == g.Name })
+	if i < 0 {
+		t.Fatalf("xl lists %+v; want %s among them", domains, g.Name)
+	}
+	d := domains[i]
+	if d.Mode != g.Mode || d.Memory != g.Memory || d.VCPUs != 1 || len(d.Disks) != 2 || len(d.VIFs) != len(g.VIFs) {
+		t.Fatalf("xl lists %+v; want %+v", d, g)
+	}
+	if d.Disks[0].Target != g.System || d.Disks[0].ReadWrite || d.Disks[1].Target != g.State || !d.Disks[1].ReadWrite {
+		t.Errorf("disks = %+v; want %s read-only and %s", d.Disks, g.System, g.State)
+	}
+	for i, v := range d.VIFs {
+		if v.MAC != g.VIFs[i].MAC.String() || v.Bridge != g.VIFs[i].Bridge {
+			t.Errorf("vif %d = %+v; want %s on %s", i, v, g.VIFs[i].MAC, g.VIFs[i].Bridge)
+		}
+	}
+}
+
+// orderPowerOff ends a guest by an order in xenstore.
+func orderPowerOff(t *testing.T, name string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), ends)
+	defer cancel()
+	id, err := toolstack().ID(ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, "xenstore-write", xenstore.DomainPath(id)+"/"+xenstore.OrderPath, "poweroff")
+	if err := awaitGone(ctx, name); err != nil {
+		t.Fatalf("after an order in xenstore: %v", err)
+	}
+}
+
+// TestXlAcceptsTheGoldenFiles has xl read every configuration of the golden files.
+func TestXlAcceptsTheGoldenFiles(t *testing.T) {
+	h, _ := theHost(t)
+	names, err := filepath.Glob(filepath.Join(rig.Top(), "builder/hypervisor/xen/testdata/*.cfg"))
+	if err != nil || len(names) == 0 {
+		t.Fatalf("golden files: %q, %v", names, err)
+	}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Put(t.Context(), files+"/golden.cfg", 0o600, b); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := toolstack().Dry(t.Context(), files+"/golden.cfg"); err != nil {
+			t.Errorf("%s: %v", filepath.Base(name), err)
+		}
+	}
+}

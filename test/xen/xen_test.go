@@ -1,0 +1,311 @@
+// Package xen holds the tests on a real Xen: one host in software, in which guests made from one master run one after
+// the other, each another way. `make test-xen` runs the core of it, with ALL=1 everything.
+package xen
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"rempart/builder/hypervisor"
+	"rempart/builder/hypervisor/xen"
+	"rempart/builder/master"
+	"rempart/test/rig"
+	"rempart/test/xen/host"
+)
+
+// profile is what most guests here are made from: two links, in 128 MiB. What packets are sent through is made from
+// jumbo.
+const (
+	profile = "home-firewall"
+	jumbo   = "testdata/jumbo.yaml"
+)
+
+// patience bounds waiting for a guest. On two idle cores a guest needs 20 to 60 s; ten times that is a failure.
+const patience = 10 * time.Minute
+
+// ends is how long a guest may take to end in order.
+const ends = 3 * time.Minute
+
+// Places in dom0.
+const (
+	files   = "/run/files"        // of the master: kernel and initrd
+	bridges = "brlan brdmz brprb" // those of the firewall's links, and one more
+	disk    = "/dev/vdb"          // the master's system disk, which dom0 itself cannot write
+	root    = "/dev/vdd"          // the content of its root partition
+	jumbos  = "/dev/vde"          // the system disk of the firewall that packets are sent through
+	states  = 8                   // blank state disks, from /dev/vdf on
+	probe   = "probe"             // the initramfs of probes, below files
+)
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	if world.host != nil {
+		if err := world.host.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			status = 1
+		}
+	}
+	if world.dir != "" {
+		os.RemoveAll(world.dir)
+	}
+	rig.Clean()
+	os.Exit(status)
+}
+
+// How much more than in `make test` is tested: $XEN.
+const (
+	more       = iota + 1 // make test-xen; without either: make test
+	everything            // make test-xen ALL=1
+)
+
+// demand skips what is beyond what was asked for.
+func demand(t *testing.T, level int) {
+	t.Helper()
+	if asked := map[string]int{"more": more, "all": everything}[os.Getenv("XEN")]; asked < level {
+		t.Skip("SKIPPED, NOT PASSED: it takes long; run", map[int]string{more: "make test-xen",
+			everything: "make test-xen ALL=1"}[level])
+	}
+}
+
+// world is the one host of all tests here.
+var world struct {
+	sync.Mutex
+	dir    string
+	host   *host.Host
+	master *rig.Master
+	jumbo  *rig.Master
+	failed bool
+	used   int // state disks
+}
+
+// theHost boots the host at the first call.
+func theHost(t *testing.T) (*host.Host, *rig.Master) {
+	t.Helper()
+	world.Lock()
+	defer world.Unlock()
+	if world.failed {
+		t.Fatal("the Xen host could not be started; see the first failure")
+	}
+	if world.host != nil {
+		return world.host, world.master
+	}
+	world.failed = true
+	world.master, world.jumbo = rig.Build(t, profile), rig.Build(t, jumbo)
+	disks, err := makeDisks(t.Context(), world.master, world.jumbo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	// Not the test's context: the host outlives it.
+	h, err := host.Start(context.Background(), disks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	world.host, world.failed = h, false
+	t.Logf("the host took its first order after %.0f s", time.Since(began).Seconds())
+	run(t, "mkdir", files)
+	run(t, "tar", "-x", "-f", "/dev/vdc", "-C", files)
+	run(t, "sh", "-c", "for b in "+bridges+"; do ip link add $b mtu 9000 type bridge && ip link set $b up || exit 1; done")
+	return world.host, world.master
+}
+
+// makeDisks makes what dom0 has as disks: the master, its kernel and initrd, its root, and blank ones for state.
+func makeDisks(ctx context.Context, m, jumbo *rig.Master) ([]host.Disk, error) {
+	initrd, err := host.Probe(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	if world.dir, err = os.MkdirTemp("", "rempart-xen-disks-"); err != nil {
+		return nil, err
+	}
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	for _, name := range []string{master.KernelFile, master.InitrdFile, probe} {
+		b, err := initrd, error(nil)
+		if name != probe {
+			b, err = os.ReadFile(filepath.Join(m.Dir, name))
+		}
+		if err == nil {
+			err = w.WriteHeader(&tar.Header{Name: name, Size: int64(len(b)), Mode: 0o644})
+		}
+		if err == nil {
+			_, err = w.Write(b)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	content := filepath.Join(world.dir, "files.tar")
+	if err := os.WriteFile(content, archive.Bytes(), 0o600); err != nil {
+		return nil, err
+	}
+	partition := filepath.Join(world.dir, "root.raw")
+	if err := copyRoot(m, partition); err != nil {
+		return nil, err
+	}
+	disks := []host.Disk{{Path: filepath.Join(m.Dir, master.RawFile), ReadOnly: true},
+		{Path: content, ReadOnly: true}, {Path: partition, ReadOnly: true},
+		{Path: filepath.Join(jumbo.Dir, master.RawFile), ReadOnly: true}}
+	for i := range states {
+		state := filepath.Join(world.dir, fmt.Sprintf("state%d.raw", i))
+		if err := rig.Blank(state, m.Profile.State.Size); err != nil {
+			return nil, err
+		}
+		disks = append(disks, host.Disk{Path: state})
+	}
+	return disks, nil
+}
+
+// copyRoot takes the root partition's content out of a master.
+func copyRoot(m *rig.Master, name string) error {
+	region, err := m.Manifest.RootRegion()
+	if err != nil {
+		return err
+	}
+	from, err := os.Open(filepath.Join(m.Dir, master.RawFile))
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	_, err = io.Copy(to, io.NewSectionReader(from, region.Offset, region.Length))
+	return err
+}
+
+// newState is a blank disk for the state of one guest.
+func newState(t *testing.T) string {
+	t.Helper()
+	world.Lock()
+	defer world.Unlock()
+	if world.used == states {
+		t.Fatalf("more than the %d state disks there are", states)
+	}
+	world.used++
+	return fmt.Sprintf("/dev/vd%c", 'f'+world.used-1)
+}
+
+// run runs a program in dom0.
+func run(t *testing.T, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	out, err := world.host.Run(ctx, nil, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+// toolstack is dom0's.
+func toolstack() xen.Toolstack {
+	return xen.Toolstack{Run: func(ctx context.Context, args ...string) ([]byte, error) {
+		return world.host.Run(ctx, nil, args...)
+	}}
+}
+
+// newGuest is a guest from the master.
+func newGuest(t *testing.T, name string, mode xen.Mode, loader xen.Loader, layout xen.Layout) xen.Guest {
+	t.Helper()
+	_, m := theHost(t)
+	g := xen.Guest{Name: name, Mode: mode, Loader: loader, Layout: layout, Memory: m.Profile.Memory, System: disk,
+		State: newState(t), OnCrash: xen.Destroy, OnReboot: xen.Destroy, OnWatchdog: xen.Destroy}
+	if layout == xen.Partitions {
+		g.System = root
+	}
+	switch loader {
+	case xen.Direct:
+		g.Kernel = &hypervisor.Kernel{Image: files + "/" + master.KernelFile, Initrd: files + "/" + master.InitrdFile,
+			Cmdline: m.Manifest.Cmdline}
+	case xen.GRUB:
+		g.GRUB = xen.DebianGRUB
+	}
+	for i, mac := range hypervisor.MACs(m.Profile.Name, m.Manifest.Links) {
+		g.VIFs = append(g.VIFs, xen.VIF{NIC: hypervisor.NIC{Link: m.Manifest.Links[i], MAC: mac},
+			Bridge: strings.Fields(bridges)[i]})
+	}
+	return g
+}
+
+// create starts a guest, which ends with the test.
+func create(t *testing.T, g xen.Guest) {
+	t.Helper()
+	config, err := xen.Config(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := files + "/" + g.Name + ".cfg"
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := world.host.Put(ctx, file, 0o600, config); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := toolstack().Dry(ctx, file); err != nil {
+		t.Errorf("xl does not accept what we write: %v\n%s", err, config)
+	}
+	t.Cleanup(func() { clean(t, g.Name) })
+	// In a dom0 in software on a busy machine hotplug scripts may take longer than libxl's forty seconds
+	// (LIBXL_HOTPLUG_TIMEOUT), of which the machine is to blame, not the guest.
+	for tries := 1; ; tries++ {
+		err := toolstack().Create(ctx, file)
+		if err == nil {
+			return
+		}
+		if tries == 3 || !strings.Contains(err.Error(), "because of timeout") {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(os.Stderr, "NOTE: guest %s is created again, hotplug scripts were too slow: %v\n", g.Name, err)
+		_, _ = world.host.Run(ctx, nil, "xl", "destroy", g.Name) // what is left of it, if anything is
+	}
+}
+
+// clean ends what a test left, and shows the console of a guest that disappointed.
+func clean(t *testing.T, name string) {
+	ctx, cancel := context.WithTimeout(context.Background(), ends)
+	defer cancel()
+	if t.Failed() {
+		out, err := world.host.Run(ctx, nil, "tail", "-n", "60", console(name))
+		t.Logf("the console of %s (%v):\n%s", name, err, out)
+	}
+	if _, err := toolstack().ID(ctx, name); err == nil {
+		// Fails when xl is about to do the same because the guest has ended by itself.
+		_ = toolstack().Destroy(ctx, name)
+	}
+	if err := awaitGone(ctx, name); err != nil {
+		t.Error(err)
+	}
+}
+
+// awaitGone waits until nothing is left of a guest.
+func awaitGone(ctx context.Context, name string) error {
+	for {
+		if _, err := toolstack().ID(ctx, name); errors.Is(err, xen.ErrAbsent) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("guest %s does not go: %w", name, err)
+		}
+		// The first event comes at once, the second when a domain has ended. One that ends in between is noticed late.
+		glance, done := context.WithTimeout(ctx, 10*time.Second)
+		_, _ = world.host.Run(glance, nil, "xenstore-watch", "-n", "2", "@releaseDomain")
+		done()
+	}
+}
+
+// console is where xenconsoled keeps what a guest says.
+func console(name string) string { return "/var/log/xen/console/guest-" + name + ".log" }
