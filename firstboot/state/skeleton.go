@@ -24,13 +24,15 @@ func Skeleton(dir string, own bool) error {
 			continue // it is mounted
 		}
 		err := root.Mkdir(d.Path, d.Mode.Perm())
-		if err == nil {
-			err = root.Chmod(d.Path, d.Mode) // Mkdir is subject to the umask and takes no sticky bit
-		} else if errors.Is(err, fs.ErrExist) {
+		if errors.Is(err, fs.ErrExist) {
 			var info fs.FileInfo
 			if info, err = root.Lstat(d.Path); err == nil && !info.IsDir() {
 				err = fmt.Errorf("/var/%s is a %v, wanted a directory", d.Path, info.Mode().Type())
 			}
+		}
+		if err == nil {
+			// Mkdir is subject to the umask and takes no sticky bit, and the power may have failed right after it.
+			err = root.Chmod(d.Path, d.Mode)
 		}
 		if err == nil && own {
 			err = root.Lchown(d.Path, d.Owner, d.Owner)

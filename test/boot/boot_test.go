@@ -58,9 +58,11 @@ func TestBoot(t *testing.T) {
 				}
 				g.PowerOff()
 				e2fsck(t, g.State)
+				honest(t, g.State)
 			})
 		}
 	}
+	honestSystem(t, m)
 	for _, format := range hypervisor.Formats() {
 		name := filepath.Join(m.Dir, "system."+string(format))
 		for _, o := range m.Manifest.Outputs {

@@ -134,6 +134,7 @@ func TestPowerCuts(t *testing.T) {
 	kinds := map[state.Kind]int{}
 	var half string // a disk with half a format
 	var pending []write
+	flushes, places := 0, map[string]bool{}
 	for i, w := range all {
 		pending = append(pending, w)
 		if i*most/len(all) != (i+1)*most/len(all) {
@@ -162,9 +163,13 @@ func TestPowerCuts(t *testing.T) {
 				p.do(t, stable)
 			}
 			pending = nil
+			if flushes++; probe(t, stable.Name()) == state.Ours {
+				boundary(t, stable, size, places)
+			}
 		}
 	}
-	t.Logf("disks after a cut: %v", kinds)
+	t.Logf("disks after a cut: %v; after %d flushes: whole", kinds, flushes)
+	honest(t, stable.Name())
 	if kinds[state.Interrupted] == 0 || kinds[state.Ours] == 0 {
 		t.Fatal("the cuts did not fall into both the format and the work after it")
 	}
@@ -177,6 +182,7 @@ func TestPowerCuts(t *testing.T) {
 	}
 	g.PowerOff()
 	clean(t, half)
+	honest(t, half)
 }
 
 // image makes a disk as a power cut leaves it: what is stable, and of the writes since then a random part; now and then
@@ -240,6 +246,7 @@ func TestPowerCutsOfQEMU(t *testing.T) {
 	}
 	g.PowerOff()
 	clean(t, disk)
+	honest(t, disk, "note")
 	if got := debugfs(t, disk, "cat note", false); !strings.Contains(got, "kept") {
 		t.Errorf("the note reads %q after power cuts; want kept", got)
 	}

@@ -23,6 +23,7 @@ import (
 	"rempart/firstboot/link"
 	"rempart/firstboot/module"
 	"rempart/profiles"
+	"rempart/test/rig"
 )
 
 // inside is this program as PID 1. It does not return.
@@ -36,7 +37,7 @@ func inside(m *testing.M) {
 			word = "good"
 		}
 	}
-	fmt.Println("\n" + verdict + word)
+	fmt.Println("\n" + rig.InsideVerdict + word)
 	unix.Sync()
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	select {}

@@ -5,23 +5,15 @@
 package kernel
 
 import (
-	"bytes"
-	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"rempart/builder/hypervisor"
-	"rempart/builder/initramfs"
-	"rempart/builder/master"
 	"rempart/builder/rootfs/tree"
 	"rempart/test/rig"
 )
-
-// verdict is what the inside says last, and "good" or "bad".
-const verdict = "INSIDE: "
 
 func TestMain(m *testing.M) {
 	if os.Getpid() == 1 {
@@ -43,47 +35,13 @@ func TestInGuestKernel(t *testing.T) {
 		return
 	}
 	m := rig.Build(t, "home-firewall")
-	dir := t.TempDir()
-	program := filepath.Join(dir, "kernel.test")
-	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", program, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building this test as an init: %v\n%s", err, out)
-	}
-	static, err := os.ReadFile(program)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var files tree.Tree
-	if err := files.Add(tree.Bytes("inside", 0o755, static, "test")); err != nil {
-		t.Fatal(err)
-	}
 	addForeign(t, &files, "nft")
-	initrd, err := os.ReadFile(filepath.Join(m.Dir, master.InitrdFile))
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The kernel unpacks one archive after the other; each begins at a multiple of four (buffer-format.rst).
-	var both bytes.Buffer
-	both.Write(initrd)
-	both.Write(make([]byte, -both.Len()&3))
-	if err := initramfs.Write(&both, &files); err != nil {
-		t.Fatal(err)
-	}
-	joined := filepath.Join(dir, "joined")
-	if err := os.WriteFile(joined, both.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	g := m.Boot(t, rig.Options{Firmware: hypervisor.Direct, Memory: memory, Append: "rdinit=/inside",
-		Sed: fmt.Sprintf("s,^%s$,%s,", filepath.Join(m.Dir, master.InitrdFile), joined)})
-	g.AwaitConsole(verdict)
-	g.AwaitEnd()
-	text := g.ConsoleText()
-	if at := strings.Index(text, "=== RUN"); at >= 0 {
-		text = text[at:]
-	}
+		Sed: m.InsideSed(m.InsideInitrd(t, ".", &files))})
+	text, good := g.InsideEnd()
 	const ran = "--- PASS: TestInGuestKernel"
-	if strings.Contains(text, verdict+"good") && strings.Contains(text, ran) {
+	if good && strings.Contains(text, ran) {
 		t.Logf("inside:\n%s", text)
 	} else {
 		t.Errorf("inside:\n%s", text)

@@ -87,7 +87,7 @@ func same(t *testing.T, i *vmdk.Image, raw string) {
 
 // TestWriteForeign writes images, and has qemu-img check and compare them.
 func TestWriteForeign(t *testing.T) {
-	for _, size := range []int64{512, 1 << 20, 64 << 20, 100<<20 + 512} {
+	for _, size := range []int64{512, 1 << 20, 64<<20 + 512} {
 		s := content(t, size)
 		raw := judge.Raw(t, s)
 		for _, kind := range []vmdk.Kind{vmdk.StreamOptimized, vmdk.MonolithicSparse} {
