@@ -44,4 +44,5 @@ func TestBansAndMergedLines(t *testing.T) {
 		}
 	}
 	g.PowerOff()
+	honest(t, g.State)
 }
