@@ -44,5 +44,5 @@ func TestBansAndMergedLines(t *testing.T) {
 		}
 	}
 	g.PowerOff()
-	honest(t, g.State)
+	rig.Honest(t, g.State)
 }

@@ -58,7 +58,7 @@ func TestBoot(t *testing.T) {
 				}
 				g.PowerOff()
 				e2fsck(t, g.State)
-				honest(t, g.State)
+				rig.Honest(t, g.State)
 			})
 		}
 	}

@@ -76,7 +76,7 @@ func TestConfinement(t *testing.T) {
 		t.Error("the kernel looks for a policy nobody loads")
 	}
 	g.PowerOff()
-	honest(t, g.State)
+	rig.Honest(t, g.State)
 }
 
 // confinement is the whole line that PID 1 prints for a child confined as its specification says. Landlock's second

@@ -169,7 +169,7 @@ func TestPowerCuts(t *testing.T) {
 		}
 	}
 	t.Logf("disks after a cut: %v; after %d flushes: whole", kinds, flushes)
-	honest(t, stable.Name())
+	rig.Honest(t, stable.Name())
 	if kinds[state.Interrupted] == 0 || kinds[state.Ours] == 0 {
 		t.Fatal("the cuts did not fall into both the format and the work after it")
 	}
@@ -182,7 +182,7 @@ func TestPowerCuts(t *testing.T) {
 	}
 	g.PowerOff()
 	clean(t, half)
-	honest(t, half)
+	rig.Honest(t, half)
 }
 
 // image makes a disk as a power cut leaves it: what is stable, and of the writes since then a random part; now and then
@@ -246,7 +246,7 @@ func TestPowerCutsOfQEMU(t *testing.T) {
 	}
 	g.PowerOff()
 	clean(t, disk)
-	honest(t, disk, "note")
+	rig.Honest(t, disk, "note")
 	if got := debugfs(t, disk, "cat note", false); !strings.Contains(got, "kept") {
 		t.Errorf("the note reads %q after power cuts; want kept", got)
 	}

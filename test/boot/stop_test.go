@@ -61,6 +61,6 @@ func TestStop(t *testing.T) {
 		t.Errorf("after reboot the guest ended by %+v; want %q", end, qemu.Reset)
 	}
 	clean(t, disk)
-	honest(t, disk)
+	rig.Honest(t, disk)
 	plant(t, disk)
 }

@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -15,38 +14,6 @@ import (
 	"rempart/firstboot/contract"
 	"rempart/test/rig"
 )
-
-// inspected is what `rempart verify` finds on a state disk.
-func inspected(t *testing.T, disk string) *verify.State {
-	t.Helper()
-	image, err := imagefile.Open(t.Context(), disk, imagefile.Options{Format: imagefile.Raw})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer image.Close()
-	s, err := verify.InspectState(t.Context(), image, image.Size(), verify.DefaultRules(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-// honest wants a state disk to hold nothing suspect but what the test has planted.
-func honest(t *testing.T, disk string, planted ...string) {
-	t.Helper()
-	s := inspected(t, disk)
-	var found []string
-	for _, p := range s.Suspects {
-		found = append(found, p.Path)
-	}
-	slices.Sort(found)
-	if !slices.Equal(found, planted) {
-		t.Errorf("verify suspects %+v on the state disk of an honest guest; want %q", s.Suspects, planted)
-	}
-	if len(s.Listing.Entries) < len(contract.StatePlaces()) {
-		t.Errorf("verify saw %d files on a state disk that a guest has used", len(s.Listing.Entries))
-	}
-}
 
 // honestSystem wants the master's system disk, which guests have run from, to be unchanged.
 func honestSystem(t *testing.T, m *rig.Master) {
@@ -99,7 +66,7 @@ func plant(t *testing.T, disk string) {
 		"lib/lists/feed": "a program", "lib/rempart/seed": "security.capability", "home": "it should be drwxr-xr-x",
 		"log/rempart": "it should be of 914",
 	}
-	for _, s := range inspected(t, disk).Suspects {
+	for _, s := range rig.Inspected(t, disk).Suspects {
 		why := strings.Join(s.Why, "; ")
 		if want[s.Path] == "" || !strings.Contains(why, want[s.Path]) {
 			t.Errorf("verify suspects %s: %s; want %q", s.Path, why, want[s.Path])
@@ -112,8 +79,8 @@ func plant(t *testing.T, disk string) {
 }
 
 // boundary looks at a state disk as a power cut left it right after a flush, with its journal laid over it: it can be
-// read whole, nothing on it is foreign, and no place that was there after an earlier flush is gone. A cut may fall between
-// the making of a place and the giving of its owner.
+// read whole, nothing on it is foreign, and no place that was there after an earlier flush is gone. A cut may fall
+// between the making of a place and the giving of its owner.
 func boundary(t *testing.T, disk io.ReaderAt, size int64, places map[string]bool) {
 	t.Helper()
 	s, err := verify.InspectState(t.Context(), disk, size, verify.DefaultRules(), nil)
