@@ -84,6 +84,12 @@ func TestLeasesHaveNames(t *testing.T) {
 		if got := l.short(strings.Fields(c.ask)...); got != c.want {
 			t.Errorf("dig %s = %q; want %q", c.ask, got, c.want)
 		}
+		for _, how := range []string{"+notcp", "+tcp"} {
+			out := l.kdig(append([]string{how, "+short"}, strings.Fields(c.ask)...)...)
+			if got := strings.TrimSpace(out); got != c.want {
+				t.Errorf("kdig %s %s = %q; want %q", how, c.ask, got, c.want)
+			}
+		}
 	}
 	for deadline := time.Now().Add(patience); ; {
 		got := l.short("-x", proxied)

@@ -7,8 +7,6 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
-
-	"rempart/test/netns"
 )
 
 // What is true, and what a forger wants to be believed.
@@ -61,25 +59,45 @@ func forgers() map[string]func(q *dns.Msg, send func(m *dns.Msg), elsewhere net.
 	}
 }
 
+// answering has a handler answer at an address of the others, by UDP and TCP, until the test ends.
+func (l *lab) answering(addr string, handler dns.HandlerFunc) {
+	l.t.Helper()
+	var packets net.PacketConn
+	var stream net.Listener
+	l.others.In(l.t, func() (err error) {
+		if packets, err = net.ListenPacket("udp", addr+":53"); err != nil {
+			return err
+		}
+		stream, err = net.Listen("tcp", addr+":53")
+		return err
+	})
+	for _, s := range []*dns.Server{{PacketConn: packets, Handler: handler}, {Listener: stream, Handler: handler}} {
+		ended := make(chan error, 1)
+		started := make(chan struct{})
+		s.NotifyStartedFunc = func() { close(started) }
+		go func() { ended <- s.ActivateAndServe() }()
+		<-started
+		l.t.Cleanup(func() {
+			if err := s.ShutdownContext(context.Background()); err != nil {
+				l.t.Error(err)
+			}
+			<-ended
+		})
+	}
+}
+
 // TestPoisoning: forged answers that come before the right one, each wrong in one thing that a forger has to guess, are
 // not believed and not kept; and of a right one nothing is kept that it was not asked for.
 func TestPoisoning(t *testing.T) {
 	l := newLab(t)
 	ways := forgers()
-	var elsewhere, packets net.PacketConn
-	var stream net.Listener
+	var elsewhere net.PacketConn
 	l.others.In(t, func() (err error) {
-		if packets, err = net.ListenPacket("udp", upstreamA+":53"); err != nil {
-			return err
-		}
-		if stream, err = net.Listen("tcp", upstreamA+":53"); err != nil {
-			return err
-		}
 		elsewhere, err = net.ListenPacket("udp", upstreamB+":53")
 		return err
 	})
 	defer elsewhere.Close()
-	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+	l.answering(upstreamA, func(w dns.ResponseWriter, q *dns.Msg) {
 		name := strings.ToLower(q.Question[0].Name)
 		way, _, _ := strings.Cut(name, ".")
 		if forge := ways[way]; forge != nil && w.RemoteAddr().Network() == "udp" {
@@ -99,17 +117,6 @@ func TestPoisoning(t *testing.T) {
 		}
 		_ = w.WriteMsg(m)
 	})
-	for _, s := range []*dns.Server{{PacketConn: packets, Handler: handler}, {Listener: stream, Handler: handler}} {
-		ended := make(chan error, 1)
-		started := make(chan struct{})
-		s.NotifyStartedFunc = func() { close(started) }
-		go func() { ended <- s.ActivateAndServe() }()
-		<-started
-		defer func() {
-			netns.Must(t, s.ShutdownContext(context.WithoutCancel(t.Context())))
-			<-ended
-		}()
-	}
 	// The name is of a domain that is left alone elsewhere: "test" is nobody's outside (RFC 6761).
 	l.start("dns: {domains: {test: 192.0.2.53}, upstream: 192.0.2.53, lan0: {}}\n")
 	for way := range ways {
