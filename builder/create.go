@@ -173,6 +173,11 @@ func furnish(ctx context.Context, c *console, masters *store.Store, h home.Home,
 	if _, err := own.ensure(ctx, c, s, m.Profile); err != nil {
 		return err
 	}
+	return settle(masters, h, g)
+}
+
+// settle has a guest whose disks are there be one, whose master stays while it is.
+func settle(masters *store.Store, h home.Home, g *home.Guest) error {
 	if err := masters.AddHome(h.Dir); err != nil {
 		return err
 	}

@@ -151,6 +151,7 @@ func TestGuests(t *testing.T) {
 	}
 	f.do(t, 0, "starts", "start", "--no-wait", "fw")
 	f.do(t, 0, "stopped", "stop", "--now", "fw")
+	f.movesHouse(t)
 	f.do(t, 0, "disks stay", "rm", "fw")
 	f.do(t, 1, "--adopt", create...)
 	f.do(t, 0, "are gone", "rm", "--data", "fw")
@@ -212,6 +213,34 @@ func (f *family) comesClean(t *testing.T) {
 	f.do(t, 3, "tmp/rootkit", "verify", "fw")
 	f.do(t, 0, "READY", "reprovision", "fw")
 	f.do(t, 0, "3 entries gone", "quarantine", "prune", "fw", "--older-than", "0s")
+}
+
+// movesHouse writes the stopped guest as one file, and makes the same guest of it in another home with another store.
+func (f *family) movesHouse(t *testing.T) {
+	t.Helper()
+	there := &family{dir: filepath.Join(f.dir, "there"), key: f.key,
+		env: append(f.env[:len(f.env):len(f.env)], "REMPART_GUESTS="+f.dir+"/there/guests")}
+	if err := os.Mkdir(there.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	file, store := filepath.Join(f.dir, "fw.backup"), there.dir+"/masters"
+	f.do(t, 0, "its master is", "backup", "fw", file)
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the backup is %v, %v; want it for its owner only", info, err)
+	}
+	there.do(t, 1, "rempart master export", "restore", file, "--store", store)
+	master := filepath.Join(there.dir, "master")
+	f.do(t, 0, "", "master", "export", f.status(t, "fw").Master, master, "--store", f.dir+"/masters")
+	there.do(t, 0, "nobody trusted", "master", "import", master, "--allow-unsigned", "--store", store)
+	there.do(t, 0, "is back", "restore", file, "--store", store)
+	there.do(t, 1, "already", "restore", file, "--store", store)
+	there.do(t, 0, "stopped", "status", "fw")
+	for _, disk := range []string{"state.raw", "identity.raw"} {
+		cmd := exec.Command("cmp", filepath.Join(f.dir, "guests", "fw", disk), filepath.Join(there.dir, "guests", "fw", disk))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s is another after the move: %v\n%s", disk, err, out)
+		}
+	}
 }
 
 // private looks whether all that is the guest's alone is for its owner only, and whether the secret is where it should

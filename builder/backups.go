@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/pflag"
+
+	"rempart/builder/files"
+	"rempart/builder/guest"
+	"rempart/builder/guest/backup"
+	"rempart/builder/guest/home"
+	"rempart/builder/guest/running"
+)
+
+// backupCommand is `rempart backup`.
+func backupCommand() *command {
+	return &command{
+		name:     "backup",
+		synopsis: "GUEST FILE",
+		summary:  "write a guest that does not run as one file",
+		help: `
+FILE, compressed and for its owner only, has all that makes the guest this one: its description, its state, and its
+identity with addresses, private keys and secrets; keep it as you would those. It appears whole or not at all.
+` + "`rempart restore`" + ` makes a guest of it, here or on another machine, where its master must be in the store:
+` + "`rempart master export`" + ` and ` + "`import`" + ` move that. Data disks and quarantine are not in it.`,
+		words: createdNames,
+		files: true,
+		setup: func(*pflag.FlagSet) func(context.Context, *console, []string) error {
+			return func(ctx context.Context, c *console, args []string) error {
+				if len(args) != 2 {
+					return usageError{"want a guest and the file to write"}
+				}
+				g, err := lockCreated(args[0], "rempart backup")
+				if err != nil {
+					return err
+				}
+				defer g.Unlock()
+				if err := notPending(g); err != nil {
+					return err
+				}
+				if r, err := g.Running(); err == nil {
+					return fmt.Errorf("%w: %s, kept by process %d; its state changes meanwhile: stop it first: rempart stop %[2]s",
+						home.ErrRuns, g.Name, r.PID)
+				} else if !errors.Is(err, running.ErrAbsent) {
+					return err
+				}
+				var size int64
+				err = files.WriteFrom(args[1], 0o600, func(f *os.File) error {
+					err := backup.Write(ctx, f, g)
+					if info, statErr := f.Stat(); statErr == nil {
+						size = info.Size()
+					}
+					return err
+				})
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(c.out, "%s: %s, %.1f MiB; its master is %.12s\n", args[1], g.Name, float64(size)/(1<<20), g.Master)
+				return nil
+			}
+		},
+	}
+}
+
+// restoreCommand is `rempart restore`.
+func restoreCommand() *command {
+	return &command{
+		name:     "restore",
+		synopsis: "FILE",
+		summary:  "make a guest of what `rempart backup` wrote",
+		help: `
+The guest has the state, the addresses, the keys and the secrets it had: the one it was written of must not run beside
+it. Whoever wrote FILE decides what the guest's state is; files of this machine it cannot name.`,
+		files: true,
+		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
+			name := flags.String("as", "", "name of the guest; default: the one it had")
+			dir := flags.String("store", "", "folder of the store that has its master; default: the user's own")
+			return func(ctx context.Context, c *console, args []string) error {
+				if len(args) != 1 {
+					return usageError{"want the file of one backup"}
+				}
+				return restore(ctx, c, args[0], *name, *dir)
+			}
+		},
+	}
+}
+
+func restore(ctx context.Context, c *console, file, name, dir string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := backup.Open(f)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	defer b.Close()
+	masters, err := openStore(dir)
+	if err != nil {
+		return err
+	}
+	d := b.Guest()
+	if name != "" {
+		d.Name = name
+	}
+	// What names places of the machine it was written on means nothing here, or something else.
+	d.Data, d.Previous = nil, ""
+	if d.Store, err = filepath.Abs(masters.Dir()); err != nil {
+		return err
+	}
+	if _, err := masters.Find(d.Master); err != nil {
+		return fmt.Errorf("%w; export it where the guest was (rempart master export %.12s FILE), and import it here", err,
+			d.Master)
+	}
+	h, err := home.Default()
+	if err != nil {
+		return err
+	}
+	g, err := h.Create(d, false)
+	if err != nil {
+		return err
+	}
+	err = b.Disks(ctx, g.Identity(), g.StateDisk())
+	if err == nil {
+		_, err = guest.ReadIdentity(g.Identity())
+	}
+	if err == nil {
+		err = settle(masters, h, g)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("%s: %w", file, err), g.Abandon(false))
+	}
+	g.Unlock()
+	if n := len(b.Guest().Data); n > 0 {
+		fmt.Fprintf(c.err, "rempart: WARNING: %s had %d data disks, which are no part of a backup and are not attached now\n",
+			g.Name, n)
+	}
+	fmt.Fprintf(c.out, "%s is back, in %s; start it with `rempart start %[1]s`\n", g.Name, g.Dir)
+	return nil
+}

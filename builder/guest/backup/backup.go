@@ -1,0 +1,266 @@
+// Package backup writes a guest that stands still as one file, and makes a guest of such a file, on this machine or on
+// another: its description, its identity disk with addresses, keys and secrets, and its state disk. The file is a tar
+// archive compressed by zstd, and holds the digest of each disk, so that what went bad on the way is not taken for a
+// guest.
+//
+// What it deliberately does not do: hold the master (`rempart master export` does, once for all guests of it), data
+// disks, or the quarantine; encrypt (the file holds private keys: keep it as you would those); or take a guest while it
+// runs, whose state disk changes meanwhile.
+package backup
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/klauspost/compress/zstd"
+
+	"rempart/builder/guest/home"
+)
+
+// Format is the version of the archive's own form.
+const Format = 1
+
+// Names in the archive, in their order.
+const (
+	aboutName    = "backup.json"
+	identityName = "identity.raw"
+	stateName    = "state.raw"
+)
+
+// about is the first file of an archive.
+type about struct {
+	Format   int              `json:"format"`
+	Guest    home.Description `json:"guest"`
+	Identity digest           `json:"identity"`
+	State    *digest          `json:"state,omitempty"` // nil: the guest has no state disk
+}
+
+// digest is what a disk must be.
+type digest struct {
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+}
+
+// Bounds of what Read takes.
+const (
+	maxAbout    = 1 << 20
+	maxIdentity = 1 << 20 // what a guest reads of an identity disk
+	maxState    = 64 << 40
+	window      = 8 << 20 // bytes of memory that a zstd stream may ask for
+)
+
+// ErrDamaged is told of a file that is no backup, or not as it was written.
+var ErrDamaged = errors.New("no whole backup")
+
+// Write writes a guest, which must be locked and not run.
+func Write(ctx context.Context, w io.Writer, g *home.Guest) error {
+	a := about{Format: Format, Guest: g.Description}
+	disks := []struct{ name, path string }{{identityName, g.Identity()}}
+	if g.State > 0 {
+		disks = append(disks, struct{ name, path string }{stateName, g.StateDisk()})
+	}
+	for _, d := range disks {
+		sum, err := digestOf(ctx, d.path)
+		if err != nil {
+			return err
+		}
+		if d.name == stateName {
+			a.State = &sum
+		} else {
+			a.Identity = sum
+		}
+	}
+	packed, err := zstd.NewWriter(w, zstd.WithWindowSize(window))
+	if err != nil {
+		return err
+	}
+	archive := tar.NewWriter(packed)
+	b, err := json.Marshal(a)
+	if err == nil {
+		err = put(archive, aboutName, int64(len(b)), bytes.NewReader(b))
+	}
+	for _, d := range disks {
+		if err == nil {
+			err = putFile(ctx, archive, d.name, d.path)
+		}
+	}
+	if err == nil {
+		err = archive.Close()
+	}
+	return errors.Join(err, packed.Close())
+}
+
+func digestOf(ctx context.Context, path string) (d digest, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return d, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	d.Size, err = io.Copy(h, &interruptible{ctx, f})
+	d.SHA256 = hex.EncodeToString(h.Sum(nil))
+	return d, err
+}
+
+func put(archive *tar.Writer, name string, size int64, content io.Reader) error {
+	if err := archive.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: size, Typeflag: tar.TypeReg,
+		Format: tar.FormatPAX}); err != nil {
+		return err
+	}
+	_, err := io.Copy(archive, content)
+	return err
+}
+
+func putFile(ctx context.Context, archive *tar.Writer, name, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return put(archive, name, info.Size(), &interruptible{ctx, f})
+}
+
+// interruptible ends reading with a context.
+type interruptible struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (i *interruptible) Read(b []byte) (int, error) {
+	if err := i.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return i.r.Read(b)
+}
+
+// Reader reads a backup.
+type Reader struct {
+	about   about
+	archive *tar.Reader
+	packed  *zstd.Decoder
+}
+
+// Open reads the beginning of a backup: whose it is.
+func Open(r io.Reader) (*Reader, error) {
+	packed, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(window), zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		return nil, err
+	}
+	b := &Reader{archive: tar.NewReader(packed), packed: packed}
+	if err := b.begin(); err != nil {
+		packed.Close()
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return b, nil
+}
+
+func (b *Reader) begin() error {
+	if err := b.next(aboutName, maxAbout); err != nil {
+		return err
+	}
+	d := json.NewDecoder(b.archive)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&b.about); err != nil {
+		return err
+	}
+	if b.about.Format != Format {
+		return fmt.Errorf("format %d; this rempart reads format %d", b.about.Format, Format)
+	}
+	a := b.about
+	if (a.State == nil) != (a.Guest.State == 0) || a.Identity.Size > maxIdentity || a.State != nil &&
+		(a.State.Size < 0 || a.State.Size > maxState) {
+		return errors.New("its disks are not those of its guest")
+	}
+	return a.Guest.Check()
+}
+
+// next goes to the next file of the archive, which must be the one named.
+func (b *Reader) next(name string, most int64) error {
+	h, err := b.archive.Next()
+	if err != nil {
+		return err
+	}
+	if h.Name != name || h.Typeflag != tar.TypeReg || h.Size > most || h.Size < 0 {
+		return fmt.Errorf("it holds %.60q of %d bytes; want %s", h.Name, h.Size, name)
+	}
+	return nil
+}
+
+// Guest is the description of the guest. Its master must be in a store here for the guest to be made.
+func (b *Reader) Guest() home.Description { return b.about.Guest }
+
+// Disks writes the disks of the guest into files that are not there yet; what is zero becomes a hole. Both are on this
+// machine's disk when it returns.
+func (b *Reader) Disks(ctx context.Context, identity, state string) error {
+	if err := b.disk(ctx, identityName, identity, b.about.Identity); err != nil {
+		return err
+	}
+	if b.about.State != nil {
+		if err := b.disk(ctx, stateName, state, *b.about.State); err != nil {
+			return err
+		}
+	}
+	if _, err := b.archive.Next(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: something stands behind the disks: %w", ErrDamaged, err)
+	}
+	return nil
+}
+
+func (b *Reader) disk(ctx context.Context, name, path string, want digest) error {
+	if err := b.next(name, want.Size); err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h := sha256.New()
+	size, err := copySparse(f, io.TeeReader(&interruptible{ctx, b.archive}, h))
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != want.SHA256 || size != want.Size {
+		return fmt.Errorf("%w: %s has %d bytes of sha256 %.16s, want %d of %.16s", ErrDamaged, name, size, got, want.Size,
+			want.SHA256)
+	}
+	return errors.Join(f.Truncate(size), f.Sync())
+}
+
+// copySparse copies in pieces; those that are zero become holes.
+func copySparse(f *os.File, r io.Reader) (size int64, err error) {
+	piece, zero := make([]byte, 1<<20), make([]byte, 1<<20)
+	for {
+		n, err := io.ReadFull(r, piece)
+		if n > 0 && !bytes.Equal(piece[:n], zero[:n]) {
+			if _, err := f.WriteAt(piece[:n], size); err != nil {
+				return size, err
+			}
+		}
+		size += int64(n)
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) && n < len(piece) {
+			return size, nil
+		}
+		if err != nil {
+			return size, err
+		}
+	}
+}
+
+// Close ends reading.
+func (b *Reader) Close() { b.packed.Close() }

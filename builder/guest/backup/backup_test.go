@@ -1,0 +1,147 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"rempart/builder/guest/home"
+	"rempart/builder/hypervisor"
+)
+
+// stopped makes a guest with disks.
+func stopped(t testing.TB, state int64) *home.Guest {
+	t.Helper()
+	h := home.Home{Dir: t.TempDir()}
+	g, err := h.Create(home.Description{Name: "fw", Store: "/masters", Master: strings.Repeat("ab", 32), State: state,
+		Firmware: hypervisor.BIOS, Accel: hypervisor.TCG}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.Unlock)
+	if err := os.WriteFile(g.Identity(), []byte("identity"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if state > 0 {
+		f, err := os.Create(g.StateDisk())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		_, err = f.WriteAt(bytes.Repeat([]byte("state"), 1000), state/2)
+		if err := errors.Join(err, f.Truncate(state)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := g.Save(); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// restore reads a backup into a folder and returns its disks.
+func restore(b []byte, dir string) (d home.Description, identity, state []byte, err error) {
+	r, err := Open(bytes.NewReader(b))
+	if err != nil {
+		return d, nil, nil, err
+	}
+	defer r.Close()
+	paths := [2]string{filepath.Join(dir, "identity"), filepath.Join(dir, "state")}
+	if err := r.Disks(context.Background(), paths[0], paths[1]); err != nil {
+		return d, nil, nil, err
+	}
+	identity, err = os.ReadFile(paths[0])
+	if r.Guest().State > 0 && err == nil {
+		state, err = os.ReadFile(paths[1])
+	}
+	return r.Guest(), identity, state, err
+}
+
+func TestBackup(t *testing.T) {
+	for _, size := range []int64{0, 1 << 20, 20<<20 + 4096} {
+		g := stopped(t, size)
+		var b bytes.Buffer
+		if err := Write(t.Context(), &b, g); err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		d, identity, state, err := restore(b.Bytes(), dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []byte(nil)
+		if size > 0 {
+			if want, err = os.ReadFile(g.StateDisk()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d.Name != "fw" || d.Master != g.Master || string(identity) != "identity" || !bytes.Equal(state, want) {
+			t.Errorf("a state of %d bytes: %+v, %q, %d bytes; want what was written", size, d, identity, len(state))
+		}
+		if size > 0 && b.Len() > 8<<10 {
+			t.Errorf("the backup of an almost empty disk of %d bytes has %d; want little", size, b.Len())
+		}
+		if info, err := os.Stat(filepath.Join(dir, "state")); err == nil {
+			if s := info.Sys().(*syscall.Stat_t); s.Blocks*512 > 4<<20 || info.Mode().Perm() != 0o600 {
+				t.Errorf("the restored disk takes %d bytes, mode %v; want its holes, and 0600", s.Blocks*512, info.Mode())
+			}
+		}
+	}
+}
+
+// TestDamaged changes and cuts a backup everywhere: it is refused, or it is the same guest.
+func TestDamaged(t *testing.T) {
+	g := stopped(t, 1<<20)
+	var b bytes.Buffer
+	if err := Write(t.Context(), &b, g); err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile(g.StateDisk())
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	for at := 0; at < b.Len(); at += 3 {
+		flipped := bytes.Clone(b.Bytes())
+		flipped[at] ^= 0x10
+		for _, damaged := range [][]byte{flipped, b.Bytes()[:at]} {
+			d, identity, state, err := restore(damaged, t.TempDir())
+			if err != nil {
+				refused++
+			} else if d.Master != g.Master || string(identity) != "identity" || !bytes.Equal(state, want) {
+				t.Errorf("damaged at %d it is taken for another guest", at)
+			}
+		}
+	}
+	if refused < b.Len()/3 {
+		t.Errorf("of %d damaged ones only %d were refused", 2*b.Len()/3, refused)
+	}
+	for name, content := range map[string][]byte{"empty": nil, "text": []byte("no archive")} {
+		if _, err := Open(bytes.NewReader(content)); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%s: Open = %v; want %v", name, err, ErrDamaged)
+		}
+	}
+}
+
+func FuzzOpen(f *testing.F) {
+	var b bytes.Buffer
+	if err := Write(context.Background(), &b, stopped(f, 4096)); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b.Bytes())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := Open(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		defer r.Close()
+		if err := r.about.Guest.Check(); err != nil {
+			t.Errorf("a guest was taken with %v", err)
+		}
+	})
+}
