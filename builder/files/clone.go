@@ -1,6 +1,7 @@
 package files
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -71,4 +72,29 @@ func copyData(ctx context.Context, in, out *os.File, size int64) error {
 		at = end
 	}
 	return nil
+}
+
+// CopySparse copies in pieces, and returns how many bytes; those pieces that are zero become holes. The end of the new
+// file is to be set by Truncate when the last piece was one.
+func CopySparse(ctx context.Context, in io.Reader, out *os.File) (size int64, err error) {
+	b := make([]byte, 1<<20)
+	zero := make([]byte, len(b))
+	for {
+		if err := ctx.Err(); err != nil {
+			return size, err
+		}
+		n, err := io.ReadFull(in, b)
+		if n > 0 && !bytes.Equal(b[:n], zero[:n]) {
+			if _, err := out.WriteAt(b[:n], size); err != nil {
+				return size, err
+			}
+		}
+		size += int64(n)
+		switch {
+		case err == io.EOF || err == io.ErrUnexpectedEOF:
+			return size, nil
+		case err != nil:
+			return size, err
+		}
+	}
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"rempart/builder/files"
 	"rempart/builder/guest/home"
 )
 
@@ -228,7 +229,7 @@ func (b *Reader) disk(ctx context.Context, name, path string, want digest) error
 	}
 	defer f.Close()
 	h := sha256.New()
-	size, err := copySparse(f, io.TeeReader(&interruptible{ctx, b.archive}, h))
+	size, err := files.CopySparse(ctx, io.TeeReader(b.archive, h), f)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -240,26 +241,6 @@ func (b *Reader) disk(ctx context.Context, name, path string, want digest) error
 			want.SHA256)
 	}
 	return errors.Join(f.Truncate(size), f.Sync())
-}
-
-// copySparse copies in pieces; those that are zero become holes.
-func copySparse(f *os.File, r io.Reader) (size int64, err error) {
-	piece, zero := make([]byte, 1<<20), make([]byte, 1<<20)
-	for {
-		n, err := io.ReadFull(r, piece)
-		if n > 0 && !bytes.Equal(piece[:n], zero[:n]) {
-			if _, err := f.WriteAt(piece[:n], size); err != nil {
-				return size, err
-			}
-		}
-		size += int64(n)
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) && n < len(piece) {
-			return size, nil
-		}
-		if err != nil {
-			return size, err
-		}
-	}
 }
 
 // Close ends reading.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"rempart/builder/files"
 	"rempart/builder/master"
 )
 
@@ -147,7 +148,7 @@ func unpackFile(ctx context.Context, in io.Reader, path string) error {
 		return err
 	}
 	defer out.Close()
-	size, err := copySparse(ctx, in, out)
+	size, err := files.CopySparse(ctx, in, out)
 	if err != nil {
 		return err
 	}

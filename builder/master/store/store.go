@@ -309,7 +309,7 @@ func copyFile(ctx context.Context, from, to string, o master.Output) error {
 	}
 	defer out.Close()
 	h := sha256.New()
-	size, err := copySparse(ctx, io.TeeReader(in, h), out)
+	size, err := files.CopySparse(ctx, io.TeeReader(in, h), out)
 	if err != nil {
 		return fmt.Errorf("%s: %w", from, err)
 	}
@@ -324,30 +324,6 @@ func copyFile(ctx context.Context, from, to string, o master.Output) error {
 		return fmt.Errorf("master store: %w", err)
 	}
 	return out.Close()
-}
-
-// copySparse copies in pieces; those that are zero become holes.
-func copySparse(ctx context.Context, in io.Reader, out *os.File) (size int64, err error) {
-	b := make([]byte, 1<<20)
-	zero := make([]byte, len(b))
-	for {
-		if err := ctx.Err(); err != nil {
-			return size, err
-		}
-		n, err := io.ReadFull(in, b)
-		if n > 0 && !slices.Equal(b[:n], zero[:n]) {
-			if _, err := out.WriteAt(b[:n], size); err != nil {
-				return size, err
-			}
-		}
-		size += int64(n)
-		switch {
-		case err == io.EOF || err == io.ErrUnexpectedEOF:
-			return size, nil
-		case err != nil:
-			return size, err
-		}
-	}
 }
 
 // writeFile writes a new file that is on disk when it returns.
