@@ -38,7 +38,8 @@ var errShape = errors.New("not an answer with one question")
 const maxTTL = 86400
 
 // NewAnswer takes a packed message apart as far as its TTLs, which it cuts at a day; empty is the TTL of an answer
-// without records. The bytes are its own from then on.
+// without records. The bytes are its own from then on. They are what a packer made: a name that leads into a TTL would
+// be another one each second.
 func NewAnswer(msg []byte, empty uint32) (*Answer, error) {
 	if len(msg) < HeaderSize || len(msg) > MaxMessage || binary.BigEndian.Uint16(msg[4:]) != 1 {
 		return nil, errShape
