@@ -6,7 +6,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -32,22 +34,49 @@ func newGateway(t *testing.T, m *rig.Master) *world {
 	return w
 }
 
+// words is what a program says, for those who read it while it runs.
+type words struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (w *words) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.Write(b)
+}
+
+func (w *words) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.String()
+}
+
 // daemon runs a program on a node until the test ends, and returns what it says.
-func daemon(t *testing.T, n *netns.Node, words ...string) *bytes.Buffer {
+func daemon(t *testing.T, n *netns.Node, command ...string) *words {
 	t.Helper()
-	var said bytes.Buffer
-	cmd := n.Command(words[0], words[1:]...)
-	cmd.Stdout, cmd.Stderr = &said, &said
+	said, _ := stoppable(t, n, command...)
+	return said
+}
+
+// stoppable is daemon with what ends it before.
+func stoppable(t *testing.T, n *netns.Node, command ...string) (said *words, stop func()) {
+	t.Helper()
+	said = &words{}
+	cmd := n.Command(command[0], command[1:]...)
+	cmd.Stdout, cmd.Stderr = said, said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	netns.Must(t, cmd.Start())
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // and what it started
 		_ = cmd.Wait()
-		if t.Failed() {
-			t.Logf("%s said:\n%s", words[0], said.String())
+	})
+	t.Cleanup(func() {
+		if stop(); t.Failed() {
+			t.Logf("%s said:\n%s", command[0], said.String())
 		}
 	})
-	return &said
+	return said, stop
 }
 
 // tool is where a foreign program is; without it the test fails.
@@ -131,10 +160,13 @@ func runOn(t *testing.T, n *netns.Node, words ...string) string {
 	return string(out)
 }
 
-// dig asks the guest, and returns the status and the data of the answers: "NOERROR 10.10.10.100".
+// dig asks the guest, or the server @ADDRESS among the words, and returns the status and the data of the answers: "NOERROR 10.10.10.100".
 func dig(t *testing.T, n *netns.Node, words ...string) string {
 	t.Helper()
-	args := append([]string{"+noall", "+comments", "+answer", "+timeout=5", "+tries=3", "@10.10.10.1"}, words...)
+	args := append([]string{"+noall", "+comments", "+answer", "+timeout=5", "+tries=3"}, words...)
+	if !slices.ContainsFunc(words, func(s string) bool { return strings.HasPrefix(s, "@") }) {
+		args = append(args, "@10.10.10.1")
+	}
 	out, err := n.Command(tool(t, "dig", "bind9-dnsutils"), args...).Output()
 	status := "no answer"
 	var data []string

@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 		}
 	}
 	code := 1
-	if err := rig.Prebuild(home, uplink, rented, xen, gateway, control); err != nil {
+	if err := rig.Prebuild(home, uplink, rented, xen, gateway, delegated, control); err != nil {
 		fmt.Println("the masters to boot (did `make` run?):", err)
 	} else {
 		code = netns.Isolate()
