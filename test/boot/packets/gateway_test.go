@@ -160,7 +160,8 @@ func runOn(t *testing.T, n *netns.Node, words ...string) string {
 	return string(out)
 }
 
-// dig asks the guest, or the server @ADDRESS among the words, and returns the status and the data of the answers: "NOERROR 10.10.10.100".
+// dig asks the guest, or the server @ADDRESS among the words, and returns the status and the data of the answers:
+// "NOERROR 10.10.10.100".
 func dig(t *testing.T, n *netns.Node, words ...string) string {
 	t.Helper()
 	args := append([]string{"+noall", "+comments", "+answer", "+timeout=5", "+tries=3"}, words...)
