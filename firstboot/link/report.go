@@ -78,6 +78,9 @@ func (r *runner) linkReport(place int, l Link, v view, have []Interface, failed 
 		case a.Duplicate:
 			problems = append(problems, fmt.Sprintf("another host has %s; give one of them another address", a.Prefix.Addr()))
 		case a.Prefix.Addr().IsLinkLocalUnicast() && a.Prefix.Addr().Is6():
+		case a.Tentative && a.Valid > 0:
+			// It was learnt, and is told when it can be used: a guest whose prefix is replaced has not failed. What of it the
+			// profile asks for is looked for below.
 		case a.Tentative:
 			problems = append(problems, fmt.Sprintf("asking whether another host has %s", a.Prefix.Addr()))
 		default:

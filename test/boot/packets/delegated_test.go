@@ -259,6 +259,9 @@ func TestDelegated(t *testing.T) {
 	}
 	name(secondDelegation)
 	t.Run("renumbered", func(t *testing.T) { w.truth(t, w.delegatedTruth(t, secondDelegation, guest)) })
+	if _, after, ready := strings.Cut(g.ConsoleText(), "READY router6"); !ready || strings.Contains(after, "FAILED") {
+		t.Errorf("a guest whose prefix was replaced said\n%s\nwant it not to have failed", after)
+	}
 	knocking.judge(t, began) // when all that was sent after them has come out of the guest
 	g.PowerOff()
 }
