@@ -246,42 +246,6 @@ func (x *exchange) propose(sub *subnet, a netip.Addr, tries int) {
 	x.s.Prober.Probe(x.packet.Link, a, sub.Server.IsValid(), func(inUse bool) { x.asked(sub, o, inUse) })
 }
 
-// asked goes on when the network has been asked.
-func (x *exchange) asked(sub *subnet, o *offer, inUse bool) {
-	x.s.mu.Lock()
-	defer x.s.mu.Unlock()
-	if sub.pool.offers[o.addr] != o {
-		return // it was withdrawn
-	}
-	x.now = x.s.Store.Now()
-	o.asking = false
-	x.m, x.packet.Message = o.latest, o.latest
-	if !inUse {
-		x.offer(sub, o.addr)
-		return
-	}
-	x.s.rarely("used"+o.addr.String(), "an address that nobody was given is in use: it is left alone for a while",
-		"link", x.packet.Link, "address", o.addr)
-	sub.pool.drop(o)
-	x.link.offers--
-	x.shun(o.addr)
-	if o.tries >= maxTries {
-		return // the client asks again
-	}
-	if sub, a, _ := x.choose(); sub != nil && sub.pool.byClient[x.client.id] == nil {
-		x.propose(sub, a, o.tries+1)
-	}
-}
-
-// shun keeps an address from everybody for a while.
-func (x *exchange) shun(a netip.Addr) {
-	err := x.s.Store.Put(lease.Lease{Addr: a, Client: x.client.id, Hardware: x.hardware(), State: lease.Declined,
-		Expires: x.now + declineTime}, nil)
-	if err != nil {
-		x.s.Log.Warn("address in use by somebody else not noted", "address", a, "error", err)
-	}
-}
-
 func (x *exchange) hardware() string {
 	return string(x.m.ClientHWAddr[:min(len(x.m.ClientHWAddr), lease.MaxHardware)])
 }
