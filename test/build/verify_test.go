@@ -151,3 +151,35 @@ func TestVerifyFlips(t *testing.T) {
 		}
 	}
 }
+
+// TestVerifyGuest verifies a guest by its name: one that has not started yet, one whose disk was tampered with, and one
+// that is not there.
+func TestVerifyGuest(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("REMPART_GUESTS", filepath.Join(dir, "guests"))
+	stored := filepath.Join(dir, "store")
+	key := filepath.Join(dir, "key")
+	judge(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
+	for _, words := range []string{"build " + profile + " --publish --renew-lock --store " + stored,
+		"create fw-7 --master fw-1 --store " + stored + " --key " + key + ".pub"} {
+		if out, err := exec.Command(rempart(t), strings.Fields(words)...).CombinedOutput(); err != nil {
+			t.Fatalf("rempart %s: %v\n%s", words, err, out)
+		}
+	}
+	out := string(verified(t, 0, "fw-7"))
+	if !strings.Contains(out, "system: identical to master fw-1") || !strings.Contains(out, "state: blank") {
+		t.Errorf("a guest that never started:\n%s", out)
+	}
+	state, err := os.OpenFile(filepath.Join(dir, "guests", "fw-7", "state.raw"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer state.Close()
+	if _, err := state.WriteAt([]byte("implant"), 5000); err != nil {
+		t.Fatal(err)
+	}
+	if out := string(verified(t, 3, "fw-7")); !strings.Contains(out, "SUSPECT /: no ext4 filesystem, and not blank") {
+		t.Errorf("a guest whose state is no filesystem:\n%s", out)
+	}
+	verified(t, 1, "fw-8")
+}
