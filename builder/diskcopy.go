@@ -17,19 +17,11 @@ import (
 // cp copies out of an image. What is in the image may mean harm: nothing is written but below what was named, nothing
 // there is followed or replaced, and what is written can do nothing by itself.
 func (d *disks) cp(ctx context.Context, c *console, args []string) error {
-	l, err := d.open(ctx, args[0])
+	l, v, from, err := d.find(ctx, args)
 	if err != nil {
 		return err
 	}
 	defer l.image.Close()
-	v, err := l.volume(args[0])
-	if err != nil {
-		return err
-	}
-	from, err := inside.Resolve(v, args[1], true)
-	if err != nil {
-		return fmt.Errorf("%s: %w", args[0], err)
-	}
 	to := args[2]
 	if info, err := os.Stat(to); err == nil && info.IsDir() {
 		if from == "." {

@@ -262,20 +262,30 @@ func (d *disks) lsParts(c *console, l *look) error {
 	return w.Flush()
 }
 
+// find opens an image and finds a file or folder in it: args are the image with the partition, and the path. The caller
+// closes the image.
+func (d *disks) find(ctx context.Context, args []string) (l *look, v *inside.Volume, name string, err error) {
+	if l, err = d.open(ctx, args[0]); err != nil {
+		return nil, nil, "", err
+	}
+	if v, err = l.volume(args[0]); err == nil {
+		if name, err = inside.Resolve(v, args[1], true); err != nil {
+			err = fmt.Errorf("%s: %w", args[0], err)
+		}
+	}
+	if err != nil {
+		l.image.Close()
+		return nil, nil, "", err
+	}
+	return l, v, name, nil
+}
+
 func (d *disks) cat(ctx context.Context, c *console, args []string) error {
-	l, err := d.open(ctx, args[0])
+	l, v, name, err := d.find(ctx, args)
 	if err != nil {
 		return err
 	}
 	defer l.image.Close()
-	v, err := l.volume(args[0])
-	if err != nil {
-		return err
-	}
-	name, err := inside.Resolve(v, args[1], true)
-	if err != nil {
-		return fmt.Errorf("%s: %w", args[0], err)
-	}
 	f, err := v.Open(name)
 	if err != nil {
 		return fmt.Errorf("%s: %w", args[0], err)

@@ -52,9 +52,18 @@ func WriteRaw(ctx context.Context, f *os.File, s *Sparse) error {
 	return nil
 }
 
+// ReadError is a failure to read the content of an image, not to write the file.
+type ReadError struct{ Err error }
+
+func (e ReadError) Error() string { return e.Err.Error() }
+func (e ReadError) Unwrap() error { return e.Err }
+
 // WriteError words a failure to write an image to a file, after written bytes of it. A full disk gets what the
 // reader needs to know to do something about it.
 func WriteError(file string, s *Sparse, written int64, err error) error {
+	if read := (ReadError{}); errors.As(err, &read) {
+		return fmt.Errorf("the content of image %s: %w", file, err)
+	}
 	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
 		return fmt.Errorf("writing image %s: %w", file, err)
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -18,47 +17,14 @@ import (
 
 	"rempart/builder/kernel"
 	"rempart/firstboot/child"
-	"rempart/firstboot/contract"
 	"rempart/firstboot/filter/filtertest"
 	"rempart/firstboot/link"
 	"rempart/firstboot/module"
 	"rempart/profiles"
-	"rempart/test/rig"
 )
 
-// inside is this program as PID 1. It does not return.
-func inside(m *testing.M) {
-	word := "bad"
-	if err := prepare(); err != nil {
-		fmt.Println(err)
-	} else {
-		os.Args = []string{os.Args[0], "-test.v"}
-		if m.Run() == 0 {
-			word = "good"
-		}
-	}
-	fmt.Println("\n" + rig.InsideVerdict + word)
-	unix.Sync()
-	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
-	select {}
-}
-
-// prepare mounts what a program needs and loads the modules of the kinds of links.
-func prepare() error {
-	for _, m := range []struct{ what, where string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"},
-		{"tmpfs", "/run"}, {"tmpfs", "/tmp"}} {
-		if err := os.MkdirAll(m.where, 0o755); err != nil {
-			return err
-		}
-		if err := unix.Mount(m.what, m.where, m.what, 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("mount %s: %w", m.where, err)
-		}
-	}
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return err
-	}
-	modules := filepath.Join(contract.ModulesDir, unix.ByteSliceToString(u.Release[:]))
+// prepare loads the modules of the kinds of links.
+func prepare(modules string) error {
 	none := func(string) string { return "" }
 	boot, err := module.Open(modules, none)
 	if err != nil {

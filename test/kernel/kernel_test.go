@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if os.Getpid() == 1 {
-		inside(m)
+		rig.Inside(m, prepare)
 	}
 	code := m.Run()
 	rig.Clean()

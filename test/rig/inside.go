@@ -3,6 +3,7 @@ package rig
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,13 +11,56 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"rempart/builder/initramfs"
 	"rempart/builder/master"
 	"rempart/builder/rootfs/tree"
+	"rempart/firstboot/contract"
 )
 
 // InsideVerdict is what a test that runs inside a guest says last on the console, and then "good" or "bad".
 const InsideVerdict = "INSIDE: "
+
+// Inside is what the init of InsideInitrd does, as PID 1: it mounts what a program needs, has prepare load of the
+// modules in a folder what the test needs, runs the tests, says how they went, and powers off. It does not return.
+func Inside(m *testing.M, prepare func(modules string) error) {
+	word := "bad"
+	modules, err := mountInside()
+	if err == nil {
+		err = prepare(modules)
+	}
+	if err != nil {
+		fmt.Println(err)
+	} else {
+		os.Args = []string{os.Args[0], "-test.v"}
+		if m.Run() == 0 {
+			word = "good"
+		}
+	}
+	fmt.Println("\n" + InsideVerdict + word)
+	unix.Sync()
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	select {}
+}
+
+// mountInside mounts what every program needs, and returns the folder of the kernel's modules.
+func mountInside() (modules string, err error) {
+	for _, m := range []struct{ what, where string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"},
+		{"tmpfs", "/run"}, {"tmpfs", "/tmp"}} {
+		if err := os.MkdirAll(m.where, 0o755); err != nil {
+			return "", err
+		}
+		if err := unix.Mount(m.what, m.where, m.what, 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
+			return "", fmt.Errorf("mount %s: %w", m.where, err)
+		}
+	}
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "", err
+	}
+	return filepath.Join(contract.ModulesDir, unix.ByteSliceToString(u.Release[:])), nil
+}
 
 // insideInit is where the test lies in the initramfs.
 const insideInit = "inside"

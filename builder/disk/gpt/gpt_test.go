@@ -126,7 +126,7 @@ func TestOwnReader(t *testing.T) {
 		}
 		for i, number := range []int{1, 2, 4} {
 			p := table.Partitions[number-1]
-			want := gpt.Partition{Number: number, Type: p.Type.String(), GUID: p.GUID.String(),
+			want := gpt.Partition{Number: number, Type: p.Type.String(), GUID: p.GUID.String(), Name: p.Name,
 				Start: int64(p.First) * SectorSize, Size: int64(p.Last-p.First+1) * SectorSize}
 			if got.Partitions[i] != want {
 				t.Errorf("partition %d reads as %+v; want %+v", number, got.Partitions[i], want)

@@ -168,7 +168,7 @@ func readCluster(content *disk.Sparse, b []byte, cluster int64) error {
 	n := min(int64(len(b)), content.Size()-at)
 	clear(b[n:])
 	if _, err := content.ReadAt(b[:n], at); err != nil && err != io.EOF {
-		return readError{err}
+		return disk.ReadError{Err: err}
 	}
 	return nil
 }

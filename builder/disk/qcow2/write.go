@@ -54,19 +54,10 @@ func Write(ctx context.Context, f *os.File, content *disk.Sparse, o Options) err
 		return fmt.Errorf("qcow2 image %s: %w", f.Name(), err)
 	}
 	if err := w.write(ctx); err != nil {
-		var read readError
-		if errors.As(err, &read) {
-			return fmt.Errorf("qcow2 image %s: %w", f.Name(), err)
-		}
 		return disk.WriteError(f.Name(), content, w.end, err)
 	}
 	return nil
 }
-
-// readError is a failure of the content, not of the file written.
-type readError struct{ error }
-
-func (e readError) Unwrap() error { return e.error }
 
 type writer struct {
 	f       *os.File

@@ -32,19 +32,10 @@ func Write(ctx context.Context, f *os.File, name string, content *disk.Sparse, k
 			sectorSize, int64(maxCapacity)*sectorSize)
 	}
 	if err := w.write(ctx, name); err != nil {
-		var read readError
-		if errors.As(err, &read) {
-			return fmt.Errorf("vmdk image %s: %w", f.Name(), err)
-		}
 		return disk.WriteError(f.Name(), content, w.end, err)
 	}
 	return nil
 }
-
-// readError is a failure of the content, not of the file written.
-type readError struct{ error }
-
-func (e readError) Unwrap() error { return e.error }
 
 type writer struct {
 	f       *os.File
@@ -266,7 +257,7 @@ func (w *writer) grains(ctx context.Context, pack bool, each func(n int64, b []b
 				b := make([]byte, grainSize)
 				length := min(grainSize, w.content.Size()-n*grainSize)
 				if _, err := w.content.ReadAt(b[:length], n*grainSize); err != nil && !errors.Is(err, io.EOF) {
-					return readError{err}
+					return disk.ReadError{Err: err}
 				}
 				if disk.AllZero(b) {
 					return nil
