@@ -231,11 +231,11 @@ func (v *validator) dhcpClasses(d *DHCP) {
 	for i := range d.Classes {
 		k := &d.Classes[i]
 		name := "dhcp." + clip(d.Link) + ".classes." + clip(k.Name)
-		if k.Vendor == "" && k.User == "" && k.MAC == "" && k.Arch == nil {
-			v.reject(k.At, "add vendor:, user:, mac: or arch:", "%s: nothing says who belongs to it", name)
+		if k.Vendor == "" && k.User == "" && k.Hostname == "" && k.MAC == "" && k.Arch == nil {
+			v.reject(k.At, "add vendor:, user:, hostname:, mac: or arch:", "%s: nothing says who belongs to it", name)
 		}
 		if seen[k.Name] || k.Name == "" || len(k.Name) > maxIdentifier || len(k.Vendor) > maxIdentifier ||
-			len(k.User) > maxIdentifier {
+			len(k.User) > maxIdentifier || len(k.Hostname) > maxIdentifier {
 			v.reject(k.At, "", "%s: the name comes twice, or something is too long", name)
 		}
 		seen[k.Name] = true

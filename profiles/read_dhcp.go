@@ -170,6 +170,8 @@ func dhcpClassFields() table[classDraft] {
 			decode: func(r *reader, v value, d *classDraft) { d.class.Vendor, _ = r.word(v, "a vendor class") }},
 		{name: "user", doc: "User class (option 77): a text, or how it begins and *.", kind: text,
 			decode: func(r *reader, v value, d *classDraft) { d.class.User, _ = r.word(v, "a user class") }},
+		{name: "hostname", doc: "What it calls itself (option 12): a name, or how it begins and *. Clients choose it freely.",
+			kind: text, decode: func(r *reader, v value, d *classDraft) { d.class.Hostname, _ = r.word(v, "a host name") }},
 		{name: "mac", doc: "How the hardware address begins, in whole bytes: \"52:54:00\".",
 			kind: textLike(`^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){0,5}$`),
 			decode: func(r *reader, v value, d *classDraft) {

@@ -62,9 +62,11 @@ type DHCPClass struct {
 	Name   string `json:"name"`
 	Vendor string `json:"vendor,omitempty"` // option 60 is this, or begins so when it ends in *
 	User   string `json:"user,omitempty"`   // one of option 77 is this, or begins so when it ends in *
-	MAC    string `json:"mac,omitempty"`    // the hardware address begins so: "52:54:00"
-	Arch   *int   `json:"arch,omitempty"`   // one of option 93 (RFC 4578) is this: what PXE firmware says it is
-	Ignore bool   `json:"ignore,omitempty"` // they are never answered, unless a host of the profile
+	// Hostname: option 12 is this, whatever the case of its letters, or begins so when it ends in *. Clients choose it.
+	Hostname string `json:"hostname,omitempty"`
+	MAC      string `json:"mac,omitempty"`    // the hardware address begins so: "52:54:00"
+	Arch     *int   `json:"arch,omitempty"`   // one of option 93 (RFC 4578) is this: what PXE firmware says it is
+	Ignore   bool   `json:"ignore,omitempty"` // they are never answered, unless a host of the profile
 	DHCPSettings
 	At Pos `json:"at"`
 }

@@ -110,6 +110,10 @@ func inClass(m *dhcpv4.DHCPv4, k *profiles.DHCPClass) bool {
 	if k.MAC != "" && !strings.HasPrefix(m.ClientHWAddr.String(), k.MAC) {
 		return false
 	}
+	name := bytes.ToLower(m.Options[dhcpv4.OptionHostName.Code()])
+	if k.Hostname != "" && !like(strings.ToLower(k.Hostname), name) {
+		return false
+	}
 	if k.User != "" && !userClass(k.User, m.Options[optionUser]) {
 		return false
 	}

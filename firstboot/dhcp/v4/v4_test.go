@@ -313,6 +313,7 @@ func TestHostsAndClasses(t *testing.T) {
 			NextServer: netip.MustParseAddr("10.0.0.5")}},
 		{Name: "ipxe", User: "iPXE", DHCPSettings: profiles.DHCPSettings{BootFile: "boot.ipxe"}},
 		{Name: "odd", Arch: &arch, Ignore: true},
+		{Name: "phones", Hostname: "Phone-*", DHCPSettings: profiles.DHCPSettings{BootFile: "phone.cfg"}},
 	}
 	b := newBench(t, d)
 	b.lease(1, "10.0.0.9", "name other")
@@ -332,6 +333,11 @@ func TestHostsAndClasses(t *testing.T) {
 	pxe, _ := b.answer(message(dhcpv4.MessageTypeDiscover, 5, "vendor PXEClient:Arch:00000"))
 	if pxe == nil || pxe.BootFileName != "undionly.kpxe" || pxe.ServerIPAddr.String() != "10.0.0.5" {
 		t.Errorf("PXE is told %v; want undionly.kpxe from 10.0.0.5", pxe)
+	}
+	for name, want := range map[string]string{"phone-7": "phone.cfg", "PHONE-": "phone.cfg", "phone": "", "aphone-7": ""} {
+		if m, _ := b.answer(message(dhcpv4.MessageTypeDiscover, 5, "name "+name)); m == nil || m.BootFileName != want {
+			t.Errorf("%s is told %v; want the boot file %q", name, m, want)
+		}
 	}
 	for _, user := range []string{"iPXE", "\x04iPXE", "\x01x\x04iPXE"} {
 		m, _ := b.answer(message(dhcpv4.MessageTypeDiscover, 5, "user "+user))
