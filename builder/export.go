@@ -20,17 +20,19 @@ import (
 
 // Forms that `rempart export` knows.
 const (
-	exportXl   = "xl"
-	exportRoot = "root"
+	exportXl      = "xl"
+	exportRoot    = "root"
+	exportLibvirt = "libvirt"
+	exportQEMU    = "qemu"
 )
 
-func exportForms() []string { return []string{exportXl, exportRoot} }
+func exportForms() []string { return []string{exportXl, exportRoot, exportLibvirt, exportQEMU} }
 
 // exportCommand is `rempart export`.
 func exportCommand() *command {
 	return &command{
 		name:     "export",
-		synopsis: "MASTER --to xl|root [OPTIONS]",
+		synopsis: "MASTER --to xl|root, or GUEST --to libvirt|qemu",
 		summary:  "describe a guest to another hypervisor",
 		help: `
 MASTER is the folder of a master with a system.raw. Nothing is started and nothing of this machine changes.
@@ -45,7 +47,11 @@ The system disk is attached read-only, each NIC has the hardware address that th
 guest says READY in xenstore: xenstore-read /local/domain/$(xl domid fw-1)/data/rempart/status. --check says what this
 machine lacks for it: volumes, bridges, files.
 
---to root writes the root alone with its hash tree, to lay into a volume for --layout partitions.`,
+--to root writes the root alone with its hash tree, to lay into a volume for --layout partitions.
+
+--to libvirt prints the XML of a guest that ` + "`rempart create`" + ` made, for ` + "`virsh define FILE`" + `; --bridge
+plugs its links into bridges of this machine. --to qemu prints the command that runs it. The guest must not run here
+meanwhile.`,
 		files: true,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			to := flags.String("to", "", "what to write: "+strings.Join(exportForms(), " or "))
@@ -58,6 +64,13 @@ machine lacks for it: volumes, bridges, files.
 				}
 				if !slices.Contains(exportForms(), *to) {
 					return usageError{fmt.Sprintf("--to %q: want %s", *to, strings.Join(exportForms(), " or "))}
+				}
+				if *to == exportLibvirt || *to == exportQEMU {
+					text, err := exportGuest(args[0], *to, x.bridges)
+					if err != nil {
+						return err
+					}
+					return exportText(c, *output, text)
 				}
 				m, err := guest.OpenMaster(args[0])
 				if err != nil {
@@ -82,17 +95,22 @@ machine lacks for it: volumes, bridges, files.
 						return fmt.Errorf("this machine cannot run %s yet:\n%w", g.Name, err)
 					}
 				}
-				if *output == "" {
-					_, err = c.out.Write(text)
-					return err
-				}
-				return writeFile(*output, func(f *os.File) error {
-					_, err := f.Write(text)
-					return err
-				})
+				return exportText(c, *output, text)
 			}
 		},
 	}
+}
+
+// exportText writes a description to a file, or prints it.
+func exportText(c *console, output string, text []byte) error {
+	if output == "" {
+		_, err := c.out.Write(text)
+		return err
+	}
+	return writeFile(output, func(f *os.File) error {
+		_, err := f.Write(text)
+		return err
+	})
 }
 
 // xlOptions are those of a guest of Xen.

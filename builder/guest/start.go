@@ -120,6 +120,13 @@ func Start(ctx context.Context, m *Master, s Settings) (g *Guest, err error) {
 	return g, nil
 }
 
+// Describe is the machine that Start would start, but for channels of the process that starts it; what belongs to this
+// guest of the firmware is in dir. Accel must be decided.
+func Describe(m *Master, s Settings, dir string) (hypervisor.Machine, error) {
+	g := &Guest{Accel: s.Accel, dir: dir}
+	return g.describe(m, s, qemu.Installation{}, m.Manifest.Master.Arch)
+}
+
 // describe is the machine for a master and settings.
 func (g *Guest) describe(m *Master, s Settings, in qemu.Installation, arch string) (hypervisor.Machine, error) {
 	machine := hypervisor.Machine{Name: s.Name, Arch: arch, Memory: s.Memory, VCPUs: 1, Firmware: s.Firmware,

@@ -152,6 +152,7 @@ func TestGuests(t *testing.T) {
 	f.do(t, 0, "starts", "start", "--no-wait", "fw")
 	f.do(t, 0, "stopped", "stop", "--now", "fw")
 	f.movesHouse(t)
+	f.isDescribed(t)
 	f.do(t, 0, "disks stay", "rm", "fw")
 	f.do(t, 1, "--adopt", create...)
 	f.do(t, 0, "are gone", "rm", "--data", "fw")
@@ -240,6 +241,23 @@ func (f *family) movesHouse(t *testing.T) {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%s is another after the move: %v\n%s", disk, err, out)
 		}
+	}
+}
+
+// isDescribed exports the stopped guest to libvirt, whose own schema judges it, and as a command that QEMU takes.
+func (f *family) isDescribed(t *testing.T) {
+	t.Helper()
+	xml := filepath.Join(f.dir, "fw.xml")
+	f.do(t, 0, "", "export", "fw", "--to", "libvirt", "--bridge", "lan0=br0", "--output", xml)
+	if out, err := exec.Command("virt-xml-validate", xml, "domain").CombinedOutput(); err != nil {
+		t.Errorf("virt-xml-validate: %v (apt package libvirt-clients)\n%s", err, out)
+	}
+	line := f.do(t, 0, "qemu-system-x86_64", "export", "fw", "--to", "qemu")
+	// Nothing of the guest runs (-S): the machine is built, and its monitor, behind Ctrl-A c, ends it.
+	cmd := exec.Command("/bin/sh", "-c", strings.TrimSpace(line)+" -S")
+	cmd.Stdin = strings.NewReader("\x01cquit\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("QEMU: %v\n%s\n%s", err, line, out)
 	}
 }
 

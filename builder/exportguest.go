@@ -1,0 +1,108 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"rempart/builder/guest"
+	"rempart/builder/guest/home"
+	"rempart/builder/guest/running"
+	"rempart/builder/hypervisor"
+	"rempart/builder/hypervisor/libvirt"
+	"rempart/builder/hypervisor/qemu"
+)
+
+// exportGuest describes a guest that was created to libvirt, or as QEMU's command line. The guest must not run: what is
+// described writes to its state disk.
+func exportGuest(name, to string, bridges []string) ([]byte, error) {
+	g, err := lockCreated(name, "rempart export")
+	if err != nil {
+		return nil, err
+	}
+	defer g.Unlock()
+	if err := notPending(g); err != nil {
+		return nil, err
+	}
+	if r, err := g.Running(); err == nil {
+		return nil, fmt.Errorf("%w: %s, kept by process %d; stop it first: rempart stop %[2]s", home.ErrRuns, name, r.PID)
+	} else if !errors.Is(err, running.ErrAbsent) {
+		return nil, err
+	}
+	m, err := describeCreated(g)
+	if err != nil {
+		return nil, err
+	}
+	if to == exportQEMU {
+		return qemuLine(g, m)
+	}
+	plugged := map[string]string{}
+	for _, b := range bridges {
+		link, bridge, ok := strings.Cut(b, "=")
+		if !ok {
+			return nil, usageError{fmt.Sprintf("--bridge %s: want LINK=BRIDGE", b)}
+		}
+		plugged[link] = bridge
+	}
+	return libvirt.Domain(m, plugged)
+}
+
+// describeCreated is the machine of a guest. Where it takes what acceleration there is, the description says KVM.
+func describeCreated(g *home.Guest) (hypervisor.Machine, error) {
+	master, _, err := masterOf(g)
+	if err != nil {
+		return hypervisor.Machine{}, err
+	}
+	if err := g.Ensure(); err != nil {
+		return hypervisor.Machine{}, err
+	}
+	s := g.Settings()
+	if s.Accel == hypervisor.Auto {
+		s.Accel = hypervisor.KVM
+	}
+	id, err := guest.EnsureIdentity(s.Identity, g.Name, master.Profile, nil)
+	if err != nil {
+		return hypervisor.Machine{}, err
+	}
+	p, err := ownProfile(s, id, master.Profile)
+	if err != nil {
+		return hypervisor.Machine{}, err
+	}
+	if s.Backends, err = plug(p, g.NetOptions()); err != nil {
+		return hypervisor.Machine{}, err
+	}
+	return guest.Describe(master, s, g.Dir)
+}
+
+// qemuLine is QEMU's command line as a shell takes it: the console on the terminal, the channels as sockets in the
+// guest's folder.
+func qemuLine(g *home.Guest, m hypervisor.Machine) ([]byte, error) {
+	m.Control.Path, m.Commands.Path = filepath.Join(g.Dir, "control"), filepath.Join(g.Dir, "commands")
+	m.Monitor.Path = filepath.Join(g.Dir, "monitor")
+	args, err := qemu.Args(m)
+	if err != nil {
+		return nil, err
+	}
+	binary, err := qemu.Binary(m.Arch)
+	if err != nil {
+		return nil, err
+	}
+	line := quoted(binary)
+	for _, a := range append(args, "-serial", "mon:stdio") {
+		if strings.HasPrefix(a, "-") {
+			line += " \\\n "
+		}
+		line += " " + quoted(a)
+	}
+	return []byte(line + "\n"), nil
+}
+
+// quoted is a word as a shell takes it.
+func quoted(word string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=,@%+"
+	if word != "" && strings.Trim(word, plain) == "" {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
