@@ -297,6 +297,7 @@ func TestGateway(t *testing.T) {
 		t.Errorf("after a power cut dig shop.madyanne.lan = %s; want %s", got, address)
 	}
 	g.PowerOff()
+	rig.Honest(t, g.State)
 }
 
 // silent asks the guest from outside for all that it serves inside.
