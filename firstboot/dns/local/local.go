@@ -19,6 +19,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"rempart/firstboot/boottime"
 	"rempart/firstboot/dns/answer"
 	"rempart/profiles/zonefile"
 )
@@ -32,7 +33,8 @@ type Config struct {
 	// that has the same name. Taken tells names of them, and others, that clients must not have; nil: none.
 	Zones []string
 	Taken func(name string) bool
-	Now   func() time.Time // nil: time.Now
+	Now   func() time.Time     // nil: time.Now
+	Boot  func() time.Duration // the clock that nobody sets; nil: boottime.Now
 }
 
 // Link is a link on which names are served.
@@ -78,6 +80,12 @@ type Names struct {
 
 // New returns the names of the profile; Apply adds those of clients.
 func New(c Config) *Names {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Boot == nil {
+		c.Boot = boottime.Now
+	}
 	n := &Names{config: c, links: map[string]*domain{}, reverse: map[netip.Addr]string{}, clients: map[string]*client{},
 		leased: map[netip.Addr]*client{}}
 	byName := map[string]*domain{}
@@ -137,11 +145,16 @@ func (l Link) holds(a netip.Addr) bool {
 	return slices.ContainsFunc(l.Addresses, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-func (n *Names) now() int64 {
-	if n.config.Now != nil {
-		return n.config.Now().Unix()
+// now is the time by which leases end, in seconds.
+func (n *Names) now() int64 { return int64(n.config.Boot() / time.Second) }
+
+// until is when a lease ends that is told to end at a time of day. What is left of it is left of it also when the wall
+// clock is set meanwhile: nobody's name is gone until DHCP, which notices a little later, tells of the new time.
+func (n *Names) until(unix int64) int64 {
+	if unix == 0 {
+		return 0
 	}
-	return time.Now().Unix()
+	return max(1, n.now()+unix-n.config.Now().Unix())
 }
 
 // Generation changes with the clients' names: a short one is only known while somebody has it.

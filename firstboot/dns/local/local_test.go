@@ -15,8 +15,15 @@ import (
 	"rempart/firstboot/names"
 )
 
-// clock is a time that a test sets.
-type clock struct{ now time.Time }
+// clock is a time that a test sets: now goes on as time does, set by as much as somebody sets the wall clock.
+type clock struct {
+	now time.Time
+	set time.Duration
+}
+
+func (c *clock) wall() time.Time { return c.now.Add(c.set) }
+
+func (c *clock) boot() time.Duration { return time.Duration(c.now.Unix()) * time.Second }
 
 func prefixes(all ...string) (p []netip.Prefix) {
 	for _, s := range all {
@@ -47,7 +54,8 @@ func scenario(c *clock) *Names {
 		},
 		Zones: []string{"dom.net.", "inner.madyanne.lan.", "5.20.10.in-addr.arpa."},
 		Taken: func(name string) bool { return name == "blocked.madyanne.lan." },
-		Now:   func() time.Time { return c.now },
+		Now:   c.wall,
+		Boot:  c.boot,
 	})
 }
 
@@ -178,7 +186,7 @@ func TestAbsenceIsFinal(t *testing.T) {
 }
 
 func TestLeasesResolveAtOnce(t *testing.T) {
-	c := &clock{time.Unix(1000, 0)}
+	c := &clock{now: time.Unix(1000, 0)}
 	n := scenario(c)
 	before := n.Generation()
 	b := leaseOf("10.10.10.100", "lan", "020000000001", "Laptop")
@@ -205,6 +213,9 @@ func TestLeasesResolveAtOnce(t *testing.T) {
 	if ttl := got.Answer[0].Header().Ttl; ttl != 30 {
 		t.Errorf("TTL = %d; want 30, what is left of the lease", ttl)
 	}
+	c.set = 5 * 365 * 24 * time.Hour // by NTP; DHCP has not told of the leases' new ends yet
+	check(t, n, want{"lan", "laptop.", a, "10.10.10.100"})
+	c.set = 0
 	c.now = time.Unix(1030, 0) // the lease of IPv4 ends
 	check(t, n, want{"lan", "laptop.", a, "NOERROR SOA of madyanne.lan."},
 		want{"lan", "laptop.", aaaa, "fd00:a::100"},
@@ -219,7 +230,7 @@ func TestLeasesResolveAtOnce(t *testing.T) {
 
 // TestNothingIsShadowed: whatever a client calls itself, what the profile and the guest's zones say stays.
 func TestNothingIsShadowed(t *testing.T) {
-	n := scenario(&clock{time.Unix(1000, 0)})
+	n := scenario(&clock{now: time.Unix(1000, 0)})
 	for i, name := range []string{"proxy", "PROXY.madyanne.lan", "gw", "www.example.org", "dom.net", "localhost", "wpad",
 		"isatap", "127", "0x7f", "inner", "blocked", "_tcp", "*", "", "\x00", "-", "far", "b\xfcro", "xn--bro-hoa"} {
 		put(n, leaseOf(fmt.Sprintf("10.10.10.%d", 100+i), "lan", fmt.Sprintf("0200000000%02x", i), name))
@@ -261,7 +272,7 @@ func TestConflictsAreStable(t *testing.T) {
 	third := leaseOf("10.20.0.100", "guest", "020000000003", "pc")
 	first.Since, second.Since, third.Since = 10, 20, 30
 	all := []names.Binding{first, second, third}
-	n := scenario(&clock{time.Unix(1000, 0)})
+	n := scenario(&clock{now: time.Unix(1000, 0)})
 	put(n, all...)
 	other := ask(n, "lan", "101.10.10.10.in-addr.arpa.", ptr)
 	check(t, n, want{"lan", "pc.madyanne.lan.", a, "10.10.10.100"}, want{"lan", other, a, "10.10.10.101"},
@@ -271,7 +282,7 @@ func TestConflictsAreStable(t *testing.T) {
 	}
 	for range 6 {
 		all = append(all[1:], all[0])
-		again := scenario(&clock{time.Unix(1000, 0)})
+		again := scenario(&clock{now: time.Unix(1000, 0)})
 		again.Apply(names.Change{Whole: true, Put: slices.Clone(all)})
 		check(t, again, want{"lan", "pc.madyanne.lan.", a, "10.10.10.100"}, want{"lan", other, a, "10.10.10.101"})
 		again.Apply(names.Change{Whole: true, Put: slices.Clone(all)}) // the feed came back
@@ -287,7 +298,7 @@ func TestConflictsAreStable(t *testing.T) {
 
 // TestExpiredHolder: a name is not kept by a lease that ended, though nobody said so yet.
 func TestExpiredHolder(t *testing.T) {
-	c := &clock{time.Unix(1000, 0)}
+	c := &clock{now: time.Unix(1000, 0)}
 	n := scenario(c)
 	old := leaseOf("10.10.10.100", "lan", "020000000001", "pc")
 	old.Until = 1010
@@ -301,7 +312,7 @@ func TestExpiredHolder(t *testing.T) {
 
 // TestAddressMoves: the next client of an address takes nothing of the last one's.
 func TestAddressMoves(t *testing.T) {
-	n := scenario(&clock{time.Unix(1000, 0)})
+	n := scenario(&clock{now: time.Unix(1000, 0)})
 	put(n, leaseOf("10.10.10.100", "lan", "020000000001", "old"))
 	put(n, leaseOf("10.10.10.100", "lan", "020000000002", ""))
 	check(t, n, want{"lan", "old.", a, "not mine"},
@@ -376,7 +387,7 @@ func FuzzLabel(f *testing.F) {
 }
 
 func BenchmarkPut(b *testing.B) {
-	n := scenario(&clock{time.Unix(1000, 0)})
+	n := scenario(&clock{now: time.Unix(1000, 0)})
 	addr := netip.MustParseAddr("10.20.0.2")
 	for i := range 50_000 {
 		put(n, leaseOf(addr.String(), "guest", fmt.Sprintf("02%010x", i), fmt.Sprint("host-", i)))

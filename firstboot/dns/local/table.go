@@ -20,7 +20,7 @@ type client struct {
 	leases []lease // one or two: a list is a tenth of what a map takes
 }
 
-// lease is an address, and when it ends in Unix seconds; 0: never.
+// lease is an address, and when it ends in seconds since the machine started; 0: never.
 type lease struct {
 	addr  netip.Addr
 	until int64
@@ -128,7 +128,7 @@ func (n *Names) put(b names.Binding) {
 		return
 	}
 	wanted := Label(b.Name)
-	c.keep(lease{b.Addr, b.Until})
+	c.keep(lease{b.Addr, n.until(b.Until)})
 	n.leased[b.Addr] = c
 	if wanted == "" || wanted == c.wanted && c.label != "" {
 		return // a lease without a name, of the other family perhaps, goes by the name the client has
