@@ -129,7 +129,7 @@ func TestSSH(t *testing.T) {
 		{[]string{"-i", other, "-a", addr, "-k", key, "fw-1", "status"}, exitFailed, "", "another machine answers"},
 		{[]string{"-i", disk, "-a", addr, "fw-1", "status"}, exitFailed, "", "no key to log in with"},
 		{[]string{"-i", disk, "-k", key, "fw-1", "status"}, exitFailed, "", "say where it is by --address"},
-		{[]string{"-a", addr, "-k", key, "fw-1", "status"}, exitFailed, "", "name its identity disk by --identity"},
+		{[]string{"-a", addr, "-k", key, "never-ran", "status"}, exitFailed, "", "name its identity disk by --identity"},
 		{[]string{"-a", addr, "-k", key, "no/such/folder", "status"}, exitFailed, "", "want the name of one, or the folder"},
 		{[]string{"-k", key, "fw-9", "status"}, 5, "exec status\n", ""},
 		{[]string{"-k", key, "-i", other, "-a", addr, "fw-9", "status"}, exitFailed, "", "another machine answers"},
