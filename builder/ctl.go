@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"rempart/builder/guest/running"
+	"rempart/builder/hypervisor/xen"
 	"rempart/firstboot/contract/ctl"
 )
 
@@ -24,8 +26,9 @@ func ctlCommand() *command {
 		synopsis: "GUEST COMMAND [ARGUMENTS]",
 		summary:  "have a running guest carry out a command, without its network",
 		help: `
-GUEST is one you run with ` + "`rempart run`" + `; without it the names of those are printed. COMMAND goes to the
-guest by a channel of the hypervisor, so it gets there whatever became of links and policy. The commands are those of
+GUEST is one you run with ` + "`rempart run`" + `; without it the names of those are printed. On the dom0 of a Xen host
+it may also be a guest that ` + "`xl list`" + ` shows. COMMAND goes to the guest by a channel of the hypervisor, QEMU's
+virtio-serial or Xen's xenstore, so it gets there whatever became of links and policy. The commands are those of
 SSH: ` + "`rempart ctl GUEST help`" + ` lists them. One caller speaks to a guest at a time; others wait.
 
 Exit status: that of the command in the guest: 0 done, 1 failed, 2 wrong usage.`,
@@ -58,7 +61,7 @@ func runningGuests() []string {
 
 // callGuest has a guest carry out one command.
 func callGuest(ctx context.Context, c *console, name string, args []string) error {
-	return withGuest(ctx, name, func(g admin, _ *running.Guest) error {
+	call := func(g admin, _ *running.Guest) error {
 		out := c.out
 		if isTerminal(os.Stdout) {
 			out = &plain{w: out}
@@ -73,7 +76,39 @@ func callGuest(ctx context.Context, c *console, name string, args []string) erro
 			return exitStatus(exitFailed)
 		}
 		return nil
-	})
+	}
+	err := withGuest(ctx, name, call)
+	if _, missing := exec.LookPath("xl"); missing == nil && errors.Is(err, running.ErrAbsent) {
+		return withXenGuest(ctx, xen.Toolstack{}, name, func(g admin) error { return call(g, nil) })
+	}
+	return err
+}
+
+// withXenGuest connects with a guest of Xen on this host.
+func withXenGuest(ctx context.Context, tools xen.Toolstack, name string, do func(admin) error) error {
+	stream, err := tools.Commands(ctx, name)
+	if err != nil {
+		return err
+	}
+	bounded, cancel := context.WithTimeout(ctx, answerTime)
+	stop := context.AfterFunc(bounded, func() { stream.Close() })
+	err = ctl.Greet(stream)
+	late := !stop()
+	cancel()
+	if err != nil || late {
+		stream.Close()
+		if late && ctx.Err() == nil {
+			err = noAnswer()
+		}
+		return fmt.Errorf("guest %s: %w", name, err)
+	}
+	client := ctl.NewClient(stream)
+	defer client.Close()
+	return do(client)
+}
+
+func noAnswer() error {
+	return fmt.Errorf("no answer within %v: it may be starting, or another caller speaks to it", answerTime)
 }
 
 // exitStatus is an error that everything has been said about.
@@ -98,7 +133,7 @@ func dialGuest(ctx context.Context, socket string) (*ctl.Client, error) {
 	if err != nil {
 		conn.Close()
 		if errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
-			err = fmt.Errorf("no answer within %v: it may be starting, or another caller speaks to it", answerTime)
+			err = noAnswer()
 		}
 		return nil, err
 	}

@@ -29,6 +29,10 @@ const (
 // of what passes but the greeting, with which each client of the host begins.
 func keepCommandPort(ctx context.Context, env *child.Env) {
 	path, ok := findPort(env.Root, contract.CommandPort)
+	if store, there := xenstoreDevice(env.Root); !ok && there {
+		keepStoreCommands(ctx, env, store)
+		return
+	}
 	if !ok {
 		env.Log.Info("the hypervisor offers no channel for commands", "port", contract.CommandPort)
 		return
@@ -38,8 +42,7 @@ func keepCommandPort(ctx context.Context, env *child.Env) {
 		if err != nil {
 			env.Log.Warn("commands of the host cannot be taken", "error", err)
 		} else {
-			b := &bridge{fd: fd, socket: filepath.Join(env.Root, contract.AdminSocket), log: env.Log}
-			err = b.serve(ctx)
+			err = newBridge(env, fd).serve(ctx)
 			unix.Close(fd)
 			if err != nil && ctx.Err() == nil {
 				env.Log.Warn("port for commands", "error", err)
@@ -64,6 +67,10 @@ type bridge struct {
 	tail   []byte // the last bytes that came, at most ctl.GreetingBytes
 	conn   net.Conn
 	ended  chan struct{} // closed when what the admin child said is all sent
+}
+
+func newBridge(env *child.Env, fd int) *bridge {
+	return &bridge{fd: fd, socket: filepath.Join(env.Root, contract.AdminSocket), log: env.Log}
 }
 
 // serve reads the port until ctx is done or the port is gone.

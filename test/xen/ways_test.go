@@ -80,6 +80,7 @@ func TestWays(t *testing.T) {
 				r.Memory.Total>>20, r.Memory.Available>>20)
 			judge(t, m, w, r)
 			judgeList(t, g)
+			judgeCommands(t, m, g.Name)
 			if i%2 == 0 {
 				ctx, cancel := context.WithTimeout(t.Context(), 2*ends)
 				defer cancel()
@@ -128,6 +129,20 @@ func judge(t *testing.T, m *rig.Master, w way, r contract.Report) {
 	}
 	if len(r.Links) != len(m.Profile.Links) {
 		t.Errorf("%d links; want %d", len(r.Links), len(m.Profile.Links))
+	}
+}
+
+// judgeCommands has a guest carry out commands, one caller after the other, by xenstore: without its network.
+func judgeCommands(t *testing.T, m *rig.Master, name string) {
+	t.Helper()
+	out := run(t, files+"/"+call, name, "links", "--json")
+	for _, l := range m.Profile.Links {
+		if want := fmt.Sprintf("\"name\": %q", l.Name); !strings.Contains(out, want) {
+			t.Errorf("links of %s = %q; want %s in it", name, out, want)
+		}
+	}
+	if out := run(t, files+"/"+call, name, "status"); !strings.Contains(out, contract.ReadyPrefix) {
+		t.Errorf("status of %s = %q; want %s in it", name, out, contract.ReadyPrefix)
 	}
 }
 

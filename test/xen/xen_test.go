@@ -45,6 +45,7 @@ const (
 	jumbos  = "/dev/vde"          // the system disk of the firewall that packets are sent through
 	states  = 8                   // blank state disks, from /dev/vdf on
 	probe   = "probe"             // the initramfs of probes, below files
+	call    = "call"              // what speaks to a guest as rempart ctl does, below files
 )
 
 func TestMain(m *testing.M) {
@@ -125,18 +126,23 @@ func makeDisks(ctx context.Context, m, jumbo *rig.Master) ([]host.Disk, error) {
 	if err != nil {
 		return nil, err
 	}
+	caller, err := host.Static(ctx, "rempart/test/xen/call")
+	if err != nil {
+		return nil, err
+	}
 	if world.dir, err = os.MkdirTemp("", "rempart-xen-disks-"); err != nil {
 		return nil, err
 	}
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
-	for _, name := range []string{master.KernelFile, master.InitrdFile, probe} {
-		b, err := initrd, error(nil)
-		if name != probe {
+	made := map[string][]byte{probe: initrd, call: caller}
+	for _, name := range []string{master.KernelFile, master.InitrdFile, probe, call} {
+		b, err := made[name], error(nil)
+		if b == nil {
 			b, err = os.ReadFile(filepath.Join(m.Dir, name))
 		}
 		if err == nil {
-			err = w.WriteHeader(&tar.Header{Name: name, Size: int64(len(b)), Mode: 0o644})
+			err = w.WriteHeader(&tar.Header{Name: name, Size: int64(len(b)), Mode: 0o755})
 		}
 		if err == nil {
 			_, err = w.Write(b)

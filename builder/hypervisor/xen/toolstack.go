@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -21,6 +24,8 @@ type Toolstack struct {
 	// Run runs a program, found by PATH, and returns its standard output; what it says on standard error is part of the
 	// error. nil: on this machine.
 	Run func(ctx context.Context, args ...string) ([]byte, error)
+	// Store opens a connection with xenstore as dom0; nil: this machine's.
+	Store func() (io.ReadWriteCloser, error)
 }
 
 // run is Run, or the same on this machine.
@@ -183,6 +188,40 @@ func (t Toolstack) Report(ctx context.Context, id int) (contract.Report, error) 
 	var found contract.Report
 	err = qemu.ReadReports(bytes.NewReader(b), func(r contract.Report) { found = r })
 	return found, err
+}
+
+// Commands connects with the channel for commands of a running guest; see package ctl. It needs no network of the
+// guest's.
+func (t Toolstack) Commands(ctx context.Context, name string) (io.ReadWriteCloser, error) {
+	id, err := t.ID(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	open := t.Store
+	if open == nil {
+		open = dom0Store
+	}
+	f, err := open()
+	if err != nil {
+		return nil, fmt.Errorf("xenstore, which only a Xen host's root reaches: %w", err)
+	}
+	return xenstore.Dial(ctx, xenstore.New(f), xenstore.DomainPath(id))
+}
+
+// xenstored's socket, where it runs in dom0 (xenstored(8)).
+const xenstoreSocket = "/run/xenstored/socket"
+
+// dom0Store connects as Xen's own tools do: by the socket of xenstored, and where that runs elsewhere by the device.
+func dom0Store() (io.ReadWriteCloser, error) {
+	conn, err := net.Dial("unix", xenstoreSocket)
+	if err == nil {
+		return conn, nil
+	}
+	f, errDevice := os.OpenFile(xenstore.Device, os.O_RDWR, 0)
+	if errDevice != nil {
+		return nil, errors.Join(err, errDevice)
+	}
+	return f, nil
 }
 
 // Await waits until a guest says that it is ready, and returns its report. One that says FAILED may become ready after

@@ -12,8 +12,9 @@ import (
 
 // TestMemory: what is remembered of 50,000 clients, and of more than there may be.
 func TestMemory(t *testing.T) {
-	n := New(Config{Self: "gw", Now: (&clock{now: time.Unix(1000, 0)}).wall, Boot: (&clock{now: time.Unix(1000, 0)}).boot, Links: []Link{{Name: "lan",
-		Domain: "home.lan.", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}}}})
+	c := &clock{now: time.Unix(1000, 0)}
+	n := New(Config{Self: "gw", Now: c.wall, Boot: c.boot, Links: []Link{{Name: "lan", Domain: "home.lan.",
+		Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}}}})
 	heap := func() uint64 {
 		var m runtime.MemStats
 		runtime.GC()

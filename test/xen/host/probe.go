@@ -24,20 +24,25 @@ import (
 // probeModules are those a probe loads, of the master's own kernel.
 var probeModules = []string{"xen_netfront", "xen_blkfront"}
 
-// Probe returns the initramfs of a probe, for the kernel of a master.
-func Probe(ctx context.Context, m *rig.Master) ([]byte, error) {
-	program, err := os.CreateTemp("", "rempart-probe-")
+// Static builds a program of these tests, to be run by itself.
+func Static(ctx context.Context, pkg string) ([]byte, error) {
+	program, err := os.CreateTemp("", "rempart-static-")
 	if err != nil {
 		return nil, err
 	}
 	program.Close()
 	defer os.Remove(program.Name())
-	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", program.Name(), "rempart/test/xen/probe")
+	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", program.Name(), pkg)
 	cmd.Dir, cmd.Env = rig.Top(), append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("probe: %w\n%s", err, out)
+		return nil, fmt.Errorf("building %s: %w\n%s", pkg, err, out)
 	}
-	binary, err := os.ReadFile(program.Name())
+	return os.ReadFile(program.Name())
+}
+
+// Probe returns the initramfs of a probe, for the kernel of a master.
+func Probe(ctx context.Context, m *rig.Master) ([]byte, error) {
+	binary, err := Static(ctx, "rempart/test/xen/probe")
 	if err != nil {
 		return nil, err
 	}

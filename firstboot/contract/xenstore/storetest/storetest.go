@@ -1,7 +1,7 @@
-// Package storetest is a xenstore in memory for tests: one domain's connection, with transactions and watches, and with
-// the bounds that xenstored lays on a guest.
+// Package storetest is a xenstore in memory for tests: with transactions and watches, and with the bounds that
+// xenstored lays on a guest.
 //
-// What it deliberately does not do: permissions, relative paths, several connections.
+// What it deliberately does not do: permissions, and more than one domain, for which paths below Domain are relative.
 package storetest
 
 import (
@@ -15,16 +15,18 @@ import (
 	"testing"
 )
 
+// Domain is the part of the tree that is the guest's, as its host sees it.
+const Domain = "/local/domain/7"
+
 // Bounds of xenstored(8) for a guest.
 const (
 	maxNodes = 1000
 	maxEntry = 2048
 )
 
-// Store is the tree and its one connection.
+// Store is the tree and its connections.
 type Store struct {
-	tb   testing.TB
-	conn net.Conn
+	tb testing.TB
 
 	mu      sync.Mutex
 	nodes   map[string]string
@@ -32,26 +34,41 @@ type Store struct {
 	changes int                          // of nodes
 	begun   map[uint32]int               // changes when a transaction began
 	again   int                          // so many transactions are yet to be told that another was faster
-	watches map[string]string            // token by path
+	clients []*client
 	next    uint32
+}
+
+// client is one connection.
+type client struct {
+	conn    net.Conn
+	write   sync.Mutex
+	watches map[string]string // token by path, with the store's lock
 }
 
 // New returns a store and the connection of its domain, which ends with the test.
 func New(tb testing.TB) (*Store, net.Conn) {
+	s := &Store{tb: tb, nodes: map[string]string{}, pending: map[uint32]map[string]string{}, begun: map[uint32]int{}}
+	return s, s.Connect()
+}
+
+// Connect returns one more connection.
+func (s *Store) Connect() net.Conn {
 	ours, theirs := net.Pipe()
-	s := &Store{tb: tb, conn: ours, nodes: map[string]string{}, pending: map[uint32]map[string]string{},
-		watches: map[string]string{}, begun: map[uint32]int{}}
+	c := &client{conn: ours, watches: map[string]string{}}
+	s.mu.Lock()
+	s.clients = append(s.clients, c)
+	s.mu.Unlock()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.serve()
+		s.serve(c)
 	}()
-	tb.Cleanup(func() {
+	s.tb.Cleanup(func() {
 		ours.Close()
 		theirs.Close()
 		<-done
 	})
-	return s, theirs
+	return theirs
 }
 
 // Get is the value of a node; false: there is none.
@@ -67,10 +84,28 @@ func (s *Store) Set(path, value string) {
 	s.mu.Lock()
 	s.nodes[path] = value
 	s.changes++
-	token, watched := s.watches[path]
 	s.mu.Unlock()
-	if watched {
-		s.send(15, 0, 0, path+"\x00"+token+"\x00")
+	s.tell(path)
+}
+
+// tell tells who watches a node, or one above it, that it changed.
+func (s *Store) tell(path string) {
+	s.mu.Lock()
+	events := map[*client][]string{}
+	for _, c := range s.clients {
+		for watched, token := range c.watches {
+			if path == watched || strings.HasPrefix(path, watched+"/") {
+				events[c] = append(events[c], path+"\x00"+token+"\x00")
+			}
+		}
+	}
+	s.mu.Unlock()
+	for c, all := range events {
+		go func() { // one that does not read must not hold up the others
+			for _, e := range all {
+				c.send(15, 0, 0, e)
+			}
+		}()
 	}
 }
 
@@ -81,40 +116,45 @@ func (s *Store) Again(n int) {
 	s.again = n
 }
 
-func (s *Store) send(kind, request, transaction uint32, payload string) {
+func (c *client) send(kind, request, transaction uint32, payload string) {
 	var b []byte
 	for _, word := range []uint32{kind, request, transaction, uint32(len(payload))} {
 		b = binary.LittleEndian.AppendUint32(b, word)
 	}
-	_, _ = s.conn.Write(append(b, payload...)) // a client that has gone wants nothing
+	c.write.Lock()
+	defer c.write.Unlock()
+	_, _ = c.conn.Write(append(b, payload...)) // a client that has gone wants nothing
 }
 
-func (s *Store) serve() {
+func (s *Store) serve(c *client) {
 	for {
 		var header [16]byte
-		if _, err := io.ReadFull(s.conn, header[:]); err != nil {
+		if _, err := io.ReadFull(c.conn, header[:]); err != nil {
 			return
 		}
 		word := func(i int) uint32 { return binary.LittleEndian.Uint32(header[4*i:]) }
 		payload := make([]byte, word(3))
-		if _, err := io.ReadFull(s.conn, payload); err != nil {
+		if _, err := io.ReadFull(c.conn, payload); err != nil {
 			return
 		}
 		kind := word(0)
-		answer, failed := s.answer(kind, word(2), string(payload))
+		answer, failed := s.answer(c, kind, word(2), string(payload))
 		if failed != "" {
 			kind, answer = 16, failed+"\x00"
 		}
-		s.send(kind, word(1), word(2), answer)
-		if kind == 4 { // a watch fires once at once
-			path, token, _ := strings.Cut(string(payload), "\x00")
-			s.send(15, 0, 0, path+"\x00"+token)
+		c.send(kind, word(1), word(2), answer)
+		path, token, _ := strings.Cut(strings.TrimPrefix(string(payload), Domain+"/"), "\x00")
+		switch {
+		case kind == 4: // a watch fires once at once
+			c.send(15, 0, 0, path+"\x00"+token)
+		case (kind == 11 || kind == 13) && word(2) == 0:
+			s.tell(path)
 		}
 	}
 }
 
 // answer carries out one request; failed is the name of an error.
-func (s *Store) answer(kind, transaction uint32, payload string) (answer, failed string) {
+func (s *Store) answer(c *client, kind, transaction uint32, payload string) (answer, failed string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	nodes := s.nodes
@@ -123,7 +163,7 @@ func (s *Store) answer(kind, transaction uint32, payload string) (answer, failed
 			return "", "ENOENT"
 		}
 	}
-	path, rest, _ := strings.Cut(payload, "\x00")
+	path, rest, _ := strings.Cut(strings.TrimPrefix(payload, Domain+"/"), "\x00")
 	switch kind {
 	case 1:
 		below := map[string]bool{}
@@ -145,7 +185,7 @@ func (s *Store) answer(kind, transaction uint32, payload string) (answer, failed
 		}
 		return value, ""
 	case 4:
-		s.watches[path] = strings.TrimSuffix(rest, "\x00")
+		c.watches[path] = strings.TrimSuffix(rest, "\x00")
 	case 6:
 		s.next++
 		s.pending[s.next], s.begun[s.next] = maps.Clone(s.nodes), s.changes

@@ -1,0 +1,106 @@
+package xenstore
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"testing"
+
+	"rempart/firstboot/contract/xenstore/storetest"
+)
+
+// dial opens an end, the guest's or its host's.
+func dial(t *testing.T, conn net.Conn, domain string) *Channel {
+	t.Helper()
+	c, err := Dial(t.Context(), New(conn), domain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// TestChannel: both ends say much at once, bytes of every value, and each hears it all, whole and in order.
+func TestChannel(t *testing.T) {
+	store, guestConn := storetest.New(t)
+	guest, host := dial(t, guestConn, ""), dial(t, store.Connect(), storetest.Domain)
+	random := rand.NewChaCha8([32]byte{1})
+	said := map[*Channel][]byte{}
+	failed := make(chan error, 4)
+	for _, c := range []*Channel{guest, host} {
+		b := make([]byte, 20*maxChunk+7)
+		_, _ = random.Read(b)
+		said[c] = b
+	}
+	for from, to := range map[*Channel]*Channel{guest: host, host: guest} {
+		go func() {
+			_, err := from.Write(said[from])
+			failed <- err
+		}()
+		go func() {
+			got := make([]byte, len(said[from]))
+			_, err := io.ReadFull(to, got)
+			if err == nil && !bytes.Equal(got, said[from]) {
+				err = errors.New("other bytes were heard than said")
+			}
+			failed <- err
+		}()
+	}
+	for range 4 {
+		if err := <-failed; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestChannelBeginsAnew: an end that begins anew neither hears again what it took, nor is held up by what it had said
+// and nobody took.
+func TestChannelBeginsAnew(t *testing.T) {
+	store, guestConn := storetest.New(t)
+	guest, host := dial(t, guestConn, ""), dial(t, store.Connect(), storetest.Domain)
+	go func() { _, _ = host.Write([]byte("first")) }()
+	got := make([]byte, 64)
+	if n, err := guest.Read(got); err != nil || string(got[:n]) != "first" {
+		t.Fatalf("Read = %q, %v; want first", got[:n], err)
+	}
+	stuck := make(chan error, 1)
+	go func() {
+		_, err := host.Write([]byte("never taken"))
+		stuck <- err
+	}()
+	for value, _ := store.Get(fromHost); !bytes.HasSuffix([]byte(value), []byte("never taken")); {
+		value, _ = store.Get(fromHost)
+	}
+	host.Close()
+	if err := <-stuck; !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("Write of an end that is closed = %v; want %v", err, io.ErrClosedPipe)
+	}
+	guest.Close()
+
+	again, host2 := dial(t, store.Connect(), ""), dial(t, store.Connect(), storetest.Domain)
+	go func() { _, _ = host2.Write([]byte("second")) }()
+	var heard []byte
+	for !bytes.HasSuffix(heard, []byte("second")) {
+		n, err := again.Read(got)
+		if err != nil {
+			t.Fatal(err)
+		}
+		heard = append(heard, got[:n]...)
+	}
+	// What nobody took may still be heard, once, or be lost; what was taken is not heard again.
+	if s := string(heard); s != "second" && s != "never takensecond" {
+		t.Errorf("heard %q; want second, perhaps after what nobody took", s)
+	}
+}
+
+// TestChannelOfAStranger: a guest may write anything to its nodes.
+func TestChannelOfAStranger(t *testing.T) {
+	store, conn := storetest.New(t)
+	host := dial(t, conn, storetest.Domain)
+	store.Set(fromGuest, string(bytes.Repeat([]byte("x"), 2*maxID))+" bytes")
+	if _, err := host.Read(make([]byte, 8)); !errors.Is(err, ErrProtocol) {
+		t.Errorf("Read of an ID that is too long = %v; want %v", err, ErrProtocol)
+	}
+}
