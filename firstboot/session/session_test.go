@@ -98,8 +98,10 @@ func TestShell(t *testing.T) {
 	y.enter("echo 'two\rlines'\r")
 	y.await("> ")
 	y.await("two\r\nlines\r\n")
-	y.enter("cat\r")
-	y.await("cat\r\n")
+	// What a command says first shows that the terminal is the command's: what is typed before is typed at the prompt,
+	// where Return is another byte and Ctrl-C no signal.
+	y.enter("echo ready; cat\r")
+	y.await("\nready\r\n")
 	y.enter("typed\r")
 	y.await("typed\r\ntyped\r\n") // the terminal's echo, and cat's
 	y.enter("\x03")
@@ -107,8 +109,8 @@ func TestShell(t *testing.T) {
 	y.await(" $ ")
 	y.enter("echo on\r")
 	y.await("\non\r\n")
-	y.enter("while true; do true; done\r")
-	y.await("done\r\n")
+	y.enter("echo ready; while true; do true; done\r")
+	y.await("\nready\r\n")
 	y.enter("\x03")
 	y.await(" $ ")
 	y.enter("false\r")
