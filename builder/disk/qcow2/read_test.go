@@ -227,8 +227,9 @@ func TestForeignFeatures(t *testing.T) {
 	}{
 		{"extended L2", []string{"-o", "extended_l2=on"}, "extended L2"},
 		{"data file", []string{"-o", "data_file=" + filepath.Join(t.TempDir(), "data")}, "external data file"},
-		{"encryption", []string{"--object", "secret,id=s,data=x",
-			"-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"}, "encryption method 2"},
+		// Not LUKS, for which qemu-img measures the processor, and gives up where it is shared.
+		{"encryption", []string{"--object", "secret,id=s,data=x", "-o", "encrypt.format=aes,encrypt.key-secret=s"},
+			"encryption method 1"},
 	} {
 		path := filepath.Join(t.TempDir(), "image.qcow2")
 		judge.Run(t, "qemu-utils", "qemu-img", append(append([]string{"create", "-f", "qcow2"}, c.args...), path, "1M")...)
