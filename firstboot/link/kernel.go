@@ -103,6 +103,9 @@ func (k *kernel) look() ([]Interface, []NIC, error) {
 			nics = append(nics, n)
 		}
 	}
+	if err := k.lookCarriers(all, place); err != nil {
+		return nil, nil, err
+	}
 	if slices.ContainsFunc(all, func(i Interface) bool { return i.Device.Kind == KindBridge }) {
 		if err := k.lookVLANs(all, place); err != nil {
 			return nil, nil, err

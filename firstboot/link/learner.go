@@ -53,9 +53,17 @@ type learner[S, T any] struct {
 }
 
 type client[T any] struct {
-	nic    NIC
-	cancel context.CancelFunc
-	told   chan T
+	nic     NIC
+	cancel  context.CancelFunc
+	told    chan T
+	running bool   // whether the link had carrier when it was looked at last
+	flaps   uint32 // of its carrier, then
+}
+
+// stale tells whether what a client knows of its link is of another link: another device, or another cable that was
+// plugged in faster than anybody looked. It begins anew with what it learnt, and asks whether that still holds.
+func (c *client[T]) stale(nic NIC, now Interface) bool {
+	return c.nic.Index != nic.Index || c.nic.MAC != nic.MAC || c.running && now.Running && c.flaps != now.Flaps
 }
 
 func newLearner[S, T any](u *uplinks, p protocol[S, T]) *learner[S, T] {
@@ -109,7 +117,7 @@ func (k *learner[S, T]) follow(ctx context.Context, assigned []Assignment, have 
 		}
 		present[l.Name] = true
 		c := k.running[l.Name]
-		if c != nil && (c.nic.Index != as.NIC.Index || c.nic.MAC != as.NIC.MAC) {
+		if c != nil && c.stale(as.NIC, have[at]) {
 			c.cancel()
 			c = nil
 		}
@@ -122,6 +130,7 @@ func (k *learner[S, T]) follow(ctx context.Context, assigned []Assignment, have 
 		default:
 		}
 		c.told <- k.tell(have[at])
+		c.running, c.flaps = have[at].Running, have[at].Flaps
 	}
 	for name, c := range k.running {
 		if !present[name] {

@@ -21,6 +21,7 @@ type Interface struct {
 	MTU       int    // wanted: 0 means any
 	Up        bool   // administratively
 	Running   bool   // has carrier; only observed
+	Flaps     uint32 // how often the carrier came or went; only observed
 	Addresses []Address
 	Routes    []Route // of every table but the kernel's local one
 	// Sysctls: wanted, in the order to be written. Observed: see Values.

@@ -188,6 +188,14 @@ func TestNAK(t *testing.T) {
 		[]string{"default via 192.0.2.1 dev wan proto dhcp src 192.0.2.50 metric 512"}; !slices.Equal(got, want) {
 		t.Errorf("routes = %q; want %q", got, want)
 	}
+	// And back again, by a flap so short that nobody sees the link without carrier.
+	server.stop()
+	_ = os.Remove(filepath.Join(l.root, "dhcpd.leases"))
+	l.in("isp", "ip", "address", "flush", "dev", "p0")
+	l.in("isp", "ip", "address", "add", "198.51.100.1/24", "dev", "p0")
+	l.dhcpd(fmt.Sprintf(iscConfig, 600, "198.51.100.50", ""))
+	l.in("isp", "sh", "-c", "printf 'link set p0 down\\nlink set p0 up\\n' | ip -batch -")
+	l.eventually("moved back after a short flap", 20*time.Second, func() bool { return l.same("wan", "198.51.100.50/24") })
 }
 
 // TestDnsmasq: another server, whose answers on a veth carry no UDP checksum yet, with classless routes, a reserved
