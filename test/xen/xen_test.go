@@ -23,10 +23,10 @@ import (
 	"rempart/test/xen/host"
 )
 
-// profile is what most guests here are made from: two links, in 128 MiB. What packets are sent through is made from
-// jumbo.
+// profile is what most guests here are made from: two links that are found by their numbers, in 128 MiB. What packets
+// are sent through is made from jumbo.
 const (
-	profile = "home-firewall"
+	profile = "testdata/home.yaml"
 	jumbo   = "testdata/jumbo.yaml"
 )
 
