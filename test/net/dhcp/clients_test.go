@@ -30,7 +30,11 @@ esac
 		if err := os.WriteFile(conf, []byte("noarp\nnoipv6rs\n"), 0o644); err != nil {
 			c.lab.t.Fatal(err)
 		}
-		c.background(need(c.lab.t, "dhcpcd", "dhcpcd-base"), "-4", "-B", "-d", "-f", conf, "-c", "/bin/true", c.dev)
+		// It remembers leases by the interface's name, and all clients here call theirs the same.
+		c.background("unshare", "-m", "sh", "-c", `for d in /var/lib/dhcpcd /run/dhcpcd; do
+mkdir -p $d && mount -t tmpfs tmpfs $d || exit 1
+done
+exec "$@"`, "sh", need(c.lab.t, "dhcpcd", "dhcpcd-base"), "-4", "-B", "-d", "-f", conf, "-c", "/bin/true", c.dev)
 	},
 	// Without an init and a bus: it takes links for its own where /sys cannot be written, as in a container.
 	"systemd-networkd": func(c *client) {

@@ -115,16 +115,7 @@ func TestRenewed6(t *testing.T) {
 	p.DHCP6[0].Lease = 24 // preferred for 18 s: renewed after 9
 	g = l.startChild("dhcp", p, dhcpUser, dhcpGrant)
 	g.waitReady()
-	conf := filepath.Join(l.root, "renewing.conf")
-	text := "duid\nipv6only\nipv6rs\nnohook resolv.conf, hostname, timesyncd\n"
-	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	client := l.background("host", need(t, "dhcpcd", "dhcpcd-base"), "-B", "-d", "-f", conf, "h0")
-	t.Cleanup(func() {
-		_ = client.cmd.Process.Signal(syscall.SIGTERM)
-		client.once.Do(func() { _ = client.cmd.Wait() })
-	})
+	l.dhcpcd6("host")
 	l.networkd6("nas")
 	wanted := map[string]string{"host": "fd00:1::1", "nas": "fd00:1::10/"}
 	for host, address := range wanted {

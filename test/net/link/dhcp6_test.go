@@ -133,19 +133,30 @@ func TestDHCP6(t *testing.T) {
 	}
 }
 
-// TestDHCP6ByAdvertisement: dhcpcd asks because the router says so, and has an address and a route.
-func TestDHCP6ByAdvertisement(t *testing.T) {
-	l, _ := serve6(t)
+// dhcpcd6 has dhcpcd configure a host by IPv6, with folders of its own: it remembers leases by the interface's name, and
+// all hosts here, of all tests, call theirs the same.
+func (l *lab) dhcpcd6(host string) *process {
+	l.t.Helper()
 	conf := filepath.Join(l.root, "dhcpcd.conf")
 	text := "duid\nipv6only\nipv6rs\nnohook resolv.conf, hostname, timesyncd\n"
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
+		l.t.Fatal(err)
 	}
-	p := l.background("host", need(t, "dhcpcd", "dhcpcd-base"), "-B", "-d", "-f", conf, "h0")
-	t.Cleanup(func() { // it ends its helpers when asked to
+	p := l.background(host, "unshare", "-m", "sh", "-c", `for d in /var/lib/dhcpcd /run/dhcpcd; do
+mkdir -p $d && mount -t tmpfs tmpfs $d || exit 1
+done
+exec "$@"`, "sh", need(l.t, "dhcpcd", "dhcpcd-base"), "-B", "-d", "-f", conf, "h0")
+	l.t.Cleanup(func() { // it ends its helpers when asked to
 		_ = p.cmd.Process.Signal(syscall.SIGTERM)
 		p.once.Do(func() { _ = p.cmd.Wait() })
 	})
+	return p
+}
+
+// TestDHCP6ByAdvertisement: dhcpcd asks because the router says so, and has an address and a route.
+func TestDHCP6ByAdvertisement(t *testing.T) {
+	l, _ := serve6(t)
+	p := l.dhcpcd6("host")
 	l.eventually("dhcpcd to have addresses in both prefixes", 2*patience, func() bool {
 		have := l.in("host", "ip", "-6", "-o", "address", "show", "dev", "h0", "scope", "global")
 		return strings.Contains(have, "fd00:1::1") && strings.Contains(have, "2001:db8:5::1")
