@@ -22,6 +22,7 @@ import (
 const (
 	absent  = 250 * time.Millisecond // how often to look for a host that is not there, or for an admin child that is not
 	glance  = 500                    // milliseconds after which a port that is silent is looked at for the end
+	again   = 20 * time.Millisecond  // how soon to look whether a host is really gone
 	dialing = 10 * time.Second       // for an admin child that is being started again
 )
 
@@ -77,6 +78,7 @@ func newBridge(env *child.Env, fd int) *bridge {
 func (b *bridge) serve(ctx context.Context) error {
 	defer b.hangUp()
 	buf := make([]byte, ctl.MaxPayload)
+	var gone leaving
 	for ctx.Err() == nil {
 		fds := []unix.PollFd{{Fd: int32(b.fd), Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, glance); err != nil && !errors.Is(err, unix.EINTR) {
@@ -88,19 +90,43 @@ func (b *bridge) serve(ctx context.Context) error {
 		case events&unix.POLLIN != 0:
 			n, err := unix.Read(b.fd, buf)
 			if n > 0 {
+				gone = leaving{}
 				b.take(ctx, buf[:n])
 			} else if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 				return os.NewSyscallError("read", err)
 			} else if n == 0 && err == nil {
-				b.hangUp()
-				sleep(ctx, absent)
+				b.left(ctx, &gone)
 			}
 		case events&unix.POLLHUP != 0: // no host is connected; the kernel says so without end
-			b.hangUp()
-			sleep(ctx, absent)
+			b.left(ctx, &gone)
+		default:
+			gone = leaving{}
 		}
 	}
 	return nil
+}
+
+// leaving is since when no host is connected; zero: one is.
+type leaving struct{ since time.Time }
+
+// really tells whether a host has been away for so long that it is no mistake. What a host says outruns what the kernel
+// tells of hosts that come and go, which it does in a work queue (drivers/char/virtio_console.c): so it may say that
+// nobody is there after the next one was already answered, and mean the one before.
+func (l *leaving) really() bool {
+	if l.since.IsZero() {
+		l.since = time.Now()
+	}
+	return time.Since(l.since) >= absent
+}
+
+// left is called while no host seems to be connected.
+func (b *bridge) left(ctx context.Context, gone *leaving) {
+	if !gone.really() {
+		sleep(ctx, again)
+		return
+	}
+	b.hangUp()
+	sleep(ctx, absent)
 }
 
 // take passes on what the host said. A greeting comes alone at the end: the client says nothing more until it is
@@ -191,6 +217,7 @@ const patience = 30 * time.Second
 // send writes to the port, waiting for a host that reads slowly.
 func (b *bridge) send(ctx context.Context, p []byte) error {
 	late := time.Now().Add(patience)
+	var gone leaving
 	for len(p) > 0 {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -199,9 +226,14 @@ func (b *bridge) send(ctx context.Context, p []byte) error {
 		if _, err := unix.Poll(fds, glance); err != nil && !errors.Is(err, unix.EINTR) {
 			return os.NewSyscallError("poll", err)
 		}
+		if fds[0].Revents&unix.POLLHUP != 0 && !gone.really() {
+			sleep(ctx, again)
+			continue
+		}
 		if fds[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0 || time.Now().After(late) {
 			return errHostGone
 		}
+		gone = leaving{}
 		if fds[0].Revents&unix.POLLOUT == 0 {
 			continue
 		}

@@ -87,5 +87,11 @@ func TestCtlWithoutNetwork(t *testing.T) {
 	if status != ctl.Done || !strings.Contains(out, contract.FailedPrefix) {
 		t.Errorf("status = %d, %q, %q; want what failed", status, out, errs)
 	}
+	// One caller after the other, as fast as they come: none is taken for the one before it, who has just left.
+	for n := range 200 {
+		if status, out, errs := g.Ctl(nil, "status"); status != ctl.Done {
+			t.Fatalf("caller %d: status = %d, %q, %q", n, status, out, errs)
+		}
+	}
 	g.PowerOff()
 }
