@@ -133,8 +133,8 @@ func TestDHCP6(t *testing.T) {
 	}
 }
 
-// dhcpcd6 has dhcpcd configure a host by IPv6, with folders of its own: it remembers leases by the interface's name, and
-// all hosts here, of all tests, call theirs the same.
+// dhcpcd6 has dhcpcd configure a host by IPv6, with folders of its own: it remembers leases by the interface's name,
+// and all hosts here, of all tests, call theirs the same.
 func (l *lab) dhcpcd6(host string) *process {
 	l.t.Helper()
 	conf := filepath.Join(l.root, "dhcpcd.conf")
