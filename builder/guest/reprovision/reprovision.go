@@ -275,8 +275,7 @@ func (t *Transaction) Return(why error) error {
 		return nil
 	}
 	const most = 1024 // bytes of the reason that the journal takes
-	text := why.Error()
-	data, err := json.Marshal(text[:min(len(text), most)])
+	data, err := json.Marshal(within(why.Error(), most))
 	if err == nil {
 		err = t.record(returning, data)
 	}

@@ -119,6 +119,44 @@ func TestUpgradeOfWhatIsNotTrusted(t *testing.T) {
 	}
 }
 
+// TestLongNames: names that JSON makes six times as long fit into the journal all the same, whether the guest is put on
+// the new master or back.
+func TestLongNames(t *testing.T) {
+	w, err := newWorld(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := w.home.Lock("fw", "a test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Unlock()
+	o := w.options()
+	o.Examine = func(context.Context, string) (f Finding, _ error) {
+		for range 40 {
+			f.Suspects = append(f.Suspects, "/var/"+strings.Repeat("<\x01", 2<<10))
+		}
+		return f, nil
+	}
+	for _, tt := range []struct {
+		kind string
+		mode Mode
+		err  error
+	}{{Upgrade, Keep, ErrReturned}, {Reprovision, Empty, nil}} {
+		tr, err := Begin(g, w.plan(tt.kind, "better", tt.mode), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tr.Run(t.Context()); !errors.Is(err, tt.err) {
+			t.Errorf("%s with long names found = %.300v; want %v", tt.kind, err, tt.err)
+		}
+	}
+	all, err := quarantine.List(g.Dir)
+	if err != nil || len(all) != 2 || len(all[1].Found) != 17 {
+		t.Errorf("in quarantine: %d entries, %v; want 2, the last with the beginning of what was found", len(all), err)
+	}
+}
+
 func TestNewKeys(t *testing.T) {
 	w, err := newWorld(t.TempDir())
 	if err != nil {

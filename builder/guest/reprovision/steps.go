@@ -2,6 +2,7 @@ package reprovision
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -116,9 +117,6 @@ func (t *Transaction) examine(ctx context.Context) error {
 	if err != nil {
 		found.Suspects = append(found.Suspects, fmt.Sprintf("the state disk cannot be read: %v", err))
 	}
-	for _, s := range found.Suspects {
-		t.say("found: %s", s)
-	}
 	if len(found.Report) > 0 {
 		report := filepath.Join(t.g.Dir, quarantine.Folder, t.ID, quarantine.Report)
 		if err := files.Write(report, found.Report, 0o600); err != nil {
@@ -126,9 +124,12 @@ func (t *Transaction) examine(ctx context.Context) error {
 		}
 	}
 	t.found = bounded(found.Suspects)
+	for _, f := range t.found {
+		t.say("found: %s", f)
+	}
 	if t.Kind == Upgrade && len(found.Suspects) > 0 {
 		return fmt.Errorf("its state has what should not be there (%s); an upgrade would keep that: use `rempart "+
-			"reprovision`, or --force", found.Suspects[0])
+			"reprovision`, or --force", t.found[0])
 	}
 	return nil
 }
@@ -136,16 +137,30 @@ func (t *Transaction) examine(ctx context.Context) error {
 // bounded keeps the beginning of what was found, as much as a record of the journal takes; the report has all.
 func bounded(lines []string) (few []string) {
 	const (
-		most  = 16
-		bytes = 160 // of a line
+		most = 16
+		size = 160 // of a line
 	)
 	for _, l := range lines[:min(len(lines), most)] {
-		few = append(few, strings.ToValidUTF8(l[:min(len(l), bytes)], "?"))
+		few = append(few, within(l, size))
 	}
 	if len(lines) > most {
 		few = append(few, fmt.Sprintf("and %d more; the report has all", len(lines)-most))
 	}
 	return few
+}
+
+// within is the beginning of a text that takes no more than so many bytes as JSON, which writes some of its characters
+// as six bytes: a guest that chooses the names of its files must not choose how large a record is.
+func within(text string, most int) string {
+	text = strings.ToValidUTF8(text[:min(len(text), most)], "?")
+	size := 0
+	for at, r := range text {
+		quoted, _ := json.Marshal(string(r)) // never fails for text
+		if size += len(quoted) - len(`""`); size > most {
+			return text[:at]
+		}
+	}
+	return text
 }
 
 // fill completes the new disks.
@@ -297,9 +312,12 @@ func (t *Transaction) restart(ctx context.Context) error {
 	return nil
 }
 
+// mostWhy is how many bytes of why it was taken back the entry in quarantine takes.
+const mostWhy = 16 << 10
+
 // clean writes down how it ended, and removes new disks that were never used.
 func (t *Transaction) clean(outcome, why string) error {
-	e := t.entry(outcome, why)
+	e := t.entry(outcome, within(why, mostWhy))
 	e.Found = t.found
 	if _, err := quarantine.Put(t.g.Dir, e); err != nil {
 		return err
