@@ -58,6 +58,39 @@ const (
 // ErrRoom is returned when the files do not fit.
 var ErrRoom = errors.New("no room in the new filesystem")
 
+// MaxContent is how many bytes a file may have to lie, wherever it begins, in as few pieces as an inode has room for:
+// those of three whole groups, each with the tables of the largest filesystem.
+const MaxContent = (inodeExtents - 1) * (makeGroup - mostOverhead) * makeBlock
+
+// mostOverhead is how many blocks of a group are no file's at most: superblock and descriptors, bitmaps, inodes.
+const mostOverhead = 1 + (1<<32)/makeGroup*makeDescriptor/makeBlock + 2 +
+	makeGroup*makeBlock/makeInodesPerByte*makeInodeSize/makeBlock
+
+// Room is what Make has room for in an image of size bytes: so many files and directories, which together take at most
+// so many bytes by Takes.
+func Room(size int64) (files int, bytes int64) {
+	m, err := newMaker(nil, Options{Size: size, UUID: [16]byte{1}, Time: time.Unix(1, 0)})
+	if err != nil {
+		return 0, 0
+	}
+	const own = 2 // the root and lost+found
+	free := int64(m.blocks) - int64(m.journalBlocks()) - own
+	for _, n := range m.taken {
+		free -= int64(n)
+	}
+	return int(m.inodesPerGroup) - makeFirst, max(free, 0) * makeBlock
+}
+
+// Takes is how much a file or directory takes of a new filesystem at most, in bytes: whole blocks, and room for the
+// longest name.
+func Takes(n NewFile) int64 {
+	const name = 512 // 264 bytes in a directory's block, which need not be filled to its end
+	if n.Dir {
+		return makeBlock + name
+	}
+	return (n.Size+makeBlock-1)/makeBlock*makeBlock + name
+}
+
 // Make writes a new filesystem with files into an image that reads as zeros everywhere, a sparse one say: what is zero
 // is not written. Parents must come before what is in them, and no path twice. The same arguments make the same bytes.
 func Make(image io.WriterAt, o Options, list []NewFile) error {

@@ -84,6 +84,37 @@ func TestMake(t *testing.T) {
 	}
 }
 
+// TestRoom fills filesystems to what Room says, with many files and with large ones, and has e2fsck judge them.
+func TestRoom(t *testing.T) {
+	for _, size := range []int64{10 << 20, 16 << 20, 100 << 20, 129 << 20, 900 << 20} {
+		files, room := Room(size)
+		list := []NewFile{{Path: "d", Dir: true, Mode: 0o755, Modified: touchedAt}}
+		room -= Takes(list[0])
+		for i := 1; i < files && room > 0; i++ {
+			n := NewFile{Path: fmt.Sprintf("d/%0255d", i), Mode: 0o600, Modified: touchedAt, Size: 1}
+			if i%100 == 1 {
+				n.Size = min(MaxContent, max(room/2, 1))
+			}
+			if room -= Takes(n); room < 0 {
+				break
+			}
+			n.Content = io.LimitReader(&pattern{}, n.Size)
+			list = append(list, n)
+		}
+		path, err := makeImage(t, size, list)
+		if err != nil {
+			t.Errorf("%d files in %d bytes, as Room says: %v", len(list), size, err)
+			continue
+		}
+		if out, err := exec.Command("e2fsck", "-fn", path).CombinedOutput(); err != nil {
+			t.Errorf("%d bytes: e2fsck -fn: %v\n%s", size, err, out)
+		}
+	}
+	if files, room := Room(1 << 20); files != 0 || room != 0 {
+		t.Errorf("Room(1 MiB) = %d, %d; want none", files, room)
+	}
+}
+
 // readBack compares what our reader finds with what was to be made.
 func readBack(t *testing.T, path string, list []NewFile) {
 	t.Helper()

@@ -26,9 +26,8 @@ import (
 
 // Bounds of what is carried.
 const (
-	maxFiles = 10_000
 	// The kept files may take this part of the new disk, and no more than maxKept bytes: a guest that was broken into
-	// must fill neither the new one nor the host.
+	// must fill neither the new one nor the host. Nor may it keep the new one from being made: that has room for all.
 	partOfDisk = 2
 	maxKept    = 1 << 30
 )
@@ -76,7 +75,9 @@ func Carry(ctx context.Context, old io.ReaderAt, oldSize int64, to string, size 
 	if err := Check(keep); err != nil {
 		return nil, err
 	}
-	c := &carrier{ctx: ctx, left: []string{}, room: min(size/partOfDisk, maxKept)}
+	maxFiles, room := ext4.Room(size - tail)
+	c := &carrier{ctx: ctx, left: []string{}, maxFiles: maxFiles, room: min(size/partOfDisk, maxKept, room),
+		taken: map[string]bool{}}
 	c.directories(keep, now)
 	f, err := ext4.Open(old, oldSize)
 	switch {
@@ -97,10 +98,18 @@ func Carry(ctx context.Context, old io.ReaderAt, oldSize int64, to string, size 
 
 // carrier is one run of Carry.
 type carrier struct {
-	ctx  context.Context
-	list []ext4.NewFile
-	left []string
-	room int64
+	ctx      context.Context
+	list     []ext4.NewFile
+	left     []string
+	taken    map[string]bool // paths of the list
+	maxFiles int             // and directories
+	room     int64
+}
+
+// add takes a file or directory onto the list.
+func (c *carrier) add(n ext4.NewFile) {
+	c.list, c.taken[n.Path] = append(c.list, n), true
+	c.room -= ext4.Takes(n)
 }
 
 func (c *carrier) leave(name, format string, args ...any) {
@@ -121,7 +130,7 @@ func (c *carrier) directories(keep []string, now time.Time) {
 	for _, p := range contract.StatePlaces() {
 		below := func(k string) bool { return p.Path == "" || k == p.Path || strings.HasPrefix(k, p.Path+"/") }
 		if slices.ContainsFunc(keep, below) {
-			c.list = append(c.list, ext4.NewFile{Path: p.Path, Dir: true, Mode: permissions(uint32(p.Mode.Perm())),
+			c.add(ext4.NewFile{Path: p.Path, Dir: true, Mode: permissions(uint32(p.Mode.Perm())),
 				UID: uint32(p.Owner), GID: uint32(p.Owner), Modified: now})
 		}
 	}
@@ -145,6 +154,9 @@ func (c *carrier) files(f *ext4.FS, p *contract.StatePlace) {
 		c.leave(p.Path, "%v", err) // what could be read of it follows
 	}
 	for _, e := range entries {
+		if c.ctx.Err() != nil {
+			return
+		}
 		if e.Name == "." || e.Name == ".." {
 			continue
 		}
@@ -177,25 +189,27 @@ func (c *carrier) file(f *ext4.FS, p *contract.StatePlace, e ext4.Entry) (why st
 		return fmt.Sprintf("it belongs to %d:%d, declared is %d:%[3]d", i.UID, i.GID, p.Owner)
 	case i.Links != 1:
 		return fmt.Sprintf("it has %d names", i.Links)
-	case len(c.list) >= maxFiles:
-		return fmt.Sprintf("there are more than %d files", maxFiles)
-	case i.Size > c.room:
+	case len(c.list) >= c.maxFiles:
+		return fmt.Sprintf("there are more than %d files", c.maxFiles)
+	case i.Size > ext4.MaxContent:
+		return fmt.Sprintf("it has %d bytes, one file may have %d", i.Size, ext4.MaxContent)
+	case ext4.Takes(ext4.NewFile{Size: i.Size}) > c.room:
 		return fmt.Sprintf("it has %d bytes, of all that is kept %d are left", i.Size, c.room)
 	}
 	file, err := f.Open(i)
 	if err != nil {
 		return err.Error()
 	}
-	if slices.ContainsFunc(c.list, func(n ext4.NewFile) bool { return n.Path == path.Join(p.Path, e.Name) }) {
+	name := path.Join(p.Path, e.Name)
+	if c.taken[name] {
 		return "the directory has the name twice"
 	}
 	modified := i.Modified
 	if modified.IsZero() || modified.Unix() < 0 {
 		modified = time.Unix(0, 0)
 	}
-	c.room -= i.Size
-	c.list = append(c.list, ext4.NewFile{Path: path.Join(p.Path, e.Name), Mode: permissions(uint32(mode.Perm())),
-		UID: i.UID, GID: i.GID, Modified: modified, Size: i.Size, Content: io.NewSectionReader(file, 0, i.Size)})
+	c.add(ext4.NewFile{Path: name, Mode: permissions(uint32(mode.Perm())), UID: i.UID, GID: i.GID, Modified: modified,
+		Size: i.Size, Content: io.NewSectionReader(file, 0, i.Size)})
 	return ""
 }
 
@@ -219,7 +233,7 @@ func (c *carrier) write(to string, size int64, now time.Time) error {
 	}
 	o.UUID[6], o.UUID[8] = o.UUID[6]&0x0f|0x40, o.UUID[8]&0x3f|0x80 // random, RFC 9562 section 5.4
 	c.list = slices.DeleteFunc(c.list, func(n ext4.NewFile) bool {
-		if n.Dir {
+		if n.Dir || c.ctx.Err() != nil {
 			return false
 		}
 		// Damage is found before anything is written.
@@ -228,7 +242,7 @@ func (c *carrier) write(to string, size int64, now time.Time) error {
 			return true
 		}
 		_, err := n.Content.(io.Seeker).Seek(0, io.SeekStart)
-		return err != nil || c.ctx.Err() != nil
+		return err != nil
 	})
 	if err := c.ctx.Err(); err != nil {
 		return err

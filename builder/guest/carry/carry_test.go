@@ -204,3 +204,43 @@ func TestCarryIsBounded(t *testing.T) {
 		t.Errorf("a file as large as the new disk: %q, left behind %q; want it left behind", files, left)
 	}
 }
+
+// TestCarryAlwaysFits: more files than the new disk has inodes, or one in more pieces than an inode takes, are left
+// behind; they do not keep the guest from getting a new disk.
+func TestCarryAlwaysFits(t *testing.T) {
+	image := filepath.Join(t.TempDir(), "old")
+	f, err := os.Create(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const (
+		size  = 2 << 30
+		count = 4000
+	)
+	list := []ext4.NewFile{}
+	for _, dir := range []string{"lib", "lib/rempart", lists} {
+		list = append(list, ext4.NewFile{Path: dir, Dir: true, Mode: 0o755, Modified: now})
+	}
+	for i := range count {
+		list = append(list, ext4.NewFile{Path: fmt.Sprintf("%s/%d", lists, i), Mode: 0o644, UID: contract.UIDLists,
+			GID: contract.UIDLists, Modified: now})
+	}
+	if err := errors.Join(f.Truncate(size), ext4.Make(f, ext4.Options{Size: size, Label: contract.StateLabel,
+		UUID: [16]byte{1}, Time: now}, list)); err != nil {
+		t.Fatal(err)
+	}
+	files, left := carried(t, []string{lists}, image)
+	if len(files) < count/2 || len(files) >= count || !strings.Contains(strings.Join(left, "\n"), "there are more than") {
+		t.Errorf("of %d files %d were carried over, left behind %.300q; want what there is room for", count, len(files), left)
+	}
+	// A hole of 600 MB, which takes nothing of the old disk.
+	grow := exec.Command("debugfs", "-w", "-R", "sif "+lists+"/0 size 600000000", image)
+	if out, err := grow.CombinedOutput(); err != nil {
+		t.Fatalf("debugfs: %v\n%s", err, out)
+	}
+	left, err = Carry(t.Context(), f, size, filepath.Join(t.TempDir(), "new"), size, []string{lists}, now)
+	if err != nil || len(left) != 1 || !strings.Contains(left[0], "lists/0: it has 600000000 bytes") {
+		t.Errorf("Carry with a file too large = %q, %v; want that left behind, and nothing else", left, err)
+	}
+}
