@@ -88,10 +88,12 @@ func New(ctx context.Context, g Guest, keyboard io.Writer, screen *Screen, accel
 	return k
 }
 
-// maxCallers bounds those served at a time, and requestTime how long one may take to say what it wants.
+// maxCallers bounds those served at a time, requestTime how long one may take to say what it wants, and readTime how
+// long it may leave unread what it is told: one that is stopped must not keep the keeper from its end.
 const (
 	maxCallers  = 32
 	requestTime = 10 * time.Second
+	readTime    = 5 * time.Second
 )
 
 // Serve answers callers until the guest has ended and they have been told so.
@@ -100,6 +102,7 @@ func (k *Keeper) Serve(listener net.Listener) {
 	go func() {
 		<-k.guest.Done()
 		<-k.ready
+		k.screen.Close() // all seats may be those of viewers
 		listener.Close()
 		close(stop)
 	}()
@@ -109,7 +112,6 @@ func (k *Keeper) Serve(listener net.Listener) {
 		if err != nil {
 			select {
 			case <-stop:
-				k.screen.Close()
 				k.serving.Wait()
 				return
 			case <-time.After(100 * time.Millisecond): // out of descriptors, say: it may pass
@@ -168,11 +170,20 @@ func (k *Keeper) serve(conn net.Conn) {
 	}
 }
 
-func answer(w io.Writer, a Answer) error {
+func answer(conn net.Conn, a Answer) error {
 	b, err := json.Marshal(a)
 	if err == nil {
-		_, err = w.Write(append(b, '\n'))
+		err = tell(conn, append(b, '\n'))
 	}
+	return err
+}
+
+// tell writes to a caller, which must read it in time.
+func tell(conn net.Conn, b []byte) error {
+	if err := conn.SetWriteDeadline(time.Now().Add(readTime)); err != nil {
+		return err
+	}
+	_, err := conn.Write(b)
 	return err
 }
 
@@ -229,7 +240,7 @@ func (k *Keeper) console(conn net.Conn, typed io.Reader) {
 			if !ok { // the guest has ended, or this viewer did not keep up
 				return
 			}
-			if _, err := conn.Write(piece); err != nil {
+			if err := tell(conn, piece); err != nil {
 				return
 			}
 		case <-gone:

@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"rempart/builder/hypervisor/qemu"
@@ -144,6 +146,59 @@ func TestConsole(t *testing.T) {
 		t.Errorf("after the end the console has %q, %v; want its end", rest, err)
 	}
 }
+
+// TestStoppedViewers: viewers that read no more, as a terminal does that was stopped, keep neither their seats nor the
+// keeper from its end.
+func TestStoppedViewers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &tame{ready: make(chan error, 1), done: make(chan struct{})}
+		screen := &Screen{}
+		k := New(t.Context(), g, io.Discard, screen, "tcg")
+		calls := &calls{make(chan net.Conn), make(chan struct{})}
+		served := make(chan struct{})
+		go func() {
+			k.Serve(calls)
+			close(served)
+		}()
+		for range maxCallers + 1 { // one more than there are seats
+			ours, theirs := net.Pipe()
+			defer ours.Close()
+			calls.conns <- theirs
+			go func() {
+				if _, err := ours.Write([]byte(`{"do":"console"}` + "\n")); err == nil {
+					_, _ = bufio.NewReader(ours).ReadString('\n') // the answer, and nothing after it
+				}
+			}()
+		}
+		synctest.Wait()
+		screen.Write([]byte("words"))
+		g.ready <- nil
+		g.Stop(t.Context(), 0)
+		select {
+		case <-served:
+		case <-time.After(patience):
+			t.Error("the keeper goes on after its guest")
+		}
+	})
+}
+
+// calls is a listener whose callers come by a channel.
+type calls struct {
+	conns chan net.Conn
+	gone  chan struct{}
+}
+
+func (c *calls) Accept() (net.Conn, error) {
+	select {
+	case conn := <-c.conns:
+		return conn, nil
+	case <-c.gone:
+		return nil, net.ErrClosed
+	}
+}
+
+func (c *calls) Close() error   { close(c.gone); return nil }
+func (c *calls) Addr() net.Addr { return nil }
 
 func TestRefused(t *testing.T) {
 	_, _, _, socket := keep(t)
