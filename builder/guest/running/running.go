@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -152,28 +153,26 @@ func (g *Guest) Announce(info Info) error {
 	return os.Rename(file+".new", file)
 }
 
-// AwaitEnd waits until a guest that Open found runs no more.
+// endInterval is how long AwaitEnd leaves between two looks.
+const endInterval = 10 * time.Millisecond
+
+// AwaitEnd waits until a guest that Open found runs no more. It asks again and again: who waits for a lock has it in
+// the end, for a moment, in which a guest that starts would find its name taken.
 func (g *Guest) AwaitEnd(ctx context.Context) error {
 	lock, err := os.Open(filepath.Join(g.Dir, lockFile))
 	if err != nil {
 		return err
 	}
-	gone := make(chan error, 1)
-	go func() { // left behind when ctx ends: the kernel's wait cannot be broken off
-		defer lock.Close()
-		for {
-			err := unix.FcntlFlock(lock.Fd(), unix.F_OFD_SETLKW, &unix.Flock_t{Type: unix.F_RDLCK})
-			if !errors.Is(err, unix.EINTR) {
-				gone <- err
-				return
-			}
+	defer lock.Close()
+	for {
+		if is, err := held(lock); err != nil || !is {
+			return err
 		}
-	}()
-	select {
-	case err := <-gone:
-		return err
-	case <-ctx.Done():
-		return context.Cause(ctx)
+		select {
+		case <-time.After(endInterval):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package running
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -104,6 +105,51 @@ func TestAskingTakesNothing(t *testing.T) {
 	}
 	close(stop)
 	<-stopped
+}
+
+// TestAwaitEnd: who waits for a guest's end learns of it, may give up, and is in no way of the next start.
+func TestAwaitEnd(t *testing.T) {
+	place := t.TempDir()
+	for range 50 {
+		g, err := Register(place, "fw-1")
+		if err != nil {
+			t.Fatalf("Register after those who waited have seen the end = %v; want the name to be free", err)
+		}
+		if err := g.Announce(Info{PID: 7}); err != nil {
+			t.Fatal(err)
+		}
+		found, err := Open(place, "fw-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		given, giveUp := context.WithCancelCause(t.Context())
+		giveUp(errors.New("Ctrl-C"))
+		if err := found.AwaitEnd(given); err == nil || err.Error() != "Ctrl-C" {
+			t.Errorf("AwaitEnd that was given up = %v; want why", err)
+		}
+		ends := make(chan error)
+		for range 10 {
+			go func() { ends <- found.AwaitEnd(t.Context()) }()
+		}
+		if err := g.Forget(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-ends; err != nil { // the first; others still wait
+			t.Errorf("AwaitEnd = %v", err)
+		}
+		next, err := Register(place, "fw-1")
+		if err != nil {
+			t.Fatalf("Register while others wait = %v; want the name to be free", err)
+		}
+		if err := next.Forget(); err != nil {
+			t.Fatal(err)
+		}
+		for range 9 {
+			if err := <-ends; err != nil {
+				t.Errorf("AwaitEnd = %v", err)
+			}
+		}
+	}
 }
 
 func TestNames(t *testing.T) {
