@@ -10,8 +10,9 @@ import (
 	"net"
 )
 
-// maxAnswer bounds an answer in bytes: that of a report (package qemu), and what stands round it.
-const maxAnswer = 512 << 10
+// maxAnswer bounds an answer in bytes: a report, of whose bytes (package qemu takes 256 KiB) JSON may write each as
+// six, and what stands round it.
+const maxAnswer = 2 << 20
 
 // Ask sends one request to the keeper at a socket and returns its answer. The end of ctx ends waiting, not what was
 // asked for.

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -222,8 +223,12 @@ func (k *Keeper) status() Answer {
 		}
 	default:
 	}
+	a.Why = strings.ToValidUTF8(a.Why[:min(len(a.Why), maxWhy)], "")
 	return a
 }
+
+// maxWhy bounds what an answer gives as a reason, in bytes: the report has all that the guest says.
+const maxWhy = 16 << 10
 
 // console passes on what is typed and what the guest says until either side ends.
 func (k *Keeper) console(conn net.Conn, typed io.Reader) {

@@ -110,6 +110,18 @@ func TestLife(t *testing.T) {
 	}
 }
 
+// TestLargeReport: a guest that says as much as it may, in what JSON writes longest, can be asked for and stopped.
+func TestLargeReport(t *testing.T) {
+	g, _, _, socket := keep(t)
+	g.report = contract.Report{Settled: true, Failures: []string{strings.Repeat("<", 256<<10)}} // before anybody asks
+	g.ready <- errors.New(g.report.Failures[0])
+	if a := ask(t, socket, DoReady); a.Phase != Failed || len(a.Report.Failures) != 1 ||
+		len(a.Report.Failures[0]) != 256<<10 {
+		t.Errorf("it is %s, with %d failures; want it failed, with the long one", a.Phase, len(a.Report.Failures))
+	}
+	ask(t, socket, DoStop)
+}
+
 func TestFailed(t *testing.T) {
 	g, _, _, socket := keep(t)
 	g.ready <- errors.New("the policy cannot be loaded")
