@@ -236,9 +236,7 @@ func begin(c *console, g *home.Guest, kind string, o changeOptions) (*reprovisio
 		p.State = reprovision.Carry
 	}
 	p.NewKeys = o.keys != nil && *o.keys
-	if o.force != nil && *o.force {
-		options.Examine = nil
-	}
+	p.Force = o.force != nil && *o.force
 	if *o.dry {
 		return nil, sayPlan(c, g, p, m)
 	}

@@ -56,6 +56,7 @@ type Plan struct {
 	Size         int64         `json:"size"`             // of the new state disk in bytes
 	FromSize     int64         `json:"from_size"`
 	NewKeys      bool          `json:"new_keys,omitempty"` // the guest makes itself new keys
+	Force        bool          `json:"force,omitempty"`    // an upgrade keeps the state whatever is found in it
 	Start        bool          `json:"start"`              // start it and wait until it is healthy
 	Patience     time.Duration `json:"patience"`           // how long it may take for that
 	Ran          bool          `json:"ran"`                // it ran before

@@ -113,6 +113,17 @@ func TestUpgradeOfWhatIsNotTrusted(t *testing.T) {
 	if err := w.run(w.plan(Reprovision, "better", Empty), nil); err != nil {
 		t.Errorf("reprovision = %v; that is what it is for", err)
 	}
+	if err := os.WriteFile(state, []byte("implant"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	forced := w.plan(Upgrade, "well", Keep)
+	forced.Force = true
+	if err := w.begin(forced); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.finish(false); err != nil { // by another command, which was told nothing of it
+		t.Errorf("upgrade that keeps whatever is found = %v", err)
+	}
 	e, err := quarantine.Open(filepath.Join(w.home.Dir, "fw"), "0002")
 	if err != nil || len(e.Found) != 1 || !e.Has(quarantine.Report) || !e.Has(quarantine.Journal) {
 		t.Errorf("the entry is %+v, %v; want what was found, a report and the journal", e, err)
@@ -195,6 +206,62 @@ func TestNewKeys(t *testing.T) {
 	}
 	if now, err := os.ReadFile(g.Identity()); err != nil || !bytes.Equal(now, before) {
 		t.Errorf("after going back the identity is another: %v", err)
+	}
+}
+
+// begin has a transaction begin, and no more.
+func (w *world) begin(p Plan) error {
+	g, err := w.home.Lock("fw", "a test")
+	if err != nil {
+		return err
+	}
+	defer g.Unlock()
+	tr, err := Begin(g, p, w.options())
+	if err != nil {
+		return err
+	}
+	return tr.j.Close()
+}
+
+// TestGoingBackTakesNoRoom: when the new disk fills this machine's, what there is of it goes first, and a description
+// that was not changed is not written.
+func TestGoingBackTakesNoRoom(t *testing.T) {
+	w, err := newWorld(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := w.home.Lock("fw", "a test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Unlock()
+	before, err := os.Stat(filepath.Join(g.Dir, "guest.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := w.options()
+	full := errors.New("no space left on device")
+	o.Fill = func(_ context.Context, _, path string, _ int64) ([]string, error) {
+		return nil, errors.Join(os.WriteFile(path, []byte("large"), 0o600), full)
+	}
+	looked := false
+	o.Trace = func(point string) {
+		if point == "recorded "+returning {
+			looked = true
+			if left, err := os.ReadDir(filepath.Join(g.Dir, workFolder)); err != nil || len(left) != 0 {
+				t.Errorf("when it goes back there is %v, %v; want nothing of the new disk", left, err)
+			}
+		}
+	}
+	tr, err := Begin(g, w.plan(Reprovision, "better", Carry), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Run(t.Context()); !errors.Is(err, ErrReturned) || !errors.Is(err, full) || !looked {
+		t.Errorf("Run = %v, went back: %v; want %v and why", err, looked, ErrReturned)
+	}
+	if after, err := os.Stat(filepath.Join(g.Dir, "guest.json")); err != nil || !os.SameFile(before, after) {
+		t.Errorf("the description was written again: %v", err)
 	}
 }
 

@@ -127,7 +127,7 @@ func (t *Transaction) examine(ctx context.Context) error {
 	for _, f := range t.found {
 		t.say("found: %s", f)
 	}
-	if t.Kind == Upgrade && len(found.Suspects) > 0 {
+	if t.Kind == Upgrade && !t.Force && len(found.Suspects) > 0 {
 		return fmt.Errorf("its state has what should not be there (%s); an upgrade would keep that: use `rempart "+
 			"reprovision`, or --force", t.found[0])
 	}
@@ -178,11 +178,13 @@ func (t *Transaction) fill(ctx context.Context) error {
 	case Carry:
 		var left []string
 		part := next + ".part"
-		if err := os.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.RemoveAll(part); err != nil {
 			return err
 		}
 		if left, err = t.o.Fill(ctx, t.g.StateDisk(), part, t.Size); err == nil {
 			err = files.Move(part, next)
+		} else { // what goes back needs the room, on a disk that is full
+			err = errors.Join(err, os.RemoveAll(part))
 		}
 		for _, l := range left {
 			t.say("left behind: %s", l)
@@ -291,6 +293,9 @@ func (t *Transaction) restore(context.Context) error {
 }
 
 func (t *Transaction) redescribe(context.Context) error {
+	if t.g.Master == t.From && t.g.Previous == t.FromPrevious && t.g.State == t.FromSize {
+		return nil // nor does it take room on a disk that is full
+	}
 	return t.save(t.From, t.FromPrevious, t.FromSize)
 }
 
@@ -315,12 +320,13 @@ func (t *Transaction) restart(ctx context.Context) error {
 // mostWhy is how many bytes of why it was taken back the entry in quarantine takes.
 const mostWhy = 16 << 10
 
-// clean writes down how it ended, and removes new disks that were never used.
+// clean removes new disks that were never used, and writes down how it ended.
 func (t *Transaction) clean(outcome, why string) error {
-	e := t.entry(outcome, within(why, mostWhy))
-	e.Found = t.found
-	if _, err := quarantine.Put(t.g.Dir, e); err != nil {
+	if err := os.RemoveAll(filepath.Join(t.g.Dir, workFolder)); err != nil { // first: it makes room for the rest
 		return err
 	}
-	return os.RemoveAll(filepath.Join(t.g.Dir, workFolder))
+	e := t.entry(outcome, within(why, mostWhy))
+	e.Found = t.found
+	_, err := quarantine.Put(t.g.Dir, e)
+	return err
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"rempart/builder/files"
 	"rempart/builder/guest"
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/quarantine"
@@ -128,7 +129,10 @@ func (m machine) Start(context.Context) error {
 		return err
 	}
 	_, err = f.WriteAt([]byte(g.Master[:8]), 512)
-	return errors.Join(err, f.Close(), os.WriteFile(m.file(), []byte(g.Master), 0o600))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return files.Write(m.file(), []byte(g.Master), 0o600) // whole: one that could not start does not run
 }
 
 func (m machine) Stop(context.Context) error {
