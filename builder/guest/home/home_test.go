@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"rempart/builder/guest/quarantine"
 	"rempart/builder/guest/running"
 	"rempart/builder/hypervisor"
 )
@@ -101,6 +102,31 @@ func TestLife(t *testing.T) {
 	}
 	if err := made.Save(); err == nil {
 		t.Error("Save of one that is not locked = nil; want an error")
+	}
+}
+
+// TestLeft: whatever a removed guest left becomes no new one's by accident, and stays where it is.
+func TestLeft(t *testing.T) {
+	for name, adopted := range map[string]bool{stateFile: true, identityFile: true, quarantine.Folder: true,
+		quarantine.Journal: false} {
+		h := Home{t.TempDir()}
+		path := filepath.Join(h.Dir, "fw", name)
+		if err := os.MkdirAll(path, 0o700); err != nil { // what it is does not matter
+			t.Fatal(err)
+		}
+		if _, err := h.Create(description("fw"), false); !errors.Is(err, ErrLeft) || !strings.Contains(err.Error(), path) {
+			t.Errorf("Create where %s was left = %v; want %v and what", name, err, ErrLeft)
+		}
+		g, err := h.Create(description("fw"), true)
+		if (err == nil) != adopted || err != nil && !errors.Is(err, ErrLeft) {
+			t.Errorf("Create that adopts %s = %v; want it adopted: %v", name, err, adopted)
+		}
+		if err == nil {
+			g.Unlock()
+		}
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("%s after that: %v; want it where it was", name, err)
+		}
 	}
 }
 

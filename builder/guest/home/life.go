@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"rempart/builder/files"
+	"rempart/builder/guest/quarantine"
 	"rempart/builder/guest/running"
 )
 
@@ -27,6 +28,9 @@ func (h Home) Create(d Description, adopt bool) (*Guest, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
+	if err := files.SyncFolder(h.Dir); err != nil {
+		return nil, err
+	}
 	lock, err := h.takeLock(d.Name, "rempart create")
 	if err != nil {
 		return nil, err
@@ -36,9 +40,20 @@ func (h Home) Create(d Description, adopt bool) (*Guest, error) {
 		g.Unlock()
 		return nil, fmt.Errorf("%w: %s", ErrExists, d.Name)
 	}
-	for _, name := range []string{stateFile, identityFile} {
+	for _, name := range []string{stateFile, identityFile, quarantine.Folder, quarantine.Journal} {
 		path := filepath.Join(dir, name)
-		if _, err := os.Lstat(path); err == nil && !adopt {
+		_, err := os.Lstat(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			g.Unlock()
+			return nil, err
+		case name == quarantine.Journal:
+			// Of a removal that was broken off. Its steps would be taken for those of the new guest.
+			g.Unlock()
+			return nil, fmt.Errorf("%w: %s, of a change that was not over; remove all of it with `rempart rm --data %s`",
+				ErrLeft, path, d.Name)
+		case !adopt:
 			g.Unlock()
 			return nil, fmt.Errorf("%w: %s; give it to the new one with --adopt, or remove it with `rempart rm --data %s`",
 				ErrLeft, path, d.Name)
