@@ -8,6 +8,7 @@ import (
 
 	"rempart/builder/guest"
 	"rempart/builder/guest/home"
+	"rempart/builder/guest/quarantine"
 	"rempart/builder/guest/reprovision"
 	"rempart/builder/guest/running"
 	"rempart/builder/master/store"
@@ -150,8 +151,11 @@ func usedIn(h home.Home, used map[string]bool) error {
 		case !errors.Is(err, reprovision.ErrNone):
 			return err
 		}
-		if last, err := lastCommitted(g); err == nil {
+		switch last, err := lastCommitted(g); {
+		case err == nil:
 			used[last.From] = true // which rollback goes back to
+		case !errors.Is(err, quarantine.ErrUnknown):
+			return err
 		}
 	}
 	return nil

@@ -365,6 +365,9 @@ func rollback(ctx context.Context, c *console, name string, o changeOptions) err
 // its master since, which no state was set aside for.
 func lastChange(g *home.Guest) (*quarantine.Entry, error) {
 	last, err := lastCommitted(g)
+	if err != nil && !errors.Is(err, quarantine.ErrUnknown) {
+		return nil, err // else it would take back another change, and leave the state
+	}
 	if err == nil && last.To == g.Master {
 		return last, nil
 	}

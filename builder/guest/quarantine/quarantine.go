@@ -189,8 +189,11 @@ func (e *Entry) Used() int64 {
 	return n
 }
 
-// Has tells whether an entry holds a disk or another of its files.
+// Has tells whether an entry holds a disk or another of its files. One that was never written down holds none.
 func (e *Entry) Has(name string) bool {
+	if e.Dir == "" {
+		return false
+	}
 	_, err := os.Lstat(filepath.Join(e.Dir, name))
 	return err == nil
 }

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"rempart/builder/guest/home"
+	"rempart/builder/guest/quarantine"
+	"rempart/builder/hypervisor"
+)
+
+// TestUnreadableQuarantine: what rollback would go back to is not known, and is neither guessed nor free to be removed.
+func TestUnreadableQuarantine(t *testing.T) {
+	h := home.Home{Dir: t.TempDir()}
+	master := func(digit string) string { return strings.Repeat(digit, 64) }
+	g, err := h.Create(home.Description{Name: "fw", Store: "/masters", Master: master("a"), Previous: master("b"),
+		Firmware: hypervisor.BIOS, Accel: hypervisor.TCG}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Unlock()
+	if err := g.Save(); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir()) // a folder with a disk of the name that an entry has
+	if err := os.WriteFile(quarantine.State, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if last, err := lastChange(g); err != nil || last.From != master("b") || last.Has(quarantine.State) {
+		t.Errorf("lastChange without any entry = %+v, %v; want the master before, and no state", last, err)
+	}
+	used := map[string]bool{}
+	if err := usedIn(h, used); err != nil || !used[master("a")] || !used[master("b")] || used[master("c")] {
+		t.Errorf("usedIn = %v, %v; want the master and the one before", used, err)
+	}
+	dir, err := quarantine.Put(g.Dir, quarantine.Entry{ID: "0001", From: master("c"), To: master("a"),
+		Outcome: quarantine.Committed})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last, err := lastChange(g); err != nil || last.From != master("c") {
+		t.Errorf("lastChange = %+v, %v; want the entry", last, err)
+	}
+	if err := usedIn(h, used); err != nil || !used[master("c")] {
+		t.Errorf("usedIn = %v, %v; want what rollback goes back to", used, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "entry.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if last, err := lastChange(g); err == nil {
+		t.Errorf("lastChange with an entry that cannot be read = %+v; want an error", last)
+	}
+	if err := usedIn(h, used); err == nil || errors.Is(err, quarantine.ErrUnknown) {
+		t.Errorf("usedIn with an entry that cannot be read = %v; want why it is not known", err)
+	}
+}
