@@ -43,6 +43,11 @@ func changeFlags(flags *pflag.FlagSet, what string) changeOptions {
 	return o
 }
 
+func newKeysFlag(flags *pflag.FlagSet) *bool {
+	return flags.Bool("new-keys", false,
+		"have the guest known by a new SSH host key, new WireGuard keys, and a new key of DNS over TLS if its was made here")
+}
+
 const transactionHelp = `
 Every step is in a journal: whatever ends this command, ` + "`rempart status`" + ` tells how far it is, ` +
 	"`rempart resume`" + `
@@ -66,7 +71,7 @@ as far as it is what it should be.
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			o := changeFlags(flags, reprovision.Reprovision)
 			o.reset = flags.Bool("reset-state", false, "carry nothing over, not even what is declared")
-			o.keys = flags.Bool("new-keys", false, "have the guest known by a new SSH host key and new WireGuard keys")
+			o.keys = newKeysFlag(flags)
 			return guestCommand(func(ctx context.Context, c *console, name string) error {
 				return change(ctx, c, name, reprovision.Reprovision, o)
 			})(flags)
@@ -148,7 +153,7 @@ the guest, and ` + "`rempart rollback`" + ` drops what was prepared.`,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			o := changeFlags(flags, reprovision.Reprovision)
 			o.reset = flags.Bool("reset-state", false, "carry nothing over, not even what is declared")
-			o.keys = flags.Bool("new-keys", false, "have the guest known by a new SSH host key and new WireGuard keys")
+			o.keys = newKeysFlag(flags)
 			return guestCommand(func(ctx context.Context, c *console, name string) error {
 				g, err := lockUnchanged(name, "rempart prepare")
 				if err != nil {
@@ -272,7 +277,8 @@ func sayPlan(c *console, g *home.Guest, p reprovision.Plan, m *store.Master) err
 	}
 	keys := "stay"
 	if p.NewKeys {
-		keys = "the SSH host key and WireGuard keys are LOST to the guest, which makes itself new ones; others stay"
+		keys = "the SSH host key, WireGuard keys and the key of DNS over TLS that was made for it are LOST to the guest, " +
+			"which gets new ones; others stay"
 	}
 	fmt.Fprintf(c.out, "  name, hardware addresses, keys and secrets: %s\n", keys)
 	for _, d := range g.Data {

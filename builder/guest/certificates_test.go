@@ -36,6 +36,42 @@ func serving() *profiles.Profile {
 			{Link: "lan", Domain: "home.arpa", TLS: true}}}}
 }
 
+// TestDropKeys: what the guest was known by is made anew, DNS over TLS too; what was given stays.
+func TestDropKeys(t *testing.T) {
+	p := serving()
+	id := &identity.Identity{Hostname: "gate"}
+	if err := makeDNSKey(id, p, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	before, err := DNSCertificate(id, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id.SetSecret(identity.ConsumerSSH, identity.SSHHostKey, []byte("the host key"))
+	id.SetSecret(identity.ConsumerWireGuard, "wg0", []byte("private"))
+	given := []struct{ consumer, name string }{{identity.ConsumerSSH, identity.SSHAuthorizedKeys},
+		{identity.ConsumerWireGuard, "wg0/peer"}, {identity.ConsumerDNS, identity.DNSGiven}}
+	for _, g := range given {
+		id.SetSecret(g.consumer, g.name, []byte("given"))
+	}
+	DropKeys(id)
+	if len(id.Secrets) != len(given) {
+		t.Errorf("after DropKeys there are %d secrets; want the %d that were given", len(id.Secrets), len(given))
+	}
+	for _, g := range given {
+		if string(id.Secret(g.consumer, g.name)) != "given" {
+			t.Errorf("DropKeys took %s/%s", g.consumer, g.name)
+		}
+	}
+	id.Secrets = id.Secrets[:2] // the one that was given for DNS stands in the way
+	if err := makeDNSKey(id, p, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := DNSCertificate(id, p); err != nil || after.Pin == before.Pin {
+		t.Errorf("the certificate after it: %+v, %v; want another key", after, err)
+	}
+}
+
 // TestDNSKey: a guest that serves DNS by TLS gets a certificate for its name and addresses, which clients go on to know
 // when it is made anew; one that was given is left as it is, and who serves none gets none.
 func TestDNSKey(t *testing.T) {

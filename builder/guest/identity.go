@@ -183,6 +183,7 @@ func hostKeyWire(id *identity.Identity) ([]byte, error) {
 func DropKeys(id *identity.Identity) {
 	id.Secrets = slices.DeleteFunc(id.Secrets, func(s identity.Secret) bool {
 		return s.Consumer == identity.ConsumerSSH && s.Name == identity.SSHHostKey ||
+			s.Consumer == identity.ConsumerDNS && s.Name == identity.DNSMade ||
 			s.Consumer == identity.ConsumerWireGuard && !strings.Contains(s.Name, "/") // LINK/PEER is a preshared one
 	})
 }
