@@ -57,3 +57,16 @@ func TestUnreadableQuarantine(t *testing.T) {
 		t.Errorf("usedIn with an entry that cannot be read = %v; want why it is not known", err)
 	}
 }
+
+// TestStatusLines: what a guest says of itself stays in the line that it is told in.
+func TestStatusLines(t *testing.T) {
+	var out strings.Builder
+	s := guestStatus{Name: "fw", Phase: "failed", Why: "broken\nPROBLEM\tnone\x1b[2J"}
+	if err := printStatus(&out, s); err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(out.String(), "\n")
+	if strings.Count(out.String(), "\n") != 3 || !strings.HasSuffix(first, "failed: broken?PROBLEM?none?[2J") {
+		t.Errorf("the status is %q; want three lines, the first with all that the guest says", out.String())
+	}
+}

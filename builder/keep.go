@@ -216,7 +216,7 @@ func awaitReady(ctx context.Context, r *running.Guest) error {
 		return fmt.Errorf("guest %s: %w", r.Name, err)
 	}
 	if a.Phase != keeper.Ready {
-		return fmt.Errorf("guest %s has %s: %s", r.Name, a.Phase, printable(a.Why))
+		return fmt.Errorf("guest %s has %s: %s", r.Name, a.Phase, oneLine(a.Why))
 	}
 	return nil
 }

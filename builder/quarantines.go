@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -88,10 +87,10 @@ func showQuarantine(c *console, e *quarantine.Entry, asJSON bool) error {
 	fmt.Fprintf(c.out, "%s %s of %s, %s: %.12s -> %.12s\n", e.ID, e.Kind, e.At.Format(time.DateTime), e.Outcome, e.From,
 		e.To)
 	if e.Why != "" {
-		fmt.Fprintf(c.out, "put back: %s\n", printable(e.Why))
+		fmt.Fprintf(c.out, "put back: %s\n", oneLine(e.Why))
 	}
 	for _, f := range e.Found {
-		fmt.Fprintf(c.out, "found: %s\n", printable(f))
+		fmt.Fprintf(c.out, "found: %s\n", oneLine(f))
 	}
 	for _, name := range []string{quarantine.State, quarantine.FailedState} {
 		if !e.Has(name) {
@@ -99,7 +98,7 @@ func showQuarantine(c *console, e *quarantine.Entry, asJSON bool) error {
 		}
 		fmt.Fprintf(c.out, "%s:\n", filepath.Join(e.Dir, name))
 		if err := listState(c, filepath.Join(e.Dir, name)); err != nil {
-			fmt.Fprintf(c.out, "  it cannot be read: %s\n", printable(err.Error()))
+			fmt.Fprintf(c.out, "  it cannot be read: %s\n", oneLine(err.Error()))
 		}
 	}
 	return nil
@@ -133,11 +132,11 @@ func listState(c *console, path string) error {
 			return fs.SkipAll
 		}
 		if err != nil {
-			fmt.Fprintf(c.out, "  %s: %s\n", printable(name), printable(err.Error()))
+			fmt.Fprintf(c.out, "  %s: %s\n", oneLine(name), oneLine(err.Error()))
 			return nil
 		}
 		fmt.Fprintf(c.out, "  %v %5d:%-5d %10d %s\n", i.FileMode(), i.UID, i.GID, i.Size,
-			strings.ReplaceAll(printable(name), "\n", "?"))
+			oneLine(name))
 		return nil
 	})
 	if errors.Is(err, fs.SkipAll) || n > maxListed {

@@ -78,7 +78,7 @@ func transactionOptions(c *console, g *home.Guest, patience time.Duration) (repr
 			return carry.Carry(ctx, f, info.Size(), path, size, g.Keep, time.Now())
 		},
 		Say: func(format string, args ...any) {
-			fmt.Fprintf(c.err, "rempart: %s\n", printable(fmt.Sprintf(format, args...)))
+			fmt.Fprintf(c.err, "rempart: %s\n", oneLine(fmt.Sprintf(format, args...)))
 		}}, nil
 }
 

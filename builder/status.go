@@ -136,7 +136,7 @@ Exit status: 0 when it is READY or stopped, 1 when it failed or something of it 
 func printStatus(out io.Writer, s guestStatus) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	line := func(what, format string, args ...any) {
-		fmt.Fprintf(w, "%s\t%s\n", what, fmt.Sprintf(format, args...))
+		fmt.Fprintf(w, "%s\t%s\n", what, oneLine(fmt.Sprintf(format, args...)))
 	}
 	phase := s.Phase
 	if s.Since != nil {
