@@ -146,19 +146,27 @@ func listState(c *console, path string) error {
 	return err
 }
 
-// exportQuarantine copies an entry into a new folder.
+// exportQuarantine copies an entry into a new folder, which appears whole.
 func exportQuarantine(ctx context.Context, e *quarantine.Entry, to string) error {
-	if err := os.Mkdir(to, 0o700); err != nil {
-		return err
+	to = filepath.Clean(to)
+	if _, err := os.Lstat(to); err == nil {
+		return fmt.Errorf("%s is there already; want the name of a new folder", to)
 	}
-	entries, err := os.ReadDir(e.Dir)
+	work, err := os.MkdirTemp(filepath.Dir(to), "."+filepath.Base(to)+"-*")
 	if err != nil {
 		return err
 	}
+	entries, err := os.ReadDir(e.Dir)
 	for _, f := range entries {
-		if err := files.Clone(ctx, filepath.Join(e.Dir, f.Name()), filepath.Join(to, f.Name())); err != nil {
-			return err
+		if err == nil {
+			err = files.Clone(ctx, filepath.Join(e.Dir, f.Name()), filepath.Join(work, f.Name()))
 		}
+	}
+	if err == nil {
+		err = files.Move(work, to)
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(work))
 	}
 	return nil
 }
