@@ -147,7 +147,7 @@ func usedIn(h home.Home, used map[string]bool) error {
 		used[g.Master], used[g.Previous] = true, true
 		switch p, _, err := reprovision.Pending(g); {
 		case err == nil:
-			used[p.From], used[p.To] = true, true
+			used[p.From], used[p.FromPrevious], used[p.To] = true, true, true
 		case !errors.Is(err, reprovision.ErrNone):
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/quarantine"
+	"rempart/builder/guest/reprovision"
 	"rempart/builder/hypervisor"
 )
 
@@ -55,6 +56,64 @@ func TestUnreadableQuarantine(t *testing.T) {
 	}
 	if err := usedIn(h, used); err == nil || errors.Is(err, quarantine.ErrUnknown) {
 		t.Errorf("usedIn with an entry that cannot be read = %v; want why it is not known", err)
+	}
+}
+
+// TestUsedMeanwhile: while a change is under way, the masters of before stay that it may be taken back to.
+func TestUsedMeanwhile(t *testing.T) {
+	h := home.Home{Dir: t.TempDir()}
+	a, b, c := strings.Repeat("a", 64), strings.Repeat("b", 64), strings.Repeat("c", 64)
+	g, err := h.Create(home.Description{Name: "fw", Store: "/masters", Master: a, Previous: b, Firmware: hypervisor.BIOS,
+		Accel: hypervisor.TCG}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Unlock()
+	_, err = reprovision.Begin(g, reprovision.Plan{Kind: reprovision.Upgrade, To: c, State: reprovision.None},
+		reprovision.Options{Runner: runner{g: g}})
+	g.Master, g.Previous = c, a // as the change does on its way
+	if err := errors.Join(err, g.Save()); err != nil {
+		t.Fatal(err)
+	}
+	used := map[string]bool{}
+	if err := usedIn(h, used); err != nil || !used[a] || !used[b] || !used[c] {
+		t.Errorf("usedIn = %v, %v; want all three", used, err)
+	}
+}
+
+// TestExportQuarantine: the folder is there whole, or not at all.
+func TestExportQuarantine(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := quarantine.Put(dir, quarantine.Entry{ID: "0001"}); err != nil {
+		t.Fatal(err)
+	}
+	e, err := quarantine.Open(dir, "0001")
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := filepath.Join(t.TempDir(), "out")
+	bad := filepath.Join(e.Dir, "z") // after the others; it cannot be copied
+	if err := os.Symlink("nowhere", bad); err != nil {
+		t.Fatal(err)
+	}
+	if err := exportQuarantine(t.Context(), e, to); err == nil {
+		t.Error("exportQuarantine of what cannot be read = nil; want an error")
+	}
+	if left, err := os.ReadDir(filepath.Dir(to)); err != nil || len(left) != 0 {
+		t.Errorf("it left %v, %v; want nothing", left, err)
+	}
+	if err := errors.Join(os.Remove(bad), exportQuarantine(t.Context(), e, to+"/")); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(to)
+	if err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the folder is %v, %v; want it for its owner only", info, err)
+	}
+	if _, err := os.Stat(filepath.Join(to, "entry.json")); err != nil {
+		t.Error(err)
+	}
+	if err := exportQuarantine(t.Context(), e, to); err == nil {
+		t.Error("exportQuarantine over a folder = nil; want an error")
 	}
 }
 
