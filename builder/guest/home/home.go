@@ -171,6 +171,21 @@ func (h Home) takeLock(name, what string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("guest %s: locking it: %w", name, err)
 	}
+	mine, err := f.Stat()
+	if err == nil {
+		var now fs.FileInfo
+		if now, err = os.Stat(f.Name()); err == nil && !os.SameFile(mine, now) {
+			err = fs.ErrNotExist
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) { // between its opening and the lock: it is a lock of nothing
+		f.Close()
+		return nil, fmt.Errorf("%w %s: it was removed just now", ErrLocked, name)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("guest %s: %w", name, err)
+	}
 	// Only for people to read: the lock is the kernel's, and goes with the process.
 	text := fmt.Sprintf("process %d, %s\n", os.Getpid(), what)
 	_, err = f.WriteAt([]byte(text), 0)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"rempart/builder/guest/quarantine"
 	"rempart/builder/guest/running"
@@ -90,6 +91,22 @@ func TestLife(t *testing.T) {
 	if err := again.Abandon(true); err != nil {
 		t.Fatal(err)
 	}
+	if again, err = h.Create(description("fw"), true); err == nil {
+		err = again.Save()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Unlock()
+	if _, err := h.Left("fw"); !errors.Is(err, ErrExists) {
+		t.Errorf("Left of one that is a guest = %v; want %v", err, ErrExists)
+	}
+	if again, err = h.Lock("fw", "a test"); err == nil {
+		err = again.Remove(false)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	left, err := h.Left("fw")
 	if err != nil {
 		t.Fatal(err)
@@ -127,6 +144,53 @@ func TestLeft(t *testing.T) {
 		if _, err := os.Stat(path); err != nil {
 			t.Errorf("%s after that: %v; want it where it was", name, err)
 		}
+	}
+}
+
+// TestRemovedWhileMade: what is made while the guest of before is being removed is whole, or is refused.
+func TestRemovedWhileMade(t *testing.T) {
+	h := Home{t.TempDir()}
+	over := make(chan struct{})
+	removed := make(chan struct{})
+	go func() {
+		defer close(removed)
+		for {
+			select {
+			case <-over:
+				return
+			default:
+			}
+			old, err := h.Lock("fw", "a test")
+			if errors.Is(err, ErrUnknown) {
+				old, err = h.Left("fw")
+			}
+			if err == nil {
+				_ = old.Remove(true)
+			}
+			time.Sleep(100 * time.Microsecond) // its turn for who makes one
+		}
+	}()
+	made := 0
+	for deadline := time.Now().Add(time.Minute); made < 100 && time.Now().Before(deadline); {
+		g, err := h.Create(description("fw"), true)
+		if err != nil {
+			continue // its name is locked, or its folder has just gone
+		}
+		err = errors.Join(os.WriteFile(g.StateDisk(), nil, 0o600), g.Save())
+		if err == nil {
+			_, err = os.Stat(g.StateDisk())
+		}
+		if _, opened := h.Open("fw"); err != nil || opened != nil {
+			t.Errorf("a guest that is locked was removed: %v, %v", err, opened)
+			break
+		}
+		g.Unlock()
+		made++
+	}
+	close(over)
+	<-removed
+	if made == 0 && !t.Failed() {
+		t.Error("none was made")
 	}
 }
 

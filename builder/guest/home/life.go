@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"rempart/builder/files"
 	"rempart/builder/guest/quarantine"
 	"rempart/builder/guest/running"
@@ -68,7 +70,30 @@ func (g *Guest) Abandon(keep bool) error {
 	if keep {
 		return nil
 	}
-	return os.RemoveAll(g.Dir)
+	return g.clear()
+}
+
+// clear removes all of a guest's folder, its lock last: who makes a guest of the name from then on makes another lock,
+// and nothing of that guest is removed.
+func (g *Guest) clear() error {
+	entries, err := os.ReadDir(g.Dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() != lockFile {
+			if err := os.RemoveAll(filepath.Join(g.Dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if err := os.Remove(filepath.Join(g.Dir, lockFile)); err != nil {
+		return err
+	}
+	if err := os.Remove(g.Dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // Remove takes a guest off, and unlocks it. Its disks, and what was set aside of them, stay unless data says so too;
@@ -84,7 +109,7 @@ func (g *Guest) Remove(data bool) error {
 		return err
 	}
 	if data {
-		return os.RemoveAll(g.Dir)
+		return g.clear()
 	}
 	for _, name := range []string{runningFile, endedFile, keeperLogFile} {
 		if err := os.Remove(filepath.Join(g.Dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -106,6 +131,10 @@ func (h Home) Left(name string) (*Guest, error) {
 	lock, err := h.takeLock(name, "rempart rm --data")
 	if err != nil {
 		return nil, err
+	}
+	if _, err := os.Lstat(filepath.Join(dir, descriptionFile)); !errors.Is(err, fs.ErrNotExist) {
+		lock.Close()
+		return nil, errors.Join(fmt.Errorf("%w: %s, which was made just now", ErrExists, name), err)
 	}
 	return &Guest{Description: Description{Name: name}, Dir: dir, lock: lock}, nil
 }
