@@ -287,6 +287,7 @@ func (c *comparison) bootNames() error {
 	for i := range c.m.Boot {
 		left[strings.TrimPrefix(c.m.Boot[i].Path, "/")] = &c.m.Boot[i]
 	}
+	added := 0
 	err = fs.WalkDir(volume, ".", func(name string, e fs.DirEntry, err error) error {
 		if c.ctx.Err() != nil {
 			return c.ctx.Err()
@@ -296,6 +297,10 @@ func (c *comparison) bootNames() error {
 		}
 		if left[name] != nil {
 			delete(left, name)
+			return nil
+		}
+		if added++; added > maxAdded {
+			c.note(owner{Added, bootRegion, ""}, "").More++
 			return nil
 		}
 		d := c.note(owner{Added, bootRegion, "/" + name}, "")
@@ -312,6 +317,10 @@ func (c *comparison) bootNames() error {
 	}
 	return err
 }
+
+// maxAdded bounds the added files that are told one by one: a hostile boot partition has a million names, each of a
+// thousand pieces.
+const maxAdded = 1000
 
 // bootRegion is the region with the boot partition.
 const bootRegion = disk.RegionPartition + "esp"

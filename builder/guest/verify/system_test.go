@@ -3,6 +3,7 @@ package verify_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -265,6 +266,75 @@ func TestAddedBootFile(t *testing.T) {
 		"missing partition esp /EFI/BOOT/BOOTX64.EFI"}
 	if got := short(s); err != nil || !slices.Equal(got, want) {
 		t.Errorf("found %q, %v; want %q", got, err, want)
+	}
+}
+
+// TestAddedInPieces adds a boot file whose second cluster lies before its first.
+func TestAddedInPieces(t *testing.T) {
+	whole, m := system(t)
+	i := slices.IndexFunc(m.Disk.Regions, func(r master.Region) bool { return r.Name == "partition esp" })
+	esp := m.Disk.Regions[i]
+	b := bytes.Clone(whole)
+	volume := b[esp.Offset : esp.Offset+esp.Length]
+	entry := volume[bytes.Index(volume, []byte("BOOTX64 EFI")):]
+	copy(entry, "BOOTIA32EFI")
+	le := binary.LittleEndian
+	table := volume[int(le.Uint16(volume[14:]))*int(le.Uint16(volume[11:])):]
+	first := le.Uint16(entry[26:])
+	le.PutUint16(entry[26:], first+1)
+	le.PutUint32(table[4*(first+1):], uint32(first))
+	le.PutUint32(table[4*first:], uint32(first)+2)
+	s, err := verify.CompareSystem(t.Context(), bytes.NewReader(b), int64(len(b)), m, bytes.NewReader(whole))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range s.Differences {
+		if d.Kind != verify.Added {
+			continue
+		}
+		var total int64
+		for _, r := range d.Ranges {
+			total += r.Length
+		}
+		if len(d.Ranges) != 3 || d.Ranges[1].Offset >= d.Ranges[0].Offset || total != 9000 {
+			t.Errorf("the added file of 9000 bytes, in three pieces, lies at %+v", d.Ranges)
+		}
+		return
+	}
+	t.Errorf("found %q; want an added file", short(s))
+}
+
+// TestManyAdded fills the boot partition with names.
+func TestManyAdded(t *testing.T) {
+	whole, m := system(t)
+	i := slices.IndexFunc(m.Disk.Regions, func(r master.Region) bool { return r.Name == "partition esp" })
+	esp := m.Disk.Regions[i]
+	b := bytes.Clone(whole)
+	volume := b[esp.Offset : esp.Offset+esp.Length]
+	// A folder gets the clusters of a large file, whose content is names now.
+	kernel := bytes.Index(volume, noise(150_000, "kernel"))
+	file := volume[bytes.Index(volume, []byte("VMLINUZ    ")):]
+	folder := volume[bytes.Index(volume, []byte("BOOT       \x10")):]
+	copy(folder[26:28], file[26:28])
+	const names = 150_000 / 32
+	for n := range names {
+		e := volume[kernel+32*n:][:32]
+		clear(e)
+		copy(e, fmt.Sprintf("%08dEFI", n))
+	}
+	volume[kernel+32*names] = 0 // the end
+	s, err := verify.CompareSystem(t.Context(), bytes.NewReader(b), int64(len(b)), m, bytes.NewReader(whole))
+	if err != nil {
+		t.Fatal(err)
+	}
+	added, more := 0, int64(0)
+	for _, d := range s.Differences {
+		if d.Kind == verify.Added {
+			added, more = added+1, more+d.More
+		}
+	}
+	if added != 1001 || more != names-1000 {
+		t.Errorf("%d files added, %d more; want 1000 and one for the rest of %d", added, more, names)
 	}
 }
 

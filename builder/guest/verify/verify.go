@@ -59,7 +59,7 @@ type Difference struct {
 	Region string `json:"region"`           // of the manifest
 	Path   string `json:"path,omitempty"`   // of a file on the boot partition or the root; empty: outside of files
 	Origin string `json:"origin,omitempty"` // who put the file into the master
-	// Ranges are where on the disk, in order; at most maxRanges of them.
+	// Ranges are where on the disk, in order, those of an added file in the order of its bytes; at most maxRanges of them.
 	Ranges []Range `json:"ranges,omitempty"`
 	// More is how many further ranges there are.
 	More int64 `json:"more,omitempty"`
@@ -75,9 +75,13 @@ type Range struct {
 }
 
 func (d *Difference) add(offset, length int64) {
-	if k := len(d.Ranges) - 1; k >= 0 && d.More == 0 && offset-d.Ranges[k].Offset-d.Ranges[k].Length < mergeGap {
-		d.Ranges[k].Length = offset + length - d.Ranges[k].Offset
-		return
+	if k := len(d.Ranges) - 1; k >= 0 && d.More == 0 {
+		// The pieces of a file come in its own order: the next one may lie before the last.
+		gap := offset - d.Ranges[k].Offset - d.Ranges[k].Length
+		if gap >= 0 && gap < mergeGap {
+			d.Ranges[k].Length = offset + length - d.Ranges[k].Offset
+			return
+		}
 	}
 	if len(d.Ranges) == maxRanges {
 		d.More++
