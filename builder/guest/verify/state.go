@@ -72,6 +72,8 @@ const (
 	whyFlag       = "made unchangeable by a flag"
 	whyUnread     = "larger than the disk has room for: its content was not read"
 	whyNameless   = "a file that no name leads to"
+	// What a kernel would replay from there is not read, so that it could put anything on the disk at the next start.
+	whyFastCommits = "fast commits are switched on: what they hold was not read"
 )
 
 // inspection is one run of InspectState.
@@ -86,6 +88,7 @@ type inspection struct {
 	order    []string
 	seen     map[uint32]string // by inode: the first path
 	left     int64             // bytes of content that may still be read: no disk holds more than its size
+	room     int64             // bytes of memory that the listing and the suspects may still take
 	foreign  map[string]bool   // directories that nothing declares
 }
 
@@ -95,7 +98,7 @@ type inspection struct {
 func InspectState(ctx context.Context, disk io.ReaderAt, size int64, rules Rules, last *Listing) (*State, error) {
 	n := &inspection{ctx: ctx, rules: rules, places: map[string]*contract.StatePlace{}, links: map[string]string{},
 		state:    &State{Suspects: []Suspect{}, Changes: []Change{}, Listing: &Listing{Format: listingFormat}},
-		suspects: map[string]*Suspect{}, seen: map[uint32]string{}, left: size, foreign: map[string]bool{}}
+		suspects: map[string]*Suspect{}, seen: map[uint32]string{}, left: size, room: mostKept, foreign: map[string]bool{}}
 	for i := range rules.Places {
 		n.places[rules.Places[i].Path] = &rules.Places[i]
 	}
@@ -143,6 +146,9 @@ func (n *inspection) run(disk io.ReaderAt, size int64) error {
 	if info.Label != n.rules.Label {
 		n.suspect("", fmt.Sprintf("the filesystem is labelled %q, not %q", info.Label, n.rules.Label))
 	}
+	if info.FastCommits {
+		n.suspect("", whyFastCommits)
+	}
 	if info.Errors {
 		n.suspect("", "the guest's kernel has found errors in the filesystem")
 	}
@@ -184,16 +190,27 @@ func zero(ctx context.Context, disk io.ReaderAt, from, to int64) (bool, error) {
 	return true, nil
 }
 
-// mostListed bounds the files of a listing, which is kept in memory: some 300 bytes each.
-const mostListed = 1 << 20
+// mostKept bounds the memory that the listing and the suspects take, in bytes: files with the longest paths a hostile
+// disk can have, and names of files that cannot be read, cost it next to nothing. keptEach is what each takes besides
+// its text.
+const (
+	mostKept = 256 << 20
+	keptEach = 300
+)
+
+// errRoom is told when there is more on a disk than is kept.
+var errRoom = errors.New("more files than are listed")
 
 func (n *inspection) walk() error {
-	tooMany := errors.New("more files than are listed")
 	err := n.f.Walk(func(name string, i *ext4.Inode, err error) error {
 		if n.ctx.Err() != nil {
 			return n.ctx.Err()
 		}
 		shown := shownPath(name)
+		// The name itself is kept once more for a folder that nothing declares.
+		if n.room -= keptEach + int64(len(name)+len(shown)); n.room < 0 {
+			return errRoom
+		}
 		if err != nil {
 			if !isDamage(err) {
 				return err
@@ -201,12 +218,9 @@ func (n *inspection) walk() error {
 			n.suspect(shown, err.Error())
 			return nil
 		}
-		if len(n.state.Listing.Entries) == mostListed {
-			return tooMany
-		}
 		return n.file(name, shown, i)
 	})
-	if errors.Is(err, tooMany) || err != nil && isDamage(err) {
+	if errors.Is(err, errRoom) || err != nil && isDamage(err) {
 		n.suspect("", err.Error())
 		return nil
 	}
@@ -237,6 +251,7 @@ func (n *inspection) file(name, shown string, i *ext4.Inode) error {
 			n.suspect(shown, err.Error())
 		}
 		e.Target = shownPath(target)
+		n.room -= int64(len(e.Target))
 		if n.links[name] != target && leadsOut(name, target) {
 			n.suspect(shown, whyOut)
 		}
@@ -387,15 +402,16 @@ const inlineAttribute = "system.data"
 
 // nameless finds files that are in use though no name leads to them.
 func (n *inspection) nameless() error {
-	told := 0
 	err := n.f.Inodes(func(i *ext4.Inode, number uint32, err error) error {
 		if n.ctx.Err() != nil {
 			return n.ctx.Err()
 		}
-		if _, named := n.seen[number]; named || told == mostListed {
+		if _, named := n.seen[number]; named {
 			return nil
 		}
-		told++
+		if n.room < 0 {
+			return errRoom
+		}
 		shown := fmt.Sprintf("#%d", number)
 		if err != nil {
 			n.suspect(shown, err.Error())
@@ -406,16 +422,22 @@ func (n *inspection) nameless() error {
 		n.mark(shown, i)
 		return nil
 	})
-	if err != nil && isDamage(err) {
+	if errors.Is(err, errRoom) || err != nil && isDamage(err) {
 		n.suspect("", err.Error())
 		return nil
 	}
 	return err
 }
 
+// suspect notes a reason. That of the disk itself is noted even when there is no room for more.
 func (n *inspection) suspect(shown, why string) {
+	if n.room < 0 && shown != "" {
+		return
+	}
+	n.room -= int64(len(why))
 	s := n.suspects[shown]
 	if s == nil {
+		n.room -= keptEach + int64(len(shown))
 		s = &Suspect{Path: shown}
 		n.suspects[shown] = s
 		n.order = append(n.order, shown)

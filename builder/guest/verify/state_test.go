@@ -11,7 +11,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"rempart/builder/disk/ext4"
 	"rempart/builder/guest/verify"
 	"rempart/firstboot/contract"
 )
@@ -175,6 +177,59 @@ func TestStateDisks(t *testing.T) {
 			!strings.Contains(strings.Join(s.Suspects[0].Why, ";"), tt.want) {
 			t.Errorf("%s: suspects %+v; want one of the disk: %s", tt.name, s.Suspects, tt.want)
 		}
+	}
+}
+
+// TestFastCommits has the journal hold what is not read: the next kernel would lay it over the disk.
+func TestFastCommits(t *testing.T) {
+	b := stateDisk(t, "")
+	at := bytes.Index(b, []byte{0xc0, 0x3b, 0x39, 0x98, 0, 0, 0, 4}) // the journal's superblock
+	b[at+0x2b] |= 0x20                                               // JBD2_FEATURE_INCOMPAT_FAST_COMMIT
+	s := inspect(t, b, nil)
+	if len(s.Suspects) != 1 || !strings.Contains(fmt.Sprint(s.Suspects[0].Why), "fast commits") {
+		t.Errorf("suspects %+v; want the fast commits", s.Suspects)
+	}
+}
+
+// TestStateBounds names few files by paths so long that the listing of them would fill the memory.
+func TestStateBounds(t *testing.T) {
+	const depth, files = 1000, 300
+	name := strings.Repeat("n", 255)
+	list := []ext4.NewFile{{Mode: 0o755}}
+	for n := range depth {
+		list = append(list, ext4.NewFile{Path: strings.Repeat(name+"/", n) + name, Dir: true, Mode: 0o755})
+	}
+	deep := list[depth].Path
+	for n := range files {
+		list = append(list, ext4.NewFile{Path: fmt.Sprintf("%s/%d", deep, n)})
+	}
+	image, err := os.Create(filepath.Join(t.TempDir(), "state.raw"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer image.Close()
+	const size = 128 << 20
+	if err := image.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	if err := ext4.Make(image, ext4.Options{Size: size, Label: contract.StateLabel, UUID: [16]byte{1},
+		Time: time.Unix(1, 0)}, list); err != nil {
+		t.Fatal(err)
+	}
+	s, err := verify.InspectState(t.Context(), image, size, verify.DefaultRules(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := 0
+	for _, e := range s.Listing.Entries {
+		text += len(e.Path)
+	}
+	told := slices.ContainsFunc(s.Suspects, func(p verify.Suspect) bool {
+		return p.Path == "" && slices.Contains(p.Why, "more files than are listed")
+	})
+	if !told || text > 256<<20 || len(s.Listing.Entries) < depth/4 {
+		t.Errorf("%d files of %d are listed, by %d bytes; told of the rest: %v", len(s.Listing.Entries), len(list), text,
+			told)
 	}
 }
 
