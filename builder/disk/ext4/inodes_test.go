@@ -107,3 +107,18 @@ func TestSharedTrees(t *testing.T) {
 			damaged, dirs, reads.n, len(b))
 	}
 }
+
+// TestMoreInodesThanRoom refuses a filesystem that says it has more inodes than all of it could hold.
+func TestMoreInodesThanRoom(t *testing.T) {
+	image := makeFS(t, t.TempDir(), "1M", "-t", "ext2", "-b", "1024", "-I", "256")
+	b, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const inodes, perGroup = superOffset, superOffset + 0x28
+	binary.LittleEndian.PutUint32(b[inodes:], 4096+1)
+	binary.LittleEndian.PutUint32(b[perGroup:], 8192)
+	if _, err := Open(bytes.NewReader(b), int64(len(b))); !errors.Is(err, ErrDamaged) {
+		t.Errorf("Open of a filesystem of 1 MiB with 4097 inodes of 256 bytes = %v; want %v", err, ErrDamaged)
+	}
+}

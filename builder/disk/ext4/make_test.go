@@ -115,6 +115,33 @@ func TestRoom(t *testing.T) {
 	}
 }
 
+// TestMakeTimes reads times back that do not fit into 31 bits, and none.
+func TestMakeTimes(t *testing.T) {
+	times := []time.Time{time.Unix(-1, 0), time.Unix(-1<<31, 5), time.Unix(1<<31-1, 7), time.Unix(1<<31, 0),
+		time.Unix(1<<33, 999_999_999), {}}
+	var list []NewFile
+	for i, at := range times {
+		list = append(list, NewFile{Path: fmt.Sprint(i), Modified: at})
+	}
+	path, err := makeImage(t, 16<<20, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := Open(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range times {
+		if n, err := f.Lookup(fmt.Sprint(i)); err != nil || !n.Modified.Equal(want) {
+			t.Errorf("a file of %v is read as %+v, %v", want.UTC(), n, err)
+		}
+	}
+}
+
 // readBack compares what our reader finds with what was to be made.
 func readBack(t *testing.T, path string, list []NewFile) {
 	t.Helper()

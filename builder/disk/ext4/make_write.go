@@ -114,8 +114,13 @@ func (m *maker) inode(f *made, kind uint16) []byte {
 	le.PutUint16(b[0x7a:], uint16(f.GID>>16))
 	le.PutUint16(b[isizeAt:], makeExtra)
 	put := func(at, rest int, t time.Time) {
+		if t.IsZero() {
+			return // as it is read
+		}
 		le.PutUint32(b[at:], uint32(t.Unix()))
-		le.PutUint32(b[rest:], uint32(t.Nanosecond())<<2|uint32(t.Unix()>>32)&3)
+		// The two bits are what the 32 of the seconds, which have a sign, leave out.
+		epoch := uint32((t.Unix()-int64(int32(t.Unix())))>>32) & 3
+		le.PutUint32(b[rest:], uint32(t.Nanosecond())<<2|epoch)
 	}
 	put(0x8, 0x8c, f.Modified)
 	put(0xc, 0x84, m.Time)

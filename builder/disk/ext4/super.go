@@ -154,7 +154,9 @@ func parseSuper(b []byte, size int64) (s super, err error) {
 		return bad("number of blocks", fmt.Sprintf("%d in an image of %d", s.blocks, size/s.blockSize))
 	}
 	groups := (s.blocks - s.firstBlock + uint64(s.blocksPerGroup) - 1) / uint64(s.blocksPerGroup)
-	if groups > 1<<31 || groups*uint64(s.inodesPerGroup) < uint64(s.inodes) || s.inodes < firstInodeFixed {
+	// Every inode has its place in a table: were more believed, groups could share one and reading all would have no end.
+	if groups > 1<<31 || groups*uint64(s.inodesPerGroup) < uint64(s.inodes) || s.inodes < firstInodeFixed ||
+		uint64(s.inodes)*uint64(s.inodeSize) > s.blocks*uint64(s.blockSize) {
 		return bad("number of inodes", s.inodes)
 	}
 	s.groups = uint32(groups)
