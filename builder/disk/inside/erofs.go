@@ -88,7 +88,7 @@ func guard(op, name string, call func() error) (err error) {
 	return call()
 }
 
-func (e erofsFS) convert(i fs.FileInfo) fs.FileInfo {
+func (e erofsFS) convert(i fs.FileInfo) info {
 	m, mode := &Meta{Links: 1}, i.Mode()
 	if s, ok := i.Sys().(*erofs.Stat); ok && s != nil {
 		mode = s.Mode // that of the FileInfo has bits of the disk in it that mean nothing to Go
@@ -153,15 +153,18 @@ func (e erofsFS) ReadDir(name string) (all []fs.DirEntry, err error) {
 	}
 	err = guard("readdir", name, func() error {
 		entries, err := e.fsys.ReadDir(name)
+		failed := []error{err}
 		for _, entry := range entries {
 			i, bad := entry.Info()
 			if bad != nil {
-				err = errors.Join(err, bad)
+				failed = addTold(failed, bad)
 				continue
 			}
-			all = append(all, fs.FileInfoToDirEntry(e.convert(i)))
+			found := e.convert(i)
+			found.meta.Attributes = nil
+			all = append(all, fs.FileInfoToDirEntry(found))
 		}
-		return err
+		return errors.Join(failed...)
 	})
 	return all, err
 }

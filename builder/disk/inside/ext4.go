@@ -2,10 +2,12 @@ package inside
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"slices"
 	"strings"
+	"sync"
 
 	"rempart/builder/disk/ext4"
 )
@@ -15,17 +17,72 @@ func openExt4(r io.ReaderAt, size int64) (*Volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Volume{FS: ext4FS{f}, Kind: "ext4", Label: f.Info().Label}, nil
+	return &Volume{FS: ext4FS{f, &names{}}, Kind: "ext4", Label: f.Info().Label}, nil
 }
 
 // ext4FS shows ext4 by paths.
-type ext4FS struct{ f *ext4.FS }
+type ext4FS struct {
+	f     *ext4.FS
+	names *names
+}
 
+// names are those of the directories that were looked through last: were a directory read again for each of its files,
+// a large one would have no end.
+type names struct {
+	mu   sync.Mutex
+	dirs map[uint32]*folder // by inode
+	held int
+}
+
+// folder is a directory: the inodes of its names, and why these may not be all.
+type folder struct {
+	inodes map[string]uint32
+	err    error
+}
+
+// mostHeld bounds the names that are kept, but for those of a single directory.
+const mostHeld = 1 << 18
+
+// find finds a name in a directory.
+func (n *names) find(f *ext4.FS, dir *ext4.Inode, name string) (uint32, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	d := n.dirs[dir.Number]
+	if d == nil {
+		d = &folder{inodes: map[string]uint32{}}
+		var entries []ext4.Entry
+		entries, d.err = f.ReadDir(dir)
+		for _, e := range entries {
+			if _, twice := d.inodes[e.Name]; !twice {
+				d.inodes[e.Name] = e.Inode
+			}
+		}
+		if n.held += len(d.inodes); n.dirs == nil || n.held > mostHeld {
+			n.dirs, n.held = map[uint32]*folder{}, len(d.inodes)
+		}
+		n.dirs[dir.Number] = d
+	}
+	if inode, ok := d.inodes[name]; ok {
+		return inode, nil
+	}
+	return 0, errors.Join(fmt.Errorf("there is no %q: %w", name, fs.ErrNotExist), d.err)
+}
+
+// inode finds a file. Its name need not be text: ext4 takes any bytes.
 func (e ext4FS) inode(op, name string) (*ext4.Inode, error) {
-	if !fs.ValidPath(name) {
+	if !fs.ValidPath(strings.ToValidUTF8(name, "?")) {
 		return nil, &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
 	}
-	i, err := e.f.Lookup(name)
+	i, err := e.f.Inode(ext4.RootInode)
+	for part := range strings.SplitSeq(name, "/") {
+		if err != nil || name == "." {
+			break
+		}
+		var number uint32
+		if number, err = e.names.find(e.f, i, part); err == nil {
+			i, err = e.f.Inode(number)
+		}
+	}
 	if err != nil {
 		return nil, &fs.PathError{Op: op, Path: name, Err: err}
 	}
@@ -34,14 +91,8 @@ func (e ext4FS) inode(op, name string) (*ext4.Inode, error) {
 
 func base(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
 
-func (e ext4FS) info(name string, i *ext4.Inode) fs.FileInfo {
+func (e ext4FS) info(name string, i *ext4.Inode) info {
 	m := &Meta{Inode: uint64(i.Number), UID: i.UID, GID: i.GID, Links: uint32(i.Links), Major: i.Major, Minor: i.Minor}
-	if all, err := e.f.Attributes(i); err == nil && len(all) > 0 {
-		m.Attributes = map[string][]byte{}
-		for _, a := range all {
-			m.Attributes[a.Name] = a.Value
-		}
-	}
 	return info{base(name), i.Size, i.FileMode(), i.Modified, m}
 }
 
@@ -68,7 +119,14 @@ func (e ext4FS) Lstat(name string) (fs.FileInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	return e.info(name, i), nil
+	found := e.info(name, i)
+	if all, err := e.f.Attributes(i); err == nil && len(all) > 0 {
+		found.meta.Attributes = map[string][]byte{}
+		for _, a := range all {
+			found.meta.Attributes[a.Name] = a.Value
+		}
+	}
+	return found, nil
 }
 
 func (e ext4FS) ReadLink(name string) (string, error) {
@@ -90,20 +148,32 @@ func (e ext4FS) ReadDir(name string) ([]fs.DirEntry, error) {
 		return nil, err
 	}
 	entries, err := e.f.ReadDir(i)
+	failed := []error{err}
 	var all []fs.DirEntry
 	for _, entry := range entries {
 		child, bad := e.f.Inode(entry.Inode)
 		if bad != nil {
-			err = errors.Join(err, bad)
+			failed = addTold(failed, bad)
 			continue
 		}
 		all = append(all, fs.FileInfoToDirEntry(e.info(entry.Name, child)))
 	}
 	slices.SortFunc(all, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
-	if err != nil {
+	if err := errors.Join(failed...); err != nil {
 		return all, &fs.PathError{Op: "readdir", Path: name, Err: err}
 	}
 	return all, nil
+}
+
+// mostTold bounds the errors of one directory that are told: a hostile one has millions.
+const mostTold = 10
+
+// addTold adds an error to those that are told.
+func addTold(all []error, err error) []error {
+	if len(all) < mostTold {
+		all = append(all, err)
+	}
+	return all
 }
 
 func (e ext4FS) Usage() (size, used int64, err error) { return e.f.Usage() }

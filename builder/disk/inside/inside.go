@@ -33,7 +33,9 @@ type Meta struct {
 	UID, GID     uint32
 	Links        uint32
 	Major, Minor uint32 // of a device
-	Attributes   map[string][]byte
+
+	// Attributes are told by Lstat alone: a million names in a directory may share values of megabytes.
+	Attributes map[string][]byte
 }
 
 // Volume is a filesystem that was found.

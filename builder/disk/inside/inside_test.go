@@ -142,6 +142,78 @@ func TestVolumes(t *testing.T) {
 	}
 }
 
+// counter counts the bytes that are read.
+type counter struct {
+	*bytes.Reader
+	n int64
+}
+
+func (c *counter) ReadAt(b []byte, off int64) (int, error) {
+	c.n += int64(len(b))
+	return c.Reader.ReadAt(b, off)
+}
+
+// TestLargeDirectory reads a directory of many files, of which some are damaged, some have an attribute, and one a name
+// that is no text: once, and not once for each file.
+func TestLargeDirectory(t *testing.T) {
+	const files, bad = 3000, 200
+	dir := t.TempDir()
+	for i := range files {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("file-%04d", i)), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "no\xfftext"), []byte("found"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(t.TempDir(), "image")
+	judge.Run(t, "e2fsprogs", "mke2fs", "-q", "-F", "-t", "ext4", "-N", "4096", "-d", dir, image, "32M")
+	var script strings.Builder
+	script.WriteString("ea_set /file-0000 user.note hello\n")
+	for i := 1; i <= bad; i++ {
+		fmt.Fprintf(&script, "sif /file-%04d size 0x8000000000000000\n", i)
+	}
+	cmds := filepath.Join(t.TempDir(), "script")
+	if err := os.WriteFile(cmds, []byte(script.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	judge.Run(t, "e2fsprogs", "debugfs", "-w", "-f", cmds, image)
+	b, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &counter{Reader: bytes.NewReader(b)}
+	v, err := inside.OpenVolume(r, int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := v.ReadDir(".")
+	if len(entries) != files-bad+2 || err == nil { // and lost+found
+		t.Errorf("ReadDir = %d files, %v; want %d, and the damage", len(entries), err, files-bad+2)
+	} else if lines := strings.Count(err.Error(), "\n"); lines > 20 {
+		t.Errorf("%d lines tell of the damage to a directory; want some", lines)
+	}
+	for _, e := range entries {
+		if i, err := e.Info(); err != nil || inside.MetaOf(i).Attributes != nil {
+			t.Errorf("%s has its attributes in a listing: %v", e.Name(), err)
+		}
+		if f, err := v.Open(e.Name()); err != nil {
+			t.Errorf("Open(%q): %v", e.Name(), err)
+		} else {
+			f.Close()
+		}
+	}
+	if r.n > int64(len(b)) {
+		t.Errorf("%d bytes were read of an image of %d, for %d files", r.n, len(b), files)
+	}
+	if i, err := v.Lstat("file-0000"); err != nil || string(inside.MetaOf(i).Attributes["user.note"]) != "hello" {
+		t.Errorf("Lstat = %+v, %v; want an attribute", inside.MetaOf(i), err)
+	}
+	if got, err := fs.ReadFile(v, "no\xfftext"); err != nil || string(got) != "found" {
+		t.Errorf("a name that is no text = %q, %v", got, err)
+	}
+}
+
 // noLinks hides what TestFS cannot know: that Open follows no link.
 type noLinks struct{ *inside.Volume }
 
