@@ -88,6 +88,10 @@ func (v *conversion) run(ctx context.Context, _ *console, args []string) error {
 	if _, err := os.Lstat(to); err == nil {
 		return fmt.Errorf("%s is there already; remove it, or choose another name", to)
 	}
+	info, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
 	image, err := imagefile.Open(ctx, from, v.o)
 	if err != nil {
 		return err
@@ -97,7 +101,9 @@ func (v *conversion) run(ctx context.Context, _ *console, args []string) error {
 	if err != nil {
 		return fmt.Errorf("image %s: %w", from, err)
 	}
-	return files.WriteFrom(to, 0o644, func(f *os.File) error { return write(ctx, f, content) })
+	// There may be secrets in an image: nobody may read the new one who may not read the old.
+	mode := info.Mode().Perm()&0o444 | 0o600
+	return files.WriteFrom(to, mode, func(f *os.File) error { return write(ctx, f, content) })
 }
 
 // writer is what writes the format that was asked for.

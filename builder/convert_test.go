@@ -74,6 +74,19 @@ func TestConvert(t *testing.T) {
 			t.Errorf("%s = %d, %s; want %d and %q", words, code, errs, want.code, want.text)
 		}
 	}
+	for _, mode := range []os.FileMode{0o600, 0o640, 0o444} {
+		to := filepath.Join(dir, "mode.qcow2")
+		if err := os.Chmod(raw, mode); err != nil {
+			t.Fatal(err)
+		}
+		convert(raw, to, "")
+		if info, err := os.Stat(to); err != nil || info.Mode() != mode|0o600 {
+			t.Errorf("an image of mode %v is converted into %v, %v; want nobody else to read it", mode, info.Mode(), err)
+		}
+		if err := os.Remove(to); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if left, _ := filepath.Glob(filepath.Join(dir, ".*")); len(left) != 0 {
 		t.Errorf("left behind: %q", left)
 	}

@@ -120,7 +120,8 @@ func (t *treeCopy) file(name string, i fs.FileInfo, err error) error {
 		}
 		err = copyOut(t.ctx, t.v, name, f)
 		if err := errors.Join(err, f.Close()); err != nil {
-			t.leave(name, err)
+			// Half a file must not pass for one.
+			t.leave(name, errors.Join(err, t.root.Remove(to)))
 		}
 	case i.Mode()&fs.ModeSymlink != 0:
 		target, err := t.v.ReadLink(name)

@@ -145,6 +145,7 @@ func diffVolumes(ctx context.Context, a, b *inside.Volume, partition int) (all [
 			differs bool
 		}{{"added", !both}, {"mode", both && was.Mode != now.Mode},
 			{"owner", both && (was.UID != now.UID || was.GID != now.GID)},
+			{"unread", was.unread || now.unread},
 			{"content", both && (was.Size != now.Size || was.SHA256 != now.SHA256)},
 			{"target", both && was.Target != now.Target}} {
 			if f.differs {
@@ -161,16 +162,22 @@ func diffVolumes(ctx context.Context, a, b *inside.Volume, partition int) (all [
 	return all, nil
 }
 
-// contents lists a filesystem with the digests of its files. What cannot be read has its error for a digest: it differs
-// from what can. No more is read than the volume has room for.
-func contents(ctx context.Context, v *inside.Volume) (map[string]listed, error) {
-	all := map[string]listed{}
+// content is a file as diff compares it. One that cannot be read in full differs from every other: nobody knows what is
+// in it.
+type content struct {
+	listed
+	unread bool
+}
+
+// contents lists a filesystem with the digests of its files. No more is read than the volume has room for.
+func contents(ctx context.Context, v *inside.Volume) (map[string]content, error) {
+	all := map[string]content{}
 	left := v.Size
 	err := v.Walk(".", func(name string, i fs.FileInfo, err error) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		one := listedOf(v, name, i)
+		one := content{listed: listedOf(v, name, i)}
 		if err == nil && i.Mode().IsRegular() {
 			if left -= i.Size(); left < 0 {
 				return fmt.Errorf("%s: the files together are larger than what they are on", name)
@@ -181,7 +188,7 @@ func contents(ctx context.Context, v *inside.Volume) (map[string]listed, error) 
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			one.SHA256 = err.Error()
+			one.unread = true
 		}
 		all[name] = one
 		return nil

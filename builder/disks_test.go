@@ -116,6 +116,28 @@ func TestDiskCopyIsHarmless(t *testing.T) {
 	}
 }
 
+// TestDiskUnread compares and copies an image in which a file cannot be read: it is never the same, nor half there.
+func TestDiskUnread(t *testing.T) {
+	image := ext4Image(t, "image.raw", "sif /d/b flags 0x80800\n")
+	code, out, errs := rempart("disk", "diff", image, image)
+	if code != exitDifferent || !strings.Contains(out, "/d/b: [unread]") {
+		t.Errorf("diff of an image with a file that cannot be read and itself = %d, %s%s; want %d", code, out, errs,
+			exitDifferent)
+	}
+	to := filepath.Join(t.TempDir(), "copy")
+	code, _, errs = rempart("disk", "cp", image, "d", to)
+	if code != exitFailed || !strings.Contains(errs, "not copied: d/b") {
+		t.Errorf("cp of one = %d, %s; want %d", code, errs, exitFailed)
+	}
+	if _, err := os.Lstat(filepath.Join(to, "b")); err == nil {
+		t.Error("a file that could not be copied is there")
+	}
+	code, _, errs = rempart("disk", "cat", image, "\x1b[31mred")
+	if code != exitFailed || strings.Contains(errs, "\x1b") {
+		t.Errorf("cat of a name of escapes = %d, %q; want an error that no terminal obeys", code, errs)
+	}
+}
+
 // TestPrintFields shows a value as a person reads it, whatever a guest wrote into it.
 func TestPrintFields(t *testing.T) {
 	var out bytes.Buffer

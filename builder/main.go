@@ -220,7 +220,8 @@ func report(c *console, name string, err error) int {
 	case errors.As(err, &status):
 		return int(status)
 	}
-	fmt.Fprintf(c.err, "rempart %s: %v\n", name, err)
+	// An error may quote what a guest wrote: no terminal obeys it.
+	fmt.Fprintf(c.err, "rempart %s: %s\n", name, printable(err.Error()))
 	return exitFailed
 }
 

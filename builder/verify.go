@@ -35,9 +35,9 @@ func verifyCommand() *command {
 Reads every byte of the system disk and names the file, or the region and the place, that is not as the master has it;
 and reads the state disk, naming whatever no part of the guest leaves there: programs, set-user-id, devices, attributes,
 links that lead out, other owners. Nothing is changed or mounted, no root is needed, and nothing a guest wrote is
-believed. GUEST is one that "rempart create" made or
-"rempart run" started, or the folder of its master; of one that runs only the system disk is
-read. Other disks are named by --master and the files. A file is raw unless its name ends in .qcow2, or --format says.
+believed. GUEST is one that "rempart create" made or "rempart run" started, or the folder of its master; of one that
+runs only the system disk is read. Other disks are named by --master and the files. A file is raw unless its name ends
+in .qcow2, .vmdk or .ova, or, of the system disk, --format says.
 
   --record keeps what lies on the state disk; --since, in a later look, tells what has changed since.
   --evidence writes the report, the changed bytes and the suspect files into one file; --key signs it.
@@ -255,6 +255,9 @@ func readManifest(dir string) (*master.Manifest, error) {
 
 // disks verifies what there is, and tells.
 func (v *verification) disks(ctx context.Context, c *console, dir string, m *master.Manifest) error {
+	if v.state == "" && (v.since != "" || v.record != "") {
+		return usageError{"--since and --record are about what lies on a state disk, and none is looked at"}
+	}
 	var system, state *verify.Disk
 	if v.image != "" {
 		image, err := imagefile.Open(ctx, v.image, imagefile.Options{Format: imagefile.Format(v.format), Backing: v.backing})
@@ -345,9 +348,6 @@ func (v *verification) last() (*verify.Listing, error) {
 // keep writes the listing and the evidence that were asked for.
 func (v *verification) keep(ctx context.Context, c *console, system, state *verify.Disk) error {
 	if v.record != "" {
-		if v.report.State == nil {
-			return usageError{"--record keeps what lies on a state disk, and none is looked at"}
-		}
 		b, err := v.report.State.Listing.Encode()
 		if err != nil {
 			return err
