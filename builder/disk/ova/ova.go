@@ -168,8 +168,10 @@ func open(ctx context.Context, r io.ReaderAt, size int64) (*vmdk.Image, error) {
 	if description == "" {
 		return nil, fmt.Errorf("%w: it has no description (.ovf)", ErrFormat)
 	}
+	var checked map[string]bool
 	if manifest != "" {
-		if err := checkManifest(ctx, r, parts, manifest); err != nil {
+		var err error
+		if checked, err = checkManifest(ctx, r, parts, manifest); err != nil {
 			return nil, err
 		}
 	}
@@ -185,6 +187,9 @@ func open(ctx context.Context, r io.ReaderAt, size int64) (*vmdk.Image, error) {
 	if !ok {
 		return nil, fmt.Errorf("the disk %.80q is not in the archive: %w", name, ErrCorrupt)
 	}
+	if manifest != "" && (!checked[description] || !checked[name]) {
+		return nil, fmt.Errorf("the manifest has no digest of %.80q or %.80q: %w", description, name, ErrCorrupt)
+	}
 	return vmdk.Open(io.NewSectionReader(r, p.offset, p.size), p.size)
 }
 
@@ -197,13 +202,14 @@ func read(r io.ReaderAt, p part, most int64) ([]byte, error) {
 	return b, err
 }
 
-// checkManifest compares the files with their digests: lines of "SHA256(name)= hex".
-func checkManifest(ctx context.Context, r io.ReaderAt, parts map[string]part, name string) error {
+// checkManifest compares the files with their digests, lines of "SHA256(name)= hex", and tells which it has checked.
+func checkManifest(ctx context.Context, r io.ReaderAt, parts map[string]part, name string) (checked map[string]bool,
+	err error) {
 	b, err := read(r, parts[name], maxManifest)
 	if err != nil {
-		return fmt.Errorf("manifest: %w", err)
+		return nil, fmt.Errorf("manifest: %w", err)
 	}
-	checked := map[string]bool{}
+	checked = map[string]bool{}
 	for line := range strings.Lines(string(b)) {
 		line = strings.TrimSpace(line)
 		if line == "" {
@@ -214,20 +220,20 @@ func checkManifest(ctx context.Context, r io.ReaderAt, parts map[string]part, na
 		p, there := parts[file]
 		switch {
 		case !ok || !found || !there || checked[file]:
-			return fmt.Errorf("manifest: the line %.100q: %w", line, ErrCorrupt)
+			return nil, fmt.Errorf("manifest: the line %.100q: %w", line, ErrCorrupt)
 		case !strings.EqualFold(kind, "SHA256"):
-			return fmt.Errorf("manifest: digests by %.20q: want SHA256: %w", kind, ErrCorrupt)
+			return nil, fmt.Errorf("manifest: digests by %.20q: want SHA256: %w", kind, ErrCorrupt)
 		}
 		checked[file] = true
 		got, err := disk.Digest(ctx, r, p.offset, p.size)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if !strings.EqualFold(strings.TrimSpace(sum), hex.EncodeToString(got[:])) {
-			return fmt.Errorf("%.80q is not as the manifest says: %w", file, ErrCorrupt)
+			return nil, fmt.Errorf("%.80q is not as the manifest says: %w", file, ErrCorrupt)
 		}
 	}
-	return nil
+	return checked, nil
 }
 
 // envelope is what is read of a description.

@@ -114,6 +114,11 @@ func TestOpenRefuses(t *testing.T) {
 		"a changed description": {func(b []byte) []byte {
 			return bytes.Replace(b, []byte("128 MiB"), []byte("129 MiB"), 1)
 		}, ova.ErrCorrupt},
+		"a manifest without the disk": {func(b []byte) []byte {
+			at := bytes.Index(b, []byte("SHA256(fw-1-disk1.vmdk)"))
+			copy(b[at:], bytes.Repeat([]byte(" "), bytes.IndexByte(b[at:], '\n')))
+			return b
+		}, ova.ErrCorrupt},
 		"a disk of another name": {func(b []byte) []byte {
 			return bytes.Replace(b, []byte("fw-1-disk1.vmdk"), []byte("fw-1-disk2.vmdk"), 1)
 		}, ova.ErrCorrupt},

@@ -262,6 +262,10 @@ func (i *Image) unpack(at, n int64) ([]byte, error) {
 	if got, err := io.ReadFull(z, grain); int64(got) < want {
 		return nil, fmt.Errorf("%d bytes of %d: %w: %w", got, want, ErrCorrupt, err)
 	}
+	// The checksum is behind the last byte: it is compared by whoever reads on.
+	if _, err := z.Read(make([]byte, 1)); errors.Is(err, zlib.ErrChecksum) {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
 	return grain, nil
 }
 

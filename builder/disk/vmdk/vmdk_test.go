@@ -124,6 +124,24 @@ func TestReadForeign(t *testing.T) {
 	}
 }
 
+// TestChecksum spoils what nothing but the checksum of a grain tells of.
+func TestChecksum(t *testing.T) {
+	b, err := os.ReadFile(write(t, content(t, 1<<20), vmdk.StreamOptimized))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const first = 128 * 512 // where the grains begin
+	size := binary.LittleEndian.Uint32(b[first+8:])
+	b[first+12+size-1]++
+	i, err := vmdk.Open(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := i.ReadAt(make([]byte, 512), 1024); !errors.Is(err, vmdk.ErrCorrupt) {
+		t.Errorf("ReadAt of a grain with another checksum = %v; want %v", err, vmdk.ErrCorrupt)
+	}
+}
+
 // TestOpenRefuses opens what is none of ours, and what was spoilt.
 func TestOpenRefuses(t *testing.T) {
 	dir := t.TempDir()
