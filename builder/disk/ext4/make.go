@@ -263,6 +263,8 @@ func (m *maker) put(f *made) error {
 	switch {
 	case parent == nil || !parent.Dir:
 		return fmt.Errorf("ext4: %q: there is no directory for it", f.Path)
+	case strings.HasPrefix(f.Path, "/"): // it would be another path than the same one without
+		return fmt.Errorf("ext4: %q: want a path below the root", f.Path)
 	case m.byPath[f.Path] != nil:
 		return fmt.Errorf("ext4: %q is there already", f.Path)
 	case name == "" || len(name) > 255 || name == "." || name == ".." || strings.ContainsRune(name, 0):

@@ -289,6 +289,7 @@ func TestMakeRefuses(t *testing.T) {
 		"orphan":    {16 << 20, []NewFile{file("a/b")}, "no directory for it"},
 		"in a file": {16 << 20, []NewFile{file("a"), file("a/b")}, "no directory for it"},
 		"twice":     {16 << 20, []NewFile{file("a"), file("a")}, "there already"},
+		"rooted":    {16 << 20, []NewFile{file("a"), file("/a")}, "below the root"},
 		"dots":      {16 << 20, []NewFile{file("..")}, "1 to 255 bytes"},
 		"long":      {16 << 20, []NewFile{file(strings.Repeat("x", 256))}, "1 to 255 bytes"},
 		"short":     {16 << 20, []NewFile{{Path: "a", Size: 5, Content: strings.NewReader("abc")}}, "EOF"},

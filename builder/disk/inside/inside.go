@@ -97,13 +97,20 @@ func (p Partition) Part(r io.ReaderAt) *io.SectionReader {
 	return io.NewSectionReader(r, p.Offset, p.Size)
 }
 
-// Find finds a partition by its number or its name.
+// Find finds a partition by its number or its name. Of a name that two have it finds none: either would be a guess.
 func Find(all []Partition, which string) (Partition, error) {
 	number, err := strconv.Atoi(which)
+	var found []Partition
 	for _, p := range all {
 		if err == nil && p.Number == number || err != nil && p.Name == which {
-			return p, nil
+			found = append(found, p)
 		}
+	}
+	if len(found) == 1 {
+		return found[0], nil
+	}
+	if len(found) > 1 {
+		return Partition{}, fmt.Errorf("%w: %d are called %q; say which by its number", ErrNoPartition, len(found), which)
 	}
 	var names []string
 	for _, p := range all {

@@ -274,6 +274,10 @@ func TestPartitions(t *testing.T) {
 			if p, err := inside.Find(parts, "two"); err != nil || p.Number != 2 {
 				t.Errorf("Find(two) = %+v, %v", p, err)
 			}
+			twins := []inside.Partition{{Number: 1, Name: "root"}, {Number: 2, Name: "root"}}
+			if p, err := inside.Find(twins, "root"); !errors.Is(err, inside.ErrNoPartition) {
+				t.Errorf("Find of a name that two have = %+v, %v; want %v", p, err, inside.ErrNoPartition)
+			}
 			b[512+60]++
 			if _, parts, damaged, err := inside.Partitions(bytes.NewReader(b), int64(len(b))); err != nil || damaged == nil ||
 				len(parts) != 2 {
