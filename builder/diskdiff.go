@@ -147,7 +147,8 @@ func diffVolumes(ctx context.Context, a, b *inside.Volume, partition int) (all [
 			{"owner", both && (was.UID != now.UID || was.GID != now.GID)},
 			{"unread", was.unread || now.unread},
 			{"content", both && (was.Size != now.Size || was.SHA256 != now.SHA256)},
-			{"target", both && was.Target != now.Target}} {
+			{"target", both && was.Target != now.Target},
+			{"attributes", both && was.attributes != now.attributes}} {
 			if f.differs {
 				what = append(what, f.name)
 			}
@@ -166,7 +167,8 @@ func diffVolumes(ctx context.Context, a, b *inside.Volume, partition int) (all [
 // in it.
 type content struct {
 	listed
-	unread bool
+	unread     bool
+	attributes [sha256.Size]byte // digest of the extended attributes, capabilities among them
 }
 
 // contents lists a filesystem with the digests of its files. No more is read than the volume has room for.
@@ -178,10 +180,17 @@ func contents(ctx context.Context, v *inside.Volume) (map[string]content, error)
 			return ctx.Err()
 		}
 		one := content{listed: listedOf(v, name, i)}
+		var size int64
+		if err == nil {
+			one.attributes, size, err = attributesOf(v, name)
+		}
+		if i.Mode().IsRegular() {
+			size += i.Size()
+		}
+		if left -= size; left < 0 {
+			return fmt.Errorf("%s: the files together are larger than what they are on", name)
+		}
 		if err == nil && i.Mode().IsRegular() {
-			if left -= i.Size(); left < 0 {
-				return fmt.Errorf("%s: the files together are larger than what they are on", name)
-			}
 			one.SHA256, err = sumOf(ctx, v, name)
 		}
 		if err != nil {
@@ -194,6 +203,22 @@ func contents(ctx context.Context, v *inside.Volume) (map[string]content, error)
 		return nil
 	})
 	return all, err
+}
+
+// attributesOf is the digest of a file's extended attributes, and their size in bytes.
+func attributesOf(v *inside.Volume, name string) (sum [sha256.Size]byte, size int64, err error) {
+	i, err := v.Lstat(name)
+	if err != nil {
+		return sum, 0, err
+	}
+	h := sha256.New()
+	all := inside.MetaOf(i).Attributes
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		fmt.Fprintf(h, "%q %d ", key, len(all[key]))
+		h.Write(all[key])
+		size += int64(len(key) + len(all[key]))
+	}
+	return [sha256.Size]byte(h.Sum(nil)), size, inside.MetaOf(i).Unread
 }
 
 func sumOf(ctx context.Context, v *inside.Volume, name string) (string, error) {
@@ -269,6 +294,9 @@ func (d *disks) stat(ctx context.Context, c *console, args []string) error {
 		return fmt.Errorf("%s: %w", args[0], err)
 	}
 	m := inside.MetaOf(i)
+	if m.Unread != nil {
+		return fmt.Errorf("%s: attributes of %s: %w", args[0], name, m.Unread)
+	}
 	s := fileStat{listed: listedOf(v, name, i), Inode: m.Inode, Links: m.Links}
 	if i.Mode().IsRegular() {
 		if s.SHA256, err = sumOf(ctx, v, name); err != nil {

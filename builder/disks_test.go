@@ -138,6 +138,19 @@ func TestDiskUnread(t *testing.T) {
 	}
 }
 
+// TestDiskDiffAttributes gives a file a capability, which changes nothing else of it.
+func TestDiskDiffAttributes(t *testing.T) {
+	plain, capable := ext4Image(t, "plain.raw", ""), ext4Image(t, "capable.raw", "ea_set /d/b security.capability abc\n")
+	if code, out, errs := rempart("disk", "diff", plain, capable); code != exitDifferent || out != "/d/b: [attributes]\n" {
+		t.Errorf("diff = %d, %s%s; want %d and the attributes of d/b", code, out, errs, exitDifferent)
+	}
+	damaged := ext4Image(t, "damaged.raw", "sif /d/b file_acl 999999\n")
+	code, out, errs := rempart("disk", "diff", damaged, damaged)
+	if code != exitDifferent || out != "/d/b: [unread]\n" {
+		t.Errorf("diff of attributes that cannot be read = %d, %s%s; want %d", code, out, errs, exitDifferent)
+	}
+}
+
 // TestPrintFields shows a value as a person reads it, whatever a guest wrote into it.
 func TestPrintFields(t *testing.T) {
 	var out bytes.Buffer

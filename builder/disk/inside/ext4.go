@@ -120,11 +120,13 @@ func (e ext4FS) Lstat(name string) (fs.FileInfo, error) {
 		return nil, err
 	}
 	found := e.info(name, i)
-	if all, err := e.f.Attributes(i); err == nil && len(all) > 0 {
-		found.meta.Attributes = map[string][]byte{}
-		for _, a := range all {
-			found.meta.Attributes[a.Name] = a.Value
+	all, err := e.f.Attributes(i)
+	found.meta.Unread = err
+	for _, a := range all {
+		if found.meta.Attributes == nil {
+			found.meta.Attributes = map[string][]byte{}
 		}
+		found.meta.Attributes[a.Name] = a.Value
 	}
 	return found, nil
 }

@@ -36,6 +36,8 @@ type Meta struct {
 
 	// Attributes are told by Lstat alone: a million names in a directory may share values of megabytes.
 	Attributes map[string][]byte
+	// Unread is why these are not all.
+	Unread error
 }
 
 // Volume is a filesystem that was found.
