@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"time"
 
 	"github.com/erofs/go-erofs"
 )
@@ -88,6 +89,9 @@ func guard(op, name string, call func() error) (err error) {
 	return call()
 }
 
+// lastYear is the last that RFC 3339 has.
+const lastYear = 9999
+
 func (e erofsFS) convert(i fs.FileInfo) info {
 	m, mode := &Meta{Links: 1}, i.Mode()
 	if s, ok := i.Sys().(*erofs.Stat); ok && s != nil {
@@ -103,7 +107,11 @@ func (e erofsFS) convert(i fs.FileInfo) info {
 			}
 		}
 	}
-	return info{i.Name(), i.Size(), mode, i.ModTime(), m}
+	modified := i.ModTime()
+	if modified.Year() < 0 || modified.Year() > lastYear {
+		modified = time.Time{} // JSON cannot say it
+	}
+	return info{i.Name(), i.Size(), mode, modified, m}
 }
 
 func (e erofsFS) Lstat(name string) (found fs.FileInfo, err error) {

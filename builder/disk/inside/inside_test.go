@@ -3,6 +3,7 @@ package inside_test
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -139,6 +140,31 @@ func TestVolumes(t *testing.T) {
 	}
 	if err := fstest.TestFS(below, "page", "e/large"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestTimes reads a time of an EROFS, which has 64 bits for it, that no calendar has.
+func TestTimes(t *testing.T) {
+	dir, _ := tree(t)
+	image := filepath.Join(t.TempDir(), "image")
+	judge.Run(t, "erofs-utils", "mkfs.erofs", "-T99999999999999", image, dir)
+	b, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := open(t, b)
+	entries, err := v.ReadDir("d")
+	if err != nil || len(entries) == 0 {
+		t.Fatal(entries, err)
+	}
+	for _, e := range entries {
+		i, err := e.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text, err := json.Marshal(i.ModTime()); err != nil {
+			t.Errorf("the time of %s is %s, %v; want one that JSON has, or none", e.Name(), text, err)
+		}
 	}
 }
 
