@@ -431,6 +431,9 @@ func describe(d verify.Difference) string {
 			words = append(words, w)
 		}
 	}
+	if d.Kind == verify.Added && d.Path == "" {
+		return strings.Join(append(words, fmt.Sprintf("and %d more files", d.More)), " ")
+	}
 	var bytes int64
 	var places []string
 	for i, g := range d.Ranges {

@@ -61,7 +61,7 @@ type Difference struct {
 	Origin string `json:"origin,omitempty"` // who put the file into the master
 	// Ranges are where on the disk, in order, those of an added file in the order of its bytes; at most maxRanges of them.
 	Ranges []Range `json:"ranges,omitempty"`
-	// More is how many further ranges there are.
+	// More is how many further ranges there are; of Added without a path, how many further files.
 	More int64 `json:"more,omitempty"`
 }
 
