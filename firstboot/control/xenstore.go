@@ -46,7 +46,7 @@ type stored struct {
 	conn *xenstore.Conn
 	tell func(key string, value any)
 	log  *slog.Logger
-	last contract.Report
+	last *contract.Report // the newest; nil: none yet
 }
 
 // storeTime bounds one exchange with xenstore. A host that is busy with other guests may take its time.
@@ -68,7 +68,7 @@ func (s *stored) exchange(ctx context.Context, reports <-chan contract.Report) e
 			if !ok {
 				return nil
 			}
-			s.last = r
+			s.last = &r
 			if err := s.publish(ctx); err != nil {
 				return err
 			}
@@ -85,14 +85,18 @@ func (s *stored) exchange(ctx context.Context, reports <-chan contract.Report) e
 	}
 }
 
+// publish writes the newest report. While there is none, what an earlier process of this child left stays.
 func (s *stored) publish(ctx context.Context) error {
+	if s.last == nil {
+		return nil
+	}
 	b, err := json.Marshal(s.last)
 	if err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTime)
 	defer cancel()
-	return s.conn.Publish(ctx, status(s.last), b)
+	return s.conn.Publish(ctx, status(*s.last), b)
 }
 
 // status is the verdict in one word.

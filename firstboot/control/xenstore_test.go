@@ -69,6 +69,24 @@ func TestXenstore(t *testing.T) {
 	}
 }
 
+// TestXenstoreBeforeReports: a child that was started again and is asked for a report before it has one leaves the old
+// one alone.
+func TestXenstoreBeforeReports(t *testing.T) {
+	store, wire := storetest.New(t)
+	store.Set(xenstore.StatusPath, contract.ReadyPrefix)
+	store.Set(xenstore.OrderPath, "status")
+	s := &stored{conn: xenstore.New(wire), log: slog.New(slog.DiscardHandler)}
+	if err := s.takeOrder(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := store.Get(xenstore.StatusPath); got != contract.ReadyPrefix {
+		t.Errorf("status = %q; want %s as before", got, contract.ReadyPrefix)
+	}
+	if got, _ := store.Get(xenstore.OrderPath); got != "" {
+		t.Errorf("the order is still %q", got)
+	}
+}
+
 func TestStatus(t *testing.T) {
 	for want, r := range map[string]contract.Report{xenstore.Starting: {}, contract.FailedPrefix: {Settled: true},
 		contract.ReadyPrefix: {Ready: true}} {
