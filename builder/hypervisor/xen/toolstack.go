@@ -143,7 +143,8 @@ func parseList(out []byte) ([]Domain, error) {
 	return domains, nil
 }
 
-// ID is the number of a running guest; ErrAbsent when it does not run.
+// ID is the number of a running guest; ErrAbsent when it does not run. dom0 is none, by whatever name: what ends a
+// guest would end the host.
 func (t Toolstack) ID(ctx context.Context, name string) (int, error) {
 	out, err := t.run(ctx, "xl", "domid", name)
 	if err != nil {
@@ -156,19 +157,23 @@ func (t Toolstack) ID(ctx context.Context, name string) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("xl domid %s: want a number, got %.40q", name, out)
 	}
+	if id == 0 {
+		return 0, fmt.Errorf("%w: %s is dom0", ErrAbsent, name)
+	}
 	return id, nil
 }
 
-// read reads a node of xenstore as it is.
+// read reads a node of xenstore as it is. Whether it exists is asked after it could not be read: a node that was there
+// before may be gone by then, for the guest replaces its report when it likes.
 func (t Toolstack) read(ctx context.Context, path string) ([]byte, error) {
-	if _, err := t.run(ctx, "xenstore-exists", path); err != nil {
-		if ctx.Err() != nil {
-			return nil, err
-		}
+	out, err := t.run(ctx, "xenstore-read", "-R", path)
+	if err == nil {
+		return bytes.TrimSuffix(out, []byte("\n")), nil
+	}
+	if _, absent := t.run(ctx, "xenstore-exists", path); absent != nil && ctx.Err() == nil {
 		return nil, fmt.Errorf("%s: %w", path, xenstore.ErrAbsent)
 	}
-	out, err := t.run(ctx, "xenstore-read", "-R", path)
-	return bytes.TrimSuffix(out, []byte("\n")), err
+	return nil, err
 }
 
 // Status is what a guest says of itself in one word; ErrAbsent of package xenstore while it has said nothing.
@@ -186,8 +191,14 @@ func (t Toolstack) Report(ctx context.Context, id int) (contract.Report, error) 
 		return contract.Report{}, fmt.Errorf("report of guest %d: %w", id, err)
 	}
 	var found contract.Report
-	err = qemu.ReadReports(bytes.NewReader(b), func(r contract.Report) { found = r })
-	return found, err
+	n := 0
+	if err := qemu.ReadReports(bytes.NewReader(b), func(r contract.Report) { found, n = r, n+1 }); err != nil {
+		return contract.Report{}, fmt.Errorf("report of guest %d: %w", id, err)
+	}
+	if n != 1 {
+		return contract.Report{}, fmt.Errorf("%w: guest %d left %d reports; want one", xenstore.ErrProtocol, id, n)
+	}
+	return found, nil
 }
 
 // Commands connects with the channel for commands of a running guest; see package ctl. It needs no network of the
@@ -225,30 +236,41 @@ func dom0Store() (io.ReadWriteCloser, error) {
 }
 
 // Await waits until a guest says that it is ready, and returns its report. One that says FAILED may become ready after
-// all, when a child succeeds at its next start: it has until ctx is done.
+// all, when a child succeeds at its next start, and so may one that xl starts again under another number: it has until
+// ctx is done.
 func (t Toolstack) Await(ctx context.Context, name string) (contract.Report, error) {
-	id, err := t.ID(ctx, name)
-	if err != nil {
-		return contract.Report{}, err
-	}
-	path := xenstore.DomainPath(id) + "/" + xenstore.StatusPath
+	var (
+		id     int
+		status string
+		seen   bool
+	)
 	for {
-		status, err := t.Status(ctx, id)
-		if status == contract.ReadyPrefix {
-			return t.Report(ctx, id)
+		now, err := t.ID(ctx, name)
+		if seen && errors.Is(err, ErrAbsent) {
+			// xl leaves two seconds between the end of a guest and its next start (xl_vmcontrol.c, create_domain).
+			seen = false
+			select {
+			case <-time.After(glance):
+				continue
+			case <-ctx.Done():
+			}
+		}
+		if err == nil {
+			id, seen = now, true
+			status, err = t.Status(ctx, id)
+			if status == contract.ReadyPrefix {
+				return t.Report(ctx, id)
+			}
 		}
 		if err == nil || errors.Is(err, xenstore.ErrAbsent) {
 			// The first event comes at once, the second when something has changed. A change between the look above and
 			// the watch is caught by bounding it.
 			bounded, cancel := context.WithTimeout(ctx, glance)
-			_, err = t.run(bounded, "xenstore-watch", "-n", "2", path)
+			_, err = t.run(bounded, "xenstore-watch", "-n", "2", xenstore.DomainPath(id)+"/"+xenstore.StatusPath)
 			if bounded.Err() != nil {
 				err = nil
 			}
 			cancel()
-		}
-		if err == nil {
-			_, err = t.ID(ctx, name)
 		}
 		if err != nil || ctx.Err() != nil {
 			if status == contract.FailedPrefix {
@@ -263,7 +285,8 @@ func (t Toolstack) Await(ctx context.Context, name string) (contract.Report, err
 	}
 }
 
-// glance is how long a change that came between looking and watching goes unnoticed.
+// glance is how long a change that came between looking and watching goes unnoticed, and what xl may take to start a
+// guest again.
 const glance = 10 * time.Second
 
 // Shutdown asks a guest to end in order, waits for that, and destroys it when patience is over: then the error wraps
