@@ -52,6 +52,8 @@ func TestExportUsage(t *testing.T) {
 		{[]string{"host", "--output", "/nonexistent/x", "--bridge", "br0", "--nic", "eth0"}, "NAME=MAC"},
 		{[]string{"host", "--output", "/nonexistent/x", "--bridge", "br0", "--emergency", "eth0=x"}, "--emergency"},
 		{[]string{"host", "--output", "/nonexistent/x", "--bridge", "br0", "--gateway", "br0=x"}, "BRIDGE=ADDRESS"},
+		{[]string{"host", "--output", "/nonexistent/x", "--bridge", "br0", "--address", "br0=10.0.0.2/24", "--gateway",
+			"br0=10.0.0.1", "--gateway", "br0=fd00::1"}, "has the gateway 10.0.0.1 already"},
 	} {
 		_, _, errs := rempart(c.args...)
 		if !strings.Contains(errs, c.want) {

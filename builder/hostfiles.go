@@ -135,6 +135,9 @@ func (o *hostOptions) host() (host.Host, error) {
 	}
 	for _, text := range o.gateways {
 		b, value := bridge("--gateway", text)
+		if b.Gateway.IsValid() {
+			bad("--gateway %s: bridge %s has the gateway %v already; want one", text, b.Name, b.Gateway)
+		}
 		var err error
 		if b.Gateway, err = netip.ParseAddr(value); err != nil {
 			bad("--gateway %s: want BRIDGE=ADDRESS", text)

@@ -101,6 +101,21 @@ func (h Host) Validate() error {
 		}
 		used[s] = by
 	}
+	bonds, bridges := map[string]bool{}, map[string]bool{}
+	for _, b := range h.Bonds {
+		bonds[b.Name] = true
+	}
+	for _, b := range h.Bridges {
+		bridges[b.Name] = true
+	}
+	// made: a bridge is part of nothing, and a bond of bridges alone.
+	made := func(by, s string, bond bool) {
+		if bridges[s] {
+			bad("%s: %s is a bridge itself", by, s)
+		} else if bond && bonds[s] {
+			bad("%s: %s is a bond itself", by, s)
+		}
+	}
 	for _, b := range h.Bonds {
 		own("bond", b.Name)
 		if len(b.Members) < 2 || len(b.Members) > maxMembers {
@@ -108,22 +123,22 @@ func (h Host) Validate() error {
 		}
 		for _, m := range b.Members {
 			use("bond "+b.Name, m)
+			made("bond "+b.Name, m, true)
 		}
 	}
 	for _, b := range h.Bridges {
 		own("bridge", b.Name)
 		for _, p := range b.Ports {
 			use("bridge "+b.Name, p)
-			if what := seen[p]; what == "bridge" {
-				bad("bridge %s: port %s is a bridge itself", b.Name, p)
-			}
+			made("bridge "+b.Name, p, false)
 		}
 		h.validateAddresses(b, bad)
 	}
 	if p := h.Emergency; p != (Port{}) {
 		use("the emergency port", p.NIC)
-		if !p.Address.IsValid() {
-			bad("the emergency port %s has no address", p.NIC)
+		made("the emergency port", p.NIC, true)
+		if !usable(p.Address) {
+			bad("the emergency port %s: %v is no address with a prefix length", p.NIC, p.Address)
 		}
 	}
 	if h.MTU != 0 && (h.MTU < minMTU || h.MTU > maxMTU) {
@@ -138,9 +153,14 @@ func (h Host) Validate() error {
 	return errors.Join(errs...)
 }
 
+// usable tells whether a host can have that address.
+func usable(a netip.Prefix) bool {
+	return a.IsValid() && !a.Addr().IsMulticast() && !a.Addr().IsUnspecified() && !a.Addr().Is4In6()
+}
+
 func (h Host) validateAddresses(b Bridge, bad func(string, ...any)) {
 	for _, a := range b.Addresses {
-		if !a.IsValid() || a.Addr().IsMulticast() || a.Addr().Zone() != "" {
+		if !usable(a) {
 			bad("bridge %s: %v is no address with a prefix length", b.Name, a)
 		}
 	}

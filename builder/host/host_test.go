@@ -82,20 +82,28 @@ func TestValidate(t *testing.T) {
 		change func(h *Host)
 		want   string
 	}{
-		"no bridge":       {func(h *Host) { h.Bridges = nil }, "no bridge"},
-		"nobody gets in":  {func(h *Host) { h.Bridges, h.Emergency = h.Bridges[1:], Port{} }, "nobody could administer"},
-		"long name":       {func(h *Host) { h.Bridges[1].Name = "sixteen-bytes-xx" }, "1 to 15"},
-		"odd name":        {func(h *Host) { h.Bridges[1].Name = "br lan\nup rm" }, "letters, digits"},
-		"an option":       {func(h *Host) { h.Bridges[1].Name = "-x" }, "letters, digits"},
-		"odd port":        {func(h *Host) { h.Bridges[1].Ports = []string{"a/b"} }, "port of bridge brlan"},
-		"same name":       {func(h *Host) { h.Bridges[1].Name = "bradm" }, "of that name"},
-		"bond and bridge": {func(h *Host) { h.Bonds[0].Name = "brlan" }, "of that name"},
-		"a NIC twice":     {func(h *Host) { h.Bridges[2].Ports = []string{"ethlan1"} }, "of bond bond0 and of bridge brwan"},
-		"bridge in one":   {func(h *Host) { h.Bridges[2].Ports = []string{"brlan"} }, "is a bridge itself"},
-		"bond of one":     {func(h *Host) { h.Bonds[0].Members = h.Bonds[0].Members[:1] }, "1 members"},
-		"same MAC":        {func(h *Host) { h.NICs[1].MAC = h.NICs[0].MAC }, "same MAC"},
-		"no MAC":          {func(h *Host) { h.NICs[1].MAC = nil }, "unicast MAC"},
-		"group MAC":       {func(h *Host) { h.NICs[1].MAC = net.HardwareAddr{1, 0, 0, 0, 0, 1} }, "unicast MAC"},
+		"no bridge":        {func(h *Host) { h.Bridges = nil }, "no bridge"},
+		"nobody gets in":   {func(h *Host) { h.Bridges, h.Emergency = h.Bridges[1:], Port{} }, "nobody could administer"},
+		"long name":        {func(h *Host) { h.Bridges[1].Name = "sixteen-bytes-xx" }, "1 to 15"},
+		"odd name":         {func(h *Host) { h.Bridges[1].Name = "br lan\nup rm" }, "letters, digits"},
+		"an option":        {func(h *Host) { h.Bridges[1].Name = "-x" }, "letters, digits"},
+		"odd port":         {func(h *Host) { h.Bridges[1].Ports = []string{"a/b"} }, "port of bridge brlan"},
+		"same name":        {func(h *Host) { h.Bridges[1].Name = "bradm" }, "of that name"},
+		"bond and bridge":  {func(h *Host) { h.Bonds[0].Name = "brlan" }, "of that name"},
+		"a NIC twice":      {func(h *Host) { h.Bridges[2].Ports = []string{"ethlan1"} }, "of bond bond0 and of bridge brwan"},
+		"bridge in one":    {func(h *Host) { h.Bridges[2].Ports = []string{"brlan"} }, "is a bridge itself"},
+		"earlier bridge":   {func(h *Host) { h.Bridges[0].Ports = []string{"brlan"} }, "is a bridge itself"},
+		"its own port":     {func(h *Host) { h.Bridges[3].Ports = []string{"brsrv"} }, "is a bridge itself"},
+		"in a bond":        {func(h *Host) { h.Bonds[0].Members[0] = "brsrv" }, "bond bond0: brsrv is a bridge"},
+		"bond in a bond":   {func(h *Host) { h.Bonds[0].Members[0] = "bond0" }, "bond bond0: bond0 is a bond"},
+		"emergency bridge": {func(h *Host) { h.Emergency.NIC = "brsrv" }, "the emergency port: brsrv is a bridge"},
+		"nothing": {func(h *Host) {
+			h.Emergency.Address = netip.MustParsePrefix("0.0.0.0/0")
+		}, "no address"},
+		"bond of one": {func(h *Host) { h.Bonds[0].Members = h.Bonds[0].Members[:1] }, "1 members"},
+		"same MAC":    {func(h *Host) { h.NICs[1].MAC = h.NICs[0].MAC }, "same MAC"},
+		"no MAC":      {func(h *Host) { h.NICs[1].MAC = nil }, "unicast MAC"},
+		"group MAC":   {func(h *Host) { h.NICs[1].MAC = net.HardwareAddr{1, 0, 0, 0, 0, 1} }, "unicast MAC"},
 		"multicast": {func(h *Host) {
 			h.Bridges[0].Addresses = []netip.Prefix{netip.MustParsePrefix("ff02::1/64")}
 		}, "no address"},
