@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -38,6 +39,9 @@ func ifupdown(h Host) []byte {
 					continue
 				}
 				line("iface %s %s static\n\taddress %v", bridge.Name, family, a)
+				if family == "inet6" {
+					line(withoutAdverts)
+				}
 				if g := bridge.Gateway; g.IsValid() && a.Masked().Contains(g) {
 					line("\tgateway %v", g)
 				}
@@ -49,18 +53,30 @@ func ifupdown(h Host) []byte {
 		if stanzas == 0 {
 			line("iface %s inet manual", bridge.Name)
 			bridgeOptions(line, bridge, mtu)
-			line("\tup ip link set dev $IFACE arp off addrgenmode none")
+			line("\tup ip link set dev $IFACE arp off")
+		}
+		if !slices.ContainsFunc(bridge.Addresses, func(a netip.Prefix) bool { return a.Addr().Is6() }) {
+			line(withoutIPv6)
 		}
 	}
 	if p := h.Emergency; p != (Port{}) {
-		family := "inet"
+		family, closed := "inet", withoutIPv6
 		if p.Address.Addr().Is6() {
-			family = "inet6"
+			family, closed = "inet6", withoutAdverts
 		}
 		line("\n# The way in when no guest is.\nauto %s\niface %s %s static\n\taddress %v", p.NIC, p.NIC, family, p.Address)
+		line(closed)
 	}
 	return b.Bytes()
 }
+
+// What keeps addresses and routes from coming by themselves. An interface is up before its commands are run
+// (interfaces(5)) and has an address by then, which addrgenmode leaves alone, as it does what routers advertise.
+const (
+	withoutIPv6 = "\tup [ ! -e /proc/sys/net/ipv6/conf/$IFACE/disable_ipv6 ] || " +
+		"echo 1 >/proc/sys/net/ipv6/conf/$IFACE/disable_ipv6"
+	withoutAdverts = "\taccept_ra 0\n\tautoconf 0"
+)
 
 func bridgeOptions(line func(string, ...any), bridge Bridge, mtu int) {
 	ports := "none"

@@ -28,7 +28,7 @@ func udevRules(h Host) []byte {
 	b.WriteString("# Whatever loads br_netfilter, packets on bridges stay out of the host's netfilter.\n")
 	b.WriteString(`SUBSYSTEM=="module", ACTION=="add", KERNEL=="br_netfilter", ` +
 		`RUN+="/sbin/sysctl -p /etc/sysctl.d/50-rempart-bridges.conf"` + "\n")
-	b.WriteString("# A vif that is named by Xen: no addresses of its own, and a queue that takes a burst.\n")
+	b.WriteString("# A vif that is named by Xen: a queue that takes a burst.\n")
 	b.WriteString(`SUBSYSTEM=="net", ACTION=="add", KERNEL=="vif*", ATTR{tx_queue_len}="1024"` + "\n")
 	return b.Bytes()
 }

@@ -102,9 +102,9 @@ func TestIfupdown(t *testing.T) {
 	for name, words := range map[string][]string{
 		"bond0": {"bond-mode: 802.3ad", "bond-miimon: 100", "bond-lacp-rate: fast", "bond-xmit-hash-policy: layer2+3"},
 		"bradm": {"address: 10.0.0.2\n", "netmask: 255.255.255.0", "gateway: 10.0.0.1", "bridge_stp: off", "bridge_fd: 0",
-			"address: fd00:a::2\n"},
-		"brlan":   {"bridge_ports: bond0", "mtu: 9000", "arp off"},
-		"ethext1": {"address: 192.168.250.1\n"},
+			"address: fd00:a::2\n", "accept_ra: 0\n"},
+		"brlan":   {"bridge_ports: bond0", "mtu: 9000", "arp off", "disable_ipv6"},
+		"ethext1": {"address: 192.168.250.1\n", "disable_ipv6"},
 	} {
 		out, err := ask(file, name)
 		for _, word := range words {
