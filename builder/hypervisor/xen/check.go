@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // Needs are the sizes a guest's volumes must have, in bytes.
@@ -73,7 +75,7 @@ func (g Guest) Check(root string, needs Needs) error {
 
 // volume is the size of a block device or a raw file.
 func volume(path string) (int64, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe must not hold us up before it is refused
 	if err != nil {
 		return 0, err
 	}

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestCheck makes a host in a folder, on which the guest could run, and takes one thing after the other away.
@@ -25,6 +27,7 @@ func TestCheck(t *testing.T) {
 		"empty":        {write("m/identity.raw", ""), "identity disk /m/identity.raw has 0 bytes"},
 		"qcow2":        {write("m/system.raw", qcow2Magic+"..."), "qcow2"},
 		"a folder":     {folder("m/identity.raw"), "neither a block device nor a file"},
+		"a pipe":       {pipe("m/state.raw"), "neither a block device nor a file"},
 		"no kernel":    {remove("m/vmlinuz"), "kernel: stat"},
 		"no initrd":    {remove("m/initrd"), "initrd: stat"},
 		"odd kernel":   {folder("m/vmlinuz"), "is no file"},
@@ -70,6 +73,15 @@ func folder(name string) func(*testing.T, string) {
 	return func(t *testing.T, root string) {
 		remove(name)(t, root)
 		if err := os.MkdirAll(filepath.Join(root, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func pipe(name string) func(*testing.T, string) {
+	return func(t *testing.T, root string) {
+		remove(name)(t, root)
+		if err := unix.Mkfifo(filepath.Join(root, name), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

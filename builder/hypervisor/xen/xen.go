@@ -110,15 +110,21 @@ const (
 const (
 	grants = 64*512 - 8
 	// Each queue of a NIC has rings of 256 requests each way, which name a page each, and the pages of the rings
-	// (drivers/net/xen-netfront.c: NET_TX_RING_SIZE, NET_RX_RING_SIZE). It opens as many queues as there are VCPUs.
-	grantsOfQueue = 256 + 256 + 2
-	// Each disk keeps 32 requests of 32 segments, and as many pages for indirect ones (drivers/block/xen-blkfront.c).
-	grantsOfDisk = 32*(32+1) + 1
+	// (drivers/net/xen-netfront.c: NET_TX_RING_SIZE, NET_RX_RING_SIZE). It opens as many queues as there are VCPUs, up to
+	// MAX_QUEUES_DEFAULT.
+	grantsOfQueue  = 256 + 256 + 2
+	maxQueuesOfVIF = 8
+	// Each queue of a disk keeps 32 requests of 32 segments, and as many pages for indirect ones; its queues are as many
+	// as the VCPUs, up to xen_blkif_max_queues (drivers/block/xen-blkfront.c).
+	grantsOfDisk    = 32*(32+1) + 1
+	maxQueuesOfDisk = 4
 )
 
-// MaxVIFs is the number of NICs a guest with so many VCPUs and disks can have.
+// MaxVIFs is the number of NICs a guest with so many VCPUs, 0: 1, and disks can have.
 func MaxVIFs(vcpus, disks int) int {
-	return (grants - disks*vcpus*grantsOfDisk) / (max(vcpus, 1) * grantsOfQueue)
+	vcpus = max(vcpus, 1)
+	left := grants - disks*min(vcpus, maxQueuesOfDisk)*grantsOfDisk
+	return max(left, 0) / (min(vcpus, maxQueuesOfVIF) * grantsOfQueue)
 }
 
 // Validate tells everything that makes a guest impossible on any host, at once.
@@ -205,7 +211,7 @@ func (g Guest) texts() map[string]string {
 func unquotable(c rune) bool { return c < ' ' || c == 0x7f || strings.ContainsRune(`"'\`, c) }
 
 func (g Guest) validateVIFs(bad func(string, ...any)) {
-	if most := MaxVIFs(max(g.VCPUs, 1), len(g.disks())); len(g.VIFs) > most {
+	if most := MaxVIFs(g.VCPUs, len(g.disks())); len(g.VIFs) > most {
 		bad("%d NICs; with %d virtual processors and %d disks the %d grants of a guest are enough for %d", len(g.VIFs),
 			max(g.VCPUs, 1), len(g.disks()), grants, most)
 	}

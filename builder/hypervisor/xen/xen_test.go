@@ -124,9 +124,10 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// TestTwentyLinks: the many NICs of a firewall fit, with a second processor too.
+// TestTwentyLinks: the many NICs of a firewall fit, with a second processor too, and a few with as many as can be.
 func TestTwentyLinks(t *testing.T) {
-	for vcpus, least := range map[int]int{1: 20, 2: 20} {
+	// The drivers open four queues of a disk and eight of a NIC at most, however many processors there are.
+	for vcpus, least := range map[int]int{0: 20, 1: 20, 2: 20, 8: 4, maxVCPUs: 4} {
 		if got := MaxVIFs(vcpus, 3); got < least {
 			t.Errorf("MaxVIFs(%d, 3) = %d; want %d at least", vcpus, got, least)
 		}
