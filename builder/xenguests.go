@@ -116,7 +116,7 @@ func nameOf(dry []byte) (string, error) {
 			Name string `json:"name"`
 		} `json:"c_info"`
 	}
-	_, text, found := strings.Cut(string(dry), "{")
+	_, text, found := strings.Cut("\n"+string(dry), "\n{") // those lines name the file, which may have a brace
 	if !found {
 		return "", fmt.Errorf("%.80q holds no configuration", dry)
 	}

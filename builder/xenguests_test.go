@@ -8,7 +8,7 @@ import (
 )
 
 func TestNameOf(t *testing.T) {
-	dry := "Parsing config from /run/fw-1.cfg\n{\n \"c_info\": {\n  \"type\": \"pv\",\n  \"name\": \"fw-1\"\n },\n" +
+	dry := "Parsing config from /run/{new}/fw-1.cfg\n{\n \"c_info\": {\n  \"type\": \"pv\",\n  \"name\": \"fw-1\"\n },\n" +
 		" \"b_info\": {}\n}\n"
 	if got, err := nameOf([]byte(dry)); err != nil || got != "fw-1" {
 		t.Errorf("nameOf = %q, %v; want fw-1", got, err)
