@@ -44,6 +44,10 @@ const (
 // headerSize is that of struct xsd_sockmsg: type, req_id, tx_id, len.
 const headerSize = 16
 
+// maxRequest is what Device takes after a header: its buffer for both has MaxPayload bytes
+// (drivers/xen/xenbus/xenbus_dev_frontend.c, struct xenbus_file_priv).
+const maxRequest = MaxPayload - headerSize
+
 // Errors that callers decide on.
 var (
 	// ErrAbsent: there is no such node.
@@ -156,8 +160,8 @@ func parseEvent(payload []byte) (Event, bool) {
 
 // ask sends one request and waits for its answer.
 func (c *Conn) ask(ctx context.Context, kind, transaction uint32, payload []byte) ([]byte, error) {
-	if len(payload) > MaxPayload {
-		return nil, fmt.Errorf("a message of %d bytes; xenstore takes %d at most", len(payload), MaxPayload)
+	if len(payload) > maxRequest {
+		return nil, fmt.Errorf("a message of %d bytes; xenstore takes %d at most", len(payload), maxRequest)
 	}
 	answer := make(chan message, 1)
 	c.mu.Lock()
