@@ -5,6 +5,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestWriteFile: whole or not at all.
@@ -31,6 +34,44 @@ func TestWriteFile(t *testing.T) {
 	}
 	if err := writeFile(filepath.Join(name, "below"), text("x")); err == nil {
 		t.Error("a file below a file was written")
+	}
+	if err := writeFile(filepath.Dir(name), text("x")); err == nil {
+		t.Error("a folder was written")
+	}
+	// What is no file is neither replaced nor synchronised, and a link leads on.
+	link := filepath.Join(t.TempDir(), "link")
+	for target, want := range map[string]string{name: "two", "/dev/null": ""} {
+		if err := os.Symlink(target, link); err != nil {
+			t.Fatal(err)
+		}
+		if err := writeFile(link, text("two")); err != nil {
+			t.Errorf("a link to %s: %v", target, err)
+		}
+		to, err := os.Readlink(link)
+		if b, _ := os.ReadFile(target); err != nil || to != target || string(b) != want {
+			t.Errorf("a link to %s leads to %q, %v, which holds %q; want %q", target, to, err, b, want)
+		}
+		if err := os.Remove(link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mkfifo(link, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pipe, err := os.OpenFile(link, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close()
+	if err := writeFile(link, text("three")); err != nil {
+		t.Errorf("a pipe: %v", err)
+	}
+	if err := pipe.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 16)
+	if n, err := pipe.Read(b); err != nil || string(b[:n]) != "three" {
+		t.Errorf("the pipe brought %q, %v; want three", b[:n], err)
 	}
 }
 
