@@ -156,6 +156,9 @@ func (v *validator) wayOut(l takenList) {
 	to, err := netip.ParseAddr(host)
 	if err != nil {
 		if i := slices.IndexFunc(v.p.Hosts, func(h Host) bool { return h.Name == host }); i >= 0 {
+			if len(v.p.Hosts[i].Addresses) == 0 {
+				return // hosts tells what is wrong with it
+			}
 			to = v.p.Hosts[i].Addresses[0]
 		} else if !v.p.knowsNameServer() {
 			v.warn(at, "give the host's address under hosts, or let the guest ask itself: dns: {self: true}",
