@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"sync"
@@ -29,15 +30,16 @@ type places struct {
 type place struct {
 	client netip.Addr
 	conn   net.Conn
-	busy   int // queries under way
+	stop   context.CancelFunc // ends what is under way for it
+	busy   int                // queries under way
 	// used is when the connection came, or its last query came or was answered.
 	used time.Time
 }
 
 func newPlaces() *places { return &places{all: map[*place]bool{}, of: map[netip.Addr]int{}} }
 
-// enter gives a connection its place, and ends another where that takes one.
-func (p *places) enter(conn net.Conn, client netip.Addr) *place {
+// enter gives a connection its place, and ends another where that takes one. stop ends what is under way for it.
+func (p *places) enter(conn net.Conn, client netip.Addr, stop context.CancelFunc) *place {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.of[client] >= maxOfClient {
@@ -49,7 +51,7 @@ func (p *places) enter(conn net.Conn, client netip.Addr) *place {
 		}
 		p.end(p.idlest(func(n *place) bool { return p.of[n.client] == most }))
 	}
-	n := &place{client: client, conn: conn, used: time.Now()}
+	n := &place{client: client, conn: conn, stop: stop, used: time.Now()}
 	p.all[n] = true
 	p.of[client]++
 	return n
@@ -67,10 +69,12 @@ func (p *places) idlest(asked func(*place) bool) (found *place) {
 	return found
 }
 
-// end takes a place from a connection and closes that.
+// end takes a place from a connection and closes that. Its queries end with it: who comes again and again would have
+// any number of them under way otherwise, of connections that nobody counts any more.
 func (p *places) end(n *place) {
 	p.ended++
 	p.remove(n)
+	n.stop()
 	n.conn.Close()
 }
 

@@ -1,9 +1,23 @@
 package server
 
 import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"rempart/firstboot/dns/answer"
+	"rempart/firstboot/dns/cache"
+	"rempart/firstboot/dns/forward"
 )
 
 // enters lets n connections of a client in, and returns them with their places.
@@ -13,7 +27,7 @@ func enters(t *testing.T, p *places, client string, n int) (conns []net.Conn, al
 		ours, theirs := net.Pipe()
 		t.Cleanup(func() { ours.Close(); theirs.Close() })
 		conns = append(conns, theirs)
-		all = append(all, p.enter(ours, netip.MustParseAddr(client)))
+		all = append(all, p.enter(ours, netip.MustParseAddr(client), func() {}))
 	}
 	return conns, all
 }
@@ -81,5 +95,73 @@ func TestPlacesAreShared(t *testing.T) {
 	if open(p, one) != 1 || len(p.all) != MaxConnections || open(p, many) != MaxConnections/2-1 {
 		t.Errorf("after half as many again: %d places, who asks has %d, who was idle %d; want %d, 1, %d", len(p.all),
 			open(p, one), open(p, many), MaxConnections, MaxConnections/2-1)
+	}
+}
+
+// silent is a server that does not answer until it is closed.
+type silent chan struct{}
+
+func (s silent) Exchange(context.Context, *dns.Msg) (*dns.Msg, error) {
+	<-s
+	return nil, errors.New("nobody answers")
+}
+
+// TestEndedQueries: when the place of a connection is taken, so are its queries that wait for others.
+func TestEndedQueries(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	nobody := make(silent)
+	defer close(nobody)
+	s := New(nil, forward.New(cache.New(1<<20), []answer.Exchanger{nobody}, nil, nil, log), false, log)
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() {
+		served <- s.ServeTCP(ctx, l, &Access{From: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}, nil)
+	}()
+	come := func(i int) {
+		conn, err := net.Dial("tcp4", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		in := ask(t, fmt.Sprintf("n%d.example.", i), nil)
+		if _, err := conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(in))), in...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// look waits until so many places are busy, and returns them.
+	look := func(wait time.Duration, busy func(all []*place) bool) []*place {
+		t.Helper()
+		for end := time.Now().Add(wait); ; time.Sleep(time.Millisecond) {
+			s.places.mu.Lock()
+			all := slices.Collect(maps.Keys(s.places.all))
+			good := busy(all)
+			s.places.mu.Unlock()
+			if good {
+				return all
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%d places; want other ones, or busy ones", len(all))
+			}
+		}
+	}
+	asking := func(p *place) bool { return p.busy > 0 }
+	for i := range maxOfClient {
+		come(i)
+	}
+	before := look(patience, func(all []*place) bool {
+		return len(all) == maxOfClient && !slices.ContainsFunc(all, func(p *place) bool { return !asking(p) })
+	})
+	come(maxOfClient)
+	look(patience/2, func(all []*place) bool { // else it is the query's own patience that is at its end
+		i := slices.IndexFunc(before, func(p *place) bool { return !slices.Contains(all, p) })
+		return i >= 0 && !asking(before[i])
+	})
+	stop()
+	if err := <-served; err != nil {
+		t.Error(err)
 	}
 }

@@ -67,16 +67,18 @@ func (s *Server) ServeTCP(ctx context.Context, listener net.Listener, access *Ac
 			continue
 		}
 		s.Counts.connections.Add(1)
-		place := s.places.enter(conn, from)
+		own, end := context.WithCancel(ctx)
+		place := s.places.enter(conn, from, end)
 		all.Go(func() {
+			defer end()
 			defer s.places.leave(place)
 			defer conn.Close()
 			if secure == nil {
-				s.connection(ctx, conn, place, access, false)
+				s.connection(own, conn, place, access, false)
 				return
 			}
-			if c := s.handshake(ctx, conn, secure); c != nil {
-				s.connection(ctx, c, place, access, true)
+			if c := s.handshake(own, conn, secure); c != nil {
+				s.connection(own, c, place, access, true)
 			}
 		})
 	}
