@@ -168,3 +168,18 @@ func TestHostileSizes(t *testing.T) {
 		}
 	}
 }
+
+// TestControlCharacters: no name that is written to terminals, logs and paths has any.
+func TestControlCharacters(t *testing.T) {
+	const good = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-"
+	for c := range rune(0x100) {
+		if got := isLinkByte(byte(c)); got != strings.ContainsRune(good, c) {
+			t.Errorf("isLinkByte(%q) = %v", c, got)
+		}
+	}
+	for _, name := range []string{"lan\r", "lan\x11", "lan\x19x"} {
+		if problem, _ := checkLinkName(name); problem == "" {
+			t.Errorf("checkLinkName(%q) finds nothing", name)
+		}
+	}
+}

@@ -76,7 +76,7 @@ func checkLabel(name string) (problem, hint string) {
 func isLower(c byte) bool     { return c >= 'a' && c <= 'z' }
 func isLabelByte(c byte) bool { return isLower(c) || isDigit(c) || c == '-' }
 func isZoneByte(c byte) bool  { return isLabelByte(c) || c == '_' }
-func isLinkByte(c byte) bool  { return isZoneByte(c|0x20) || isZoneByte(c) || c == '.' }
+func isLinkByte(c byte) bool  { return isZoneByte(c) || c >= 'A' && c <= 'Z' || c == '.' }
 
 func allOf(s string, is func(byte) bool) bool {
 	for i := range len(s) {
