@@ -47,7 +47,7 @@ func askStored(ctx context.Context, g admin, p *profiles.Profile) error {
 		return nil
 	}
 	block := p.DNS.Block
-	err := block.Restore(func() ([]byte, error) { return ask(block.Digest, blocklist.Bytes(block.Count)) })
+	err := block.Restore(func() ([]byte, error) { return ask(block.Digest, blocklist.Size(block.Count)) })
 	if err != nil {
 		return fmt.Errorf("the guest's %w", err)
 	}

@@ -130,7 +130,7 @@ func readStored(root fs.FS, p *profiles.Profile) error {
 		return nil
 	}
 	return p.DNS.Block.Restore(func() ([]byte, error) {
-		return read(contract.BlockedPath, blocklist.Bytes(p.DNS.Block.Count))
+		return read(contract.BlockedPath, blocklist.Size(p.DNS.Block.Count))
 	})
 }
 

@@ -22,7 +22,7 @@ const keyLen = 32
 // key is a public key.
 type key [keyLen]byte
 
-// secret is a private or preshared key. No way of printing shows it.
+// tunnelKey is a private or preshared key. No way of printing shows it.
 type tunnelKey [keyLen]byte
 
 func (tunnelKey) String() string               { return "(secret)" }

@@ -27,9 +27,6 @@ const (
 // MaxNames is how many names a table has at most: 16 MiB.
 const MaxNames = 2 << 20
 
-// Bytes is how large a table of so many names is.
-func Bytes(names int) int64 { return int64(headerSize) + int64(names)*hashSize }
-
 // ErrTable is wrapped by the errors of Open.
 var ErrTable = errors.New("not a table of names")
 
