@@ -32,6 +32,7 @@ import (
 	"rempart/firstboot/dns/server"
 	"rempart/firstboot/dns/upstream"
 	"rempart/firstboot/dns/zone"
+	"rempart/firstboot/lists/handover"
 	"rempart/profiles"
 	"rempart/profiles/blocklist"
 )
@@ -159,7 +160,7 @@ func (h *house) sources(env *child.Env) ([]answer.Source, error) {
 		}
 		h.blocked = override.NewBlocked(d.Block, table, ownDomain(d))
 		h.lists = &nameLists{root: env.Root, profile: env.Profile, log: env.Log, blocked: h.blocked,
-			seen: map[string]fs.FileInfo{}, tables: map[string]blocklist.Table{}}
+			most: handover.MostNames(), seen: map[string]fs.FileInfo{}, tables: map[string]blocklist.Table{}}
 		h.lists.renew() // what was handed over to whom we are after
 		all = append(all, h.blocked)
 	}

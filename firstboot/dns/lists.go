@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -26,6 +27,7 @@ type nameLists struct {
 	profile *profiles.Profile
 	log     *slog.Logger
 	blocked *override.Blocked
+	most    int // names of all of them
 	seen    map[string]fs.FileInfo
 	tables  map[string]blocklist.Table
 }
@@ -44,21 +46,14 @@ func (l *nameLists) follow(ctx context.Context) {
 
 // renew puts the lists in force that are others than before. One that cannot be used leaves the one before in force.
 func (l *nameLists) renew() {
-	room := handover.MostNames()
+	room := l.most
 	for _, t := range l.tables {
 		room -= t.Len()
 	}
 	changed := false
-	for _, list := range l.profile.BlockLists() {
-		info, err := os.Lstat(filepath.Join(l.root, contract.ListsDir, handover.NamesList(list.Name)))
-		before := l.seen[list.Name]
-		if errors.Is(err, fs.ErrNotExist) ||
-			err == nil && before != nil && os.SameFile(before, info) && before.ModTime().Equal(info.ModTime()) {
-			continue
-		}
-		l.seen[list.Name] = info
-		had := l.tables[list.Name].Len()
-		t, err := handover.ReadNames(l.root, list.Name, room+had)
+	for _, name := range l.handedOver() {
+		had := l.tables[name].Len()
+		t, err := handover.ReadNames(l.root, name, room+had)
 		if err == nil {
 			err = handover.SaneNames(l.profile, t)
 		}
@@ -67,14 +62,34 @@ func (l *nameLists) renew() {
 			continue
 		}
 		room += had - t.Len()
-		l.tables[list.Name] = t
+		l.tables[name] = t
 		changed = true
-		l.log.Info("list of blocked names in force", "list", list.Name, "names", t.Len())
+		l.log.Info("list of blocked names in force", "list", name, "names", t.Len())
 	}
 	if changed {
 		l.blocked.SetLists(slices.Collect(maps.Values(l.tables)))
 		debug.FreeOSMemory() // of those before: it may be hours until another look at what is not used
 	}
+}
+
+// handedOver are the lists that are others than when they were looked at last; those first that give most room to the
+// rest.
+func (l *nameLists) handedOver() (fresh []string) {
+	grows := map[string]int64{}
+	for _, list := range l.profile.BlockLists() {
+		info, err := os.Lstat(filepath.Join(l.root, contract.ListsDir, handover.NamesList(list.Name)))
+		before := l.seen[list.Name]
+		if errors.Is(err, fs.ErrNotExist) ||
+			err == nil && before != nil && os.SameFile(before, info) && before.ModTime().Equal(info.ModTime()) {
+			continue
+		}
+		if l.seen[list.Name] = info; err == nil {
+			grows[list.Name] = info.Size() - blocklist.Size(l.tables[list.Name].Len())
+		}
+		fresh = append(fresh, list.Name)
+	}
+	slices.SortStableFunc(fresh, func(a, b string) int { return cmp.Compare(grows[a], grows[b]) })
+	return fresh
 }
 
 // listMemory is what lists of blocked names take of the heap, in bytes: the largest there can be, and the one that it

@@ -3,6 +3,7 @@ package dns
 import (
 	"bytes"
 	"context"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/dns/answer"
+	"rempart/firstboot/dns/override"
 	"rempart/firstboot/lists/handover"
 	"rempart/profiles"
 	"rempart/profiles/blocklist"
@@ -93,4 +95,32 @@ func TestNameLists(t *testing.T) {
 	}
 	stop()
 	<-followed
+}
+
+// TestNameListsShareRoom: of two lists that are renewed at a time, one that grows into what the other gives back is
+// in force too, whichever comes first in the profile.
+func TestNameListsShareRoom(t *testing.T) {
+	root := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(root, contract.ListsDir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p := &profiles.Profile{Name: "gw", DNS: &profiles.DNS{Block: &profiles.Block{
+		Lists: []profiles.BlockList{{Name: "a"}, {Name: "b"}}}}}
+	own := func(string) bool { return false }
+	l := &nameLists{root: root, profile: p, log: slog.New(slog.DiscardHandler), most: 4,
+		blocked: override.NewBlocked(p.DNS.Block, blocklist.Table{}, own), seen: map[string]fs.FileInfo{},
+		tables: map[string]blocklist.Table{}}
+	small, large := []string{"w.example"}, []string{"x.example", "y.example", "z.example"}
+	for turn, lists := range [][2][]string{{small, large}, {large, small}, {small, large}} {
+		handOver(t, root, "a", lists[0]...)
+		handOver(t, root, "b", lists[1]...)
+		if l.renew(); l.tables["a"].Len() != len(lists[0]) || l.tables["b"].Len() != len(lists[1]) {
+			t.Errorf("turn %d: %d and %d names are in force; want %d and %d", turn, l.tables["a"].Len(),
+				l.tables["b"].Len(), len(lists[0]), len(lists[1]))
+		}
+	}
+	handOver(t, root, "a", append(small, large...)...)
+	if l.renew(); l.tables["a"].Len() != len(small) {
+		t.Errorf("%d names are in force of a list there is no room for; want the %d before", l.tables["a"].Len(), len(small))
+	}
 }
