@@ -36,9 +36,9 @@ const (
 const (
 	maxList   = 16 << 20     // of MaxListRanges IPv6 ranges
 	maxFile   = maxList + 64 // the larger of the two kinds: a table of names has a head before its 16 MiB
-	maxStatus = 64 << 10
-	maxCount  = 32 // of the first line of a list
-	maxRange  = 33 // of one range: IPv6, and no prefix
+	maxStatus = 1 << 20      // of some fifty lists, each with a URL of 2 KiB, of which JSON may write a byte as six
+	maxCount  = 32           // of the first line of a list
+	maxRange  = 33           // of one range: IPv6, and no prefix
 )
 
 // Status is how a list stands. Times are seconds since 1970; 0: never.

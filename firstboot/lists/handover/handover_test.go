@@ -2,6 +2,7 @@ package handover
 
 import (
 	"bytes"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -103,4 +104,22 @@ func FuzzDecode(f *testing.F) {
 			t.Error("nothing has a count")
 		}
 	})
+}
+
+// TestStatusOfMany: how lists stand is read as it was laid down, of as many as a profile has, and with what JSON
+// writes long.
+func TestStatusOfMany(t *testing.T) {
+	root, _ := room(t)
+	var all []Status
+	for i := range 48 {
+		all = append(all, Status{Name: fmt.Sprintf("list-%d", i), From: "https://x.example/" + strings.Repeat("&", 2000),
+			Entries: 1 << 18, Strange: 1 << 18, Taken: 1 << 40, Seen: 1 << 40, Tried: 1 << 40, Next: 1 << 40,
+			Error: strings.Repeat("<", 303)})
+	}
+	if err := WriteStatus(root, all); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ReadStatus(root); err != nil || !reflect.DeepEqual(got, all) {
+		t.Errorf("ReadStatus = %d lists, %v; want %d", len(got), err, len(all))
+	}
 }
