@@ -159,7 +159,7 @@ func sourceSpace(p *profiles.Profile, l *profiles.Link, v6 bool) spans {
 		return nil
 	}
 	if v6 && delegatedOnly(l) { // what of it is whose, the routing table knows
-		return union(append(delegable, prefixSpan(linkLocal6))...)
+		return union(append(slices.Clip(delegable), prefixSpan(linkLocal6))...)
 	}
 	mine := claims(p, l, v6)
 	var others []netip.Prefix
