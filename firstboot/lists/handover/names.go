@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
@@ -56,7 +58,8 @@ var errNoNames = errors.New("it is no list of names that was handed over")
 var common = []string{"com", "net", "org", "arpa"}
 
 // SaneNames tells why a list of names cannot be what anybody means; nil: it may be. It is refused when it is empty, has
-// all of a large top-level domain, or names a host that the guest itself needs: the time, or the next list.
+// all of a large top-level domain, or names a host that the guest itself needs, for the time or the next list, and that
+// the profile does not allow whatever lists say.
 func SaneNames(p *profiles.Profile, t blocklist.Table) error {
 	if t.Len() == 0 {
 		return fmt.Errorf("%w: it has no name", ErrAbsurd)
@@ -79,9 +82,17 @@ func SaneNames(p *profiles.Profile, t blocklist.Table) error {
 		needed = append(needed, host)
 	}
 	for _, name := range needed {
-		if name != "" && t.BlocksName(name) {
-			return fmt.Errorf("%w: it has %s, which the guest itself asks for", ErrAbsurd, name)
+		if name != "" && t.BlocksName(name) && !allowed(p, name) {
+			return fmt.Errorf("%w: it has %s, which the guest itself asks for; if it is right, write it under allow", ErrAbsurd,
+				name)
 		}
 	}
 	return nil
+}
+
+// allowed tells whether no list keeps a name from anybody: it is one of dns.block.allow, or below one.
+func allowed(p *profiles.Profile, name string) bool {
+	return p.DNS != nil && p.DNS.Block != nil && slices.ContainsFunc(p.DNS.Block.Allow, func(domain string) bool {
+		return name == domain || strings.HasSuffix(name, "."+domain)
+	})
 }

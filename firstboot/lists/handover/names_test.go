@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"rempart/profiles"
 	"rempart/profiles/blocklist"
 )
 
@@ -53,5 +54,30 @@ func TestReadNames(t *testing.T) {
 	}
 	if _, err := ReadNames(root, "x", 100); err == nil {
 		t.Error("a link is followed")
+	}
+}
+
+// TestSaneNames: a name that the guest itself needs makes a list absurd, unless the profile allows it anyway.
+func TestSaneNames(t *testing.T) {
+	var b blocklist.Builder
+	b.Add("time.example", true)
+	raw, _, err := b.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := blocklist.Open(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for allow, sane := range map[string]bool{"": false, "other.example": false, "ool.time.example": false,
+		"x.pool.time.example": false, "pool.time.example": true, "time.example": true} {
+		p := &profiles.Profile{NTP: &profiles.NTP{Servers: []string{"pool.time.example"}},
+			DNS: &profiles.DNS{Block: &profiles.Block{Allow: []string{allow}}}}
+		if err := SaneNames(p, table); (err == nil) != sane {
+			t.Errorf("with %q allowed: %v; want it sane: %v", allow, err, sane)
+		}
+	}
+	if err := SaneNames(&profiles.Profile{}, table); err != nil {
+		t.Errorf("where nobody needs it: %v", err)
 	}
 }
