@@ -43,8 +43,9 @@ func Certificate(root, consumer, name string) (tls.Certificate, error) {
 		return tls.Certificate{}, err
 	}
 	c, err := tls.X509KeyPair(b, b)
-	if err != nil && strings.HasPrefix(err.Error(), "tls: ") {
-		return c, fmt.Errorf("secret %s/%s: %w", consumer, name, err) // Go's words, never the file's
+	// Go's words, never the file's: those about blocks of other types name the types, as they stand there.
+	if err != nil && strings.HasPrefix(err.Error(), "tls: ") && !strings.Contains(err.Error(), "types: ") {
+		return c, fmt.Errorf("secret %s/%s: %w", consumer, name, err)
 	}
 	if err != nil {
 		return c, errors.New("secret " + consumer + "/" + name + " is no certificate with its key, in PEM")

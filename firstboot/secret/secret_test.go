@@ -40,10 +40,13 @@ func TestRead(t *testing.T) {
 // TestCertificateSaysNothing: whatever is wrong with a certificate, the error names the secret and shows none of it.
 func TestCertificateSaysNothing(t *testing.T) {
 	for what, value := range map[string]string{
-		"empty":          "",
-		"no PEM":         "hunter2",
-		"a spoilt block": "-----BEGIN CERTIFICATE-----\nhunter2\n-----END CERTIFICATE-----\n",
-		"a key alone":    "-----BEGIN PRIVATE KEY-----\naHVudGVyMg==\n-----END PRIVATE KEY-----\n",
+		"empty":           "",
+		"no PEM":          "hunter2",
+		"a spoilt block":  "-----BEGIN CERTIFICATE-----\nhunter2\n-----END CERTIFICATE-----\n",
+		"a strange block": "-----BEGIN hunter2-----\nAAAA\n-----END hunter2-----\n",
+		"a strange block after a certificate": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" +
+			"-----BEGIN hunter2-----\nAAAA\n-----END hunter2-----\n",
+		"a key alone": "-----BEGIN PRIVATE KEY-----\naHVudGVyMg==\n-----END PRIVATE KEY-----\n",
 		"two that are no certificate and key": "-----BEGIN CERTIFICATE-----\naHVudGVyMg==\n-----END CERTIFICATE-----\n" +
 			"-----BEGIN PRIVATE KEY-----\naHVudGVyMg==\n-----END PRIVATE KEY-----\n",
 	} {
