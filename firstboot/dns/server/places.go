@@ -17,44 +17,67 @@ const (
 )
 
 // places are where connections are. Whoever comes finds one: when all are taken, or all that one client may have, the
-// connection that was idle longest of who has the most of them is ended. So nobody keeps others out by holding on to
-// what he does not use, and who comes from many addresses at once loses his own.
+// connection is ended that was idle longest of who has the most of them, on the link that has the most. So nobody
+// keeps others out by holding on to what he does not use, who comes from many addresses at once loses his own, and a
+// crowd outside takes nothing from the links inside.
 type places struct {
 	mu    sync.Mutex
 	all   map[*place]bool
-	of    map[netip.Addr]int
+	of    map[owner]int
 	ended uint64 // to make room
+}
+
+// owner is whose a place is: a client on a link.
+type owner struct {
+	link   *Access
+	client netip.Addr
 }
 
 // place is that of one connection.
 type place struct {
-	client netip.Addr
-	conn   net.Conn
-	stop   context.CancelFunc // ends what is under way for it
-	busy   int                // queries under way
+	owner
+	conn net.Conn
+	stop context.CancelFunc // ends what is under way for it
+	busy int                // queries under way
 	// used is when the connection came, or its last query came or was answered.
 	used time.Time
 }
 
-func newPlaces() *places { return &places{all: map[*place]bool{}, of: map[netip.Addr]int{}} }
+func newPlaces() *places { return &places{all: map[*place]bool{}, of: map[owner]int{}} }
 
 // enter gives a connection its place, and ends another where that takes one. stop ends what is under way for it.
-func (p *places) enter(conn net.Conn, client netip.Addr, stop context.CancelFunc) *place {
+func (p *places) enter(conn net.Conn, who owner, stop context.CancelFunc) *place {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.of[client] >= maxOfClient {
-		p.end(p.idlest(func(n *place) bool { return n.client == client }))
+	if p.of[who] >= maxOfClient {
+		p.end(p.idlest(func(n *place) bool { return n.owner == who }))
 	} else if len(p.all) >= MaxConnections {
-		most := 0
-		for _, n := range p.of {
-			most = max(most, n)
+		link, most := p.fullest(who.link), 0
+		for o, n := range p.of {
+			if o.link == link {
+				most = max(most, n)
+			}
 		}
-		p.end(p.idlest(func(n *place) bool { return p.of[n.client] == most }))
+		p.end(p.idlest(func(n *place) bool { return n.link == link && p.of[n.owner] == most }))
 	}
-	n := &place{client: client, conn: conn, stop: stop, used: time.Now()}
+	n := &place{owner: who, conn: conn, stop: stop, used: time.Now()}
 	p.all[n] = true
-	p.of[client]++
+	p.of[who]++
 	return n
+}
+
+// fullest is the link that has the most places; of several the one that is asked about.
+func (p *places) fullest(link *Access) *Access {
+	taken := map[*Access]int{}
+	for o, n := range p.of {
+		taken[o.link] += n
+	}
+	for l, n := range taken {
+		if n > taken[link] {
+			link = l
+		}
+	}
+	return link
 }
 
 // idlest is the place that was used least lately of those that are asked for. One whose query is under way is not idle.
@@ -83,8 +106,8 @@ func (p *places) remove(n *place) {
 		return
 	}
 	delete(p.all, n)
-	if p.of[n.client]--; p.of[n.client] == 0 {
-		delete(p.of, n.client)
+	if p.of[n.owner]--; p.of[n.owner] == 0 {
+		delete(p.of, n.owner)
 	}
 }
 

@@ -23,11 +23,17 @@ import (
 // enters lets n connections of a client in, and returns them with their places.
 func enters(t *testing.T, p *places, client string, n int) (conns []net.Conn, all []*place) {
 	t.Helper()
+	return entersBy(t, p, nil, client, n)
+}
+
+// entersBy is enters by a link.
+func entersBy(t *testing.T, p *places, link *Access, client string, n int) (conns []net.Conn, all []*place) {
+	t.Helper()
 	for range n {
 		ours, theirs := net.Pipe()
 		t.Cleanup(func() { ours.Close(); theirs.Close() })
 		conns = append(conns, theirs)
-		all = append(all, p.enter(ours, netip.MustParseAddr(client), func() {}))
+		all = append(all, p.enter(ours, owner{link, netip.MustParseAddr(client)}, func() {}))
 	}
 	return conns, all
 }
@@ -95,6 +101,42 @@ func TestPlacesAreShared(t *testing.T) {
 	if open(p, one) != 1 || len(p.all) != MaxConnections || open(p, many) != MaxConnections/2-1 {
 		t.Errorf("after half as many again: %d places, who asks has %d, who was idle %d; want %d, 1, %d", len(p.all),
 			open(p, one), open(p, many), MaxConnections, MaxConnections/2-1)
+	}
+}
+
+// TestPlacesOfLinks: a crowd on one link takes its places from itself, whatever the hosts on another have.
+func TestPlacesOfLinks(t *testing.T) {
+	p := newPlaces()
+	outside, home := &Access{Link: "wan"}, &Access{Link: "lan"}
+	crowd := func(from, n int) {
+		for i := from; i < from+n; i++ {
+			entersBy(t, p, outside, netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}).String(), 1)
+		}
+	}
+	_, mine := entersBy(t, p, home, "10.0.0.5", maxOfClient)
+	crowd(0, 2*MaxConnections)
+	if open(p, mine) != maxOfClient || len(p.all) != MaxConnections {
+		t.Errorf("%d of %d places are left to a host inside; want all", open(p, mine), maxOfClient)
+	}
+	_, more := entersBy(t, p, home, "10.0.0.6", maxOfClient)
+	crowd(2*MaxConnections, MaxConnections)
+	if open(p, mine) != maxOfClient || open(p, more) != maxOfClient {
+		t.Errorf("%d and %d places are left to two hosts inside; want %d each", open(p, mine), open(p, more), maxOfClient)
+	}
+	var all []*place
+	for i := range MaxConnections / maxOfClient {
+		_, some := entersBy(t, p, home, netip.AddrFrom4([4]byte{10, 0, 2, byte(i)}).String(), maxOfClient)
+		all = append(all, some...)
+	}
+	crowd(0, 1)
+	outsiders := 0
+	for n := range p.all {
+		if n.link == outside {
+			outsiders++
+		}
+	}
+	if outsiders < MaxConnections/2-1 || open(p, all) == 0 || len(p.all) != MaxConnections {
+		t.Errorf("%d of %d places are left outside; want about half", outsiders, len(p.all))
 	}
 }
 

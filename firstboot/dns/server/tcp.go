@@ -68,7 +68,7 @@ func (s *Server) ServeTCP(ctx context.Context, listener net.Listener, access *Ac
 		}
 		s.Counts.connections.Add(1)
 		own, end := context.WithCancel(ctx)
-		place := s.places.enter(conn, from, end)
+		place := s.places.enter(conn, owner{access, from}, end)
 		all.Go(func() {
 			defer end()
 			defer s.places.leave(place)
