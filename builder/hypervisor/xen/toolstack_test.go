@@ -70,7 +70,7 @@ func TestReportThatIsReplaced(t *testing.T) {
 				f.nodes = left(3, "READY", `{"name":"short"}`)
 			}
 		}
-		r, err := Toolstack{f.run}.Report(t.Context(), 3)
+		r, err := Toolstack{Run: f.run}.Report(t.Context(), 3)
 		if err != nil || r.Name != "long" && r.Name != "short" {
 			t.Errorf("replaced before call %d: Report = %q, %v; want either", when, r.Name, err)
 		}
@@ -81,7 +81,7 @@ func TestReportThatIsReplaced(t *testing.T) {
 func TestReportOfLiars(t *testing.T) {
 	for _, said := range []string{"", "\n", "{}\n{}", "{", "[]"} {
 		f := &fake{id: 3, nodes: left(3, "READY", said)}
-		if r, err := (Toolstack{f.run}).Await(t.Context(), "fw-1"); err == nil {
+		if r, err := (Toolstack{Run: f.run}).Await(t.Context(), "fw-1"); err == nil {
 			t.Errorf("Await of a guest that left %q = %+v; want an error", said, r)
 		}
 	}
@@ -117,7 +117,7 @@ func TestAwait(t *testing.T) {
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 				defer cancel()
-				r, err := Toolstack{f.run}.Await(ctx, "fw-1")
+				r, err := Toolstack{Run: f.run}.Await(ctx, "fw-1")
 				if !errors.Is(err, c.want) || c.want == nil && (err != nil || !r.Ready) {
 					t.Errorf("Await = %+v, %v; want %v", r, err, c.want)
 				}
@@ -145,10 +145,10 @@ func gap(report string) func(f *fake) {
 // TestIDOfDom0: what is done to guests is not done to the host.
 func TestIDOfDom0(t *testing.T) {
 	f := &fake{id: 0}
-	if id, err := (Toolstack{f.run}).ID(t.Context(), "Domain-0"); !errors.Is(err, ErrAbsent) {
+	if id, err := (Toolstack{Run: f.run}).ID(t.Context(), "Domain-0"); !errors.Is(err, ErrAbsent) {
 		t.Errorf("ID(Domain-0) = %d, %v; want ErrAbsent", id, err)
 	}
-	if err := (Toolstack{f.run}).Shutdown(t.Context(), "Domain-0", time.Minute); !errors.Is(err, ErrAbsent) {
+	if err := (Toolstack{Run: f.run}).Shutdown(t.Context(), "Domain-0", time.Minute); !errors.Is(err, ErrAbsent) {
 		t.Errorf("Shutdown(Domain-0) = %v; want ErrAbsent", err)
 	}
 }
