@@ -163,17 +163,27 @@ func (t Toolstack) ID(ctx context.Context, name string) (int, error) {
 	return id, nil
 }
 
-// read reads a node of xenstore as it is. Whether it exists is asked after it could not be read: a node that was there
-// before may be gone by then, for the guest replaces its report when it likes.
+// readTries bounds how often a node is read that comes and goes between two looks.
+const readTries = 3
+
+// read reads a node of xenstore as it is. Whether it exists is asked after it could not be read, and if so it is read
+// again: the guest makes and replaces its nodes when it likes.
 func (t Toolstack) read(ctx context.Context, path string) ([]byte, error) {
-	out, err := t.run(ctx, "xenstore-read", "-R", path)
-	if err == nil {
-		return bytes.TrimSuffix(out, []byte("\n")), nil
+	for try := 1; ; try++ {
+		out, err := t.run(ctx, "xenstore-read", "-R", path)
+		if err == nil {
+			return bytes.TrimSuffix(out, []byte("\n")), nil
+		}
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		if _, absent := t.run(ctx, "xenstore-exists", path); absent != nil && ctx.Err() == nil {
+			return nil, fmt.Errorf("%s: %w", path, xenstore.ErrAbsent)
+		}
+		if try == readTries {
+			return nil, err
+		}
 	}
-	if _, absent := t.run(ctx, "xenstore-exists", path); absent != nil && ctx.Err() == nil {
-		return nil, fmt.Errorf("%s: %w", path, xenstore.ErrAbsent)
-	}
-	return nil, err
 }
 
 // Status is what a guest says of itself in one word; ErrAbsent of package xenstore while it has said nothing.

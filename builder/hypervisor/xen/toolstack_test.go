@@ -77,6 +77,22 @@ func TestReportThatIsReplaced(t *testing.T) {
 	}
 }
 
+// TestStatusThatAppears: whenever a guest comes to say something, it has said nothing yet or has said that.
+func TestStatusThatAppears(t *testing.T) {
+	for when := range 4 {
+		f := &fake{id: 3}
+		f.before = func(calls int) {
+			if calls == when {
+				f.nodes = left(3, "READY", `{}`)
+			}
+		}
+		status, err := Toolstack{Run: f.run}.Status(t.Context(), 3)
+		if said := err == nil && status == "READY"; !said && !errors.Is(err, xenstore.ErrAbsent) {
+			t.Errorf("said before call %d: Status = %q, %v; want it, or that there is none", when, status, err)
+		}
+	}
+}
+
 // TestReportOfLiars: what is no report, or several, is none.
 func TestReportOfLiars(t *testing.T) {
 	for _, said := range []string{"", "\n", "{}\n{}", "{", "[]"} {
