@@ -224,6 +224,10 @@ func plug(n hypervisor.NIC, bridge string) (nic, error) {
 	switch b := n.Backend; {
 	case bridge != "":
 		one.Type, one.Source = "bridge", &source{Bridge: bridge}
+	case b.Kind == hypervisor.User && !b.Internet:
+		// libvirt's leads to the Internet and to the host, which this one was not to.
+		return one, fmt.Errorf("link %s: libvirt has no user-mode network that leads nowhere; name a bridge: --bridge "+
+			"%[1]s=BRIDGE", n.Link)
 	case b.Kind == hypervisor.User:
 		one.Type = "user"
 	case b.Kind == hypervisor.Unplugged:

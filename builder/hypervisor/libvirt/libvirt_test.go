@@ -20,7 +20,7 @@ func example(firmware hypervisor.Firmware) hypervisor.Machine {
 		Identity: &hypervisor.Disk{Path: "/guests/fw/identity.raw", Format: hypervisor.Raw},
 		Data: []hypervisor.DataDisk{{Name: "www", Disk: hypervisor.Disk{Path: "/srv/www.raw", Format: hypervisor.Raw}},
 			{Name: "ro", Disk: hypervisor.Disk{Path: "/srv/ro.raw", Format: hypervisor.Raw}, ReadOnly: true}}}
-	for i, b := range []hypervisor.Backend{{Kind: hypervisor.User}, {Kind: hypervisor.Unplugged},
+	for i, b := range []hypervisor.Backend{{Kind: hypervisor.User, Internet: true}, {Kind: hypervisor.Unplugged},
 		{Kind: hypervisor.Tap, Tap: "tap0"}, {Kind: hypervisor.Socket, Socket: "listen=127.0.0.1:99"},
 		{Kind: hypervisor.Socket, Socket: "mcast=230.0.0.1:1234"}, {Kind: hypervisor.Wire, FD: 7}} {
 		m.NICs = append(m.NICs, hypervisor.NIC{Link: links[i], MAC: hypervisor.MACs("fw", links)[i], Backend: b})
@@ -70,8 +70,10 @@ func TestDomain(t *testing.T) {
 func TestDomainRefuses(t *testing.T) {
 	micro, strange := example(hypervisor.MicroVM), example(hypervisor.BIOS)
 	strange.Arch = "riscv64"
+	closed := example(hypervisor.BIOS)
+	closed.NICs[0].Backend.Internet = false
 	for want, m := range map[string]hypervisor.Machine{"no microvms": micro, "riscv64": strange,
-		"--bridge f=BRIDGE": example(hypervisor.BIOS)} {
+		"--bridge a=BRIDGE": closed, "--bridge f=BRIDGE": example(hypervisor.BIOS)} {
 		if _, err := Domain(m, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Domain = %v; want %q", err, want)
 		}
