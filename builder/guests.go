@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"rempart/builder/files"
 	"rempart/builder/guest"
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/quarantine"
@@ -38,6 +39,9 @@ func createdNames() []string {
 // openCreated looks at a guest that was created.
 func openCreated(name string) (*home.Guest, error) {
 	h, err := home.Default()
+	if errors.Is(err, files.ErrNowhere) { // as of a service without HOME: there are no guests nowhere
+		return nil, fmt.Errorf("%w: %s: %w", home.ErrUnknown, name, err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,9 @@ import (
 	"path/filepath"
 )
 
+// ErrNowhere: it cannot be told where the user's data are.
+var ErrNowhere = errors.New("no folder for data is known")
+
 // Data is the folder for a kind of data that rempart keeps: /var/lib/rempart/KIND for root, else where the XDG Base
 // Directory Specification has a user's data. It is not made.
 func Data(kind string) (string, error) {
@@ -24,7 +27,7 @@ func Data(kind string) (string, error) {
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return "", fmt.Errorf("where to keep %s is not known: %w; set HOME or XDG_DATA_HOME", kind, err)
+		return "", fmt.Errorf("where to keep %s: %w: %w; set HOME or XDG_DATA_HOME", kind, ErrNowhere, err)
 	}
 	return filepath.Join(home, ".local", "share", "rempart", kind), nil
 }
