@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"rempart/builder/disk/internal/judge"
 )
 
 var (
@@ -75,9 +77,7 @@ func TestMake(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if out, err := exec.Command("e2fsck", "-fn", path).CombinedOutput(); err != nil {
-				t.Fatalf("e2fsck -fn: %v\n%s", err, out)
-			}
+			judge.Run(t, "e2fsprogs", "e2fsck", "-fn", path)
 			readBack(t, path, someFiles(tt.large))
 			mounted(t, path, someFiles(tt.large))
 		})

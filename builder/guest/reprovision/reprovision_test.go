@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"rempart/builder/guest"
+	"rempart/builder/guest/home"
 	"rempart/builder/guest/quarantine"
 	"rempart/firstboot/contract/identity"
 )
@@ -133,14 +134,7 @@ func TestUpgradeOfWhatIsNotTrusted(t *testing.T) {
 // TestLongNames: names that JSON makes six times as long fit into the journal all the same, whether the guest is put on
 // the new master or back.
 func TestLongNames(t *testing.T) {
-	w, err := newWorld(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	g, err := w.home.Lock("fw", "a test")
-	if err != nil {
-		t.Fatal(err)
-	}
+	w, g := lockedWorld(t)
 	defer g.Unlock()
 	o := w.options()
 	o.Examine = func(context.Context, string) (f Finding, _ error) {
@@ -226,14 +220,7 @@ func (w *world) begin(p Plan) error {
 // TestGoingBackTakesNoRoom: when the new disk fills this machine's, what there is of it goes first, and a description
 // that was not changed is not written.
 func TestGoingBackTakesNoRoom(t *testing.T) {
-	w, err := newWorld(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	g, err := w.home.Lock("fw", "a test")
-	if err != nil {
-		t.Fatal(err)
-	}
+	w, g := lockedWorld(t)
 	defer g.Unlock()
 	before, err := os.Stat(filepath.Join(g.Dir, "guest.json"))
 	if err != nil {
@@ -267,14 +254,7 @@ func TestGoingBackTakesNoRoom(t *testing.T) {
 
 // TestPrepare: all but the switch is done while the guest runs; going on begins with its stop.
 func TestPrepare(t *testing.T) {
-	w, err := newWorld(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	g, err := w.home.Lock("fw", "a test")
-	if err != nil {
-		t.Fatal(err)
-	}
+	w, g := lockedWorld(t)
 	tr, err := Begin(g, w.plan(Reprovision, "better", Empty), w.options())
 	if err == nil {
 		err = tr.Prepare(t.Context())
@@ -303,14 +283,7 @@ func TestPrepare(t *testing.T) {
 
 // TestInterrupted: what is broken off is pending, and nothing is decided.
 func TestInterrupted(t *testing.T) {
-	w, err := newWorld(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	g, err := w.home.Lock("fw", "a test")
-	if err != nil {
-		t.Fatal(err)
-	}
+	w, g := lockedWorld(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	o := w.options()
 	o.Trace = func(point string) {
@@ -332,4 +305,18 @@ func TestInterrupted(t *testing.T) {
 	if got, want := w.fate(t), `well with "old state", runs on well`; got != want {
 		t.Errorf("the guest is %s; want %s", got, want)
 	}
+}
+
+// lockedWorld is a world whose guest is locked; the test unlocks it.
+func lockedWorld(t *testing.T) (*world, *home.Guest) {
+	t.Helper()
+	w, err := newWorld(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := w.home.Lock("fw", "a test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w, g
 }
