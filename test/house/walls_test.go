@@ -111,6 +111,8 @@ var contracts = map[string]string{
 	"rempart/firstboot/contract/xenstore": "where a guest of Xen leaves its report, and the protocol to get there",
 	"rempart/firstboot/gpt":               "one hardened reader of partition tables for both sides",
 	"rempart/firstboot/filter":            "rules and probes a policy becomes: checked, printed, tried before a guest is",
+
+	"rempart/firstboot/contract/xenstore/storetest": "the same in memory, for the tests of both sides",
 }
 
 // TestWalls: profiles and overlays are the ground floor, the two sides do not know each other but for contracts, and
