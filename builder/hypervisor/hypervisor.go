@@ -1,8 +1,8 @@
 // Package hypervisor describes a guest the way every hypervisor can understand it: a pure value of memory, disks,
 // links and channels. The packages below it turn that value into something that runs.
 //
-// Three things hold whatever the driver: the system disk is attached read-only (a guest cannot write what it runs),
-// disks are found by their serial and never by position, and links appear on the bus in the order of the profile.
+// Three things hold whatever the driver: the system disk is attached read-only (a guest cannot write what it runs; of
+// other people's systems, which must, it writes to an overlay and never to what that lies on), disks are found by their serial and never by position, and links appear on the bus in the order of the profile.
 //
 // What it deliberately does not do: start anything, look at the machine it runs on, or know one hypervisor's options.
 package hypervisor
@@ -98,7 +98,8 @@ type Machine struct {
 	Firmware Firmware // how it boots
 	Flash    *Flash   // UEFI only
 	Kernel   *Kernel  // Direct and MicroVM only
-	System   Disk     // always attached read-only
+	System   Disk     // attached read-only unless there is a Base
+	Base     *Disk    // what System, then a qcow2 overlay that the guest writes to, lies on; always read-only
 	State    *Disk    // nil: none
 	Identity *Disk    // always attached read-only; nil: none
 	Data     []DataDisk
@@ -223,6 +224,12 @@ func (m Machine) Validate() error {
 	}
 	if m.System.Path == "" {
 		bad("there is no system disk")
+	}
+	if m.Base != nil && m.System.Format != QCOW2 {
+		bad("a system disk of format %q lies on another image; want a qcow2 overlay", m.System.Format)
+	}
+	if m.Base != nil && m.Firmware.ReadsKernelFromHost() {
+		bad("firmware %s boots a kernel of this machine; a system of its own boots by bios or uefi", m.Firmware)
 	}
 	if _, err := ParseFirmware(string(m.Firmware)); err != nil {
 		bad("%w", err)

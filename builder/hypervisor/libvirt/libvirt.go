@@ -95,9 +95,22 @@ type disk struct {
 	Driver   driver    `xml:"driver"`
 	Source   source    `xml:"source"`
 	Target   target    `xml:"target"`
+	Base     *base     `xml:"backingStore"`
 	ReadOnly *struct{} `xml:"readonly"`
 	Shared   *struct{} `xml:"shareable"`
 	Serial   string    `xml:"serial"`
+}
+
+// base is what an overlay lies on, which libvirt then does not read from the overlay.
+type base struct {
+	Type   string    `xml:"type,attr"`
+	Format baseKind  `xml:"format"`
+	Source source    `xml:"source"`
+	End    *struct{} `xml:"backingStore"`
+}
+
+type baseKind struct {
+	Type hypervisor.Format `xml:"type,attr"`
 }
 
 type driver struct {
@@ -206,7 +219,10 @@ func disks(all *devices, m hypervisor.Machine) {
 		}
 		all.Disks = append(all.Disks, one)
 	}
-	add(m.System, contract.SystemSerial, true, true)
+	add(m.System, contract.SystemSerial, m.Base == nil, m.Base == nil)
+	if m.Base != nil {
+		all.Disks[0].Base = &base{"file", baseKind{m.Base.Format}, source{File: m.Base.Path}, &struct{}{}}
+	}
 	if m.State != nil {
 		add(*m.State, contract.StateSerial, false, false)
 	}

@@ -34,36 +34,60 @@ func example(firmware hypervisor.Firmware) hypervisor.Machine {
 	return m
 }
 
-// TestDomain has every way to boot judged by libvirt's own schema.
-func TestDomain(t *testing.T) {
+// judged is the XML of a machine, which libvirt's own schema takes.
+func judged(t *testing.T, m hypervisor.Machine) string {
+	t.Helper()
 	judge, err := exec.LookPath("virt-xml-validate")
 	if err != nil {
 		t.Fatalf("%v (apt package libvirt-clients)", err)
 	}
+	b, err := Domain(m, map[string]string{"f": "br0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "domain.xml")
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(judge, file, "domain").CombinedOutput(); err != nil {
+		t.Errorf("%s: virt-xml-validate: %v\n%s\n%s", m.Firmware, err, out, b)
+	}
+	return string(b)
+}
+
+// TestDomain has every way to boot judged by libvirt's own schema.
+func TestDomain(t *testing.T) {
 	for _, firmware := range []hypervisor.Firmware{hypervisor.BIOS, hypervisor.UEFI, hypervisor.Direct} {
 		m := example(firmware)
 		m.Name = "fw-1" // the schema takes no angle brackets in names
-		b, err := Domain(m, map[string]string{"f": "br0"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		file := filepath.Join(t.TempDir(), "domain.xml")
-		if err := os.WriteFile(file, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if out, err := exec.Command(judge, file, "domain").CombinedOutput(); err != nil {
-			t.Errorf("%s: virt-xml-validate: %v\n%s\n%s", firmware, err, out, b)
-		}
+		b := judged(t, m)
 		for _, want := range []string{`<disk type="file" device="disk">`, "<readonly></readonly>",
 			"<serial>data-www</serial>", "/masters/a&amp;b/system.qcow2",
 			fmt.Sprintf(`<mac address="%s">`, m.NICs[5].MAC), `<source bridge="br0">`} {
-			if !strings.Contains(string(b), want) {
+			if !strings.Contains(b, want) {
 				t.Errorf("%s: the domain lacks %s:\n%s", firmware, want, b)
 			}
 		}
-		if n := strings.Count(string(b), "<readonly>"); n != 3 {
+		if n := strings.Count(b, "<readonly>"); n != 3 {
 			t.Errorf("%s: %d disks are read-only; want system, identity and one data disk", firmware, n)
 		}
+	}
+}
+
+// TestOverlay: a system that writes does so to its own overlay; what that lies on is said, and nothing else follows.
+func TestOverlay(t *testing.T) {
+	m := example(hypervisor.BIOS)
+	m.Name, m.System.Path = "web", "/guests/web/root.qcow2"
+	m.Base = &hypervisor.Disk{Path: "/masters/a&b/system.qcow2", Format: hypervisor.QCOW2}
+	text := judged(t, m)
+	for _, want := range []string{`<source file="/guests/web/root.qcow2">`, `<backingStore type="file">`,
+		`<source file="/masters/a&amp;b/system.qcow2">`, "<backingStore></backingStore>"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the domain lacks %s:\n%s", want, text)
+		}
+	}
+	if n := strings.Count(text, "<readonly>"); n != 2 {
+		t.Errorf("%d disks are read-only; want identity and one data disk", n)
 	}
 }
 

@@ -160,10 +160,14 @@ func (b *builder) index(option string) int {
 }
 
 func (b *builder) disks() {
-	// Read-only at the file, at the format and at the device: principle 1 of the whole design. file.locking stays
-	// on: any number of guests may share a system disk, no writer may.
-	b.add("-blockdev", fmt.Sprintf("driver=%s,node-name=system,read-only=on,auto-read-only=off,"+
-		"file.driver=file,file.filename=%s,file.read-only=on", b.m.System.Format, escape(b.m.System.Path)))
+	if b.m.Base == nil {
+		b.readOnly("system", b.m.System)
+	} else {
+		// What it lies on is said here, whatever the overlay says: nobody who writes to it names files of the host.
+		b.readOnly("base", *b.m.Base)
+		b.add("-blockdev", fmt.Sprintf("driver=%s,node-name=system,discard=unmap,backing=base,file.driver=file,"+
+			"file.filename=%s,file.discard=unmap", b.m.System.Format, escape(b.m.System.Path)))
+	}
 	b.device("virtio-blk", slotSystem, mmioSystem, "drive=system", "id=system-disk",
 		"serial="+contract.SystemSerial, b.bootIndex())
 	if s := b.m.State; s != nil {
@@ -173,8 +177,7 @@ func (b *builder) disks() {
 		b.device("virtio-blk", slotState, mmioState, "drive=state", "id=state-disk", "serial="+contract.StateSerial)
 	}
 	if i := b.m.Identity; i != nil {
-		b.add("-blockdev", fmt.Sprintf("driver=%s,node-name=identity,read-only=on,auto-read-only=off,"+
-			"file.driver=file,file.filename=%s,file.read-only=on", i.Format, escape(i.Path)))
+		b.readOnly("identity", *i)
 		b.function(1, "virtio-blk", slotRandom, 0, "drive=identity", "id=identity-disk",
 			"serial="+identity.Serial)
 	}
@@ -188,6 +191,13 @@ func (b *builder) disks() {
 			mode, escape(d.Disk.Path)))
 		b.function(2+i, "virtio-blk", slotRandom, 0, "drive="+node, "id="+node+"-disk", "serial="+d.Serial())
 	}
+}
+
+// readOnly adds an image that nobody writes to: read-only at the file, at the format and so at the device: principle 1
+// of the whole design. file.locking stays on: any number of guests may share a system disk, no writer may.
+func (b *builder) readOnly(node string, d hypervisor.Disk) {
+	b.add("-blockdev", fmt.Sprintf("driver=%s,node-name=%s,read-only=on,auto-read-only=off,"+
+		"file.driver=file,file.filename=%s,file.read-only=on", d.Format, node, escape(d.Path)))
 }
 
 func (b *builder) channels() {

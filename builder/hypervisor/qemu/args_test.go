@@ -60,6 +60,10 @@ func TestArgsGolden(t *testing.T) {
 	arm := example(hypervisor.Direct)
 	arm.Arch = "arm64"
 	cases["direct-arm64"] = arm
+	overlay := example(hypervisor.BIOS)
+	overlay.System.Path, overlay.State = "/guests/web/root.qcow2", nil
+	overlay.Base = &hypervisor.Disk{Path: "/m/a,b/system.qcow2", Format: hypervisor.QCOW2}
+	cases["bios-overlay"] = overlay
 	for name, m := range cases {
 		t.Run(name, func(t *testing.T) {
 			args, err := Args(m)
@@ -116,6 +120,37 @@ func TestArgsSystemDiskIsReadOnly(t *testing.T) {
 			if found != 1 {
 				t.Errorf("Args(%s, %s) has %d system disks; want 1", f, format, found)
 			}
+		}
+	}
+}
+
+// Of a system that must write, what its overlay lies on is what holds that property, and is said on the command line.
+func TestArgsBaseIsReadOnly(t *testing.T) {
+	for _, format := range hypervisor.Formats() {
+		m := example(hypervisor.BIOS)
+		m.Base = &hypervisor.Disk{Path: "/m/system", Format: format}
+		args, err := Args(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := strings.Join(args, "\n")
+		base := fmt.Sprintf("driver=%s,node-name=base,read-only=on,auto-read-only=off,file.driver=file,"+
+			"file.filename=/m/system,file.read-only=on", format)
+		if !strings.Contains(all, base) || !strings.Contains(all, "node-name=system,discard=unmap,backing=base,") {
+			t.Errorf("Args of an overlay on %s:\n%s\nwant %s, and the overlay on it", format, all, base)
+		}
+	}
+	for want, change := range map[string]func(*hypervisor.Machine){
+		"want a qcow2 overlay": func(m *hypervisor.Machine) { m.System.Format = hypervisor.Raw },
+		"by bios or uefi": func(m *hypervisor.Machine) {
+			m.Firmware, m.Kernel = hypervisor.Direct, &hypervisor.Kernel{Image: "/m/vmlinuz"}
+		},
+	} {
+		m := example(hypervisor.BIOS)
+		m.Base = &hypervisor.Disk{Path: "/m/system", Format: hypervisor.QCOW2}
+		change(&m)
+		if _, err := Args(m); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Args = %v; want %q", err, want)
 		}
 	}
 }
