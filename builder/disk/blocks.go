@@ -37,7 +37,7 @@ func BlockDigests(ctx context.Context, r io.ReaderAt, size, block int64) ([]byte
 					return fmt.Errorf("digest of block %d of %d: %w", n, count, err)
 				}
 				b := buf[:min(block, size-n*block)]
-				if err := readFull(r, b, n*block); err != nil {
+				if err := ReadFull(r, b, n*block); err != nil {
 					return fmt.Errorf("digest of %d bytes at offset %d: %w", len(b), n*block, err)
 				}
 				sum := zeroSum

@@ -3,7 +3,6 @@ package disk
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -26,7 +25,7 @@ func Digest(ctx context.Context, r io.ReaderAt, offset, length int64) ([sha256.S
 			return sum, fmt.Errorf("digest of %d bytes at offset %d: %w", length, offset, err)
 		}
 		b := buf[:min(int64(len(buf)), length-done)]
-		if err := readFull(r, b, offset+done); err != nil {
+		if err := ReadFull(r, b, offset+done); err != nil {
 			return sum, fmt.Errorf("digest of %d bytes at offset %d: %w", length, offset, err)
 		}
 		h.Write(b)
@@ -56,16 +55,4 @@ func Digests(ctx context.Context, r io.ReaderAt, regions []Region) ([][sha256.Si
 		return nil, err
 	}
 	return sums, nil
-}
-
-// readFull fills b from offset of r. A read that ends exactly at the end of r is whole, whatever error comes with it.
-func readFull(r io.ReaderAt, b []byte, offset int64) error {
-	n, err := r.ReadAt(b, offset)
-	if n == len(b) {
-		return nil
-	}
-	if err == nil || errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
 }

@@ -34,7 +34,7 @@ func WriteRaw(ctx context.Context, f *os.File, s *Sparse) error {
 			// Chunks end at multiples of chunk so that blocks are those of the file.
 			n := min(chunk-at%chunk, e.Offset+e.Length-at)
 			b := buf[:n]
-			if err := readFull(e.Source, b, at-e.Offset); err != nil {
+			if err := ReadFull(e.Source, b, at-e.Offset); err != nil {
 				return fmt.Errorf("%s: reading %d bytes of the image at offset %d: %w", f.Name(), n, at, err)
 			}
 			for _, run := range dataRuns(b, at) {

@@ -16,6 +16,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"rempart/builder/disk"
 )
 
 // FS is a filesystem. It is safe for concurrent use as far as its image is.
@@ -129,12 +131,9 @@ func (f *FS) readAt(b []byte, off int64) error {
 
 // readFull reads all of b, the end of the image included.
 func readFull(image io.ReaderAt, b []byte, off int64) error {
-	n, err := image.ReadAt(b, off)
-	if n == len(b) || err == nil {
-		return nil
-	}
-	if errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: the image ends at offset %d", ErrDamaged, off+int64(n))
+	err := disk.ReadFull(image, b, off)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("%w: the image ends: %w", ErrDamaged, err)
 	}
 	return err
 }

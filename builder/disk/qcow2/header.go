@@ -2,10 +2,11 @@ package qcow2
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"math"
+
+	"rempart/builder/disk"
 )
 
 // Limits of what Open takes. The specification gives the first two and the length of names; the sizes are QEMU's own
@@ -39,7 +40,7 @@ func (h *header) l2Entries() int64 { return h.clusterSize() / entryBytes }
 // readHeader reads and checks the header of a file of size bytes.
 func readHeader(r io.ReaderAt, size int64) (*header, error) {
 	b := make([]byte, min(max(size, 0), hdrWithCompressionLen))
-	if err := readFull(r, b, 0); err != nil {
+	if err := disk.ReadFull(r, b, 0); err != nil {
 		return nil, err
 	}
 	if len(b) < hdrV2Length || binary.BigEndian.Uint32(b) != magic {
@@ -141,7 +142,7 @@ func (h *header) readNames(r io.ReaderAt, size, at int64, nameOffset uint64, nam
 			return fmt.Errorf("backing name of %d bytes at offset %d: %w", nameSize, nameOffset, ErrCorrupt)
 		}
 		name := make([]byte, nameSize)
-		if err := readFull(r, name, int64(nameOffset)); err != nil {
+		if err := disk.ReadFull(r, name, int64(nameOffset)); err != nil {
 			return err
 		}
 		h.backingName = string(name)
@@ -153,7 +154,7 @@ func (h *header) readNames(r io.ReaderAt, size, at int64, nameOffset uint64, nam
 		if end-at < int64(len(b)) {
 			return nil
 		}
-		if err := readFull(r, b[:], at); err != nil {
+		if err := disk.ReadFull(r, b[:], at); err != nil {
 			return err
 		}
 		kind, length := binary.BigEndian.Uint32(b[:]), int64(binary.BigEndian.Uint32(b[4:]))
@@ -169,7 +170,7 @@ func (h *header) readNames(r io.ReaderAt, size, at int64, nameOffset uint64, nam
 				return fmt.Errorf("backing format name of %d bytes: %w", length, ErrCorrupt)
 			}
 			name := make([]byte, length)
-			if err := readFull(r, name, at); err != nil {
+			if err := disk.ReadFull(r, name, at); err != nil {
 				return err
 			}
 			h.backingFormat = string(name)
@@ -181,15 +182,3 @@ func (h *header) readNames(r io.ReaderAt, size, at int64, nameOffset uint64, nam
 
 // maxFormatName is what QEMU allows (block/qcow2.c, the buffer of bs->backing_format).
 const maxFormatName = 15
-
-// readFull fills b from offset of r. A read that ends exactly at the end of r is whole, whatever error comes with it.
-func readFull(r io.ReaderAt, b []byte, offset int64) error {
-	n, err := r.ReadAt(b, offset)
-	if n == len(b) {
-		return nil
-	}
-	if err == nil || errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("reading %d bytes at offset %d: %w", len(b), offset, err)
-}

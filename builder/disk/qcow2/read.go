@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	"rempart/builder/disk"
 	"rempart/builder/disk/internal/cache"
 )
 
@@ -101,7 +102,7 @@ func (i *Image) Backing() (name, format string) { return i.backingName, i.backin
 // readL1 reads the L1 table. That every L2 table is named once bounds the work of walking the image by the file.
 func (i *Image) readL1() error {
 	b := make([]byte, i.l1Size*entryBytes)
-	if err := readFull(i.r, b, i.l1Offset); err != nil {
+	if err := disk.ReadFull(i.r, b, i.l1Offset); err != nil {
 		return fmt.Errorf("L1 table: %w", err)
 	}
 	i.l1 = make([]uint64, i.l1Size)
@@ -173,7 +174,7 @@ func (i *Image) slice(at int64) ([]byte, error) {
 		return b, nil
 	}
 	b := make([]byte, min(sliceEntries, i.l2Entries())*entryBytes)
-	if err := readFull(i.r, b, at); err != nil {
+	if err := disk.ReadFull(i.r, b, at); err != nil {
 		return nil, err
 	}
 	i.slices.Put(uint64(at), b)
@@ -248,7 +249,7 @@ func (i *Image) readPart(b []byte, cluster, within int64) error {
 		// A file may end inside its last cluster: the rest was never written, and is zero.
 		n := int(min(int64(len(b)), max(0, i.length-p.offset-within)))
 		clear(b[n:])
-		return readFull(i.r, b[:n], p.offset+within)
+		return disk.ReadFull(i.r, b[:n], p.offset+within)
 	case packed:
 		return i.readPacked(b, cluster, within, p)
 	default:
@@ -261,7 +262,7 @@ func (i *Image) readBacking(b []byte, at int64) error {
 	n := 0
 	if i.backing != nil {
 		n = int(min(int64(len(b)), max(0, i.backing.Size-at)))
-		if err := readFull(i.backing, b[:n], at); err != nil {
+		if err := disk.ReadFull(i.backing, b[:n], at); err != nil {
 			return fmt.Errorf("backing file: %w", err)
 		}
 	}
@@ -281,7 +282,7 @@ func (i *Image) readPacked(b []byte, cluster, within int64, p place) error {
 		out = make([]byte, i.clusterSize())
 	}
 	in := make([]byte, p.length)
-	if err := readFull(i.r, in, p.offset); err != nil {
+	if err := disk.ReadFull(i.r, in, p.offset); err != nil {
 		return err
 	}
 	z := i.inflate.Get().(*inflater)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"rempart/builder/disk"
 )
 
 // ErrNoSnapshot is returned for a snapshot that is not in the image.
@@ -59,7 +61,7 @@ func (i *Image) Snapshots() ([]Snapshot, error) {
 // readSnapshot reads an entry, and tells how long it is.
 func (i *Image) readSnapshot(at int64) (s Snapshot, length int64, err error) {
 	fixed := make([]byte, snapshotFixed)
-	if err := readFull(i.r, fixed, at); err != nil {
+	if err := disk.ReadFull(i.r, fixed, at); err != nil {
 		return s, 0, err
 	}
 	be := binary.BigEndian
@@ -71,7 +73,7 @@ func (i *Image) readSnapshot(at int64) (s Snapshot, length int64, err error) {
 		return s, 0, fmt.Errorf("%d bytes of extra data: %w", extra, ErrCorrupt)
 	}
 	rest := make([]byte, extra+id+name)
-	if err := readFull(i.r, rest, at+snapshotFixed); err != nil {
+	if err := disk.ReadFull(i.r, rest, at+snapshotFixed); err != nil {
 		return s, 0, err
 	}
 	if extra >= snapshotMemory+8 {

@@ -51,7 +51,7 @@ func Open(r io.ReaderAt, length int64) (*Image, error) {
 
 func open(r io.ReaderAt, length int64) (*Image, error) {
 	b := make([]byte, min(sectorSize, max(0, length)))
-	if err := readFull(r, b, 0); err != nil {
+	if err := disk.ReadFull(r, b, 0); err != nil {
 		return nil, err
 	}
 	if bytes.HasPrefix(b, []byte("# Disk Descriptor")) {
@@ -84,7 +84,7 @@ func (i *Image) footer() error {
 		return fmt.Errorf("no footer: %w", ErrCorrupt)
 	}
 	b := make([]byte, sectorSize)
-	if err := readFull(i.r, b, i.length-2*sectorSize); err != nil {
+	if err := disk.ReadFull(i.r, b, i.length-2*sectorSize); err != nil {
 		return err
 	}
 	h, err := parseHeader(b)
@@ -109,7 +109,7 @@ func (i *Image) descriptor() error {
 		return fmt.Errorf("a descriptor of %d sectors at %d: %w", i.descSize, i.desc, ErrCorrupt)
 	}
 	b := make([]byte, size)
-	if err := readFull(i.r, b, int64(i.desc*sectorSize)); err != nil {
+	if err := disk.ReadFull(i.r, b, int64(i.desc*sectorSize)); err != nil {
 		return fmt.Errorf("descriptor: %w", err)
 	}
 	if m := createType.FindSubmatch(b); m != nil && Kind(m[1]) != StreamOptimized && Kind(m[1]) != MonolithicSparse {
@@ -134,7 +134,7 @@ func (i *Image) readDirectory() error {
 		return fmt.Errorf("a directory of %d tables at sector %d of %d: %w", count, at, i.length/sectorSize, ErrCorrupt)
 	}
 	b := make([]byte, count*4)
-	if err := readFull(i.r, b, int64(at*sectorSize)); err != nil {
+	if err := disk.ReadFull(i.r, b, int64(at*sectorSize)); err != nil {
 		return fmt.Errorf("grain directory: %w", err)
 	}
 	i.tables = make([]uint64, count)
@@ -172,7 +172,7 @@ func (i *Image) grainAt(n int64) (int64, error) {
 	b := i.entries.Get(table)
 	if b == nil {
 		b = make([]byte, tableEntries*4)
-		if err := readFull(i.r, b, int64(table)); err != nil {
+		if err := disk.ReadFull(i.r, b, int64(table)); err != nil {
 			return 0, fmt.Errorf("grain table: %w", err)
 		}
 		i.entries.Put(table, b)
@@ -225,7 +225,7 @@ func (i *Image) readPart(b []byte, n, within int64) error {
 		// The last grain may end with the file: what was never written is zero.
 		have := int(min(int64(len(b)), max(0, i.length-at-within)))
 		clear(b[have:])
-		return readFull(i.r, b[:have], at+within)
+		return disk.ReadFull(i.r, b[:have], at+within)
 	}
 	grain := i.unpacked.Get(uint64(at))
 	if grain == nil {
@@ -241,7 +241,7 @@ func (i *Image) readPart(b []byte, n, within int64) error {
 // unpack decompresses the grain at an offset, whose marker must say that it is grain n.
 func (i *Image) unpack(at, n int64) ([]byte, error) {
 	var marker [markerHeader]byte
-	if err := readFull(i.r, marker[:], at); err != nil {
+	if err := disk.ReadFull(i.r, marker[:], at); err != nil {
 		return nil, err
 	}
 	sector, size := binary.LittleEndian.Uint64(marker[:]), int64(binary.LittleEndian.Uint32(marker[8:]))
@@ -249,7 +249,7 @@ func (i *Image) unpack(at, n int64) ([]byte, error) {
 		return nil, fmt.Errorf("its marker is of sector %d, with %d bytes: %w", sector, size, ErrCorrupt)
 	}
 	packed := make([]byte, size)
-	if err := readFull(i.r, packed, at+markerHeader); err != nil {
+	if err := disk.ReadFull(i.r, packed, at+markerHeader); err != nil {
 		return nil, err
 	}
 	z, err := zlib.NewReader(bytes.NewReader(packed))
@@ -304,15 +304,4 @@ func (i *Image) Sparse(ctx context.Context) (*disk.Sparse, error) {
 		to = min((n+1)*i.grainByte, i.Size())
 	}
 	return s, flush()
-}
-
-func readFull(r io.ReaderAt, b []byte, offset int64) error {
-	n, err := r.ReadAt(b, offset)
-	if n == len(b) {
-		return nil
-	}
-	if err == nil || errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("reading %d bytes at offset %d: %w", len(b), offset, err)
 }

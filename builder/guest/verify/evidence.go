@@ -9,6 +9,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"rempart/builder/disk"
 	"rempart/builder/disk/ext4"
 )
 
@@ -107,7 +108,7 @@ func (e *evidence) piece(name string, r io.ReaderAt, offset, length int64) error
 		return nil
 	}
 	b := make([]byte, length)
-	if err := readFull(r, b, offset); err != nil {
+	if err := disk.ReadFull(r, b, offset); err != nil {
 		return nil
 	}
 	e.left -= length

@@ -15,6 +15,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"rempart/builder/disk"
 	"rempart/builder/disk/ext4"
 	"rempart/firstboot/contract"
 )
@@ -172,7 +173,7 @@ func (n *inspection) run(disk io.ReaderAt, size int64) error {
 }
 
 // zero tells whether bytes of a disk are all zero.
-func zero(ctx context.Context, disk io.ReaderAt, from, to int64) (bool, error) {
+func zero(ctx context.Context, r io.ReaderAt, from, to int64) (bool, error) {
 	const chunk = 256 << 10
 	buf, zeros := make([]byte, chunk), make([]byte, chunk)
 	for at := from; at < to; at += chunk {
@@ -180,7 +181,7 @@ func zero(ctx context.Context, disk io.ReaderAt, from, to int64) (bool, error) {
 			return false, err
 		}
 		b := buf[:min(chunk, to-at)]
-		if err := readFull(disk, b, at); err != nil {
+		if err := disk.ReadFull(r, b, at); err != nil {
 			return false, err
 		}
 		if !bytes.Equal(b, zeros[:len(b)]) {
@@ -355,7 +356,7 @@ func (n *inspection) content(shown string, i *ext4.Inode, e *Entry) error {
 				return err
 			}
 			b := buf[:min(int64(len(buf)), i.Size-at)]
-			if err = readFull(file, b, at); err != nil {
+			if err = disk.ReadFull(file, b, at); err != nil {
 				break
 			}
 			if at == 0 && (bytes.HasPrefix(b, []byte("\x7fELF")) || bytes.HasPrefix(b, []byte("#!"))) {

@@ -129,14 +129,14 @@ func (c *comparison) exactly(bad []int64) error {
 		}
 		at := n * block
 		length := min(block, c.m.Disk.Size-at)
-		if err := readFull(c.own, want[:length], at); err != nil {
+		if err := disk.ReadFull(c.own, want[:length], at); err != nil {
 			return fmt.Errorf("the master's own: %w", err)
 		}
 		if sum := sha256.Sum256(want[:length]); !bytes.Equal(sum[:], c.m.Disk.Blocks[n*sha256.Size:][:sha256.Size]) {
 			return fmt.Errorf("the master's own, at offset %d, is not what the master's manifest says: `rempart master verify`"+
 				" tells more", at)
 		}
-		if err := readFull(c.disk, got[:length], at); err != nil {
+		if err := disk.ReadFull(c.disk, got[:length], at); err != nil {
 			return err
 		}
 		for _, p := range c.within(at, length) {
@@ -227,7 +227,7 @@ func (c *comparison) fileDigest(f *master.File) (string, error) {
 				return "", err
 			}
 			b := buf[:min(int64(len(buf)), e.Length-done)]
-			if err := readFull(c.disk, b, e.Offset+done); errors.Is(err, io.ErrUnexpectedEOF) {
+			if err := disk.ReadFull(c.disk, b, e.Offset+done); errors.Is(err, io.ErrUnexpectedEOF) {
 				return "", nil // cut off: not what it was
 			} else if err != nil {
 				return "", err
@@ -334,7 +334,7 @@ func (c *comparison) pastEnd() error {
 			return err
 		}
 		b := buf[:min(chunk, c.size-at)]
-		if err := readFull(c.disk, b, at); err != nil {
+		if err := disk.ReadFull(c.disk, b, at); err != nil {
 			return err
 		}
 		if bytes.Equal(b, zeros[:len(b)]) {
@@ -364,16 +364,4 @@ func (c *comparison) result() []Difference {
 	}
 	slices.SortStableFunc(all, func(a, b Difference) int { return int(min(1, max(-1, at(a)-at(b)))) })
 	return all
-}
-
-// readFull fills b from offset of r.
-func readFull(r io.ReaderAt, b []byte, offset int64) error {
-	n, err := r.ReadAt(b, offset)
-	if n == len(b) {
-		return nil
-	}
-	if err == nil || errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("reading %d bytes at offset %d: %w", len(b), offset, err)
 }

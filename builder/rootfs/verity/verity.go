@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"rempart/builder/disk"
 	"rempart/firstboot/contract"
 )
 
@@ -40,8 +41,8 @@ func Tree(ctx context.Context, data io.ReaderAt, blocks uint64) (root [32]byte, 
 	}
 	if blocks == 1 {
 		var block [blockSize]byte
-		if err := readFull(data, block[:], 0); err != nil {
-			return root, nil, err
+		if err := disk.ReadFull(data, block[:], 0); err != nil {
+			return root, nil, fmt.Errorf("hash tree: %w", err)
 		}
 		return sha256.Sum256(block[:]), nil, nil
 	}
@@ -81,8 +82,8 @@ func hashData(ctx context.Context, data io.ReaderAt, blocks uint64, level []byte
 					return err
 				}
 				b := buf[:min(perBlock, blocks-first)*blockSize]
-				if err := readFull(data, b, int64(first)*blockSize); err != nil {
-					return err
+				if err := disk.ReadFull(data, b, int64(first)*blockSize); err != nil {
+					return fmt.Errorf("hash tree: %w", err)
 				}
 				hashBlocks(b, level[first/perBlock*blockSize:])
 			}
@@ -98,16 +99,6 @@ func hashBlocks(b, out []byte) {
 		digest := sha256.Sum256(b[:blockSize])
 		copy(out, digest[:])
 	}
-}
-
-func readFull(r io.ReaderAt, b []byte, offset int64) error {
-	if n, err := r.ReadAt(b, offset); n < len(b) {
-		if err == nil || err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return fmt.Errorf("hash tree: reading %d bytes at %d: %w", len(b), offset, err)
-	}
-	return nil
 }
 
 // superblock is struct verity_sb of the DMVerity page.
