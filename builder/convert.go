@@ -63,7 +63,7 @@ type conversion struct {
 	machine            ova.Machine
 }
 
-func (v *conversion) run(ctx context.Context, _ *console, args []string) error {
+func (v *conversion) run(ctx context.Context, c *console, args []string) error {
 	if len(args) != 2 {
 		return usageError{"want an image and the name of a new one"}
 	}
@@ -97,6 +97,7 @@ func (v *conversion) run(ctx context.Context, _ *console, args []string) error {
 		return err
 	}
 	defer image.Close()
+	sayWeak(c, from, image)
 	content, err := image.Sparse(ctx)
 	if err != nil {
 		return fmt.Errorf("image %s: %w", from, err)
@@ -104,6 +105,14 @@ func (v *conversion) run(ctx context.Context, _ *console, args []string) error {
 	// There may be secrets in an image: nobody may read the new one who may not read the old.
 	mode := info.Mode().Perm()&0o444 | 0o600
 	return files.WriteFrom(to, mode, func(f *os.File) error { return write(ctx, f, content) })
+}
+
+// sayWeak tells of an archive whose manifest proves less than people think.
+func sayWeak(c *console, path string, i *imagefile.Image) {
+	if i.WeakDigests {
+		fmt.Fprintf(c.err, "rempart: WARNING: %s: its manifest has SHA1, which shows damage but not whether somebody "+
+			"changed it on purpose\n", path)
+	}
 }
 
 // writer is what writes the format that was asked for.

@@ -1,8 +1,9 @@
 // Package hypervisor describes a guest the way every hypervisor can understand it: a pure value of memory, disks,
 // links and channels. The packages below it turn that value into something that runs.
 //
-// Three things hold whatever the driver: the system disk is attached read-only (a guest cannot write what it runs; of
-// other people's systems, which must, it writes to an overlay and never to what that lies on), disks are found by their serial and never by position, and links appear on the bus in the order of the profile.
+// Three things hold whatever the driver: the system disk is attached read-only (a guest cannot write what it runs;
+// other people's systems, which must, write to an overlay and never to what that lies on), disks are found by their
+// serial and never by position, and links appear on the bus in the order of the profile.
 //
 // What it deliberately does not do: start anything, look at the machine it runs on, or know one hypervisor's options.
 package hypervisor

@@ -75,6 +75,8 @@ type Image struct {
 	Format Format
 	// Files are the image's own and those it lies on.
 	Files []string
+	// WeakDigests: the manifest of an OVA has SHA1, which tells what was damaged and not what was changed on purpose.
+	WeakDigests bool
 	// Snapshots are those within it.
 	Snapshots []qcow2.Snapshot
 
@@ -144,7 +146,10 @@ func Open(ctx context.Context, path string, o Options) (i *Image, err error) {
 	}
 	var image *vmdk.Image
 	if i.Format == OVA {
-		image, err = ova.Open(ctx, f, size)
+		var archive *ova.Image
+		if archive, err = ova.Open(ctx, f, size); err == nil {
+			image, i.WeakDigests = archive.Image, archive.Weak
+		}
 	} else {
 		image, err = vmdk.Open(f, size)
 	}

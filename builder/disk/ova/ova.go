@@ -11,11 +11,14 @@ package ova
 import (
 	"archive/tar"
 	"context"
+	"crypto/sha1"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/hex"
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -121,9 +124,17 @@ const (
 	maxManifest    = 64 << 10
 )
 
+// Image is the disk in an archive.
+type Image struct {
+	*vmdk.Image
+	// Weak: the manifest has digests by SHA1, of which two files can be made that have the same. It tells what was
+	// damaged on the way, and not what somebody changed.
+	Weak bool
+}
+
 // Open finds the disk in an archive of size bytes, and checks every digest of its manifest. An archive without a
 // manifest is taken: that there is one is the maker's choice.
-func Open(ctx context.Context, r io.ReaderAt, size int64) (*vmdk.Image, error) {
+func Open(ctx context.Context, r io.ReaderAt, size int64) (*Image, error) {
 	i, err := open(ctx, r, size)
 	if err != nil {
 		return nil, fmt.Errorf("ova: %w", err)
@@ -134,7 +145,7 @@ func Open(ctx context.Context, r io.ReaderAt, size int64) (*vmdk.Image, error) {
 // part is a file in the archive.
 type part struct{ offset, size int64 }
 
-func open(ctx context.Context, r io.ReaderAt, size int64) (*vmdk.Image, error) {
+func open(ctx context.Context, r io.ReaderAt, size int64) (*Image, error) {
 	section := io.NewSectionReader(r, 0, size)
 	t := tar.NewReader(section)
 	parts := map[string]part{}
@@ -169,9 +180,10 @@ func open(ctx context.Context, r io.ReaderAt, size int64) (*vmdk.Image, error) {
 		return nil, fmt.Errorf("%w: it has no description (.ovf)", ErrFormat)
 	}
 	var checked map[string]bool
+	i := &Image{}
 	if manifest != "" {
 		var err error
-		if checked, err = checkManifest(ctx, r, parts, manifest); err != nil {
+		if checked, i.Weak, err = checkManifest(ctx, r, parts, manifest); err != nil {
 			return nil, err
 		}
 	}
@@ -190,7 +202,8 @@ func open(ctx context.Context, r io.ReaderAt, size int64) (*vmdk.Image, error) {
 	if manifest != "" && (!checked[description] || !checked[name]) {
 		return nil, fmt.Errorf("the manifest has no digest of %.80q or %.80q: %w", description, name, ErrCorrupt)
 	}
-	return vmdk.Open(io.NewSectionReader(r, p.offset, p.size), p.size)
+	i.Image, err = vmdk.Open(io.NewSectionReader(r, p.offset, p.size), p.size)
+	return i, err
 }
 
 func read(r io.ReaderAt, p part, most int64) ([]byte, error) {
@@ -202,12 +215,17 @@ func read(r io.ReaderAt, p part, most int64) ([]byte, error) {
 	return b, err
 }
 
-// checkManifest compares the files with their digests, lines of "SHA256(name)= hex", and tells which it has checked.
+// algorithms are the digests that manifests are made of: OVF 1.1 (DSP0243, 7.1) has SHA1, OVF 2.0 SHA256, and tools
+// write SHA512 too.
+var algorithms = map[string]func() hash.Hash{"SHA1": sha1.New, "SHA256": sha256.New, "SHA512": sha512.New}
+
+// checkManifest compares the files with their digests, lines of "SHA256(name)= hex", and tells which it has checked and
+// whether any of them by SHA1 alone. Tools differ in where they leave spaces.
 func checkManifest(ctx context.Context, r io.ReaderAt, parts map[string]part, name string) (checked map[string]bool,
-	err error) {
+	weak bool, err error) {
 	b, err := read(r, parts[name], maxManifest)
 	if err != nil {
-		return nil, fmt.Errorf("manifest: %w", err)
+		return nil, false, fmt.Errorf("manifest: %w", err)
 	}
 	checked = map[string]bool{}
 	for line := range strings.Lines(string(b)) {
@@ -216,24 +234,50 @@ func checkManifest(ctx context.Context, r io.ReaderAt, parts map[string]part, na
 			continue
 		}
 		kind, rest, ok := strings.Cut(line, "(")
-		file, sum, found := strings.Cut(rest, ")=")
+		at := strings.LastIndexByte(rest, ')')
+		if !ok || at < 0 {
+			return nil, false, fmt.Errorf("manifest: the line %.100q: %w", line, ErrCorrupt)
+		}
+		file := rest[:at]
+		want, found := strings.CutPrefix(strings.TrimSpace(rest[at+1:]), "=")
 		p, there := parts[file]
-		switch {
-		case !ok || !found || !there || checked[file]:
-			return nil, fmt.Errorf("manifest: the line %.100q: %w", line, ErrCorrupt)
-		case !strings.EqualFold(kind, "SHA256"):
-			return nil, fmt.Errorf("manifest: digests by %.20q: want SHA256: %w", kind, ErrCorrupt)
+		if !found || !there || checked[file] {
+			return nil, false, fmt.Errorf("manifest: the line %.100q: %w", line, ErrCorrupt)
 		}
-		checked[file] = true
-		got, err := disk.Digest(ctx, r, p.offset, p.size)
+		kind = strings.ToUpper(strings.TrimSpace(kind))
+		algorithm, known := algorithms[kind]
+		if !known {
+			return nil, false, fmt.Errorf("manifest: digests by %.20q: want SHA1, SHA256 or SHA512: %w", kind, ErrCorrupt)
+		}
+		checked[file], weak = true, weak || kind == "SHA1"
+		got, err := digest(ctx, algorithm(), r, p)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
-		if !strings.EqualFold(strings.TrimSpace(sum), hex.EncodeToString(got[:])) {
-			return nil, fmt.Errorf("%.80q is not as the manifest says: %w", file, ErrCorrupt)
+		if !strings.EqualFold(strings.TrimSpace(want), got) {
+			return nil, false, fmt.Errorf("%.80q is not as the manifest says: %w", file, ErrCorrupt)
 		}
 	}
-	return checked, nil
+	return checked, weak, nil
+}
+
+// digest is that of a file in the archive, in hexadecimal digits.
+func digest(ctx context.Context, h hash.Hash, r io.ReaderAt, p part) (string, error) {
+	for done := int64(0); done < p.size; {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		const chunk = 4 << 20
+		n, err := io.Copy(h, io.NewSectionReader(r, p.offset+done, min(chunk, p.size-done)))
+		if err == nil && n == 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return "", err
+		}
+		done += n
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // envelope is what is read of a description.

@@ -99,6 +99,51 @@ func TestForeign(t *testing.T) {
 	}
 }
 
+// TestManifests are those of other tools, whose digests sha1sum and the like make: with SHA1 the archive is taken and
+// called weak, and a changed file is found by each.
+func TestManifests(t *testing.T) {
+	s := content(t, 1<<20)
+	for _, tt := range []struct {
+		program, format string
+		weak            bool
+	}{{"sha1sum", "SHA1(%s)= %s\n", true}, {"sha1sum", "SHA1 (%s) = %s\r\n", true},
+		{"sha256sum", "sha256(%s)=%s\n", false}, {"sha512sum", "SHA512 (%s) = %s\n", false}} {
+		dir := t.TempDir()
+		judge.Run(t, "tar", "tar", "-xf", write(t, s), "-C", dir)
+		manifest := ""
+		for _, name := range []string{"fw-1.ovf", "fw-1-disk1.vmdk"} {
+			sum := strings.Fields(judge.Run(t, "coreutils", tt.program, filepath.Join(dir, name)))[0]
+			manifest += fmt.Sprintf(tt.format, name, sum)
+		}
+		open := func(manifest string) (*ova.Image, error) {
+			if err := os.WriteFile(filepath.Join(dir, "fw-1.mf"), []byte(manifest), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			judge.Run(t, "tar", "tar", "-cf", filepath.Join(dir, "x.ova"), "-C", dir, "fw-1.ovf", "fw-1.mf", "fw-1-disk1.vmdk")
+			b, err := os.ReadFile(filepath.Join(dir, "x.ova"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return ova.Open(t.Context(), bytes.NewReader(b), int64(len(b)))
+		}
+		i, err := open(manifest)
+		if err != nil || i.Weak != tt.weak || i.Size() != s.Size() {
+			t.Errorf("Open of an archive with %q = %+v, %v; want weak %v", manifest, i, err, tt.weak)
+		}
+		last := strings.TrimRight(manifest, "\r\n")
+		other := "0"
+		if strings.HasSuffix(last, other) {
+			other = "1"
+		}
+		for name, bad := range map[string]string{"another digest": last[:len(last)-1] + other,
+			"an unknown one": strings.ReplaceAll(strings.ToUpper(manifest), "SHA", "MD"), "half a line": "SHA1(fw-1.ovf"} {
+			if _, err := open(bad); !errors.Is(err, ova.ErrCorrupt) {
+				t.Errorf("Open of an archive with %s (%q) = %v; want %v", name, bad, err, ova.ErrCorrupt)
+			}
+		}
+	}
+}
+
 func TestOpenRefuses(t *testing.T) {
 	whole, err := os.ReadFile(write(t, content(t, 1<<20)))
 	if err != nil {
