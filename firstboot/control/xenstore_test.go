@@ -43,13 +43,13 @@ func TestXenstore(t *testing.T) {
 	if got, _ := store.Get(xenstore.StatusPath); got != contract.ReadyPrefix {
 		t.Errorf("status = %q; want %s", got, contract.ReadyPrefix)
 	}
-	b, err := xenstore.LoadReport(func(path string) ([]byte, error) {
+	b, err := xenstore.LoadReport(storetest.All(func(path string) ([]byte, error) {
 		value, ok := store.Get(path)
 		if !ok {
 			return nil, xenstore.ErrAbsent
 		}
 		return []byte(value), nil
-	})
+	}))
 	var r contract.Report
 	if err != nil || json.Unmarshal(b, &r) != nil || r.Name != "c" {
 		t.Errorf("the store holds %q, %v; want the report of c", b, err)

@@ -166,7 +166,7 @@ func makeDisks(ctx context.Context, m, jumbo *rig.Master) ([]host.Disk, error) {
 		{Path: content, ReadOnly: true}, {Path: partition, ReadOnly: true},
 		{Path: filepath.Join(jumbo.Dir, master.RawFile), ReadOnly: true}}
 	for i := range states {
-		state := filepath.Join(world.dir, fmt.Sprintf("state%d.raw", i))
+		state := stateFile(stateDisk(i))
 		if err := rig.Blank(state, m.Profile.State.Size); err != nil {
 			return nil, err
 		}
@@ -204,8 +204,14 @@ func newState(t *testing.T) string {
 		t.Fatalf("more than the %d state disks there are", states)
 	}
 	world.used++
-	return fmt.Sprintf("/dev/vd%c", 'f'+world.used-1)
+	return stateDisk(world.used - 1)
 }
+
+// stateDisk is what dom0 calls one of the disks for state.
+func stateDisk(i int) string { return fmt.Sprintf("/dev/vd%c", 'f'+i) }
+
+// stateFile is the same disk on the machine of the tests.
+func stateFile(disk string) string { return filepath.Join(world.dir, filepath.Base(disk)+".raw") }
 
 // run runs a program in dom0.
 func run(t *testing.T, args ...string) string {
@@ -286,7 +292,7 @@ func clean(t *testing.T, name string) {
 	ctx, cancel := context.WithTimeout(context.Background(), ends)
 	defer cancel()
 	if t.Failed() {
-		out, err := world.host.Run(ctx, nil, "tail", "-n", "60", console(name))
+		out, err := world.host.Run(ctx, nil, "tail", "-n", "20", console(name))
 		t.Logf("the console of %s (%v):\n%s", name, err, out)
 	}
 	if _, err := toolstack().ID(ctx, name); err == nil {

@@ -166,19 +166,21 @@ func (t Toolstack) ID(ctx context.Context, name string) (int, error) {
 // readTries bounds how often a node is read that comes and goes between two looks.
 const readTries = 3
 
-// read reads a node of xenstore as it is. Whether it exists is asked after it could not be read, and if so it is read
-// again: the guest makes and replaces its nodes when it likes.
-func (t Toolstack) read(ctx context.Context, path string) ([]byte, error) {
+// read reads nodes of xenstore as they are, one after the other; of several xenstore-read makes one transaction. Line
+// ends, which it puts between them, are left out. Whether all exist is asked after they could not be read, and if so
+// they are read again: the guest makes and replaces its nodes when it likes.
+func (t Toolstack) read(ctx context.Context, paths ...string) ([]byte, error) {
 	for try := 1; ; try++ {
-		out, err := t.run(ctx, "xenstore-read", "-R", path)
+		out, err := t.run(ctx, append([]string{"xenstore-read", "-R"}, paths...)...)
 		if err == nil {
-			return bytes.TrimSuffix(out, []byte("\n")), nil
+			return bytes.ReplaceAll(out, []byte("\n"), nil), nil
 		}
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		if _, absent := t.run(ctx, "xenstore-exists", path); absent != nil && ctx.Err() == nil {
-			return nil, fmt.Errorf("%s: %w", path, xenstore.ErrAbsent)
+		_, absent := t.run(ctx, append([]string{"xenstore-exists"}, paths...)...)
+		if absent != nil && ctx.Err() == nil {
+			return nil, fmt.Errorf("%s: %w", paths[0], xenstore.ErrAbsent)
 		}
 		if try == readTries {
 			return nil, err
@@ -194,8 +196,12 @@ func (t Toolstack) Status(ctx context.Context, id int) (string, error) {
 
 // Report is the last report of a guest, which is its claim; ErrAbsent of package xenstore while there is none.
 func (t Toolstack) Report(ctx context.Context, id int) (contract.Report, error) {
-	b, err := xenstore.LoadReport(func(path string) ([]byte, error) {
-		return t.read(ctx, xenstore.DomainPath(id)+"/"+path)
+	b, err := xenstore.LoadReport(func(paths ...string) ([]byte, error) {
+		full := make([]string, len(paths))
+		for i, path := range paths {
+			full[i] = xenstore.DomainPath(id) + "/" + path
+		}
+		return t.read(ctx, full...)
 	})
 	if err != nil {
 		return contract.Report{}, fmt.Errorf("report of guest %d: %w", id, err)

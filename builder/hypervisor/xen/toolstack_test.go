@@ -35,14 +35,20 @@ func (f *fake) run(ctx context.Context, args ...string) ([]byte, error) {
 		f.before(f.calls)
 	}
 	f.calls++
-	value, there := f.nodes[args[len(args)-1]]
+	value, there := "", true
+	for _, path := range args[1:] {
+		if strings.HasPrefix(path, "/") {
+			one, found := f.nodes[path]
+			value, there = value+one+"\n", there && found
+		}
+	}
 	switch {
 	case args[0] == "xl" && f.id >= 0:
 		return []byte(strconv.Itoa(f.id) + "\n"), nil
 	case args[0] == "xenstore-exists" && there:
 		return nil, nil
 	case args[0] == "xenstore-read" && there:
-		return []byte(value + "\n"), nil
+		return []byte(value), nil
 	case args[0] == "xenstore-watch":
 		return nil, f.watch(ctx)
 	}

@@ -61,11 +61,12 @@ func (c *Conn) Publish(ctx context.Context, status string, report []byte) error 
 }
 
 // maxReads bounds how often a report is read anew because the guest wrote another meanwhile.
-const maxReads = 8
+const maxReads = 32
 
-// LoadReport reads what Publish left. read reads a node below the guest's part of the tree; it may be this package's
-// Read, or a tool of Xen's. What a guest left is its claim, and bounded. ErrAbsent: it has left none yet.
-func LoadReport(read func(path string) ([]byte, error)) ([]byte, error) {
+// LoadReport reads what Publish left. read returns what nodes below the guest's part of the tree hold, one after the
+// other; the closer together it reads them, the fewer tries it takes. It may be this package's Read, or a tool of
+// Xen's. What a guest left is its claim, and bounded. ErrAbsent: it has left none yet.
+func LoadReport(read func(paths ...string) ([]byte, error)) ([]byte, error) {
 	for range maxReads {
 		head, err := read(ReportPath)
 		if err != nil {
@@ -76,19 +77,19 @@ func LoadReport(read func(path string) ([]byte, error)) ([]byte, error) {
 		if err != nil || n < 1 || n > maxPieces || len(digest) != hex.EncodedLen(sha256.Size) {
 			return nil, fmt.Errorf("%w: %.80q stands for a report", ErrProtocol, head)
 		}
-		var report []byte
-		for i := range n {
-			piece, err := read(ReportPath + "/" + strconv.Itoa(i))
-			if errors.Is(err, ErrAbsent) {
-				break // it is being replaced
-			}
-			if err != nil {
-				return nil, err
-			}
-			if len(piece) > MaxPayload {
-				return nil, fmt.Errorf("%w: a piece of %d bytes", ErrProtocol, len(piece))
-			}
-			report = append(report, piece...)
+		paths := make([]string, n)
+		for i := range paths {
+			paths[i] = ReportPath + "/" + strconv.Itoa(i)
+		}
+		report, err := read(paths...)
+		if errors.Is(err, ErrAbsent) {
+			continue // it is being replaced
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(report) > n*MaxPayload {
+			return nil, fmt.Errorf("%w: %d bytes in %d pieces", ErrProtocol, len(report), n)
 		}
 		if sum := sha256.Sum256(report); hex.EncodeToString(sum[:]) == digest {
 			return report, nil

@@ -117,7 +117,7 @@ func TestWatches(t *testing.T) {
 func TestPublish(t *testing.T) {
 	store, wire := storetest.New(t)
 	c := xenstore.New(wire)
-	read := func(path string) ([]byte, error) { return c.Now().Read(t.Context(), path) }
+	read := storetest.All(func(path string) ([]byte, error) { return c.Now().Read(t.Context(), path) })
 	if _, err := xenstore.LoadReport(read); !errors.Is(err, xenstore.ErrAbsent) {
 		t.Errorf("LoadReport of nothing = %v; want ErrAbsent", err)
 	}
@@ -152,13 +152,13 @@ func TestLoadReportOfLiars(t *testing.T) {
 		"not there":   {xenstore.ReportPath: "2 " + digest},
 		"large piece": {xenstore.ReportPath: "1 " + digest, xenstore.ReportPath + "/0": strings.Repeat("x", 5000)},
 	} {
-		got, err := xenstore.LoadReport(func(path string) ([]byte, error) {
+		got, err := xenstore.LoadReport(storetest.All(func(path string) ([]byte, error) {
 			value, ok := nodes[path]
 			if !ok {
 				return nil, xenstore.ErrAbsent
 			}
 			return []byte(value), nil
-		})
+		}))
 		if !errors.Is(err, xenstore.ErrProtocol) {
 			t.Errorf("%s: LoadReport = %d bytes, %v; want ErrProtocol", name, len(got), err)
 		}

@@ -28,14 +28,14 @@ func main() {
 		}
 		return
 	}
-	if err := run(); err != nil {
+	if err := boot(); err != nil {
 		fmt.Println("dom0:", err)
 	}
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	select {} // an init that ends takes the kernel with it
 }
 
-func run() error {
+func boot() error {
 	if err := early.Begin(); err != nil {
 		return err
 	}

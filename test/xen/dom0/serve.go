@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,7 +39,7 @@ var children = struct {
 func start(cmd *exec.Cmd) ([]byte, error) {
 	out := &limited{}
 	cmd.Stdout, cmd.Stderr = out, out
-	status, err := wait(cmd)
+	status, err := wait(cmd, &task{})
 	if err == nil && status != 0 {
 		err = fmt.Errorf("exit status %d", status)
 	}
@@ -49,7 +48,8 @@ func start(cmd *exec.Cmd) ([]byte, error) {
 
 // wait runs a program to its end. It is not exec.Cmd's Wait, for that would have to fight for the process with reap.
 // Output goes through files: a daemon that keeps a pipe open would keep a reader of it for ever.
-func wait(cmd *exec.Cmd) (status int, err error) {
+// How it ends early is up to t.
+func wait(cmd *exec.Cmd, t *task) (status int, err error) {
 	sinks := map[*limited]*os.File{}
 	file := func(w any) (*os.File, error) {
 		l, ok := w.(*limited)
@@ -106,7 +106,9 @@ func wait(cmd *exec.Cmd) (status int, err error) {
 	ended := make(chan unix.WaitStatus, 1)
 	children.ended[cmd.Process.Pid] = ended
 	children.Unlock()
+	t.began(cmd.Process.Pid)
 	ws := <-ended
+	t.over()
 	if ws.Exited() {
 		return ws.ExitStatus(), nil
 	}
@@ -131,6 +133,41 @@ func reap() {
 	}
 }
 
+// task is a program that may be ended before it has begun, while it runs, and after it is over.
+type task struct {
+	mu       sync.Mutex
+	pid      int // 0: it does not run
+	canceled bool
+}
+
+func (t *task) began(pid int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.pid = pid; t.canceled {
+		t.kill()
+	}
+}
+
+func (t *task) over() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pid = 0
+}
+
+func (t *task) cancel() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.canceled = true
+	t.kill()
+}
+
+// kill ends the program and what it started; the lock is held.
+func (t *task) kill() {
+	if t.pid != 0 {
+		_ = unix.Kill(-t.pid, unix.SIGKILL) // fails only when all have ended
+	}
+}
+
 // limited keeps the first order.MaxOutput bytes.
 type limited struct{ bytes.Buffer }
 
@@ -147,7 +184,7 @@ func serve() error {
 	if err != nil {
 		return err
 	}
-	s := &server{port: port, running: map[int]*exec.Cmd{}}
+	s := &server{port: port, running: map[int]*task{}}
 	s.answer(order.Answer{})
 	lines := bufio.NewScanner(port)
 	lines.Buffer(nil, order.MaxLine)
@@ -160,7 +197,12 @@ func serve() error {
 			s.cancel(o.Cancel)
 			continue
 		}
-		go s.carryOut(o)
+		// Known before the next order is read, which may be the one to cancel it.
+		t := &task{}
+		s.mu.Lock()
+		s.running[o.ID] = t
+		s.mu.Unlock()
+		go s.carryOut(o, t)
 	}
 	return lines.Err()
 }
@@ -181,7 +223,7 @@ func openPort() (*os.File, error) {
 type server struct {
 	port    *os.File
 	mu      sync.Mutex // held for each write, and for running
-	running map[int]*exec.Cmd
+	running map[int]*task
 }
 
 func (s *server) answer(a order.Answer) {
@@ -196,7 +238,7 @@ func (s *server) answer(a order.Answer) {
 	}
 }
 
-func (s *server) carryOut(o order.Order) {
+func (s *server) carryOut(o order.Order, t *task) {
 	a := order.Answer{ID: o.ID}
 	var err error
 	switch {
@@ -206,34 +248,32 @@ func (s *server) carryOut(o order.Order) {
 			err = os.WriteFile(name, o.Data, os.FileMode(o.Mode))
 		}
 	case len(o.Run) > 0:
-		a, err = s.run(o)
+		a, err = run(o, t)
 	}
+	s.mu.Lock()
+	delete(s.running, o.ID)
+	s.mu.Unlock()
 	if err != nil {
 		a.Error = err.Error()
 	}
 	s.answer(a)
 }
 
-func (s *server) run(o order.Order) (order.Answer, error) {
+func run(o order.Order, t *task) (order.Answer, error) {
 	// A shell finds the program by PATH in dom0's root, which a process outside cannot.
 	args := append([]string{"/bin/sh", "-c", `exec "$@"`, "sh"}, o.Run...)
 	cmd := command(args)
 	out, errs := &limited{}, &limited{}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(o.Stdin), out, errs
-	s.mu.Lock()
-	s.running[o.ID] = cmd
-	s.mu.Unlock()
-	status, err := wait(cmd)
-	s.mu.Lock()
-	delete(s.running, o.ID)
-	s.mu.Unlock()
+	status, err := wait(cmd, t)
 	return order.Answer{ID: o.ID, Status: status, Stdout: out.Bytes(), Stderr: errs.Bytes()}, err
 }
 
 func (s *server) cancel(id int) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if cmd := s.running[id]; cmd != nil && cmd.Process != nil {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // fails only when it has ended
+	t := s.running[id]
+	s.mu.Unlock()
+	if t != nil {
+		t.cancel()
 	}
 }

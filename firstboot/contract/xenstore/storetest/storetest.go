@@ -38,6 +38,21 @@ type Store struct {
 	next    uint32
 }
 
+// All reads several nodes with what reads one.
+func All(read func(path string) ([]byte, error)) func(paths ...string) ([]byte, error) {
+	return func(paths ...string) ([]byte, error) {
+		var values []byte
+		for _, path := range paths {
+			value, err := read(path)
+			if err != nil {
+				return nil, err
+			}
+			values = append(values, value...)
+		}
+		return values, nil
+	}
+}
+
 // client is one connection.
 type client struct {
 	conn    net.Conn
