@@ -257,6 +257,13 @@ func (x *xlOptions) checkHost(m *guest.Master, g xen.Guest) error {
 		}
 		needs.System = region.Length
 	}
+	k, err := m.Kernel()
+	if err != nil {
+		return err
+	}
+	if needs.Kernel, err = filepath.Abs(k.Image); err != nil {
+		return err
+	}
 	return g.Check("/", needs)
 }
 

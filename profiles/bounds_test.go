@@ -74,6 +74,9 @@ func TestBounds(t *testing.T) {
 		{"links", base + "zones: {home: a0}\nlinks:\n" + many(maxLinks+1, func(i int) string {
 			return fmt.Sprintf("  a%d: {address: 10.0.%d.1/24}\n", i, i)
 		}), "links: 65 entries, expected at most 64"},
+		{"NICs of Xen", base + "zones: {home: a0}\nlinks:\n" + many(MaxXenNICs+1, func(i int) string {
+			return fmt.Sprintf("  a%d: {address: 10.0.%d.1/24, match: {xen: %d}}\n", i, i, i)
+		}), "links: 58 NICs, and match.xen says that Xen makes them: it gives a guest 57 at most"},
 		{"zones", base + "links: {a: {address: 10.0.0.1/24}}\nzones:\n" + many(maxZones+1, func(i int) string {
 			return fmt.Sprintf("  z%d: {link: a, prefix: 10.0.0.%d}\n", i, i+1)
 		}), "zones: 65 entries, expected at most 64"},

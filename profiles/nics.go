@@ -38,6 +38,10 @@ const (
 	maxXenVIF = 1023 // xen-netback numbers them within a few hundred
 )
 
+// MaxXenNICs is how many NICs a Xen guest with one virtual processor and three disks can have: each takes 514 of the
+// 32760 grants that Xen lets a guest give by default. builder/hypervisor/xen has the sum.
+const MaxXenNICs = 57
+
 // pciAddress reads dddd:bb:dd.f or bb:dd.f, in hexadecimal, into its canonical form: a domain of up to 8 digits, a bus
 // of 8 bits, a device of 5 and a function of 3.
 func pciAddress(text string) (string, bool) {
@@ -75,6 +79,7 @@ func isDriverByte(c byte) bool {
 func (v *validator) matches() {
 	type exact struct{ pci, xen, driver string }
 	seen := map[exact]*Link{}
+	v.xenNICs()
 	for i := range v.p.Links {
 		l := &v.p.Links[i]
 		m := l.Match
@@ -117,5 +122,25 @@ func (v *validator) matches() {
 			continue
 		}
 		seen[key] = l
+	}
+}
+
+// xenNICs checks what Xen gives a guest, where a profile says that it is one: by the number of a vif.
+func (v *validator) xenNICs() {
+	var first *Link
+	nics := 0
+	for i := range v.p.Links {
+		l := &v.p.Links[i]
+		if !l.NIC() {
+			continue
+		}
+		nics++
+		if first == nil && l.Match.Xen != nil {
+			first = l
+		}
+	}
+	if first != nil && nics > MaxXenNICs {
+		v.reject(v.places.find(first.At, "links.%s.match", first.Name), "carry several networks as VLANs over one vif",
+			"links: %d NICs, and match.xen says that Xen makes them: it gives a guest %d at most", nics, MaxXenNICs)
 	}
 }

@@ -10,10 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Needs are the sizes a guest's volumes must have, in bytes.
+// Needs are what a guest needs that its configuration does not name.
 type Needs struct {
-	System int64 // at least: what the master's system disk, or its root, is
-	State  int64 // at least: what the profile declares
+	System int64  // bytes, at least: what the master's system disk, or its root, is
+	State  int64  // bytes, at least: what the profile declares
+	Kernel string // image of the kernel that its loader starts, to be asked what it supports; empty: it is not asked
 }
 
 // qcow2Magic is how a qcow2 image begins (QEMU's docs/interop/qcow2.txt).
@@ -55,6 +56,11 @@ func (g Guest) Check(root string, needs Needs) error {
 			bad("%s: %w", what, err)
 		} else if !info.Mode().IsRegular() {
 			bad("%s %s is no file", what, path)
+		}
+	}
+	if needs.Kernel != "" {
+		if err := checkKernel(filepath.Join(root, needs.Kernel), g.Mode); err != nil {
+			bad("kernel: %w", err)
 		}
 	}
 	for _, v := range g.VIFs {

@@ -13,7 +13,8 @@ import (
 func TestCheck(t *testing.T) {
 	g := example(PV, Direct, Whole)
 	g.System, g.State, g.Identity = "/m/system.raw", "/m/state.raw", "/m/identity.raw"
-	needs := Needs{System: 4 << 20, State: 1 << 20}
+	needs := Needs{System: 4 << 20, State: 1 << 20, Kernel: "/m/vmlinuz"}
+	able := string(kernelWith(t, note("Xen\x00", noteEntry, "12345678")))
 	for name, c := range map[string]struct {
 		change func(t *testing.T, root string)
 		want   string
@@ -30,6 +31,9 @@ func TestCheck(t *testing.T) {
 		"a pipe":       {pipe("m/state.raw"), "neither a block device nor a file"},
 		"no kernel":    {remove("m/vmlinuz"), "kernel: stat"},
 		"no initrd":    {remove("m/initrd"), "initrd: stat"},
+		"kernel of PVH": {write("m/vmlinuz", string(kernelWith(t, note("Xen\x00", notePhysEntry, "1234")))),
+			"does not support pv, Xen starts it as [hvm pvh] only"},
+		"no image":     {write("m/vmlinuz", "text"), "not a kernel image"},
 		"odd kernel":   {folder("m/vmlinuz"), "is no file"},
 		"no bridge":    {remove("sys/class/net/brlan"), "no bridge brlan"},
 		"not a bridge": {remove("sys/class/net/brlan/bridge"), "no bridge brlan"},
@@ -40,12 +44,13 @@ func TestCheck(t *testing.T) {
 			folder("sys/class/net/"+dir+"/bridge")(t, root)
 		}
 		for file, size := range map[string]int64{"m/system.raw": needs.System, "m/state.raw": needs.State,
-			"m/identity.raw": 4096, "m/vmlinuz": 1, "m/initrd": 1} {
+			"m/identity.raw": 4096, "m/initrd": 1} {
 			write(file, "")(t, root)
 			if err := os.Truncate(filepath.Join(root, file), size); err != nil {
 				t.Fatal(err)
 			}
 		}
+		write("m/vmlinuz", able)(t, root)
 		c.change(t, root)
 		err := g.Check(root, needs)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"rempart/builder/hypervisor"
+	"rempart/profiles"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -171,4 +172,12 @@ func FuzzParseList(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestMaxXenNICs: what `rempart check` says of a profile is what is true of its guest, with all of its disks.
+func TestMaxXenNICs(t *testing.T) {
+	disks := len(example(PV, Direct, Whole).disks())
+	if got := MaxVIFs(1, disks); disks != 3 || got != profiles.MaxXenNICs {
+		t.Errorf("MaxVIFs(1, %d) = %d; want %d", disks, got, profiles.MaxXenNICs)
+	}
 }

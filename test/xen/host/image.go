@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"rempart/builder/debian"
 	"rempart/builder/initramfs"
 	"rempart/builder/kernel"
+	"rempart/builder/kernel/bzimage"
 	"rempart/builder/rootfs/erofs"
 	"rempart/builder/rootfs/tree"
 	"rempart/test/rig"
@@ -225,15 +225,6 @@ func unpackXen(name string, entries []tree.Entry) error {
 	return errors.New("no package brings boot/xen-*.gz")
 }
 
-// Offsets in a bzImage (Documentation/x86/boot.rst, "The Real-Mode Kernel Header").
-const (
-	setupSectors  = 0x1f1
-	headerMagic   = 0x202
-	payloadOffset = 0x248
-	payloadLength = 0x24c
-	sector        = 512
-)
-
 // unpackKernel takes the ELF out of a bzImage, which saves Xen the 9 seconds that takes in software.
 func unpackKernel(ctx context.Context, name string, k *kernel.Kernel) error {
 	r, err := k.Image.Open()
@@ -245,23 +236,19 @@ func unpackKernel(ctx context.Context, name string, k *kernel.Kernel) error {
 	if err != nil {
 		return err
 	}
-	if len(b) < payloadLength+4 || string(b[headerMagic:headerMagic+4]) != "HdrS" {
-		return fmt.Errorf("%s is no bzImage", k.Image.Path)
-	}
-	from := (int(b[setupSectors])+1)*sector + int(binary.LittleEndian.Uint32(b[payloadOffset:]))
-	to := from + int(binary.LittleEndian.Uint32(b[payloadLength:]))
-	if from > to || to > len(b) {
-		return fmt.Errorf("%s: its payload is from %d to %d of %d bytes", k.Image.Path, from, to, len(b))
+	payload, err := bzimage.Payload(b)
+	if err != nil {
+		return fmt.Errorf("%s: %w", k.Image.Path, err)
 	}
 	f, err := os.Create(name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	// xz's x86 filter is none of those builder/debian/xz reads. Four bytes with the size follow the stream.
+	// xz's x86 filter is none of those our readers know. Four bytes with the size follow the stream.
 	cmd := exec.CommandContext(ctx, "xz", "--decompress", "--single-stream", "--stdout")
 	var complaints bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(b[from:to]), f, &complaints
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(payload), f, &complaints
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("xz: %w: %s", err, complaints.Bytes())
 	}
