@@ -21,10 +21,12 @@ func backupCommand() *command {
 	return &command{
 		name:     "backup",
 		synopsis: "GUEST FILE",
-		summary:  "write a guest that does not run as one file",
+		summary:  "write a guest as one file",
 		help: `
-FILE, compressed and for its owner only, has all that makes the guest this one: its description, its state, and its
-identity with addresses, private keys and secrets; keep it as you would those. It appears whole or not at all.
+The guest must not run, unless its state disk is a volume of LVM: then a snapshot is written, which is as after a power
+cut at that moment. FILE, compressed and for its owner only, has all that makes the guest this one: its description, its
+state, and its identity with addresses, private keys and secrets; keep it as you would those. It appears whole or not at
+all.
 ` + "`rempart restore`" + ` makes a guest of it, here or on another machine, where its master must be in the store:
 ` + "`rempart master export`" + ` and ` + "`import`" + ` move that. Data disks and quarantine are not in it.`,
 		words: createdNames,
@@ -42,15 +44,14 @@ identity with addresses, private keys and secrets; keep it as you would those. I
 				if err := notPending(g); err != nil {
 					return err
 				}
-				if r, err := g.Running(); err == nil {
-					return fmt.Errorf("%w: %s, kept by process %d; its state changes meanwhile: stop it first: rempart stop %[2]s",
-						home.ErrRuns, g.Name, r.PID)
-				} else if !errors.Is(err, running.ErrAbsent) {
+				state, release, err := stillState(ctx, g)
+				if err != nil {
 					return err
 				}
 				var size int64
 				err = files.WriteFrom(args[1], 0o600, func(f *os.File) error {
-					err := backup.Write(ctx, f, g)
+					// What was read of a snapshot holds if it still does.
+					err := errors.Join(backup.Write(ctx, f, g, state), release())
 					if info, statErr := f.Stat(); statErr == nil {
 						size = info.Size()
 					}
@@ -66,6 +67,27 @@ identity with addresses, private keys and secrets; keep it as you would those. I
 	}
 }
 
+// stillState is a state disk of a guest that nobody writes to, until release: its own while it does not run, else a
+// snapshot where its storage has them. The guest must be locked.
+func stillState(ctx context.Context, g *home.Guest) (path string, release func() error, err error) {
+	r, err := g.Running()
+	if errors.Is(err, running.ErrAbsent) {
+		return g.StateDisk(), func() error { return nil }, nil
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	if g.State == 0 {
+		return "", func() error { return nil }, nil
+	}
+	path, release, err = g.Disks().Snapshot(ctx)
+	if errors.Is(err, errors.ErrUnsupported) {
+		err = fmt.Errorf("%w: %s, kept by process %d; its state changes meanwhile: stop it first: rempart stop %[2]s",
+			home.ErrRuns, g.Name, r.PID)
+	}
+	return path, release, err
+}
+
 // restoreCommand is `rempart restore`.
 func restoreCommand() *command {
 	return &command{
@@ -79,17 +101,18 @@ it. Whoever wrote FILE decides what the guest's state is; files of this machine 
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			name := flags.String("as", "", "name of the guest; default: the one it had")
 			dir := flags.String("store", "", "folder of the store that has its master; default: the user's own")
+			volumes := volumesFlag(flags)
 			return func(ctx context.Context, c *console, args []string) error {
 				if len(args) != 1 {
 					return usageError{"want the file of one backup"}
 				}
-				return restore(ctx, c, args[0], *name, *dir)
+				return restore(ctx, c, args[0], *name, *dir, *volumes)
 			}
 		},
 	}
 }
 
-func restore(ctx context.Context, c *console, file, name, dir string) error {
+func restore(ctx context.Context, c *console, file, name, dir, volumes string) error {
 	f, err := os.Open(file)
 	if err != nil {
 		return err
@@ -109,7 +132,7 @@ func restore(ctx context.Context, c *console, file, name, dir string) error {
 		d.Name = name
 	}
 	// What names places of the machine it was written on means nothing here, or something else.
-	d.Data, d.Previous = nil, ""
+	d.Data, d.Previous, d.Volumes, d.Growing = nil, "", volumes, 0
 	if d.Store, err = filepath.Abs(masters.Dir()); err != nil {
 		return err
 	}
@@ -121,11 +144,16 @@ func restore(ctx context.Context, c *console, file, name, dir string) error {
 	if err != nil {
 		return err
 	}
-	g, err := h.Create(d, false)
+	g, err := h.Create(ctx, d, false)
 	if err != nil {
 		return err
 	}
-	err = b.Disks(ctx, g.Identity(), g.StateDisk())
+	if err = roundState(ctx, c, g); err == nil {
+		err = g.Disks().Check(ctx, g.State, false)
+	}
+	if err == nil {
+		err = b.Disks(ctx, g.Disks())
+	}
 	if err == nil {
 		_, err = guest.ReadIdentity(g.Identity())
 	}
@@ -133,7 +161,7 @@ func restore(ctx context.Context, c *console, file, name, dir string) error {
 		err = settle(masters, h, g)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("%s: %w", file, err), g.Abandon(false))
+		return errors.Join(fmt.Errorf("%s: %w", file, err), g.Abandon(ctx, false))
 	}
 	g.Unlock()
 	if n := len(b.Guest().Data); n > 0 {

@@ -13,6 +13,7 @@ import (
 	"rempart/builder/guest"
 	"rempart/builder/guest/carry"
 	"rempart/builder/guest/home"
+	"rempart/builder/guest/storage"
 	"rempart/builder/hypervisor"
 	"rempart/builder/master/store"
 	"rempart/firstboot/contract"
@@ -34,6 +35,9 @@ shared, attached read-only; while a guest uses a master, the store keeps it.
 --net LINK=WHAT is that of ` + "`rempart run`" + `. --data NAME=FILE[,ro] attaches a disk image of yours, raw or qcow2,
 which the guest finds by the serial data-NAME; it is never copied, moved or removed.
 
+--volumes GROUP makes the state disk a volume of LVM, GROUP/NAME_var, and GROUP/POOL one of a thin pool, whose copies
+take no time. Its size is rounded up to whole extents.
+
 --secret CONSUMER/NAME=FILE puts the content of a file onto the identity disk, --secret-from CONSUMER/NAME=COMMAND what
 a command prints (run by /bin/sh). It is in no argument, log or master.`,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
@@ -46,6 +50,7 @@ a command prints (run by /bin/sh). It is in no argument, log or master.`,
 			data := flags.StringArray("data", nil, "attach a disk image: NAME=FILE[,ro]; may be given again")
 			keep := flags.StringArray("keep", nil,
 				"carry the files of this place over when it is reprovisioned: "+strings.Join(kept(carry.Places()), ", "))
+			volumes := volumesFlag(flags)
 			adopt := flags.Bool("adopt", false, "take over the disks that a removed guest of this name left")
 			return func(ctx context.Context, c *console, args []string) error {
 				if len(args) != 1 || *ref == "" {
@@ -60,6 +65,7 @@ a command prints (run by /bin/sh). It is in no argument, log or master.`,
 				}
 				d := home.Description{Name: args[0], Firmware: s.Firmware, DiskFormat: s.Format, Memory: s.Memory,
 					Accel: s.Accel, Nets: map[string]string{}}
+				d.Volumes = *volumes
 				if d.State, err = parseSize("--state-size", *size); err != nil {
 					return err
 				}
@@ -80,6 +86,10 @@ a command prints (run by /bin/sh). It is in no argument, log or master.`,
 			}
 		},
 	}
+}
+
+func volumesFlag(flags *pflag.FlagSet) *string {
+	return flags.String("volumes", "", "have its state disk in LVM: VOLUMEGROUP, or VOLUMEGROUP/THINPOOL")
 }
 
 // stateDir is where a guest has its state disk, with the slash that is before what lies there.
@@ -147,13 +157,13 @@ func create(ctx context.Context, c *console, masters *store.Store, ref string, d
 	if err != nil {
 		return err
 	}
-	g, err := h.Create(d, adopt)
+	g, err := h.Create(ctx, d, adopt)
 	if err != nil {
 		return err
 	}
 	err = furnish(ctx, c, masters, h, g, m, s, own)
 	if err != nil {
-		return errors.Join(err, g.Abandon(adopt))
+		return errors.Join(err, g.Abandon(ctx, adopt))
 	}
 	g.Unlock()
 	fmt.Fprintf(c.out, "%s: made from %s, %.12s, in %s; start it with `rempart start %[1]s`\n", g.Name,
@@ -165,7 +175,7 @@ func create(ctx context.Context, c *console, masters *store.Store, ref string, d
 func furnish(ctx context.Context, c *console, masters *store.Store, h home.Home, g *home.Guest, m *guest.Master,
 	s guest.Settings, own identityOptions) error {
 	if g.State > 0 {
-		if _, err := guest.EnsureState(g.StateDisk(), g.State); err != nil {
+		if err := makeState(ctx, c, g); err != nil {
 			return err
 		}
 	}
@@ -174,6 +184,34 @@ func furnish(ctx context.Context, c *console, masters *store.Store, h home.Home,
 		return err
 	}
 	return settle(masters, h, g)
+}
+
+// makeState makes the state disk of a guest unless there is one, which it takes over.
+func makeState(ctx context.Context, c *console, g *home.Guest) error {
+	state, on := storage.Disk{Kind: storage.State}, g.Disks()
+	if err := roundState(ctx, c, g); err != nil {
+		return err
+	}
+	if have, err := on.There(ctx, state); err != nil || have {
+		return err
+	}
+	if err := on.Check(ctx, g.State, false); err != nil {
+		return err
+	}
+	return on.Make(ctx, state, g.State, nil)
+}
+
+// roundState has the description of a guest say how large its state disk really is.
+func roundState(ctx context.Context, c *console, g *home.Guest) error {
+	size, err := g.Disks().Size(ctx, g.State)
+	if err != nil {
+		return fmt.Errorf("%w; --volumes wants a volume group that is there: vgs", err)
+	}
+	if size != g.State {
+		fmt.Fprintf(c.err, "rempart: the state disk has %d bytes, %d in whole extents of %s\n", g.State, size, g.Volumes)
+		g.State = size
+	}
+	return nil
 }
 
 // settle has a guest whose disks are there be one, whose master stays while it is.

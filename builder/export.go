@@ -58,7 +58,7 @@ meanwhile.`,
 			oneOf(flags, "to", exportForms())
 			output := flags.StringP("output", "o", "", "file to write; default: standard output")
 			x := xlFlags(flags)
-			return func(_ context.Context, c *console, args []string) error {
+			return func(ctx context.Context, c *console, args []string) error {
 				if len(args) != 1 {
 					return usageError{"want the folder of one master"}
 				}
@@ -66,7 +66,7 @@ meanwhile.`,
 					return usageError{fmt.Sprintf("--to %q: want %s", *to, strings.Join(exportForms(), " or "))}
 				}
 				if *to == exportLibvirt || *to == exportQEMU {
-					text, err := exportGuest(args[0], *to, x.bridges)
+					text, err := exportGuest(ctx, args[0], *to, x.bridges)
 					if err != nil {
 						return err
 					}

@@ -1,14 +1,13 @@
 package main
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"path/filepath"
 	"strings"
 
 	"rempart/builder/guest"
 	"rempart/builder/guest/home"
-	"rempart/builder/guest/running"
 	"rempart/builder/hypervisor"
 	"rempart/builder/hypervisor/libvirt"
 	"rempart/builder/hypervisor/qemu"
@@ -16,7 +15,7 @@ import (
 
 // exportGuest describes a guest that was created to libvirt, or as QEMU's command line. The guest must not run: what is
 // described writes to its state disk.
-func exportGuest(name, to string, bridges []string) ([]byte, error) {
+func exportGuest(ctx context.Context, name, to string, bridges []string) ([]byte, error) {
 	g, err := lockCreated(name, "rempart export")
 	if err != nil {
 		return nil, err
@@ -25,12 +24,10 @@ func exportGuest(name, to string, bridges []string) ([]byte, error) {
 	if err := notPending(g); err != nil {
 		return nil, err
 	}
-	if r, err := g.Running(); err == nil {
-		return nil, fmt.Errorf("%w: %s, kept by process %d; stop it first: rempart stop %[2]s", home.ErrRuns, name, r.PID)
-	} else if !errors.Is(err, running.ErrAbsent) {
+	if err := notRunning(g); err != nil {
 		return nil, err
 	}
-	m, err := describeCreated(g)
+	m, err := describeCreated(ctx, g)
 	if err != nil {
 		return nil, err
 	}
@@ -49,12 +46,12 @@ func exportGuest(name, to string, bridges []string) ([]byte, error) {
 }
 
 // describeCreated is the machine of a guest. Where it takes what acceleration there is, the description says KVM.
-func describeCreated(g *home.Guest) (hypervisor.Machine, error) {
+func describeCreated(ctx context.Context, g *home.Guest) (hypervisor.Machine, error) {
 	master, _, err := masterOf(g)
 	if err != nil {
 		return hypervisor.Machine{}, err
 	}
-	if err := g.Ensure(); err != nil {
+	if err := g.Ensure(ctx); err != nil {
 		return hypervisor.Machine{}, err
 	}
 	s := g.Settings()

@@ -57,6 +57,18 @@ func lockCreated(name, what string) (*home.Guest, error) {
 	return h.Lock(name, what)
 }
 
+// notRunning tells of a guest that runs what must be done first.
+func notRunning(g *home.Guest) error {
+	r, err := g.Running()
+	if errors.Is(err, running.ErrAbsent) {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("%w: %s, kept by process %d; stop it first: rempart stop %[2]s", home.ErrRuns, g.Name, r.PID)
+	}
+	return err
+}
+
 // openGuest finds a guest that runs, created or not.
 func openGuest(name string) (*running.Guest, error) {
 	switch g, err := openCreated(name); {

@@ -17,7 +17,8 @@ import (
 func TestUnreadableQuarantine(t *testing.T) {
 	h := home.Home{Dir: t.TempDir()}
 	master := func(digit string) string { return strings.Repeat(digit, 64) }
-	g, err := h.Create(home.Description{Name: "fw", Store: "/masters", Master: master("a"), Previous: master("b"),
+	g, err := h.Create(t.Context(), home.Description{Name: "fw", Store: "/masters", Master: master("a"),
+		Previous: master("b"),
 		Firmware: hypervisor.BIOS, Accel: hypervisor.TCG}, false)
 	if err != nil {
 		t.Fatal(err)
@@ -63,13 +64,13 @@ func TestUnreadableQuarantine(t *testing.T) {
 func TestUsedMeanwhile(t *testing.T) {
 	h := home.Home{Dir: t.TempDir()}
 	a, b, c := strings.Repeat("a", 64), strings.Repeat("b", 64), strings.Repeat("c", 64)
-	g, err := h.Create(home.Description{Name: "fw", Store: "/masters", Master: a, Previous: b, Firmware: hypervisor.BIOS,
-		Accel: hypervisor.TCG}, false)
+	g, err := h.Create(t.Context(), home.Description{Name: "fw", Store: "/masters", Master: a, Previous: b,
+		Firmware: hypervisor.BIOS, Accel: hypervisor.TCG}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer g.Unlock()
-	_, err = reprovision.Begin(g, reprovision.Plan{Kind: reprovision.Upgrade, To: c, State: reprovision.None},
+	_, err = reprovision.Begin(t.Context(), g, reprovision.Plan{Kind: reprovision.Upgrade, To: c, State: reprovision.None},
 		reprovision.Options{Runner: runner{g: g}})
 	g.Master, g.Previous = c, a // as the change does on its way
 	if err := errors.Join(err, g.Save()); err != nil {
@@ -96,13 +97,13 @@ func TestExportQuarantine(t *testing.T) {
 	if err := os.Symlink("nowhere", bad); err != nil {
 		t.Fatal(err)
 	}
-	if err := exportQuarantine(t.Context(), e, to); err == nil {
+	if err := exportQuarantine(t.Context(), &home.Guest{}, e, to); err == nil {
 		t.Error("exportQuarantine of what cannot be read = nil; want an error")
 	}
 	if left, err := os.ReadDir(filepath.Dir(to)); err != nil || len(left) != 0 {
 		t.Errorf("it left %v, %v; want nothing", left, err)
 	}
-	if err := errors.Join(os.Remove(bad), exportQuarantine(t.Context(), e, to+"/")); err != nil {
+	if err := errors.Join(os.Remove(bad), exportQuarantine(t.Context(), &home.Guest{}, e, to+"/")); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(to)
@@ -112,7 +113,7 @@ func TestExportQuarantine(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(to, "entry.json")); err != nil {
 		t.Error(err)
 	}
-	if err := exportQuarantine(t.Context(), e, to); err == nil {
+	if err := exportQuarantine(t.Context(), &home.Guest{}, e, to); err == nil {
 		t.Error("exportQuarantine over a folder = nil; want an error")
 	}
 }

@@ -146,7 +146,7 @@ func keepIt(ctx context.Context, c *console, name string, lock int, verbose bool
 	}
 	s := g.Settings()
 	s.Log = logger(c, verbose)
-	if err := g.Ensure(); err != nil {
+	if err := g.Ensure(ctx); err != nil {
 		return err
 	}
 	place, err := running.Place()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -42,23 +43,23 @@ func quarantineCommand() *command {
 					return usageError{"want list GUEST, show GUEST ID, export GUEST ID FOLDER or prune GUEST"}
 				}
 				if args[0] == "prune" {
-					return pruneQuarantine(c, args[1], *older, *all)
+					return pruneQuarantine(ctx, c, args[1], *older, *all)
 				}
 				g, err := openCreated(args[1])
 				if err != nil {
 					return err
 				}
 				if args[0] == "list" {
-					return listQuarantine(c, g, *asJSON)
+					return listQuarantine(ctx, c, g, *asJSON)
 				}
 				e, err := quarantine.Open(g.Dir, args[2])
 				if err != nil {
 					return err
 				}
 				if args[0] == "show" {
-					return showQuarantine(c, e, *asJSON)
+					return showQuarantine(ctx, c, g, e, *asJSON)
 				}
-				return exportQuarantine(ctx, e, args[3])
+				return exportQuarantine(ctx, g, e, args[3])
 			}
 		},
 	}
@@ -66,7 +67,7 @@ func quarantineCommand() *command {
 
 var quarantineVerbs = []string{"list", "show", "export", "prune"}
 
-func listQuarantine(c *console, g *home.Guest, asJSON bool) error {
+func listQuarantine(ctx context.Context, c *console, g *home.Guest, asJSON bool) error {
 	all, err := quarantine.List(g.Dir)
 	if asJSON {
 		return errors.Join(printJSON(c.out, append([]*quarantine.Entry{}, all...)), err)
@@ -75,12 +76,12 @@ func listQuarantine(c *console, g *home.Guest, asJSON bool) error {
 	fmt.Fprintln(w, "ID\tWHEN\tWHAT\tOUTCOME\tFROM\tTO\tFOUND\tMIB")
 	for _, e := range all {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.12s\t%.12s\t%d\t%.1f\n", e.ID, e.At.Format(time.DateTime), e.Kind, e.Outcome,
-			e.From, e.To, len(e.Found), float64(e.Used())/(1<<20))
+			e.From, e.To, len(e.Found), float64(e.Used(ctx, g.Disks()))/(1<<20))
 	}
 	return errors.Join(w.Flush(), err)
 }
 
-func showQuarantine(c *console, e *quarantine.Entry, asJSON bool) error {
+func showQuarantine(ctx context.Context, c *console, g *home.Guest, e *quarantine.Entry, asJSON bool) error {
 	if asJSON {
 		return printJSON(c.out, e)
 	}
@@ -92,12 +93,17 @@ func showQuarantine(c *console, e *quarantine.Entry, asJSON bool) error {
 	for _, f := range e.Found {
 		fmt.Fprintf(c.out, "found: %s\n", oneLine(f))
 	}
-	for _, name := range []string{quarantine.State, quarantine.FailedState} {
-		if !e.Has(name) {
+	for _, failed := range []bool{false, true} {
+		have, err := g.Disks().There(ctx, e.Disk(failed))
+		if err != nil {
+			return err
+		}
+		if !have {
 			continue
 		}
-		fmt.Fprintf(c.out, "%s:\n", filepath.Join(e.Dir, name))
-		if err := listState(c, filepath.Join(e.Dir, name)); err != nil {
+		path := g.Disks().Path(e.Disk(failed))
+		fmt.Fprintf(c.out, "%s:\n", path)
+		if err := listState(c, path); err != nil {
 			fmt.Fprintf(c.out, "  it cannot be read: %s\n", oneLine(err.Error()))
 		}
 	}
@@ -114,11 +120,11 @@ func listState(c *console, path string) error {
 		return err
 	}
 	defer f.Close()
-	info, err := f.Stat()
+	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return err
 	}
-	tree, err := ext4.Open(f, info.Size())
+	tree, err := ext4.Open(f, size)
 	if errors.Is(err, ext4.ErrNotExt4) {
 		fmt.Fprintln(c.out, "  no filesystem is on it (yet)")
 		return nil
@@ -147,7 +153,7 @@ func listState(c *console, path string) error {
 }
 
 // exportQuarantine copies an entry into a new folder, which appears whole.
-func exportQuarantine(ctx context.Context, e *quarantine.Entry, to string) error {
+func exportQuarantine(ctx context.Context, g *home.Guest, e *quarantine.Entry, to string) error {
 	to = filepath.Clean(to)
 	if _, err := os.Lstat(to); err == nil {
 		return fmt.Errorf("%s is there already; want the name of a new folder", to)
@@ -162,6 +168,9 @@ func exportQuarantine(ctx context.Context, e *quarantine.Entry, to string) error
 			err = files.Clone(ctx, filepath.Join(e.Dir, f.Name()), filepath.Join(work, f.Name()))
 		}
 	}
+	if err == nil && g.Volumes != "" {
+		err = exportVolumes(ctx, g, e, work)
+	}
 	if err == nil {
 		err = files.Move(work, to)
 	}
@@ -171,7 +180,32 @@ func exportQuarantine(ctx context.Context, e *quarantine.Entry, to string) error
 	return nil
 }
 
-func pruneQuarantine(c *console, name string, older time.Duration, all bool) error {
+// exportVolumes copies the state disks of an entry that are volumes into a folder, as files.
+func exportVolumes(ctx context.Context, g *home.Guest, e *quarantine.Entry, to string) error {
+	for failed, name := range map[bool]string{false: quarantine.State, true: quarantine.FailedState} {
+		have, err := g.Disks().There(ctx, e.Disk(failed))
+		if err != nil {
+			return err
+		}
+		if !have {
+			continue
+		}
+		in, err := os.Open(g.Disks().Path(e.Disk(failed)))
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		if err := files.WriteFrom(filepath.Join(to, name), 0o600, func(out *os.File) error {
+			size, err := files.CopySparse(ctx, in, out)
+			return errors.Join(err, out.Truncate(size))
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func pruneQuarantine(ctx context.Context, c *console, name string, older time.Duration, all bool) error {
 	g, err := lockCreated(name, "rempart quarantine prune")
 	if err != nil {
 		return err
@@ -194,8 +228,8 @@ func pruneQuarantine(c *console, name string, older time.Duration, all bool) err
 		if e.ID == keep || e.ID == pending.ID || e.ID == pending.Source || time.Since(e.At) < older {
 			continue
 		}
-		used := e.Used()
-		if err := e.Remove(); err != nil {
+		used := e.Used(ctx, g.Disks())
+		if err := e.Remove(ctx, g.Disks()); err != nil {
 			return err
 		}
 		n, free = n+1, free+used

@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"rempart/builder/guest/home"
-	"rempart/builder/guest/running"
 )
 
 // removeCommand is `rempart rm`.
@@ -24,7 +23,7 @@ yours, and the master stay in any case.`,
 		words: createdNames,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			data := flags.Bool("data", false, "remove its disks and its quarantine too, for good")
-			return guestCommand(func(_ context.Context, c *console, name string) error {
+			return guestCommand(func(ctx context.Context, c *console, name string) error {
 				h, err := home.Default()
 				if err != nil {
 					return err
@@ -37,24 +36,30 @@ yours, and the master stay in any case.`,
 					return err
 				}
 				defer g.Unlock()
-				if r, err := g.Running(); err == nil {
-					return fmt.Errorf("%w: %s, kept by process %d; stop it first: rempart stop %[2]s", home.ErrRuns, name, r.PID)
-				} else if !errors.Is(err, running.ErrAbsent) {
+				if err := notRunning(g); err != nil {
 					return err
 				}
 				if err := notPending(g); err != nil && !*data {
 					return err
 				}
-				if err := g.Remove(*data); err != nil {
+				if err := g.Remove(ctx, *data); err != nil {
 					return err
 				}
 				if *data {
 					fmt.Fprintf(c.out, "%s and its disks are gone\n", name)
 				} else {
-					fmt.Fprintf(c.out, "%s is no guest any more; its disks stay in %s\n", name, g.Dir)
+					fmt.Fprintf(c.out, "%s is no guest any more; its disks stay in %s\n", name, whereDisks(g))
 				}
 				return nil
 			})(flags)
 		},
 	}
+}
+
+// whereDisks says where the disks of a guest are.
+func whereDisks(g *home.Guest) string {
+	if g.Volumes == "" {
+		return g.Dir
+	}
+	return g.Dir + " and in " + g.Volumes
 }

@@ -20,7 +20,7 @@ import (
 // changeCommands put guests on masters, and keep what they had.
 func changeCommands() []*command {
 	return []*command{reprovisionCommand(), upgradeCommand(), rollbackCommand(), resumeCommand(), prepareCommand(),
-		quarantineCommand(), outdatedCommand(), backupCommand(), restoreCommand()}
+		quarantineCommand(), outdatedCommand(), backupCommand(), restoreCommand(), resizeCommand()}
 }
 
 // changeOptions are those of the commands that put a guest on a master.
@@ -160,7 +160,7 @@ the guest, and ` + "`rempart rollback`" + ` drops what was prepared.`,
 					return err
 				}
 				defer g.Unlock()
-				t, err := begin(c, g, reprovision.Reprovision, o)
+				t, err := begin(ctx, c, g, reprovision.Reprovision, o)
 				if err != nil || t == nil {
 					return err
 				}
@@ -194,7 +194,7 @@ func change(ctx context.Context, c *console, name, kind string, o changeOptions)
 		return err
 	}
 	defer g.Unlock()
-	t, err := begin(c, g, kind, o)
+	t, err := begin(ctx, c, g, kind, o)
 	if err != nil || t == nil {
 		return err
 	}
@@ -217,7 +217,8 @@ func finish(ctx context.Context, c *console, t *reprovision.Transaction) error {
 }
 
 // begin makes the plan of a change and writes it down; nil: only what it would be was asked for.
-func begin(c *console, g *home.Guest, kind string, o changeOptions) (*reprovision.Transaction, error) {
+func begin(ctx context.Context, c *console, g *home.Guest, kind string, o changeOptions) (*reprovision.Transaction,
+	error) {
 	options, err := transactionOptions(c, g, *o.stop)
 	if err != nil {
 		return nil, err
@@ -245,7 +246,7 @@ func begin(c *console, g *home.Guest, kind string, o changeOptions) (*reprovisio
 	if *o.dry {
 		return nil, sayPlan(c, g, p, m)
 	}
-	return reprovision.Begin(g, p, options)
+	return reprovision.Begin(ctx, g, p, options)
 }
 
 // sayPlan says what a change would do.
@@ -351,16 +352,20 @@ func rollback(ctx context.Context, c *console, name string, o changeOptions) err
 	}
 	p := reprovision.Plan{Kind: reprovision.Rollback, At: time.Now().UTC(), To: last.From, State: reprovision.Restore,
 		Source: last.ID, Size: max(g.State, m.Manifest.State), Start: !*o.noStart, Patience: *o.timeout}
+	have, err := last.HasState(ctx, g.Disks())
+	if err != nil {
+		return err
+	}
 	switch {
 	case g.State == 0:
 		p.State, p.Size = reprovision.None, 0
-	case !last.Has(quarantine.State):
+	case !have:
 		p.State, p.Source = reprovision.Keep, ""
 	}
 	if *o.dry {
 		return sayPlan(c, g, p, m)
 	}
-	t, err := reprovision.Begin(g, p, options)
+	t, err := reprovision.Begin(ctx, g, p, options)
 	if err != nil {
 		return err
 	}

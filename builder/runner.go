@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"time"
@@ -71,11 +72,11 @@ func transactionOptions(c *console, g *home.Guest, patience time.Duration) (repr
 				return nil, err
 			}
 			defer f.Close()
-			info, err := f.Stat()
+			length, err := f.Seek(0, io.SeekEnd)
 			if err != nil {
 				return nil, err
 			}
-			return carry.Carry(ctx, f, info.Size(), path, size, g.Keep, time.Now())
+			return carry.Carry(ctx, f, length, path, size, g.Keep, time.Now())
 		},
 		Say: func(format string, args ...any) {
 			fmt.Fprintf(c.err, "rempart: %s\n", oneLine(fmt.Sprintf(format, args...)))
@@ -89,7 +90,7 @@ func examine(ctx context.Context, g *home.Guest, path string) (found reprovision
 		return found, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
+	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return found, err
 	}
@@ -98,7 +99,7 @@ func examine(ctx context.Context, g *home.Guest, path string) (found reprovision
 		return found, err
 	}
 	report := verify.Report{Guest: g.Name, Master: m.Manifest.Disk.SHA256, Taken: time.Now().UTC().Truncate(time.Second)}
-	if report.State, err = verify.InspectState(ctx, f, info.Size(), verify.DefaultRules(), nil); err != nil {
+	if report.State, err = verify.InspectState(ctx, f, size, verify.DefaultRules(), nil); err != nil {
 		return found, err
 	}
 	for _, s := range report.State.Suspects {

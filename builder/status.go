@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -17,6 +15,7 @@ import (
 	"rempart/builder/guest/keeper"
 	"rempart/builder/guest/reprovision"
 	"rempart/builder/guest/running"
+	"rempart/builder/guest/storage"
 )
 
 // guestStatus is what is known of a guest from outside, and what it says of itself.
@@ -59,10 +58,8 @@ func statusOf(ctx context.Context, g *home.Guest) guestStatus {
 	} else {
 		s.Title, s.Tags = printable(m.Manifest.Master.Name), kept.Tags
 	}
-	if info, err := os.Stat(g.StateDisk()); err == nil {
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			s.Used = st.Blocks * 512 // stat(2): whatever the filesystem's block size
-		}
+	if used, err := g.Disks().Used(ctx, storage.Disk{Kind: storage.State}); err == nil {
+		s.Used = used
 	}
 	if p, last, err := reprovision.Pending(g); err == nil {
 		s.Pending = fmt.Sprintf("%s %s to master %.12s, last step: %s", p.Kind, p.ID, p.To, printable(last))
@@ -71,7 +68,7 @@ func statusOf(ctx context.Context, g *home.Guest) guestStatus {
 	}
 	r, err := g.Running()
 	if errors.Is(err, running.ErrAbsent) {
-		if err := g.Missing(); err != nil && s.Pending == "" {
+		if err := g.Missing(ctx); err != nil && s.Pending == "" {
 			problem(err)
 		}
 		var killed bool

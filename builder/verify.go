@@ -70,11 +70,12 @@ type verification struct {
 	backing, json                                            bool
 	signing                                                  signingKey
 
-	image  string // system disk; empty: not looked at
-	report verify.Report
+	image   string // system disk; empty: not looked at
+	report  verify.Report
+	release func() error // of a snapshot that is looked at; nil: there is none
 }
 
-func (v *verification) run(ctx context.Context, c *console, args []string) error {
+func (v *verification) run(ctx context.Context, c *console, args []string) (err error) {
 	if len(args) > 1 || v.masterRef == "" && len(args) == 0 {
 		return usageError{"want the name of a guest, or --master and the files of its disks"}
 	}
@@ -85,13 +86,17 @@ func (v *verification) run(ctx context.Context, c *console, args []string) error
 		return usageError{"--key signs what --evidence writes: want both"}
 	}
 	var dir string
-	var err error
 	if v.masterRef == "" {
 		var done func()
-		if dir, done, err = v.ofGuest(c, args[0]); err != nil {
+		if dir, done, err = v.ofGuest(ctx, c, args[0]); err != nil {
 			return err
 		}
 		defer done()
+		defer func() {
+			if v.release != nil { // what was read of a snapshot holds if that was whole to its end
+				err = errors.Join(err, v.release())
+			}
+		}()
 	} else {
 		if dir, err = v.masterDir(); err != nil {
 			return err
@@ -110,7 +115,7 @@ func (v *verification) run(ctx context.Context, c *console, args []string) error
 
 // ofGuest finds the disks of a guest, and the folder of its master: of one that was created, that runs, or that lies
 // beside its master's folder.
-func (v *verification) ofGuest(c *console, name string) (dir string, done func(), err error) {
+func (v *verification) ofGuest(ctx context.Context, c *console, name string) (dir string, done func(), err error) {
 	v.report.Guest = name
 	done = func() {}
 	if guest.IsMaster(name) || !identity.IsHostname(name) {
@@ -119,7 +124,7 @@ func (v *verification) ofGuest(c *console, name string) (dir string, done func()
 	g, err := lockCreated(name, "verify")
 	switch {
 	case err == nil:
-		if err = v.created(c, g); err != nil {
+		if err = v.created(ctx, c, g); err != nil {
 			g.Unlock()
 			return "", done, err
 		}
@@ -151,7 +156,7 @@ func (v *verification) ofGuest(c *console, name string) (dir string, done func()
 }
 
 // created takes the disks of a guest that has a home, whose lock is held: it does not start meanwhile.
-func (v *verification) created(c *console, g *home.Guest) error {
+func (v *verification) created(ctx context.Context, c *console, g *home.Guest) error {
 	m, _, err := masterOf(g)
 	if err != nil {
 		return err
@@ -162,15 +167,13 @@ func (v *verification) created(c *console, g *home.Guest) error {
 	if v.state != "" || g.State == 0 {
 		return nil
 	}
-	switch _, err := g.Running(); {
-	case err == nil:
+	state, release, err := stillState(ctx, g)
+	if errors.Is(err, home.ErrRuns) {
 		v.runs(c)
 		return nil
-	case !errors.Is(err, running.ErrAbsent):
-		return err
 	}
-	v.state = g.StateDisk()
-	return nil
+	v.state, v.release = state, release
+	return err
 }
 
 // runs says why the state disk is not looked at.

@@ -152,7 +152,7 @@ func (g *Guest) describe(m *Master, s Settings, in qemu.Installation, arch strin
 		if _, err := EnsureState(path, m.Manifest.State); err != nil {
 			return machine, err
 		}
-		machine.State = &hypervisor.Disk{Path: path, Format: hypervisor.Raw}
+		machine.State = &hypervisor.Disk{Path: path, Format: hypervisor.Raw, Device: isDevice(path)}
 	}
 	if machine.NICs, err = Links(m.Profile.Name, m.Profile); err != nil {
 		return machine, err
@@ -171,7 +171,10 @@ func (g *Guest) describe(m *Master, s Settings, in qemu.Installation, arch strin
 		}
 		machine.Identity = &hypervisor.Disk{Path: s.Identity, Format: hypervisor.Raw}
 	}
-	machine.Data = s.Data
+	for _, d := range s.Data {
+		d.Disk.Device = isDevice(d.Disk.Path)
+		machine.Data = append(machine.Data, d)
+	}
 	for i := range machine.NICs {
 		b, ok := s.Backends[machine.NICs[i].Link]
 		if !ok {
@@ -194,6 +197,12 @@ func (g *Guest) describe(m *Master, s Settings, in qemu.Installation, arch strin
 		machine.Flash, err = g.flash(arch)
 	}
 	return machine, err
+}
+
+// isDevice tells whether a block device is at a path.
+func isDevice(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode()&(os.ModeDevice|os.ModeCharDevice) == os.ModeDevice
 }
 
 // share is where distributions keep firmware.

@@ -132,6 +132,7 @@ type Kernel struct {
 type Disk struct {
 	Path   string
 	Format Format
+	Device bool // Path is a block device, not a file
 }
 
 // Channel is one end of a byte stream to the guest or to its hypervisor: a socket the hypervisor listens on, or a

@@ -1,11 +1,10 @@
-// Package backup writes a guest that stands still as one file, and makes a guest of such a file, on this machine or on
-// another: its description, its identity disk with addresses, keys and secrets, and its state disk. The file is a tar
-// archive compressed by zstd, and holds the digest of each disk, so that what went bad on the way is not taken for a
-// guest.
+// Package backup writes a guest whose state disk stands still, or of which there is a snapshot, as one file, and makes
+// a guest of such a file, on this machine or on another: its description, its identity disk with addresses, keys and
+// secrets, and its state disk. The file is a tar archive compressed by zstd, and holds the digest of each disk, so that
+// what went bad on the way is not taken for a guest.
 //
 // What it deliberately does not do: hold the master (`rempart master export` does, once for all guests of it), data
-// disks, or the quarantine; encrypt (the file holds private keys: keep it as you would those); or take a guest while it
-// runs, whose state disk changes meanwhile.
+// disks, or the quarantine; or encrypt (the file holds private keys: keep it as you would those).
 package backup
 
 import (
@@ -24,6 +23,7 @@ import (
 
 	"rempart/builder/files"
 	"rempart/builder/guest/home"
+	"rempart/builder/guest/storage"
 )
 
 // Format is the version of the archive's own form.
@@ -61,12 +61,13 @@ const (
 // ErrDamaged is told of a file that is no backup, or not as it was written.
 var ErrDamaged = errors.New("no whole backup")
 
-// Write writes a guest, which must be locked and not run.
-func Write(ctx context.Context, w io.Writer, g *home.Guest) error {
+// Write writes a guest, which must be locked, with the state disk that is at path: its own while it does not run, or a
+// snapshot of that.
+func Write(ctx context.Context, w io.Writer, g *home.Guest, state string) error {
 	a := about{Format: Format, Guest: g.Description}
 	disks := []struct{ name, path string }{{identityName, g.Identity()}}
 	if g.State > 0 {
-		disks = append(disks, struct{ name, path string }{stateName, g.StateDisk()})
+		disks = append(disks, struct{ name, path string }{stateName, state})
 	}
 	for _, d := range disks {
 		sum, err := digestOf(ctx, d.path)
@@ -126,11 +127,14 @@ func putFile(ctx context.Context, archive *tar.Writer, name, path string) error 
 		return err
 	}
 	defer f.Close()
-	info, err := f.Stat()
+	size, err := f.Seek(0, io.SeekEnd) // a device has no size of its own
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
 	if err != nil {
 		return err
 	}
-	return put(archive, name, info.Size(), &interruptible{ctx, f})
+	return put(archive, name, size, &interruptible{ctx, f})
 }
 
 // interruptible ends reading with a context.
@@ -202,14 +206,14 @@ func (b *Reader) next(name string, most int64) error {
 // Guest is the description of the guest. Its master must be in a store here for the guest to be made.
 func (b *Reader) Guest() home.Description { return b.about.Guest }
 
-// Disks writes the disks of the guest into files that are not there yet; what is zero becomes a hole. Both are on this
-// machine's disk when it returns.
-func (b *Reader) Disks(ctx context.Context, identity, state string) error {
-	if err := b.disk(ctx, identityName, identity, b.about.Identity); err != nil {
+// Disks makes the disks of the guest; what is zero becomes a hole where there are holes. All are on this machine's
+// storage when it returns.
+func (b *Reader) Disks(ctx context.Context, on storage.Disks) error {
+	if err := b.disk(ctx, on, storage.Identity, identityName, b.about.Identity); err != nil {
 		return err
 	}
 	if b.about.State != nil {
-		if err := b.disk(ctx, stateName, state, *b.about.State); err != nil {
+		if err := b.disk(ctx, on, storage.State, stateName, *b.about.State); err != nil {
 			return err
 		}
 	}
@@ -219,28 +223,30 @@ func (b *Reader) Disks(ctx context.Context, identity, state string) error {
 	return nil
 }
 
-func (b *Reader) disk(ctx context.Context, name, path string, want digest) error {
+func (b *Reader) disk(ctx context.Context, on storage.Disks, kind storage.Kind, name string, want digest) error {
 	if err := b.next(name, want.Size); err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	h := sha256.New()
-	size, err := files.CopySparse(ctx, io.TeeReader(b.archive, h), f)
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	if got := hex.EncodeToString(h.Sum(nil)); got != want.SHA256 || size != want.Size {
-		return fmt.Errorf("%w: %s has %d bytes of sha256 %.16s, want %d of %.16s", ErrDamaged, name, size, got, want.Size,
-			want.SHA256)
-	}
-	return errors.Join(f.Truncate(size), f.Sync())
+	return on.Make(ctx, storage.Disk{Kind: kind}, want.Size, func(path string) error {
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		h := sha256.New()
+		size, err := files.CopySparse(ctx, io.TeeReader(b.archive, h), f)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		if got := hex.EncodeToString(h.Sum(nil)); got != want.SHA256 || size != want.Size {
+			return fmt.Errorf("%w: %s has %d bytes of sha256 %.16s, want %d of %.16s", ErrDamaged, name, size, got, want.Size,
+				want.SHA256)
+		}
+		return f.Sync()
+	})
 }
 
 // Close ends reading.

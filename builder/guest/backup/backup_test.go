@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"rempart/builder/guest/home"
+	"rempart/builder/guest/storage"
 	"rempart/builder/hypervisor"
 )
 
@@ -18,7 +19,8 @@ import (
 func stopped(t testing.TB, state int64) *home.Guest {
 	t.Helper()
 	h := home.Home{Dir: t.TempDir()}
-	g, err := h.Create(home.Description{Name: "fw", Store: "/masters", Master: strings.Repeat("ab", 32), State: state,
+	g, err := h.Create(t.Context(), home.Description{Name: "fw", Store: "/masters",
+		Master: strings.Repeat("ab", 32), State: state,
 		Firmware: hypervisor.BIOS, Accel: hypervisor.TCG}, false)
 	if err != nil {
 		t.Fatal(err)
@@ -51,13 +53,12 @@ func restore(b []byte, dir string) (d home.Description, identity, state []byte, 
 		return d, nil, nil, err
 	}
 	defer r.Close()
-	paths := [2]string{filepath.Join(dir, "identity"), filepath.Join(dir, "state")}
-	if err := r.Disks(context.Background(), paths[0], paths[1]); err != nil {
+	if err := r.Disks(context.Background(), storage.Files{Dir: dir}); err != nil {
 		return d, nil, nil, err
 	}
-	identity, err = os.ReadFile(paths[0])
+	identity, err = os.ReadFile(filepath.Join(dir, storage.IdentityFile))
 	if r.Guest().State > 0 && err == nil {
-		state, err = os.ReadFile(paths[1])
+		state, err = os.ReadFile(filepath.Join(dir, storage.StateFile))
 	}
 	return r.Guest(), identity, state, err
 }
@@ -66,7 +67,7 @@ func TestBackup(t *testing.T) {
 	for _, size := range []int64{0, 1 << 20, 20<<20 + 4096} {
 		g := stopped(t, size)
 		var b bytes.Buffer
-		if err := Write(t.Context(), &b, g); err != nil {
+		if err := Write(t.Context(), &b, g, g.StateDisk()); err != nil {
 			t.Fatal(err)
 		}
 		dir := t.TempDir()
@@ -86,7 +87,7 @@ func TestBackup(t *testing.T) {
 		if size > 0 && b.Len() > 8<<10 {
 			t.Errorf("the backup of an almost empty disk of %d bytes has %d; want little", size, b.Len())
 		}
-		if info, err := os.Stat(filepath.Join(dir, "state")); err == nil {
+		if info, err := os.Stat(filepath.Join(dir, storage.StateFile)); err == nil {
 			if s := info.Sys().(*syscall.Stat_t); s.Blocks*512 > 4<<20 || info.Mode().Perm() != 0o600 {
 				t.Errorf("the restored disk takes %d bytes, mode %v; want its holes, and 0600", s.Blocks*512, info.Mode())
 			}
@@ -98,7 +99,7 @@ func TestBackup(t *testing.T) {
 func TestDamaged(t *testing.T) {
 	g := stopped(t, 1<<20)
 	var b bytes.Buffer
-	if err := Write(t.Context(), &b, g); err != nil {
+	if err := Write(t.Context(), &b, g, g.StateDisk()); err != nil {
 		t.Fatal(err)
 	}
 	want, err := os.ReadFile(g.StateDisk())
@@ -130,7 +131,8 @@ func TestDamaged(t *testing.T) {
 
 func FuzzOpen(f *testing.F) {
 	var b bytes.Buffer
-	if err := Write(context.Background(), &b, stopped(f, 4096)); err != nil {
+	g := stopped(f, 4096)
+	if err := Write(context.Background(), &b, g, g.StateDisk()); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(b.Bytes())

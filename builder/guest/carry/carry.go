@@ -67,9 +67,10 @@ func place(path string) *contract.StatePlace {
 	return &all[i]
 }
 
-// Carry makes the filesystem of a new state disk of size bytes at path, with the files of the places to be kept from an
-// old one of oldSize bytes. A disk that holds nothing yet, or cannot be read, gives an empty filesystem, as told by
-// left: a line for each thing that was not taken over, and why. now is the time of the new filesystem.
+// Carry makes the filesystem on a new state disk of size bytes, which is there and all zeros, with the files of the
+// places to be kept from an old one of oldSize bytes. A disk that holds nothing yet, or cannot be read, gives an empty
+// filesystem, as told by left: a line for each thing that was not taken over, and why. now is the time of the new
+// filesystem.
 func Carry(ctx context.Context, old io.ReaderAt, oldSize int64, to string, size int64, keep []string, now time.Time) (
 	left []string, err error) {
 	if err := Check(keep); err != nil {
@@ -247,14 +248,11 @@ func (c *carrier) write(to string, size int64, now time.Time) error {
 	if err := c.ctx.Err(); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(to, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	err = f.Truncate(size)
-	if err == nil {
-		err = ext4.Make(f, o, c.list)
-	}
+	err = ext4.Make(f, o, c.list)
 	if err == nil {
 		err = f.Sync()
 	}

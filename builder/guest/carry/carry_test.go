@@ -68,6 +68,16 @@ func hostile(t *testing.T) string {
 	return image
 }
 
+// blank makes a disk of zeros.
+func blank(t *testing.T, size int64) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "new")
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size)); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // carried opens the new disk and returns its files, by path: "mode uid:gid content".
 func carried(t *testing.T, keep []string, old string) (files map[string]string, left []string) {
 	t.Helper()
@@ -80,7 +90,7 @@ func carried(t *testing.T, keep []string, old string) (files map[string]string, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	to := filepath.Join(t.TempDir(), "new")
+	to := blank(t, newSize)
 	if left, err = Carry(t.Context(), f, info.Size(), to, newSize, keep, now); err != nil {
 		t.Fatal(err)
 	}
@@ -239,7 +249,7 @@ func TestCarryAlwaysFits(t *testing.T) {
 	if out, err := grow.CombinedOutput(); err != nil {
 		t.Fatalf("debugfs: %v\n%s", err, out)
 	}
-	left, err = Carry(t.Context(), f, size, filepath.Join(t.TempDir(), "new"), size, []string{lists}, now)
+	left, err = Carry(t.Context(), f, size, blank(t, size), size, []string{lists}, now)
 	if err != nil || len(left) != 1 || !strings.Contains(left[0], "lists/0: it has 600000000 bytes") {
 		t.Errorf("Carry with a file too large = %q, %v; want that left behind, and nothing else", left, err)
 	}

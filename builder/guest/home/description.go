@@ -12,6 +12,7 @@ import (
 
 	"rempart/builder/files"
 	"rempart/builder/guest/carry"
+	"rempart/builder/guest/storage"
 	"rempart/builder/hypervisor"
 	"rempart/firstboot/contract/identity"
 )
@@ -33,6 +34,10 @@ type Description struct {
 	Memory     int64             `json:"memory,omitempty"` // bytes; 0: what the profile says
 	Accel      hypervisor.Accel  `json:"accel"`
 	State      int64             `json:"state"` // size of the state disk in bytes; 0: none
+	// Volumes is where in LVM the state disk is: a volume group, or a thin pool as GROUP/POOL; empty: it is a file.
+	Volumes string `json:"volumes,omitempty"`
+	// Growing is the size that the state disk had when a growth began which is not over; 0: none is under way.
+	Growing int64 `json:"growing,omitempty"`
 	// Nets are what its links are plugged into, by link, in the words of `rempart run --net`.
 	Nets map[string]string `json:"nets,omitempty"`
 	Data []Data            `json:"data,omitempty"`
@@ -78,7 +83,12 @@ func (d *Description) Check() error {
 	if _, err := hypervisor.ParseFormat(string(d.DiskFormat)); err != nil && d.DiskFormat != "" {
 		errs = append(errs, err)
 	}
-	if d.Memory < 0 || d.State < 0 {
+	if d.Volumes != "" {
+		if err := storage.CheckVolumes(d.Volumes, d.Name); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if d.Memory < 0 || d.State < 0 || d.Growing < 0 {
 		bad("memory of %d bytes and a state disk of %d: want none, or more", d.Memory, d.State)
 	}
 	for link, what := range d.Nets {

@@ -7,6 +7,7 @@
 //	NAME/ended.json     how its last run ended
 //	NAME/state.raw      its state disk
 //	NAME/identity.raw   its identity disk
+//	NAME/volumes        where in LVM the state disk of a removed guest is; one of LVM has no state.raw
 //	NAME/keeper.log     what the process said that kept it last
 //
 // Other folders in it belong to the packages that make them. The master is not here but in a store, by its digest; the
@@ -27,6 +28,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rempart/builder/files"
+	"rempart/builder/guest/lvm"
+	"rempart/builder/guest/storage"
 	"rempart/firstboot/contract/identity"
 )
 
@@ -36,8 +39,7 @@ const (
 	lockFile        = "lock"
 	runningFile     = "running"
 	endedFile       = "ended.json"
-	stateFile       = "state.raw"
-	identityFile    = "identity.raw"
+	volumesFile     = "volumes"
 	keeperLogFile   = "keeper.log"
 )
 
@@ -51,7 +53,10 @@ var (
 )
 
 // Home is a folder of guests.
-type Home struct{ Dir string }
+type Home struct {
+	Dir string
+	LVM string // path of lvm(8); empty: found by PATH
+}
 
 // Variable names another folder of guests than the default one.
 const Variable = "REMPART_GUESTS"
@@ -63,24 +68,36 @@ func Default() (Home, error) {
 		if !filepath.IsAbs(dir) {
 			return Home{}, fmt.Errorf("%s is %q: want a path that begins with a slash", Variable, dir)
 		}
-		return Home{filepath.Clean(dir)}, nil
+		return Home{Dir: filepath.Clean(dir)}, nil
 	}
 	dir, err := files.Data("guests")
-	return Home{dir}, err
+	return Home{Dir: dir}, err
 }
 
 // Guest is a guest of a home.
 type Guest struct {
 	Description
 	Dir  string
+	lvm  string
 	lock *os.File // nil: only looked at
 }
 
-// StateDisk is the file of the state disk.
-func (g *Guest) StateDisk() string { return filepath.Join(g.Dir, stateFile) }
+// Disks is where the guest's disks are.
+func (g *Guest) Disks() storage.Disks {
+	all := storage.Files{Dir: g.Dir}
+	if g.Volumes == "" {
+		return all
+	}
+	group, pool, _ := strings.Cut(g.Volumes, "/")
+	return storage.Volumes{Files: all, Tools: lvm.Tools{Program: g.lvm, Lock: g.lock}, Group: group, Pool: pool,
+		Guest: g.Name}
+}
+
+// StateDisk is the file or device of the state disk.
+func (g *Guest) StateDisk() string { return g.Disks().Path(storage.Disk{Kind: storage.State}) }
 
 // Identity is the file of the identity disk.
-func (g *Guest) Identity() string { return filepath.Join(g.Dir, identityFile) }
+func (g *Guest) Identity() string { return g.Disks().Path(storage.Disk{Kind: storage.Identity}) }
 
 // KeeperLog is the file with what the process said that keeps the guest running, or did last.
 func (g *Guest) KeeperLog() string { return filepath.Join(g.Dir, keeperLogFile) }
@@ -109,7 +126,7 @@ func (h Home) Open(name string) (*Guest, error) {
 		return nil, fmt.Errorf("guest %s: %s says it is %q; a guest's folder has its name", name,
 			filepath.Join(dir, descriptionFile), d.Name)
 	}
-	return &Guest{Description: *d, Dir: dir}, nil
+	return &Guest{Description: *d, Dir: dir, lvm: h.LVM}, nil
 }
 
 func (h Home) unknown(name string) error {

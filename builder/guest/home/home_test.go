@@ -14,6 +14,7 @@ import (
 
 	"rempart/builder/guest/quarantine"
 	"rempart/builder/guest/running"
+	"rempart/builder/guest/storage"
 	"rempart/builder/hypervisor"
 )
 
@@ -27,7 +28,7 @@ func description(name string) Description {
 // makeGuest makes a guest with the files of its disks.
 func makeGuest(t *testing.T, h Home, name string) *Guest {
 	t.Helper()
-	g, err := h.Create(description(name), false)
+	g, err := h.Create(t.Context(), description(name), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +45,7 @@ func makeGuest(t *testing.T, h Home, name string) *Guest {
 }
 
 func TestLife(t *testing.T) {
-	h := Home{filepath.Join(t.TempDir(), "guests")}
+	h := Home{Dir: filepath.Join(t.TempDir(), "guests")}
 	if names, err := h.Names(); err != nil || len(names) != 0 {
 		t.Errorf("Names of a home that is not there = %q, %v; want none", names, err)
 	}
@@ -55,7 +56,7 @@ func TestLife(t *testing.T) {
 	if info, err := os.Stat(made.Dir); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the folder is %v, %v; want mode 0700", info.Mode(), err)
 	}
-	if _, err := h.Create(description("fw"), true); !errors.Is(err, ErrExists) {
+	if _, err := h.Create(t.Context(), description("fw"), true); !errors.Is(err, ErrExists) {
 		t.Errorf("Create again = %v; want %v", err, ErrExists)
 	}
 	g, err := h.Lock("fw", "a test")
@@ -72,7 +73,7 @@ func TestLife(t *testing.T) {
 	if _, err := h.Open("fw"); err != nil {
 		t.Errorf("Open of a locked one = %v; looking is free", err)
 	}
-	if err := g.Remove(false); err != nil {
+	if err := g.Remove(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	if names, err := h.Names(); err != nil || len(names) != 0 {
@@ -81,17 +82,17 @@ func TestLife(t *testing.T) {
 	if b, err := os.ReadFile(g.StateDisk()); err != nil || string(b) != "disk" {
 		t.Errorf("the state disk after Remove without data: %q, %v; want it as it was", b, err)
 	}
-	if _, err := h.Create(description("fw"), false); !errors.Is(err, ErrLeft) {
+	if _, err := h.Create(t.Context(), description("fw"), false); !errors.Is(err, ErrLeft) {
 		t.Errorf("Create over what is left = %v; want %v", err, ErrLeft)
 	}
-	again, err := h.Create(description("fw"), true)
+	again, err := h.Create(t.Context(), description("fw"), true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := again.Abandon(true); err != nil {
+	if err := again.Abandon(t.Context(), true); err != nil {
 		t.Fatal(err)
 	}
-	if again, err = h.Create(description("fw"), true); err == nil {
+	if again, err = h.Create(t.Context(), description("fw"), true); err == nil {
 		err = again.Save()
 	}
 	if err != nil {
@@ -102,7 +103,7 @@ func TestLife(t *testing.T) {
 		t.Errorf("Left of one that is a guest = %v; want %v", err, ErrExists)
 	}
 	if again, err = h.Lock("fw", "a test"); err == nil {
-		err = again.Remove(false)
+		err = again.Remove(t.Context(), false)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -111,7 +112,7 @@ func TestLife(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := left.Remove(true); err != nil {
+	if err := left.Remove(t.Context(), true); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(g.Dir); !errors.Is(err, os.ErrNotExist) {
@@ -124,17 +125,18 @@ func TestLife(t *testing.T) {
 
 // TestLeft: whatever a removed guest left becomes no new one's by accident, and stays where it is.
 func TestLeft(t *testing.T) {
-	for name, adopted := range map[string]bool{stateFile: true, identityFile: true, quarantine.Folder: true,
-		quarantine.Journal: false} {
-		h := Home{t.TempDir()}
+	for name, adopted := range map[string]bool{storage.StateFile: true, storage.IdentityFile: true,
+		quarantine.Folder: true, quarantine.Journal: false} {
+		h := Home{Dir: t.TempDir()}
 		path := filepath.Join(h.Dir, "fw", name)
 		if err := os.MkdirAll(path, 0o700); err != nil { // what it is does not matter
 			t.Fatal(err)
 		}
-		if _, err := h.Create(description("fw"), false); !errors.Is(err, ErrLeft) || !strings.Contains(err.Error(), path) {
+		if _, err := h.Create(t.Context(), description("fw"), false); !errors.Is(err, ErrLeft) ||
+			!strings.Contains(err.Error(), path) {
 			t.Errorf("Create where %s was left = %v; want %v and what", name, err, ErrLeft)
 		}
-		g, err := h.Create(description("fw"), true)
+		g, err := h.Create(t.Context(), description("fw"), true)
 		if (err == nil) != adopted || err != nil && !errors.Is(err, ErrLeft) {
 			t.Errorf("Create that adopts %s = %v; want it adopted: %v", name, err, adopted)
 		}
@@ -149,7 +151,7 @@ func TestLeft(t *testing.T) {
 
 // TestRemovedWhileMade: what is made while the guest of before is being removed is whole, or is refused.
 func TestRemovedWhileMade(t *testing.T) {
-	h := Home{t.TempDir()}
+	h := Home{Dir: t.TempDir()}
 	over := make(chan struct{})
 	removed := make(chan struct{})
 	go func() {
@@ -165,14 +167,14 @@ func TestRemovedWhileMade(t *testing.T) {
 				old, err = h.Left("fw")
 			}
 			if err == nil {
-				_ = old.Remove(true)
+				_ = old.Remove(t.Context(), true)
 			}
 			time.Sleep(100 * time.Microsecond) // its turn for who makes one
 		}
 	}()
 	made := 0
 	for deadline := time.Now().Add(time.Minute); made < 100 && time.Now().Before(deadline); {
-		g, err := h.Create(description("fw"), true)
+		g, err := h.Create(t.Context(), description("fw"), true)
 		if err != nil {
 			continue // its name is locked, or its folder has just gone
 		}
@@ -196,8 +198,8 @@ func TestRemovedWhileMade(t *testing.T) {
 
 // TestUnfinished: what a killed `create` left is no guest, and what it began may begin anew.
 func TestUnfinished(t *testing.T) {
-	h := Home{t.TempDir()}
-	g, err := h.Create(description("fw"), false)
+	h := Home{Dir: t.TempDir()}
+	g, err := h.Create(t.Context(), description("fw"), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,10 +207,10 @@ func TestUnfinished(t *testing.T) {
 	if _, err := h.Open("fw"); !errors.Is(err, ErrUnknown) {
 		t.Errorf("Open of an unfinished one = %v; want %v", err, ErrUnknown)
 	}
-	if g, err = h.Create(description("fw"), false); err != nil {
+	if g, err = h.Create(t.Context(), description("fw"), false); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Abandon(false); err != nil {
+	if err := g.Abandon(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	if entries, err := os.ReadDir(h.Dir); err != nil || len(entries) != 0 {
@@ -221,13 +223,13 @@ const holderVariable = "REMPART_TEST_HOLD"
 // TestLockGoesWithItsProcess: a lock outlives neither its process nor is it given up to a child.
 func TestLockGoesWithItsProcess(t *testing.T) {
 	if dir := os.Getenv(holderVariable); dir != "" {
-		if _, err := (Home{dir}).Lock("fw", "a test that is killed"); err != nil {
+		if _, err := (Home{Dir: dir}).Lock("fw", "a test that is killed"); err != nil {
 			t.Fatal(err)
 		}
 		fmt.Println("held")
 		select {}
 	}
-	h := Home{t.TempDir()}
+	h := Home{Dir: t.TempDir()}
 	makeGuest(t, h, "fw")
 	cmd := exec.Command(os.Args[0], "-test.run", "^TestLockGoesWithItsProcess$")
 	cmd.Env = append(os.Environ(), holderVariable+"="+h.Dir)
@@ -257,7 +259,7 @@ func TestLockGoesWithItsProcess(t *testing.T) {
 }
 
 func TestRunning(t *testing.T) {
-	h := Home{t.TempDir()}
+	h := Home{Dir: t.TempDir()}
 	g := makeGuest(t, h, "fw")
 	if _, err := g.Running(); !errors.Is(err, running.ErrAbsent) {
 		t.Errorf("Running before = %v; want %v", err, running.ErrAbsent)
@@ -294,20 +296,34 @@ func TestRunning(t *testing.T) {
 }
 
 func TestEnsure(t *testing.T) {
-	h := Home{t.TempDir()}
-	g := makeGuest(t, h, "fw")
+	h := Home{Dir: t.TempDir()}
+	makeGuest(t, h, "fw")
+	g, err := h.Lock("fw", "a test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Unlock()
 	g.Data[0].Path = g.StateDisk() // some file
-	if err := g.Ensure(); err != nil {
+	if err := g.Ensure(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(g.StateDisk()); err != nil || info.Size() != 1<<20 {
 		t.Errorf("the state disk is %v, %v; want it grown to 1 MiB", info, err)
 	}
-	g.State = 100
-	if err := g.Ensure(); err != nil {
+	if err := g.Resize(t.Context(), 2<<20); err != nil {
 		t.Fatal(err)
 	}
-	if info, err := os.Stat(g.StateDisk()); err != nil || info.Size() != 1<<20 {
+	if info, err := os.Stat(g.StateDisk()); err != nil || info.Size() != 2<<20 || g.State != 2<<20 || g.Growing != 0 {
+		t.Errorf("after Resize the state disk is %v, %v, said to have %d; want 2 MiB", info, err, g.State)
+	}
+	if err := g.Resize(t.Context(), 1<<20); err == nil || g.State != 2<<20 {
+		t.Errorf("Resize to less = %v; want it refused", err)
+	}
+	g.State = 100
+	if err := g.Ensure(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(g.StateDisk()); err != nil || info.Size() != 2<<20 {
 		t.Errorf("the state disk is %v, %v; want it never made smaller", info, err)
 	}
 	for _, path := range []string{g.StateDisk(), g.Identity()} {
@@ -315,7 +331,7 @@ func TestEnsure(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	err := g.Ensure()
+	err = g.Ensure(t.Context())
 	for _, want := range []string{"state disk", "identity disk", "data disk www"} {
 		if err == nil || !strings.Contains(err.Error(), "its "+want) {
 			t.Errorf("Ensure without disks = %v; want it to name the %s", err, want)
@@ -369,12 +385,12 @@ func TestDefault(t *testing.T) {
 
 // TestNamesAreNoPaths: no name leads out of the home.
 func TestNamesAreNoPaths(t *testing.T) {
-	h := Home{t.TempDir()}
+	h := Home{Dir: t.TempDir()}
 	for _, name := range []string{"", ".", "..", "../x", "a/b", "A", strings.Repeat("a", 64)} {
 		_, open := h.Open(name)
 		_, lock := h.Lock(name, "")
 		_, left := h.Left(name)
-		_, create := h.Create(description(name), true)
+		_, create := h.Create(t.Context(), description(name), true)
 		if slices.Contains([]error{open, lock, left, create}, nil) {
 			t.Errorf("%q was taken for the name of a guest", name)
 		}

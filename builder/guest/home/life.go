@@ -1,12 +1,14 @@
 package home
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,11 +16,12 @@ import (
 	"rempart/builder/files"
 	"rempart/builder/guest/quarantine"
 	"rempart/builder/guest/running"
+	"rempart/builder/guest/storage"
 )
 
 // Create makes the folder of a guest and locks it. The guest is there for others once Save has been called; until then
 // Abandon takes it back. ErrLeft tells that a removed guest's disks are there: with adopt they become this guest's.
-func (h Home) Create(d Description, adopt bool) (*Guest, error) {
+func (h Home) Create(ctx context.Context, d Description, adopt bool) (*Guest, error) {
 	d.Format = Format
 	if err := d.Check(); err != nil {
 		return nil, err
@@ -37,45 +40,66 @@ func (h Home) Create(d Description, adopt bool) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Guest{Description: d, Dir: dir, lock: lock}
+	g := &Guest{Description: d, Dir: dir, lvm: h.LVM, lock: lock}
 	if _, err := os.Lstat(filepath.Join(dir, descriptionFile)); err == nil {
 		g.Unlock()
 		return nil, fmt.Errorf("%w: %s", ErrExists, d.Name)
 	}
-	for _, name := range []string{stateFile, identityFile, quarantine.Folder, quarantine.Journal} {
-		path := filepath.Join(dir, name)
-		_, err := os.Lstat(path)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-		case err != nil:
-			g.Unlock()
-			return nil, err
-		case name == quarantine.Journal:
-			// Of a removal that was broken off. Its steps would be taken for those of the new guest.
-			g.Unlock()
-			return nil, fmt.Errorf("%w: %s, of a change that was not over; remove all of it with `rempart rm --data %s`",
-				ErrLeft, path, d.Name)
-		case !adopt:
-			g.Unlock()
-			return nil, fmt.Errorf("%w: %s; give it to the new one with --adopt, or remove it with `rempart rm --data %s`",
-				ErrLeft, path, d.Name)
-		}
+	if err := g.alone(ctx, adopt); err != nil {
+		g.Unlock()
+		return nil, err
 	}
 	return g, nil
 }
 
+// alone tells whether there is nothing of another guest of the name, or with adopt only what a new one can take over.
+func (g *Guest) alone(ctx context.Context, adopt bool) error {
+	journal := filepath.Join(g.Dir, quarantine.Journal)
+	if _, err := os.Lstat(journal); !errors.Is(err, fs.ErrNotExist) {
+		// Of a removal that was broken off. Its steps would be taken for those of the new guest.
+		return errors.Join(fmt.Errorf("%w: %s, of a change that was not over; remove all of it with `rempart rm --data %s`",
+			ErrLeft, journal, g.Name), err)
+	}
+	before, err := readVolumes(g.Dir)
+	if err != nil {
+		return err
+	}
+	if before != "" && before != g.Volumes {
+		return fmt.Errorf("%w: volumes in %s; give them to the new one with --volumes %[2]s --adopt, or remove them with "+
+			"`rempart rm --data %s`", ErrLeft, before, g.Name)
+	}
+	left, err := g.Disks().Left(ctx)
+	if err != nil || adopt {
+		return err
+	}
+	aside := filepath.Join(g.Dir, quarantine.Folder)
+	if _, err := os.Lstat(aside); err == nil {
+		left = append(left, aside)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("%w: %s; give it to the new one with --adopt, or remove it with `rempart rm --data %s`", ErrLeft,
+			strings.Join(left, ", "), g.Name)
+	}
+	return nil
+}
+
 // Abandon takes back what Create made and unlocks. Disks that were there before must be named.
-func (g *Guest) Abandon(keep bool) error {
+func (g *Guest) Abandon(ctx context.Context, keep bool) error {
 	defer g.Unlock()
 	if keep {
 		return nil
 	}
-	return g.clear()
+	return g.clear(context.WithoutCancel(ctx))
 }
 
 // clear removes all of a guest's folder, its lock last: who makes a guest of the name from then on makes another lock,
 // and nothing of that guest is removed.
-func (g *Guest) clear() error {
+func (g *Guest) clear(ctx context.Context) error {
+	if err := g.Disks().RemoveAll(ctx); err != nil {
+		return err
+	}
 	entries, err := os.ReadDir(g.Dir)
 	if err != nil {
 		return err
@@ -98,8 +122,13 @@ func (g *Guest) clear() error {
 
 // Remove takes a guest off, and unlocks it. Its disks, and what was set aside of them, stay unless data says so too;
 // the files of its data disks stay in any case.
-func (g *Guest) Remove(data bool) error {
+func (g *Guest) Remove(ctx context.Context, data bool) error {
 	defer g.Unlock()
+	if g.Volumes != "" { // which only the description tells
+		if err := files.Write(filepath.Join(g.Dir, volumesFile), []byte(g.Volumes+"\n"), 0o600); err != nil {
+			return err
+		}
+	}
 	// The description first: what is left after a power cut is no guest with half its disks.
 	err := os.Remove(filepath.Join(g.Dir, descriptionFile))
 	if err != nil && !(data && errors.Is(err, fs.ErrNotExist)) {
@@ -109,7 +138,7 @@ func (g *Guest) Remove(data bool) error {
 		return err
 	}
 	if data {
-		return g.clear()
+		return g.clear(ctx)
 	}
 	for _, name := range []string{runningFile, endedFile, keeperLogFile} {
 		if err := os.Remove(filepath.Join(g.Dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -136,7 +165,32 @@ func (h Home) Left(name string) (*Guest, error) {
 		lock.Close()
 		return nil, errors.Join(fmt.Errorf("%w: %s, which was made just now", ErrExists, name), err)
 	}
-	return &Guest{Description: Description{Name: name}, Dir: dir, lock: lock}, nil
+	volumes, err := readVolumes(dir)
+	if err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("guest %s: %w", name, err)
+	}
+	return &Guest{Description: Description{Name: name, Volumes: volumes}, Dir: dir, lvm: h.LVM, lock: lock}, nil
+}
+
+// maxVolumes bounds the file that says where the volumes of a removed guest are, in bytes.
+const maxVolumes = 512
+
+// readVolumes tells where in LVM the disks are that a removed guest left; empty: they are files.
+func readVolumes(dir string) (string, error) {
+	path := filepath.Join(dir, volumesFile)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	text, whole := strings.CutSuffix(string(b), "\n")
+	if err == nil && (!whole || len(b) > maxVolumes) {
+		err = fmt.Errorf("%s holds no place of LVM", path)
+	}
+	if err == nil {
+		err = storage.CheckVolumes(text, filepath.Base(dir))
+	}
+	return text, err
 }
 
 // Runs writes down that the guest runs, registered in place.

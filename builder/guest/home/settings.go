@@ -1,13 +1,16 @@
 package home
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 
 	"rempart/builder/guest"
+	"rempart/builder/guest/storage"
 	"rempart/builder/hypervisor"
 )
 
@@ -36,20 +39,54 @@ func (g *Guest) NetOptions() []string {
 }
 
 // Ensure makes the state disk as large as the description says, whose filesystem the guest then grows itself, and looks
-// whether all disks are there.
-func (g *Guest) Ensure() error {
-	if err := g.Missing(); err != nil {
+// whether all disks are there. The guest must be locked and not run.
+func (g *Guest) Ensure(ctx context.Context) error {
+	if err := g.Missing(ctx); err != nil || g.State == 0 {
 		return err
 	}
-	info, err := os.Stat(g.StateDisk())
-	if g.State == 0 || err == nil && info.Size() >= g.State {
+	now, err := storage.Length(g.StateDisk())
+	if err != nil {
+		return fmt.Errorf("guest %s: state disk: %w", g.Name, err)
+	}
+	if g.Growing == 0 && now >= g.State {
 		return nil
 	}
-	return errors.Join(err, os.Truncate(g.StateDisk(), g.State))
+	if g.Growing == 0 {
+		g.Growing = now
+		if err := g.Save(); err != nil { // whatever ends this in between, what is new becomes zero before it is used
+			return err
+		}
+	}
+	if err := g.Disks().Grow(ctx, storage.Disk{Kind: storage.State}, g.Growing, g.State); err != nil {
+		return fmt.Errorf("guest %s: growing its state disk to %d bytes: %w", g.Name, g.State, err)
+	}
+	g.Growing = 0
+	return g.Save()
+}
+
+// Resize makes the state disk of a guest that does not run larger, in whole extents where it is a volume. The guest
+// must be locked.
+func (g *Guest) Resize(ctx context.Context, size int64) error {
+	size, err := g.Disks().Size(ctx, size)
+	if err != nil {
+		return fmt.Errorf("guest %s: %w", g.Name, err)
+	}
+	switch {
+	case g.State == 0:
+		return fmt.Errorf("guest %s: its profile has no state disk", g.Name)
+	case size < g.State:
+		return fmt.Errorf("guest %s: its state disk has %d bytes, and %d are fewer; a state disk only grows", g.Name, g.State,
+			size)
+	}
+	if err := g.Disks().Check(ctx, size-g.State, false); err != nil {
+		return fmt.Errorf("guest %s: %w", g.Name, err)
+	}
+	g.State = size
+	return g.Ensure(ctx)
 }
 
 // Missing tells which of the guest's disks are not there: one that is gone is never replaced by a blank one in silence.
-func (g *Guest) Missing() error {
+func (g *Guest) Missing(ctx context.Context) error {
 	var errs []error
 	look := func(what, path, remedy string) {
 		switch _, err := os.Stat(path); {
@@ -59,8 +96,16 @@ func (g *Guest) Missing() error {
 			errs = append(errs, fmt.Errorf("guest %s: its %s: %w", g.Name, what, err))
 		}
 	}
-	if g.State > 0 {
+	switch {
+	case g.State > 0 && g.Volumes == "":
 		look("state disk", g.StateDisk(), fmt.Sprintf("put it back, or a blank one: truncate --size %d FILE", g.State))
+	case g.State > 0:
+		group, _, _ := strings.Cut(g.Volumes, "/")
+		look("state disk", g.StateDisk(), fmt.Sprintf("is volume group %s active (vgchange --activate y %[1]s), and is the "+
+			"volume there (lvs %[1]s)?", group))
+		if err := g.Disks().Check(ctx, 0, true); err != nil {
+			errs = append(errs, fmt.Errorf("guest %s: %w", g.Name, err))
+		}
 	}
 	look("identity disk", g.Identity(), "put it back, or make the guest anew")
 	for _, d := range g.Data {

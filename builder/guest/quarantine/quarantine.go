@@ -8,11 +8,14 @@
 //	quarantine/0001/report.json   what the disks looked like
 //	quarantine/0001/journal       the steps of the change
 //
+// State disks that are volumes of LVM stay volumes, under another name.
+//
 // What it deliberately does not do: decide what is set aside, or look into the disks. Nothing here is ever changed; it
 // is removed when its owner says so.
 package quarantine
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,14 +29,15 @@ import (
 	"time"
 
 	"rempart/builder/files"
+	"rempart/builder/guest/storage"
 )
 
 // Names of what an entry may hold.
 const (
-	Folder      = "quarantine"
-	State       = "state.raw"
-	Identity    = "identity.raw"
-	FailedState = "failed-state.raw"
+	Folder      = storage.Quarantine
+	State       = storage.StateFile
+	Identity    = storage.IdentityFile
+	FailedState = storage.FailedStateFile
 	Report      = "report.json"
 	Journal     = "journal"
 	entryFile   = "entry.json"
@@ -175,8 +179,17 @@ func List(guest string) (all []*Entry, err error) {
 	return all, errors.Join(failed...)
 }
 
-// Used is how many bytes of this machine's disk an entry takes.
-func (e *Entry) Used() int64 {
+// Disk names a state disk of an entry: the one before the change, or with failed that of a change that was taken back.
+func (e *Entry) Disk(failed bool) storage.Disk {
+	place := storage.Aside
+	if failed {
+		place = storage.Failed
+	}
+	return storage.Disk{Kind: storage.State, Place: place, Entry: e.ID}
+}
+
+// Used is how many bytes of this machine's storage an entry takes, with its state disks.
+func (e *Entry) Used(ctx context.Context, s storage.Disks) int64 {
 	var n int64
 	entries, _ := os.ReadDir(e.Dir)
 	for _, f := range entries {
@@ -186,10 +199,18 @@ func (e *Entry) Used() int64 {
 			}
 		}
 	}
+	for _, failed := range []bool{false, true} {
+		if filepath.Dir(s.Path(e.Disk(failed))) == e.Dir {
+			continue
+		}
+		if used, err := s.Used(ctx, e.Disk(failed)); err == nil {
+			n += used
+		}
+	}
 	return n
 }
 
-// Has tells whether an entry holds a disk or another of its files. One that was never written down holds none.
+// Has tells whether an entry holds a file that is no disk. One that was never written down holds none.
 func (e *Entry) Has(name string) bool {
 	if e.Dir == "" {
 		return false
@@ -198,11 +219,25 @@ func (e *Entry) Has(name string) bool {
 	return err == nil
 }
 
+// HasState tells whether an entry holds the state disk from before the change. One that was never written down does
+// not.
+func (e *Entry) HasState(ctx context.Context, s storage.Disks) (bool, error) {
+	if e.Dir == "" {
+		return false, nil
+	}
+	return s.There(ctx, e.Disk(false))
+}
+
 // Discard takes an entry away in which nothing was set aside yet.
 func Discard(guest, id string) error { return os.RemoveAll(dirOf(guest, id)) }
 
 // Remove takes an entry away for good, the file about it last: what is half gone is still told of.
-func (e *Entry) Remove() error {
+func (e *Entry) Remove(ctx context.Context, s storage.Disks) error {
+	for _, failed := range []bool{false, true} {
+		if err := s.Remove(ctx, e.Disk(failed)); err != nil {
+			return err
+		}
+	}
 	entries, err := os.ReadDir(e.Dir)
 	if err != nil {
 		return err

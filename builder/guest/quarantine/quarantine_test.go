@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"rempart/builder/guest/storage"
 )
 
 func TestEntries(t *testing.T) {
@@ -35,12 +37,13 @@ func TestEntries(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(guest, Folder, "0009"), 0o700); err != nil { // never finished
 		t.Fatal(err)
 	}
+	on := storage.Files{Dir: guest}
 	all, err := List(guest)
 	if err != nil || len(all) != 3 || all[0].ID != "0001" || all[2].ID != "0003" || all[1].Outcome != Committed ||
-		len(all[1].Found) != 1 || !all[1].Has(State) || all[1].Has(FailedState) || all[1].Used() < 100_000 {
+		len(all[1].Found) != 1 || !all[1].Has(State) || all[1].Has(FailedState) || all[1].Used(t.Context(), on) < 100_000 {
 		t.Errorf("List = %+v, %v; want the three, the oldest first, committed", all, err)
 	}
-	if err := all[1].Remove(); err != nil {
+	if err := all[1].Remove(t.Context(), on); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Open(guest, "0002"); !errors.Is(err, ErrUnknown) {

@@ -21,6 +21,7 @@ import (
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/journal"
 	"rempart/builder/guest/quarantine"
+	"rempart/builder/guest/storage"
 	"rempart/builder/master/store"
 )
 
@@ -145,6 +146,7 @@ type Options struct {
 type Transaction struct {
 	Plan
 	g    *home.Guest
+	on   storage.Disks // where its disks are
 	o    Options
 	j    *journal.Journal
 	done map[string]bool
@@ -162,9 +164,6 @@ var (
 	// ErrPending: it could be neither finished nor taken back; nothing is lost, and either may be tried again.
 	ErrPending = errors.New("it is not over")
 )
-
-// workFolder has the new disks until they are in place.
-const workFolder = "new"
 
 // journalPath is the journal of the transaction that is under way for a guest.
 func journalPath(g *home.Guest) string { return filepath.Join(g.Dir, quarantine.Journal) }
@@ -186,7 +185,7 @@ func Pending(g *home.Guest) (p Plan, last string, err error) {
 }
 
 // Begin writes a plan down, and completes it. The guest must be locked.
-func Begin(g *home.Guest, p Plan, o Options) (*Transaction, error) {
+func Begin(ctx context.Context, g *home.Guest, p Plan, o Options) (*Transaction, error) {
 	if _, last, err := Pending(g); !errors.Is(err, ErrNone) {
 		return nil, errors.Join(fmt.Errorf("guest %s: a transaction is under way, last step: %s; finish it by `rempart "+
 			"resume %[1]s` or take it back by `rempart rollback %[1]s`", g.Name, last), err)
@@ -199,6 +198,15 @@ func Begin(g *home.Guest, p Plan, o Options) (*Transaction, error) {
 		return nil, err
 	}
 	p.From, p.FromPrevious, p.FromSize = g.Master, g.Previous, g.State
+	if p.State == None {
+		p.Size = 0
+	}
+	if p.Size, err = g.Disks().Size(ctx, p.Size); err != nil {
+		return nil, err
+	}
+	if err := g.Disks().Check(ctx, p.Size, p.Ran); err != nil {
+		return nil, fmt.Errorf("guest %s: nothing has begun: %w", g.Name, err)
+	}
 	data, err := json.Marshal(p)
 	if err != nil {
 		return nil, err
@@ -211,7 +219,7 @@ func Begin(g *home.Guest, p Plan, o Options) (*Transaction, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("guest %s: nothing has begun: %w", g.Name, err), quarantine.Discard(g.Dir, p.ID))
 	}
-	return &Transaction{Plan: p, g: g, o: o, j: j, done: map[string]bool{begun: true}}, nil
+	return &Transaction{Plan: p, g: g, on: g.Disks(), o: o, j: j, done: map[string]bool{begun: true}}, nil
 }
 
 func (p Plan) entry(outcome, why string) quarantine.Entry {
@@ -228,7 +236,7 @@ func Load(g *home.Guest, o Options) (*Transaction, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Transaction{Plan: p, g: g, o: o, j: j, done: map[string]bool{}}
+	t := &Transaction{Plan: p, g: g, on: g.Disks(), o: o, j: j, done: map[string]bool{}}
 	for _, r := range j.Records() {
 		t.done[r.Step] = true
 		switch r.Step { // both only for people
@@ -249,7 +257,7 @@ func (t *Transaction) Run(ctx context.Context) error {
 	if t.why == nil {
 		err := t.forward(ctx, committed)
 		if err == nil {
-			return t.end(quarantine.Committed)
+			return t.end(ctx, quarantine.Committed)
 		}
 		if ctx.Err() != nil {
 			return t.pending(err)
@@ -306,7 +314,7 @@ func (t *Transaction) goBack(ctx context.Context) error {
 			return t.pending(errors.Join(t.why, err))
 		}
 	}
-	if err := t.end(quarantine.Returned); err != nil {
+	if err := t.end(ctx, quarantine.Returned); err != nil {
 		return err
 	}
 	return fmt.Errorf("guest %s: %w: %w", t.g.Name, ErrReturned, t.why)
@@ -362,12 +370,12 @@ func (t *Transaction) pending(err error) error {
 }
 
 // end takes away what nobody needs, and has the journal be history.
-func (t *Transaction) end(outcome string) error {
+func (t *Transaction) end(ctx context.Context, outcome string) error {
 	why := ""
 	if t.why != nil {
 		why = t.why.Error()
 	}
-	if err := t.clean(outcome, why); err != nil {
+	if err := t.clean(ctx, outcome, why); err != nil {
 		return t.pending(err)
 	}
 	t.trace("retiring")

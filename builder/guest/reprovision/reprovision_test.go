@@ -12,6 +12,7 @@ import (
 	"rempart/builder/guest"
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/quarantine"
+	"rempart/builder/guest/storage"
 	"rempart/firstboot/contract/identity"
 )
 
@@ -148,7 +149,7 @@ func TestLongNames(t *testing.T) {
 		mode Mode
 		err  error
 	}{{Upgrade, Keep, ErrReturned}, {Reprovision, Empty, nil}} {
-		tr, err := Begin(g, w.plan(tt.kind, "better", tt.mode), o)
+		tr, err := Begin(t.Context(), g, w.plan(tt.kind, "better", tt.mode), o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -210,7 +211,7 @@ func (w *world) begin(p Plan) error {
 		return err
 	}
 	defer g.Unlock()
-	tr, err := Begin(g, p, w.options())
+	tr, err := Begin(context.Background(), g, p, w.options())
 	if err != nil {
 		return err
 	}
@@ -235,12 +236,12 @@ func TestGoingBackTakesNoRoom(t *testing.T) {
 	o.Trace = func(point string) {
 		if point == "recorded "+returning {
 			looked = true
-			if left, err := os.ReadDir(filepath.Join(g.Dir, workFolder)); err != nil || len(left) != 0 {
+			if left, err := os.ReadDir(filepath.Join(g.Dir, storage.Work)); err != nil || len(left) != 0 {
 				t.Errorf("when it goes back there is %v, %v; want nothing of the new disk", left, err)
 			}
 		}
 	}
-	tr, err := Begin(g, w.plan(Reprovision, "better", Carry), o)
+	tr, err := Begin(t.Context(), g, w.plan(Reprovision, "better", Carry), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,7 +256,7 @@ func TestGoingBackTakesNoRoom(t *testing.T) {
 // TestPrepare: all but the switch is done while the guest runs; going on begins with its stop.
 func TestPrepare(t *testing.T) {
 	w, g := lockedWorld(t)
-	tr, err := Begin(g, w.plan(Reprovision, "better", Empty), w.options())
+	tr, err := Begin(t.Context(), g, w.plan(Reprovision, "better", Empty), w.options())
 	if err == nil {
 		err = tr.Prepare(t.Context())
 	}
@@ -268,7 +269,7 @@ func TestPrepare(t *testing.T) {
 	if runs, err := w.runner().Runs(); err != nil || !runs {
 		t.Errorf("the guest runs: %v, %v; want it undisturbed", runs, err)
 	}
-	if _, err := Begin(g, w.plan(Upgrade, "better", Keep), w.options()); err == nil ||
+	if _, err := Begin(t.Context(), g, w.plan(Upgrade, "better", Keep), w.options()); err == nil ||
 		!strings.Contains(err.Error(), "rempart resume") {
 		t.Errorf("Begin meanwhile = %v; want what to do", err)
 	}
@@ -291,7 +292,7 @@ func TestInterrupted(t *testing.T) {
 			cancel(errors.New("Ctrl-C"))
 		}
 	}
-	tr, err := Begin(g, w.plan(Reprovision, "better", Empty), o)
+	tr, err := Begin(t.Context(), g, w.plan(Reprovision, "better", Empty), o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,57 +3,34 @@ package reprovision
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"rempart/builder/files"
 	"rempart/builder/guest"
 	"rempart/builder/guest/quarantine"
+	"rempart/builder/guest/storage"
 	"rempart/builder/master/store"
 )
 
 // disk is one of those a transaction replaces: where it is, where the new one waits, and where the old one goes.
-type disk struct{ path, next, old, failed string }
+type disk struct{ current, next, old, failed storage.Disk }
 
 func (t *Transaction) disks() []disk {
-	var names []string
+	var kinds []storage.Kind
 	if t.State != None {
-		names = append(names, quarantine.State)
+		kinds = append(kinds, storage.State)
 	}
 	if t.NewKeys {
-		names = append(names, quarantine.Identity)
+		kinds = append(kinds, storage.Identity)
 	}
 	var all []disk
-	aside := filepath.Join(t.g.Dir, quarantine.Folder, t.ID)
-	for _, name := range names {
-		all = append(all, disk{filepath.Join(t.g.Dir, name), filepath.Join(t.g.Dir, workFolder, name),
-			filepath.Join(aside, name), filepath.Join(aside, "failed-"+name)})
+	for _, k := range kinds {
+		all = append(all, disk{storage.Disk{Kind: k}, storage.Disk{Kind: k, Place: storage.Next},
+			storage.Disk{Kind: k, Place: storage.Aside, Entry: t.ID}, storage.Disk{Kind: k, Place: storage.Failed, Entry: t.ID}})
 	}
 	return all
-}
-
-func there(path string) (bool, error) {
-	_, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// move moves a file where none may be. That it was moved already is what a kill between the move and its record leaves.
-func move(from, to string) error {
-	have, err := there(from)
-	if err != nil || !have {
-		return err
-	}
-	if taken, err := there(to); err != nil || taken {
-		return errors.Join(fmt.Errorf("%s is to become %s, which is there already", from, to), err)
-	}
-	return files.Move(from, to)
 }
 
 func (t *Transaction) nothing(context.Context) error { return nil }
@@ -69,33 +46,26 @@ func (t *Transaction) check(ctx context.Context) error {
 }
 
 // prepare makes the new disks that need nothing of a guest which stands still.
-func (t *Transaction) prepare(context.Context) error {
-	work := filepath.Join(t.g.Dir, workFolder)
-	if err := os.RemoveAll(work); err != nil {
-		return err
-	}
-	if err := os.Mkdir(work, 0o700); err != nil {
+func (t *Transaction) prepare(ctx context.Context) error {
+	if err := t.on.Clear(ctx); err != nil {
 		return err
 	}
 	if t.State == Empty {
-		if _, err := guest.EnsureState(filepath.Join(work, quarantine.State), t.Size); err != nil {
+		if err := t.on.Make(ctx, storage.Disk{Kind: storage.State, Place: storage.Next}, t.Size, nil); err != nil {
 			return err
 		}
 	}
-	if t.NewKeys {
-		id, err := guest.ReadIdentity(t.g.Identity())
-		if err != nil {
-			return err
-		}
-		guest.DropKeys(id)
-		if err := guest.WriteIdentity(filepath.Join(work, quarantine.Identity), id); err != nil {
-			return err
-		}
+	if !t.NewKeys {
+		return nil
 	}
-	if err := files.SyncFolder(work); err != nil {
+	id, err := guest.ReadIdentity(t.g.Identity())
+	if err != nil {
 		return err
 	}
-	return files.SyncFolder(t.g.Dir)
+	guest.DropKeys(id)
+	return t.on.Make(ctx, storage.Disk{Kind: storage.Identity, Place: storage.Next}, 0, func(path string) error {
+		return guest.WriteIdentity(path, id)
+	})
 }
 
 func (t *Transaction) stop(ctx context.Context) error {
@@ -110,7 +80,7 @@ func (t *Transaction) examine(ctx context.Context) error {
 	if t.State == None || t.o.Examine == nil {
 		return nil
 	}
-	found, err := t.o.Examine(ctx, t.g.StateDisk())
+	found, err := t.o.Examine(ctx, t.on.Path(storage.Disk{Kind: storage.State}))
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -165,46 +135,58 @@ func within(text string, most int) string {
 
 // fill completes the new disks.
 func (t *Transaction) fill(ctx context.Context) error {
-	next := filepath.Join(t.g.Dir, workFolder, quarantine.State)
-	have, err := there(next)
-	if err != nil || have {
-		return err // a clone appears whole
-	}
+	now, next := storage.Disk{Kind: storage.State}, storage.Disk{Kind: storage.State, Place: storage.Next}
 	switch t.State {
 	case Keep:
-		err = files.Clone(ctx, t.g.StateDisk(), next)
+		return t.copy(ctx, now, next)
 	case Restore:
-		err = files.Clone(ctx, filepath.Join(t.g.Dir, quarantine.Folder, t.Source, quarantine.State), next)
+		return t.copy(ctx, storage.Disk{Kind: storage.State, Place: storage.Aside, Entry: t.Source}, next)
 	case Carry:
+		have, err := t.on.There(ctx, next)
+		if err != nil || have {
+			return err // it appears whole
+		}
 		var left []string
-		part := next + ".part"
-		if err := os.RemoveAll(part); err != nil {
+		err = t.on.Make(ctx, next, t.Size, func(path string) (err error) {
+			left, err = t.o.Fill(ctx, t.on.Path(now), path, t.Size)
 			return err
-		}
-		if left, err = t.o.Fill(ctx, t.g.StateDisk(), part, t.Size); err == nil {
-			err = files.Move(part, next)
-		} else { // what goes back needs the room, on a disk that is full
-			err = errors.Join(err, os.RemoveAll(part))
-		}
+		})
 		for _, l := range left {
 			t.say("left behind: %s", l)
 		}
+		return err
 	}
-	return err
+	return nil
 }
 
-func (t *Transaction) setAside(context.Context) error {
+// copy makes a disk as a copy of another, of the new size.
+func (t *Transaction) copy(ctx context.Context, from, to storage.Disk) error {
+	before, err := storage.Length(t.on.Path(from))
+	if err != nil {
+		return err
+	}
+	have, err := t.on.There(ctx, to)
+	if err == nil && !have {
+		err = t.on.Clone(ctx, from, to)
+	}
+	if err != nil || before >= t.Size {
+		return err
+	}
+	return t.on.Grow(ctx, to, before, t.Size)
+}
+
+func (t *Transaction) setAside(ctx context.Context) error {
 	for _, d := range t.disks() {
-		if err := move(d.path, d.old); err != nil {
+		if err := t.on.Move(ctx, d.current, d.old); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (t *Transaction) place(context.Context) error {
+func (t *Transaction) place(ctx context.Context) error {
 	for _, d := range t.disks() {
-		if err := move(d.next, d.path); err != nil {
+		if err := t.on.Move(ctx, d.next, d.current); err != nil {
 			return err
 		}
 	}
@@ -270,11 +252,11 @@ func (t *Transaction) halt(ctx context.Context) error {
 }
 
 // withdraw moves the new disks out of the way, to quarantine, wherever the old one was set aside.
-func (t *Transaction) withdraw(context.Context) error {
+func (t *Transaction) withdraw(ctx context.Context) error {
 	for _, d := range t.disks() {
-		aside, err := there(d.old)
+		aside, err := t.on.There(ctx, d.old)
 		if err == nil && aside {
-			err = move(d.path, d.failed)
+			err = t.on.Move(ctx, d.current, d.failed)
 		}
 		if err != nil {
 			return err
@@ -283,9 +265,9 @@ func (t *Transaction) withdraw(context.Context) error {
 	return nil
 }
 
-func (t *Transaction) restore(context.Context) error {
+func (t *Transaction) restore(ctx context.Context) error {
 	for _, d := range t.disks() {
-		if err := move(d.old, d.path); err != nil {
+		if err := t.on.Move(ctx, d.old, d.current); err != nil {
 			return err
 		}
 	}
@@ -321,8 +303,8 @@ func (t *Transaction) restart(ctx context.Context) error {
 const mostWhy = 16 << 10
 
 // clean removes new disks that were never used, and writes down how it ended.
-func (t *Transaction) clean(outcome, why string) error {
-	if err := os.RemoveAll(filepath.Join(t.g.Dir, workFolder)); err != nil { // first: it makes room for the rest
+func (t *Transaction) clean(ctx context.Context, outcome, why string) error {
+	if err := t.on.Clear(ctx); err != nil { // first: it makes room for the rest
 		return err
 	}
 	e := t.entry(outcome, within(why, mostWhy))

@@ -17,6 +17,7 @@ import (
 	"rempart/builder/guest"
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/quarantine"
+	"rempart/builder/guest/storage"
 	"rempart/builder/hypervisor"
 	"rempart/builder/master"
 	"rempart/builder/master/store"
@@ -47,7 +48,8 @@ func newWorld(dir string) (*world, error) {
 		}
 		w.masters[name] = m.Digest
 	}
-	g, err := w.home.Create(home.Description{Name: "fw", Store: w.store.Dir(), Master: w.masters["well"], State: 1 << 20,
+	g, err := w.home.Create(context.Background(), home.Description{Name: "fw", Store: w.store.Dir(),
+		Master: w.masters["well"], State: 1 << 20,
 		Firmware: hypervisor.BIOS, Accel: hypervisor.TCG}, false)
 	if err != nil {
 		return nil, err
@@ -191,7 +193,7 @@ func (w *world) run(p Plan, trace func(string)) error {
 	defer g.Unlock()
 	o := w.options()
 	o.Trace = trace
-	t, err := Begin(g, p, o)
+	t, err := Begin(context.Background(), g, p, o)
 	if err != nil {
 		return err
 	}
@@ -244,7 +246,7 @@ func (w *world) fate(t *testing.T) string {
 	if _, _, err := Pending(g); !errors.Is(err, ErrNone) {
 		how += fmt.Sprintf(", pending: %v", err)
 	}
-	if left, err := os.ReadDir(filepath.Join(g.Dir, workFolder)); err == nil {
+	if left, err := os.ReadDir(filepath.Join(g.Dir, storage.Work)); err == nil {
 		how += fmt.Sprintf(", with %d new disks left", len(left))
 	}
 	return fmt.Sprintf("%s with %q, %s", name(g.Master), state, how)

@@ -121,6 +121,7 @@ type driver struct {
 
 type source struct {
 	File    string `xml:"file,attr,omitempty"`
+	Dev     string `xml:"dev,attr,omitempty"`
 	Bridge  string `xml:"bridge,attr,omitempty"`
 	Address string `xml:"address,attr,omitempty"`
 	Port    string `xml:"port,attr,omitempty"`
@@ -209,6 +210,9 @@ func disks(all *devices, m hypervisor.Machine) {
 	add := func(d hypervisor.Disk, serial string, readOnly, shared bool) {
 		one := disk{Type: "file", Device: "disk", Driver: driver{"qemu", d.Format, ""}, Source: source{File: d.Path},
 			Target: target{Dev: "vd" + string(rune('a'+len(all.Disks))), Bus: "virtio"}, Serial: serial}
+		if d.Device {
+			one.Type, one.Source = "block", source{Dev: d.Path}
+		}
 		if readOnly {
 			one.ReadOnly = &struct{}{}
 		} else {

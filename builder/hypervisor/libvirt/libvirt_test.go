@@ -19,7 +19,8 @@ func example(firmware hypervisor.Firmware) hypervisor.Machine {
 		State:    &hypervisor.Disk{Path: "/guests/fw/state.raw", Format: hypervisor.Raw},
 		Identity: &hypervisor.Disk{Path: "/guests/fw/identity.raw", Format: hypervisor.Raw},
 		Data: []hypervisor.DataDisk{{Name: "www", Disk: hypervisor.Disk{Path: "/srv/www.raw", Format: hypervisor.Raw}},
-			{Name: "ro", Disk: hypervisor.Disk{Path: "/srv/ro.raw", Format: hypervisor.Raw}, ReadOnly: true}}}
+			{Name: "ro", Disk: hypervisor.Disk{Path: "/srv/ro.raw", Format: hypervisor.Raw}, ReadOnly: true},
+			{Name: "lv", Disk: hypervisor.Disk{Path: "/dev/vg0/www", Format: hypervisor.Raw, Device: true}}}}
 	for i, b := range []hypervisor.Backend{{Kind: hypervisor.User, Internet: true}, {Kind: hypervisor.Unplugged},
 		{Kind: hypervisor.Tap, Tap: "tap0"}, {Kind: hypervisor.Socket, Socket: "listen=127.0.0.1:99"},
 		{Kind: hypervisor.Socket, Socket: "mcast=230.0.0.1:1234"}, {Kind: hypervisor.Wire, FD: 7}} {
@@ -61,7 +62,8 @@ func TestDomain(t *testing.T) {
 		m := example(firmware)
 		m.Name = "fw-1" // the schema takes no angle brackets in names
 		b := judged(t, m)
-		for _, want := range []string{`<disk type="file" device="disk">`, "<readonly></readonly>",
+		for _, want := range []string{`<disk type="file" device="disk">`, `<disk type="block" device="disk">`,
+			`<source dev="/dev/vg0/www">`, "<readonly></readonly>",
 			"<serial>data-www</serial>", "/masters/a&amp;b/system.qcow2",
 			fmt.Sprintf(`<mac address="%s">`, m.NICs[5].MAC), `<source bridge="br0">`} {
 			if !strings.Contains(b, want) {

@@ -172,8 +172,8 @@ func (b *builder) disks() {
 		"serial="+contract.SystemSerial, b.bootIndex())
 	if s := b.m.State; s != nil {
 		// discard=unmap: what the guest frees, the host gets back.
-		b.add("-blockdev", fmt.Sprintf("driver=%s,node-name=state,discard=unmap,file.driver=file,file.filename=%s,"+
-			"file.discard=unmap", s.Format, escape(s.Path)))
+		b.add("-blockdev", fmt.Sprintf("driver=%s,node-name=state,discard=unmap,file.driver=%s,file.filename=%s,"+
+			"file.discard=unmap", s.Format, protocol(*s), escape(s.Path)))
 		b.device("virtio-blk", slotState, mmioState, "drive=state", "id=state-disk", "serial="+contract.StateSerial)
 	}
 	if i := b.m.Identity; i != nil {
@@ -187,8 +187,8 @@ func (b *builder) disks() {
 		if d.ReadOnly {
 			mode = "read-only=on,auto-read-only=off"
 		}
-		b.add("-blockdev", fmt.Sprintf("driver=%s,node-name=%s,%s,file.driver=file,file.filename=%s", d.Disk.Format, node,
-			mode, escape(d.Disk.Path)))
+		b.add("-blockdev", fmt.Sprintf("driver=%s,node-name=%s,%s,file.driver=%s,file.filename=%s", d.Disk.Format, node,
+			mode, protocol(d.Disk), escape(d.Disk.Path)))
 		b.function(2+i, "virtio-blk", slotRandom, 0, "drive="+node, "id="+node+"-disk", "serial="+d.Serial())
 	}
 }
@@ -197,7 +197,15 @@ func (b *builder) disks() {
 // of the whole design. file.locking stays on: any number of guests may share a system disk, no writer may.
 func (b *builder) readOnly(node string, d hypervisor.Disk) {
 	b.add("-blockdev", fmt.Sprintf("driver=%s,node-name=%s,read-only=on,auto-read-only=off,"+
-		"file.driver=file,file.filename=%s,file.read-only=on", d.Format, node, escape(d.Path)))
+		"file.driver=%s,file.filename=%s,file.read-only=on", d.Format, node, protocol(d), escape(d.Path)))
+}
+
+// protocol is how QEMU reads and writes what lies at a disk's path: "file" takes nothing but regular files.
+func protocol(d hypervisor.Disk) string {
+	if d.Device {
+		return "host_device"
+	}
+	return "file"
 }
 
 func (b *builder) channels() {

@@ -51,6 +51,8 @@ func TestArgsGolden(t *testing.T) {
 	pc.Chipset, pc.Accel, pc.Sandbox, pc.RebootEnds = "pc", hypervisor.KVM, false, false
 	pc.State = nil
 	pc.Identity = &hypervisor.Disk{Path: "/m/fw-1,a.identity.raw", Format: hypervisor.Raw}
+	pc.Data = []hypervisor.DataDisk{{Name: "lv", Disk: hypervisor.Disk{Path: "/dev/vg0/www", Format: hypervisor.Raw,
+		Device: true}}}
 	pc.Commands = hypervisor.Channel{Path: "/run/fw-1/commands"}
 	pc.NICs[0].Backend.Forward = hypervisor.Forward{From: netip.MustParseAddrPort("127.0.0.1:2222"),
 		To: netip.MustParseAddrPort("10.0.2.15:22")}
