@@ -80,6 +80,8 @@ type Guest struct {
 	Dir  string
 	lvm  string
 	lock *os.File // nil: only looked at
+	// handed tells that a child may have the lock, which then ends when both have closed it.
+	handed bool
 }
 
 // Disks is where the guest's disks are.
@@ -227,14 +229,23 @@ func holder(f *os.File) string {
 
 // Unlock ends what Lock began.
 func (g *Guest) Unlock() {
-	if g.lock != nil {
-		g.lock.Close()
-		g.lock = nil
+	if g.lock == nil {
+		return
 	}
+	if !g.handed {
+		// Closing is not enough: a process that is just being started elsewhere in this one has it open too, until it
+		// becomes another program.
+		_ = unix.Flock(int(g.lock.Fd()), unix.LOCK_UN) // cannot fail: it is ours
+	}
+	g.lock.Close()
+	g.lock = nil
 }
 
 // LockFile is the open lock, to be handed to a child that goes on under it; nil: the guest was only looked at.
-func (g *Guest) LockFile() *os.File { return g.lock }
+func (g *Guest) LockFile() *os.File {
+	g.handed = true
+	return g.lock
+}
 
 // Inherit opens a guest under a lock that the parent of this process took and handed down.
 func (h Home) Inherit(name string, lock *os.File) (*Guest, error) {
