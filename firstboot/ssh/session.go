@@ -108,6 +108,7 @@ func (x *session) serve(ctx context.Context, requests <-chan *ssh.Request) {
 		begun = true
 		running.Go(func() {
 			status := work(ctx)
+			x.blank()
 			_ = x.CloseWrite()
 			_, _ = x.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(status)}))
 			x.Close()
@@ -125,6 +126,13 @@ func (x *session) resize(columns, rows uint32) {
 	if x.screen != nil {
 		x.screen(*x.tty)
 	}
+}
+
+// blank ends what shows a new size of the terminal: it writes to the channel, which must not be while that is closed.
+func (x *session) blank() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.screen = nil
 }
 
 // exec runs one command line.

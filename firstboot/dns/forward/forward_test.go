@@ -202,7 +202,7 @@ func TestShared(t *testing.T) {
 			results <- f.Ask(t.Context(), question(t, "a.example.", dns.TypeA, false), 0, client1, cache.Found{}, 0)
 		}()
 	}
-	for f.Counts().Shared < 31 { // the client's fair share is not at stake as long as there is room
+	for f.Counts().Shared < many-1 { // the client's fair share is not at stake as long as there is room
 		time.Sleep(time.Millisecond)
 	}
 	close(release)
@@ -211,7 +211,7 @@ func TestShared(t *testing.T) {
 			t.Error("one of equal questions was dropped")
 		}
 	}
-	if count > 2 { // those that came after the answer may have begun another
+	if count != 1 {
 		t.Errorf("%d questions went out; want one for all", count)
 	}
 }
