@@ -47,12 +47,18 @@ func TestPackets(t *testing.T) {
 			s := newScreen()
 			cmd.Stdout, cmd.Stderr = &report, s
 			ordinary(t, cmd, dir)
-			if err := cmd.Run(); err != nil {
-				t.Errorf("rempart test: %v; want all right\n%s\n%s", err, s, report.String())
-			}
+			failed := cmd.Run()
 			var r packettest.Report
 			if err := json.Unmarshal(report.Bytes(), &r); err != nil {
-				t.Fatalf("%v in the report %q\n%s", err, report.String(), s)
+				t.Fatalf("rempart test: %v, and %v in the report %q\n%s", failed, err, report.String(), s)
+			}
+			for _, row := range r.Rows {
+				if !row.Right {
+					t.Errorf("%+v; want it right", row)
+				}
+			}
+			if failed != nil {
+				t.Errorf("rempart test: %v; want all right\nknocks %+v\n%s", failed, r.Knocks, s)
 			}
 			want := len(filter.Probes(m.Profile))
 			if !r.OK() || r.Right != want || want == 0 || r.Knocks == nil || r.Knocks.Sent == 0 {

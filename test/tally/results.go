@@ -40,7 +40,7 @@ type results struct {
 	packages []finished
 	passed   int
 	skipped  []string // "package test: why"
-	failed   []string // "package test"
+	failed   []string // "package test", and how it begins to say why
 	broken   []string // parts that failed without a failed test
 }
 
@@ -128,7 +128,7 @@ func (r *results) end(name, action string, seconds float64, s *suite) {
 		case result == "skip" && worst == "":
 			r.skipped = append(r.skipped, name+" "+test+": "+reason(s.text(test)))
 		case (result == "fail" || result == "") && worst != "fail":
-			r.failed = append(r.failed, name+" "+test)
+			r.failed = append(r.failed, name+" "+test+brief(s.text(test)))
 		}
 	}
 	r.passed += passed
@@ -174,6 +174,33 @@ func (s *suite) text(test string) string {
 
 // place is what the testing package puts before what a test says: "    file_test.go:12: ".
 var place = regexp.MustCompile(`^\s*[\w.-]+\.go:\d+: `)
+
+// Bounds of what the summary repeats of a failed test: lines in all, lines of one complaint, bytes of a line.
+const (
+	briefLines = 16
+	briefEach  = 3
+	briefWidth = 300
+)
+
+// brief is how each thing begins that a failed test says, every line after a newline: for whoever sees but the end of a
+// long output.
+func brief(output string) string {
+	var b strings.Builder
+	lines, left := 0, 0
+	for line := range strings.Lines(output) {
+		line = strings.TrimRight(line, "\n")
+		said := strings.TrimSpace(line)
+		if place.MatchString(line) || strings.HasPrefix(said, "panic:") || strings.Contains(said, "DATA RACE") {
+			left = briefEach
+		}
+		if left == 0 || lines == briefLines || said == "" || strings.HasPrefix(said, "--- ") {
+			continue
+		}
+		lines, left = lines+1, left-1
+		b.WriteString("\n" + said[:min(len(said), briefWidth)])
+	}
+	return strings.ToValidUTF8(b.String(), "")
+}
 
 // reason is what a skipped test says, without what go test adds.
 func reason(output string) string {
