@@ -57,9 +57,11 @@ func TestTally(t *testing.T) {
 		{"-- one ./bad -- two ./good", 1, "2 passed, 1 failed, 0 skipped",
 			[]string{"worse than expected", "== FAILED\n  m/bad TestIt/x\n      a_test.go:12: worse than expected\n"}},
 		{"-- all ./wordy", 1, "0 passed, 1 failed, 0 skipped",
-			[]string{"  m/wordy TestIt\n      a_test.go:12: first\n      a_test.go:12: 1\n      2\n      3\n0 passed"}},
+			[]string{"  m/wordy TestIt\n      a_test.go:12: first\n" +
+				"      a_test.go:12: 1\n      2\n      3\n0 passed"}},
 		{"-- all ./alone", 1, "1 passed, 1 failed, 0 skipped", []string{"  m/alone TestIt\n"}},
-		{"-- all ./crash ./good", 1, "2 passed, 1 failed, 0 skipped", []string{"broken to bits", "  m/crash TestIt\n      panic: broken to bits"}},
+		{"-- all ./crash ./good", 1, "2 passed, 1 failed, 0 skipped",
+			[]string{"broken to bits", "  m/crash TestIt\n      panic: broken to bits"}},
 		{"-- all ./exit", 1, "0 passed, 1 failed, 0 skipped", []string{"  m/exit TestIt\n"}},
 		{"-- all ./unsound ./good", 1, "2 passed, 1 failed, 0 skipped",
 			[]string{"undefined: undefined", "  m/unsound, outside of its tests\n"}},
