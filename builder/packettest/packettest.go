@@ -164,8 +164,8 @@ func (b *Bench) capture(s *virtualnet.Segment, link string) error {
 
 // How flows are tried.
 const (
-	// passTime is how long a flow that must pass may take. A translated guest on a busy host needs a tenth.
-	passTime = 10 * time.Second
+	// passTime is how long a flow that must pass may take. A translated guest on a busy host needs a thirtieth.
+	passTime = 30 * time.Second
 	// silence is how long an answer to a flow that must not pass is waited for. The closing controls, which queue up
 	// behind it in the guest, are what makes it long enough: what comes out later is still seen.
 	silence = 1200 * time.Millisecond

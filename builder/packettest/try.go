@@ -18,7 +18,7 @@ const resend = 400 * time.Millisecond
 
 // arrival is how long a flow that must not pass may take to be delivered to the guest at all, that is, until the
 // guest has answered for its hardware address.
-const arrival = 5 * time.Second
+const arrival = 20 * time.Second
 
 // try tries one probe once.
 func (b *Bench) try(ctx context.Context, p filter.Probe) *attempt {

@@ -46,10 +46,17 @@ type Route struct {
 	Via    netip.Addr
 }
 
+// neighbourProbes is how often a host asks for a neighbour's hardware address, once a second (RFC 4861 10, which asks
+// three times), before it tells who sends that there is no such host: a guest on a busy machine may take its time.
+const neighbourProbes = 60
+
 // NewHost puts a host on the segment. Each address comes with the prefix that is on the link; use a full-length
 // prefix for an address that only this host knows of.
 func (s *Segment) NewHost(name string, mac net.HardwareAddr, addresses []netip.Prefix) (*Host, error) {
+	neighbours := stack.DefaultNUDConfigurations()
+	neighbours.MaxMulticastProbes = neighbourProbes
 	st := stack.New(stack.Options{
+		NUDConfigs: neighbours,
 		NetworkProtocols: []stack.NetworkProtocolFactory{arp.NewProtocol, ipv4.NewProtocol,
 			ipv6.NewProtocolWithOptions(ipv6.Options{
 				// Neighbour discovery of some systems insists on a link-local address; without duplicate

@@ -46,9 +46,23 @@ func (r *runner) report(v view, have []Interface, failed map[int]error) {
 		r.failure = text
 		r.env.Tell("failure", text)
 	}
-	if ready && text == "" {
+	if ready && text == "" && (r.unhurried || r.usable(have)) {
 		r.env.Ready()
 	}
+}
+
+// usable tells whether all that links have learnt can be used: no address waits for its duplicate detection, and what
+// was asked for is delegated. It is looked at before the first word that all is well, and only for a while: a guest
+// whose uplink delegates nothing serves what else it has.
+func (r *runner) usable(have []Interface) bool {
+	for _, h := range have {
+		if slices.ContainsFunc(h.Addresses, func(a Address) bool {
+			return a.Tentative && !a.Duplicate && !a.Prefix.Addr().IsLinkLocalUnicast()
+		}) {
+			return false
+		}
+	}
+	return delegationFault(r.plan, r.uplinks.given6.current(), r.uplinks.now()) == ""
 }
 
 func (r *runner) linkReport(place int, l Link, v view, have []Interface, failed map[int]error) contract.LinkReport {

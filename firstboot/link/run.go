@@ -41,6 +41,9 @@ const (
 	// settleTime is how long links without a MAC wait for the others' NICs before bus order is taken from the NICs
 	// there are: drivers probe in any order, and a lan that became wan for a moment is what must not happen.
 	settleTime = 3 * time.Second
+	// learnTime is how long the first word that all is well waits for what is to be delegated and for duplicate
+	// detection: four times a client asks in it (RFC 8415 15: after 1, 2, 4 and 8 s), of which one may be lost.
+	learnTime = 15 * time.Second
 	// debounce gathers the events of one change.
 	debounce = 20 * time.Millisecond
 	// recheck looks without an event: nobody announces a changed sysctl.
@@ -102,12 +105,14 @@ type runner struct {
 	uplinks *uplinks
 
 	settled bool
-	retry   time.Duration
-	checked time.Time // when addresses somebody else had were last asked for again
-	fight   *rate.Limiter
-	told    []contract.LinkReport
-	warned  string
-	failure string
+	// unhurried: what is learnt was waited for long enough.
+	unhurried bool
+	retry     time.Duration
+	checked   time.Time // when addresses somebody else had were last asked for again
+	fight     *rate.Limiter
+	told      []contract.LinkReport
+	warned    string
+	failure   string
 }
 
 // machine writes the switches of the whole machine.
@@ -129,7 +134,7 @@ func (r *runner) machine() error {
 }
 
 func (r *runner) loop(ctx context.Context, broken <-chan error) error {
-	settle := time.After(settleTime)
+	settle, learnt := time.After(settleTime), time.After(learnTime)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	soon := true // the timer is already set because of an event: a stream of events must not put it off
@@ -144,6 +149,11 @@ func (r *runner) loop(ctx context.Context, broken <-chan error) error {
 			return err
 		case <-settle:
 			r.settled = true
+			timer.Reset(0)
+			soon = true
+			continue
+		case <-learnt:
+			r.unhurried = true
 			timer.Reset(0)
 			soon = true
 			continue

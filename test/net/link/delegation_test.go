@@ -99,10 +99,13 @@ func TestDelegation(t *testing.T) {
 	g := l.start(delegating())
 	l.startChild("ra", delegating(), raUser, raGrant)
 	g.waitReady()
-	l.eventually("addresses in the delegated prefix", patience, func() bool {
-		return slices.Contains(l.addresses("lan"), "2001:db8:100:1::1/64") &&
-			slices.Contains(l.addresses("dmz"), "2001:db8:100:ff::53/64")
-	})
+	if lan, dmz := l.addresses("lan"), l.addresses("dmz"); !slices.Contains(lan, "2001:db8:100:1::1/64") ||
+		!slices.Contains(dmz, "2001:db8:100:ff::53/64") {
+		t.Errorf("when it is ready lan has %s and dmz %s; want addresses in the delegated prefix", lan, dmz)
+	}
+	if unsure := l.in("fw", "ip", "-6", "-o", "address", "show", "tentative"); unsure != "" {
+		t.Errorf("when it is ready these addresses cannot be used yet: %s", unsure)
+	}
 	const unused = "unreachable 2001:db8:100::/56 dev lo proto dhcp metric 16777216"
 	l.eventually("the route to nowhere", patience, func() bool {
 		return slices.ContainsFunc(l.routes("-6"), func(r string) bool { return strings.HasPrefix(r, unused) })

@@ -40,7 +40,8 @@ const (
 	kindEnv    = "REMPART_TEST_KIND"  // which child; empty: link
 	rootEnv    = "REMPART_TEST_ROOT"
 	childPath  = "/run/link.test" // a copy that an unprivileged user may execute
-	patience   = 10 * time.Second
+	patience   = time.Minute      // for what has to come: of a busy machine it takes many times what it needs
+	linger     = 10 * time.Second // for what programs leave behind
 	childUser  = "901"
 	childGrant = "+net_admin,+net_raw,+net_bind_service"
 )
@@ -262,7 +263,7 @@ func (l *lab) background(space string, args ...string) *process {
 	l.t.Helper()
 	p := &process{cmd: exec.Command("ip", append([]string{"netns", "exec", l.space(space)}, args...)...)}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
-	p.cmd.WaitDelay = patience // for programs whose children outlive them
+	p.cmd.WaitDelay = linger // for programs whose children outlive them
 	if err := p.cmd.Start(); err != nil {
 		l.t.Fatal(err)
 	}
