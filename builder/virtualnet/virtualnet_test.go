@@ -41,7 +41,7 @@ func newHost(t *testing.T, s *Segment, last byte, routes []Route, addresses ...s
 // ask makes a talk to b by TCP, UDP and ping.
 func ask(t *testing.T, a, b *Host, from, to netip.Addr) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	const port = 7 // echo, RFC 862
 	at := netip.AddrPortFrom(to, port)
@@ -63,7 +63,7 @@ func ask(t *testing.T, a, b *Host, from, to netip.Addr) {
 	big := bytes.Repeat([]byte("0123456789abcdef"), 8192) // many segments each way
 	go c.Write(big)
 	back := make([]byte, len(big))
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := io.ReadFull(c, back); err != nil || !bytes.Equal(back, big) {
 		t.Errorf("tcp %s to %s: %v, equal = %v; want what was sent", from, at, err, bytes.Equal(back, big))
 	}
@@ -262,7 +262,7 @@ func TestDatagram(t *testing.T) {
 				if !c.right(d) {
 					t.Errorf("answer to %x = %+v; want the protocol's own", c.frame, d)
 				}
-			case <-time.After(5 * time.Second):
+			case <-time.After(time.Minute):
 				t.Errorf("no answer to %x", c.frame)
 			}
 		}

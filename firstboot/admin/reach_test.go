@@ -118,7 +118,7 @@ func TestPingAndResolve(t *testing.T) {
 
 // answers waits until a TCP port is served.
 func answers(address string) error {
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		conn, err := net.Dial("tcp", address)
 		if err == nil {
 			return conn.Close()

@@ -71,7 +71,7 @@ func TestNameLists(t *testing.T) {
 	go func() { h.lists.follow(ctx); close(followed) }()
 	await := func(what string, ok func() bool) {
 		t.Helper()
-		for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal(what)
 			}

@@ -206,7 +206,7 @@ func startGuest(t *testing.T, cmdline string, profile *profiles.Profile) *testGu
 func (g *testGuest) wait(t *testing.T, what string, want func(contract.Report) bool) contract.Report {
 	t.Helper()
 	var r contract.Report
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		b, err := os.ReadFile(filepath.Join(g.root, contract.ReportPath))
 		if errors.Is(err, os.ErrNotExist) {
 			continue

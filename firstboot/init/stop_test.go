@@ -23,7 +23,7 @@ func TestRequests(t *testing.T) {
 				if got != want {
 					t.Errorf("reboot(%#x); want %#x", got, want)
 				}
-			case <-time.After(30 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatal("the guest does not end")
 			}
 			for _, s := range g.sup.States() {

@@ -62,7 +62,7 @@ var errEnough = errors.New("enough")
 // follow returns n entries from a number on.
 func (r *running) follow(t *testing.T, from uint64, n int) (all []segment.Entry) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	err := Follow(ctx, filepath.Join(r.root, contract.LogSocket), Request{From: from, Follow: true},
 		func(e segment.Entry) error {
@@ -268,7 +268,7 @@ func TestKernelsOwnLog(t *testing.T) {
 				all = append(all, e)
 			case err := <-ended:
 				t.Fatal(err)
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatal("two messages were written and not read")
 			}
 		}

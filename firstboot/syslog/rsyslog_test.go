@@ -95,7 +95,7 @@ action(type="omfile" file="%[4]s" template="t")
 			g.start(t, Spec())
 			g.say(2)
 			var text string
-			for end := time.Now().Add(20 * time.Second); strings.Count(text, "init|") < 5; {
+			for end := time.Now().Add(time.Minute); strings.Count(text, "init|") < 5; {
 				b, _ := os.ReadFile(seen)
 				if text = string(b); time.Now().After(end) {
 					t.Fatalf("rsyslogd wrote only %q", text)
@@ -124,7 +124,7 @@ action(type="omfile" file="%[4]s" template="t")
 // awaitListener waits until somebody listens: by TCP when a connection is taken, by UDP when none can have the port.
 func awaitListener(t *testing.T, addr netip.AddrPort, protocol profiles.Protocol) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if protocol == profiles.TCP {
 			if conn, err := net.Dial("tcp", addr.String()); err == nil {
 				conn.Close()

@@ -147,7 +147,7 @@ func TestUDP(t *testing.T) {
 		g.say(3) // before it is sent
 		g.start(t, Spec())
 		g.say(20)
-		if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		var got []string
@@ -168,7 +168,7 @@ func TestUDP(t *testing.T) {
 // readFrames reads n messages of init with their lengths before them (RFC 6587 section 3.4.1).
 func readFrames(t *testing.T, conn net.Conn, n int) (all []string) {
 	t.Helper()
-	if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	in := bufio.NewReader(conn)
@@ -205,7 +205,7 @@ func TestTCP(t *testing.T) {
 	stop := g.start(t, Spec())
 	accept := func(l net.Listener) net.Conn {
 		t.Helper()
-		if err := l.(*net.TCPListener).SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		if err := l.(*net.TCPListener).SetDeadline(time.Now().Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		conn, err := l.Accept()

@@ -122,7 +122,7 @@ func dial(n *netns.Node, from, to string) (*talk, error) {
 
 // How long an answer may take, and how long none counts as none.
 const (
-	patience = 10 * time.Second
+	patience = time.Minute
 	silence  = time.Second
 )
 

@@ -25,7 +25,7 @@ import (
 // How long an answer may take: long enough for a lost first packet to be sent again where one is expected, and long
 // past any forwarding where none is. That nothing arrived is seen at the receiver, not concluded from the silence.
 const (
-	patience = 5 * time.Second
+	patience = 30 * time.Second
 	silence  = 300 * time.Millisecond
 )
 

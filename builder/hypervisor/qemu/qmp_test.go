@@ -45,7 +45,7 @@ func fakeQEMU(t *testing.T, reply func(command string, id uint64) string) net.Co
 }
 
 func TestMonitor(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	events := make(chan Event, 1)
 	conn := fakeQEMU(t, func(command string, id uint64) string {
@@ -88,7 +88,7 @@ func TestMonitorRefusesJunk(t *testing.T) {
 			theirs.Write([]byte(said))
 			theirs.Close()
 		}()
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		if _, err := NewMonitor(ctx, ours, nil); !errors.Is(err, ErrMonitorClosed) {
 			t.Errorf("NewMonitor of %.20q = %v; want ErrMonitorClosed", said, err)
 		}

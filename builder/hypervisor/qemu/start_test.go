@@ -61,7 +61,7 @@ func startTalker(t *testing.T, ctx context.Context) *Guest {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { g.Stop(context.Background(), 0) })
-	g.Console.SetReadDeadline(time.Now().Add(30 * time.Second))
+	g.Console.SetReadDeadline(time.Now().Add(time.Minute))
 	said := bufio.NewScanner(g.Console)
 	for said.Scan() {
 		if strings.HasPrefix(said.Text(), "READY") {
@@ -114,7 +114,7 @@ func TestContextEndsTheGuest(t *testing.T) {
 	cancel()
 	select {
 	case <-g.Done():
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("QEMU outlives its context")
 	}
 }

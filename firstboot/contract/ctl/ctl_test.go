@@ -198,7 +198,7 @@ func FuzzServe(f *testing.F) {
 	f.Add([]byte("RMc\x00\x00\x02\x00\x00\x00\x01{}"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s := &script{Reader: bytes.NewReader(b)}
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		_ = Serve(ctx, s, NewBudget(MaxInput), echo)
 		if ctx.Err() != nil {

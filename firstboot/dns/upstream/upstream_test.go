@@ -256,7 +256,7 @@ func TestSilentIsFoundOut(t *testing.T) {
 	if m, err := g.Exchange(t.Context(), ask("a.example.")); err != nil || address(m) != good {
 		t.Fatalf("Exchange = %v, %v; want the one that works", m, err)
 	}
-	for end := time.Now().Add(2 * time.Second); silent.Counts().Failed == 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); silent.Counts().Failed == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("a server that did not answer while another did is not noted; it stays the first to be asked")
 		}

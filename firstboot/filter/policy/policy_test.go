@@ -52,7 +52,7 @@ func told(t *testing.T, p *profiles.Profile, compile compiler) (said []string, e
 // toldAfter is told in a guest whose profile was changed from an earlier one; nil: never.
 func toldAfter(t *testing.T, p, earlier *profiles.Profile, compile compiler) (said []string, err error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	root := t.TempDir()
 	if earlier != nil {

@@ -111,7 +111,7 @@ func newBench(t *testing.T, timing Timing, roles map[string]string, specs ...chi
 func (b *bench) wait(t *testing.T, name string, want func(contract.ChildState) bool) contract.ChildState {
 	t.Helper()
 	var last contract.ChildState
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		for _, s := range b.States() {
 			if s.Name == name {
 				last = s
@@ -317,7 +317,7 @@ func TestReapsOrphans(t *testing.T) {
 		t.Fatalf("sh ended with %v", status)
 	}
 	orphan := strings.TrimSpace(string(out))
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if _, err := os.Stat("/proc/" + orphan); errors.Is(err, os.ErrNotExist) {
 			break
 		}
