@@ -17,6 +17,7 @@
 package packettest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -46,11 +47,12 @@ type Bench struct {
 	// receivers are the open ends of flows, each by what stops it; only link, dst, protocol and port of the key are set.
 	receivers map[flowKey]func()
 	// routed are the receivers, each with the sources it answers by way of the guest.
-	routed map[[2]netip.Addr]bool
-	log    *slog.Logger
-	files  []*os.File
-	dumps  []*virtualnet.Capture
-	pcaps  string
+	routed   map[[2]netip.Addr]bool
+	patience time.Duration // how long a flow that must pass may take
+	log      *slog.Logger
+	files    []*os.File
+	dumps    []*virtualnet.Capture
+	pcaps    string
 }
 
 // segment is what one link of the guest is plugged into, and who is there.
@@ -69,6 +71,8 @@ type segment struct {
 // Options are what a bench may be told.
 type Options struct {
 	Log *slog.Logger
+	// Patience is how long a flow that must pass may take; zero: 30 s.
+	Patience time.Duration
 	// Captures is a folder for one capture of each NIC, LINK.pcap; empty: none.
 	Captures string
 }
@@ -86,7 +90,7 @@ func New(p *profiles.Profile, macs []net.HardwareAddr, o Options) (*Bench, error
 		born: map[string]net.HardwareAddr{}, log: o.Log,
 		macs: map[string]net.HardwareAddr{}, wires: map[string]*virtualnet.Segment{}, links: map[string]*segment{},
 		watch: newWatch(), receivers: map[flowKey]func(){}, routed: map[[2]netip.Addr]bool{},
-		pcaps: o.Captures}
+		pcaps: o.Captures, patience: cmp.Or(o.Patience, passTime)}
 	for i, l := range nics {
 		b.born[l.Name] = macs[i]
 	}
@@ -164,7 +168,8 @@ func (b *Bench) capture(s *virtualnet.Segment, link string) error {
 
 // How flows are tried.
 const (
-	// passTime is how long a flow that must pass may take. A translated guest on a busy host needs a thirtieth.
+	// passTime is how long a flow that must pass may take by default. A translated guest on a busy host needs a
+	// thirtieth.
 	passTime = 30 * time.Second
 	// silence is how long an answer to a flow that must not pass is waited for. The closing controls, which queue up
 	// behind it in the guest, are what makes it long enough: what comes out later is still seen.

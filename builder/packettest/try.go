@@ -23,7 +23,7 @@ const arrival = 20 * time.Second
 // try tries one probe once.
 func (b *Bench) try(ctx context.Context, p filter.Probe) *attempt {
 	a := b.watch.begin(p)
-	limit := passTime
+	limit := b.patience
 	if !p.Pass {
 		limit = arrival
 	}

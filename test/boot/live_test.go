@@ -28,8 +28,8 @@ type person struct {
 	config  *ssh.ClientConfig
 }
 
-// How long a way in may take to open before it counts as shut, where it is to be shut and where it is to be open: a guest
-// in software needs most of a second for the key exchange, and on a busy machine many.
+// How long a way in may take to open before it counts as shut, where it is to be shut and where it is to be open: a
+// guest in software needs most of a second for the key exchange, and on a busy machine many.
 const (
 	shutWithin = 8 * time.Second
 	openWithin = time.Minute
