@@ -90,6 +90,9 @@ func showQuarantine(ctx context.Context, c *console, g *home.Guest, e *quarantin
 	if e.Why != "" {
 		fmt.Fprintf(c.out, "put back: %s\n", oneLine(e.Why))
 	}
+	if e.Proven != "" {
+		fmt.Fprintf(c.out, "policy: %s\n", oneLine(e.Proven))
+	}
 	for _, f := range e.Found {
 		fmt.Fprintf(c.out, "found: %s\n", oneLine(f))
 	}

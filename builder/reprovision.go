@@ -25,7 +25,7 @@ func changeCommands() []*command {
 
 // changeOptions are those of the commands that put a guest on a master.
 type changeOptions struct {
-	to                               *string
+	to, prove                        *string
 	stop, timeout                    *time.Duration
 	dry, noStart, reset, keys, force *bool
 }
@@ -39,9 +39,21 @@ func changeFlags(flags *pflag.FlagSet, what string) changeOptions {
 	}
 	if what != reprovision.Rollback {
 		o.to = flags.String("to", "", "the new master, a tag or digest; default: the one it has")
+		o.prove = flags.String("prove", proveNew, "have real packets prove the master's policy before the switch: "+
+			"always, new (of a master that the guest does not have), or never")
+		oneOf(flags, "prove", proveWhen)
 	}
 	return o
 }
+
+// When the policy of a master is proven by packets.
+const (
+	proveAlways = "always"
+	proveNew    = "new"
+	proveNever  = "never"
+)
+
+var proveWhen = []string{proveAlways, proveNew, proveNever}
 
 func newKeysFlag(flags *pflag.FlagSet) *bool {
 	return flags.Bool("new-keys", false,
@@ -51,8 +63,12 @@ func newKeysFlag(flags *pflag.FlagSet) *bool {
 const transactionHelp = `
 Every step is in a journal: whatever ends this command, ` + "`rempart status`" + ` tells how far it is, ` +
 	"`rempart resume`" + `
-finishes it, and ` + "`rempart rollback`" + ` takes it back. Until the guest is healthy on the new master nothing is
-given up; when it does not become healthy everything is put back as it was.
+finishes it, and ` + "`rempart rollback`" + ` takes it back.
+
+A master that is new to the guest is first booted beside it, with its name, addresses and keys but on a network inside
+this process, and all that its policy allows and forbids is tried there, as ` + "`rempart test`" + ` does
+(--prove). Unless all of that is right nothing is switched, and the guest does not even stop. Until the guest is READY
+on the new master nothing is given up; when it does not become READY everything is put back as it was.
 
 Exit status: 0 done, 1 when it was put back or is not over.`
 
@@ -243,6 +259,15 @@ func begin(ctx context.Context, c *console, g *home.Guest, kind string, o change
 	}
 	p.NewKeys = o.keys != nil && *o.keys
 	p.Force = o.force != nil && *o.force
+	switch *o.prove {
+	case proveAlways:
+		p.Prove = true
+	case proveNew:
+		p.Prove = p.To != g.Master
+	case proveNever:
+	default:
+		return nil, usageError{fmt.Sprintf("--prove %s: want %s", *o.prove, strings.Join(proveWhen, ", "))}
+	}
 	if *o.dry {
 		return nil, sayPlan(c, g, p, m)
 	}
@@ -257,6 +282,9 @@ func sayPlan(c *console, g *home.Guest, p reprovision.Plan, m *store.Master) err
 		fmt.Fprintf(c.out, " -> %.12s %s", p.To, printable(m.Manifest.Master.Name))
 	}
 	fmt.Fprintln(c.out)
+	if p.Prove {
+		fmt.Fprintln(c.out, "  policy: real packets prove it first, in a second guest beside this one, which goes on")
+	}
 	next, err := quarantine.Next(g.Dir)
 	if err != nil {
 		return err

@@ -78,6 +78,9 @@ func transactionOptions(c *console, g *home.Guest, patience time.Duration) (repr
 			}
 			return carry.Carry(ctx, f, length, path, size, g.Keep, time.Now())
 		},
+		Prove: func(ctx context.Context, to, work string, patience time.Duration) (reprovision.Proof, error) {
+			return prove(ctx, c, g, s, to, work, patience)
+		},
 		Say: func(format string, args ...any) {
 			fmt.Fprintf(c.err, "rempart: %s\n", oneLine(fmt.Sprintf(format, args...)))
 		}}, nil

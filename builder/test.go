@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -14,7 +12,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"rempart/builder/guest"
-	"rempart/builder/hypervisor"
 	"rempart/builder/packettest"
 	"rempart/firstboot/contract/identity"
 	"rempart/profiles"
@@ -101,53 +98,11 @@ func (t packetTest) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	nics, err := guest.Links(t.master.Profile.Name, t.master.Profile)
+	report, err := trial{master: t.master, settings: s, profile: profile, timeout: t.timeout, captures: t.captures,
+		say: t.say}.run(ctx)
 	if err != nil {
 		return err
 	}
-	macs := make([]net.HardwareAddr, len(nics))
-	s.Backends = map[string]hypervisor.Backend{}
-	for i, n := range nics {
-		macs[i] = n.MAC
-		s.Backends[n.Link] = hypervisor.Backend{Kind: hypervisor.Wire}
-	}
-	bench, err := packettest.New(profile, macs, packettest.Options{Log: s.Log, Captures: t.captures})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, bench.Close()) }()
-
-	started := time.Now()
-	g, err := guest.Start(ctx, t.master, s)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		g.Stop(context.WithoutCancel(ctx), 0) // its state disk goes with it: nothing to put in order
-		g.Wait()
-	}()
-	for i, wire := range g.Wires {
-		bench.Plug(i, wire)
-	}
-	booting, ready := context.WithCancel(ctx)
-	defer ready()
-	knocks := make(chan packettest.Knocks, 1)
-	go func() { knocks <- bench.Knock(booting) }()
-	t.say("booting %s by %s on %s (%s) ...", t.master.Profile.Name, s.Firmware, g.Accel, g.AccelReason)
-	wait, cancel := context.WithTimeout(ctx, t.timeout)
-	err = g.AwaitReady(wait)
-	cancel()
-	ready()
-	if err != nil {
-		return err
-	}
-	t.say("READY after %.1f s; trying %d flows ...", time.Since(started).Seconds(), len(bench.Probes()))
-	early := <-knocks
-	report, err := bench.Run(ctx)
-	if err != nil {
-		return err
-	}
-	report.Knocks = &early
 	if err := t.print(t.c.out, report); err != nil {
 		return err
 	}

@@ -123,6 +123,20 @@ func WriteIdentity(path string, id *identity.Identity) error {
 	return nil
 }
 
+// NICs are the NICs of a guest with a profile as Start makes them, in bus order: those of the profile, with the
+// hardware addresses of the identity disk where there is one and it is attached.
+func NICs(p *profiles.Profile, s Settings) ([]hypervisor.NIC, error) {
+	nics, err := Links(p.Name, p)
+	if err != nil || s.Identity == "" || !s.Firmware.TakesIdentity() {
+		return nics, err
+	}
+	id, err := ReadIdentity(s.Identity)
+	if err != nil {
+		return nil, err
+	}
+	return nics, giveAddresses(nics, id)
+}
+
 // giveAddresses gives NICs the hardware addresses of an identity.
 func giveAddresses(nics []hypervisor.NIC, id *identity.Identity) error {
 	facts := &profiles.Profile{}

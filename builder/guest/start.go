@@ -154,22 +154,13 @@ func (g *Guest) describe(m *Master, s Settings, in qemu.Installation, arch strin
 		}
 		machine.State = &hypervisor.Disk{Path: path, Format: hypervisor.Raw, Device: isDevice(path)}
 	}
-	if machine.NICs, err = Links(m.Profile.Name, m.Profile); err != nil {
+	if machine.NICs, err = NICs(m.Profile, s); err != nil {
 		return machine, err
 	}
-	if s.Identity != "" && !s.Firmware.TakesIdentity() {
-		if s.Log != nil {
-			s.Log.Warn("this guest runs without its identity disk, and with the values of the profile", "firmware", s.Firmware)
-		}
-	} else if s.Identity != "" {
-		id, err := ReadIdentity(s.Identity)
-		if err == nil {
-			err = giveAddresses(machine.NICs, id)
-		}
-		if err != nil {
-			return machine, err
-		}
+	if s.Identity != "" && s.Firmware.TakesIdentity() {
 		machine.Identity = &hypervisor.Disk{Path: s.Identity, Format: hypervisor.Raw}
+	} else if s.Identity != "" && s.Log != nil {
+		s.Log.Warn("this guest runs without its identity disk, and with the values of the profile", "firmware", s.Firmware)
 	}
 	for _, d := range s.Data {
 		d.Disk.Device = isDevice(d.Disk.Path)

@@ -211,6 +211,36 @@ func TestPolicyIsRight(t *testing.T) {
 	}
 }
 
+// A stream is lost as a whole while links are down, and passes once they are up.
+func TestStream(t *testing.T) {
+	b, g, p := rig(t, "home-firewall")
+	rules, err := filter.Compile(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream := func() Outage {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		o, err := b.Stream(ctx, 10*time.Millisecond)
+		if err != nil || o.Sent == 0 || o.Flow == "" {
+			t.Fatalf("Stream = %+v, %v; want packets of a line of the policy", o, err)
+		}
+		return o
+	}
+	if o := stream(); o.Lost() != o.Sent || o.Gap != 0 {
+		t.Errorf("Stream to links that are down = %+v; want all lost", o)
+	}
+	g.pipe(t, rules.Text(), "nft", "-f", "-")
+	g.start(t, p)
+	if r := run(t, b); !r.OK() {
+		t.Errorf("report = %+v; want all right", r)
+	}
+	if o := stream(); o.Passed < 2 || o.Passed > o.Sent || o.Gap <= 0 {
+		t.Errorf("Stream to links that are up = %+v; want packets that passed, each counted once", o)
+	}
+}
+
 // tcpdump reads a capture as a foreign judge.
 func tcpdump(t *testing.T, path string) {
 	t.Helper()

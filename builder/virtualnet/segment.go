@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -54,6 +56,14 @@ func (s *Segment) attach(p *port) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ports = append(s.ports, p)
+}
+
+// detach takes a port off, whose stations are then wherever they are heard next.
+func (s *Segment) detach(p *port) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ports = slices.DeleteFunc(s.ports, func(other *port) bool { return other == p })
+	maps.DeleteFunc(s.where, func(_ [6]byte, at *port) bool { return at == p })
 }
 
 // send brings a frame from one port to where it belongs.
@@ -127,6 +137,7 @@ func (s *Segment) PlugGuest(conn net.Conn) {
 	}()
 	go func() {
 		defer s.wait.Done()
+		defer s.detach(p)
 		defer close(done)
 		buf := make([]byte, MaxFrame)
 		for {

@@ -6,6 +6,7 @@
 //	quarantine/0001/identity.raw  the identity disk before, where the change made new keys
 //	quarantine/0001/failed-*      disks of a change that was taken back
 //	quarantine/0001/report.json   what the disks looked like
+//	quarantine/0001/packets.json  what became of the packets of the new master, before the switch
 //	quarantine/0001/journal       the steps of the change
 //
 // State disks that are volumes of LVM stay volumes, under another name.
@@ -39,6 +40,7 @@ const (
 	Identity    = storage.IdentityFile
 	FailedState = storage.FailedStateFile
 	Report      = "report.json"
+	Packets     = "packets.json"
 	Journal     = "journal"
 	entryFile   = "entry.json"
 )
@@ -63,6 +65,7 @@ type Entry struct {
 	Outcome string    `json:"outcome"`
 	Why     string    `json:"why,omitempty"` // of returned
 	Found   []string  `json:"found,omitempty"`
+	Proven  string    `json:"proven,omitempty"` // the verdict on the packets of To; empty: they were not tried
 	Dir     string    `json:"-"`
 }
 

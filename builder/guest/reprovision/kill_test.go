@@ -17,18 +17,36 @@ import (
 var killed = map[string]struct {
 	plan           func(w *world) Plan
 	finished, back string
+	before         func(w *world) error // what has been since the world began; nil: nothing
 }{
 	"reprovision": {func(w *world) Plan { return w.plan(Reprovision, "better", Empty) },
-		`better with "", runs on better`, `well with "old state", runs on well`},
+		`better with "", runs on better`, `well with "old state", runs on well`, nil},
 	"reprovision with what is kept": {func(w *world) Plan {
-		p := w.plan(Reprovision, "better", Carry)
+		p := w.plan(Reprovision, "better", Carry).proven()
 		p.NewKeys = true
 		return p
-	}, `better with "kept of old state", runs on better`, `well with "old state", runs on well`},
+	}, `better with "kept of old state", runs on better`, `well with "old state", runs on well`, nil},
 	"sick": {func(w *world) Plan { return w.plan(Reprovision, "sick", Empty) },
-		`well with "old state", runs on well`, `well with "old state", runs on well`},
+		`well with "old state", runs on well`, `well with "old state", runs on well`, nil},
+	"wrong packets": {func(w *world) Plan { return w.plan(Reprovision, "wrong", Empty).proven() },
+		`well with "old state", runs on well`, `well with "old state", runs on well`, nil},
 	"upgrade": {func(w *world) Plan { return w.plan(Upgrade, "better", Keep) },
-		`better with "old state", runs on better`, `well with "old state", runs on well`},
+		`better with "old state", runs on better`, `well with "old state", runs on well`, nil},
+	"rollback": {func(w *world) Plan {
+		p := w.plan(Rollback, "well", Restore)
+		p.Source = "0001"
+		return p
+	}, `well with "old state", runs on well`, `better with "", runs on better`,
+		func(w *world) error { return w.run(w.plan(Reprovision, "better", Empty), nil) }},
+}
+
+// grownWorld is a world in which has been what is before a transaction that is killed.
+func grownWorld(dir, name string) (*world, error) {
+	w, err := newWorld(dir)
+	if before := killed[name].before; err == nil && before != nil {
+		err = before(w)
+	}
+	return w, err
 }
 
 // What tells a test binary to be the process that is killed: the world, the transaction, and the point.
@@ -46,10 +64,10 @@ func TestKilled(t *testing.T) {
 		die(t, dir)
 		return
 	}
-	for name, k := range killed {
+	for name := range killed {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			points := enumerate(t, k.plan)
+			points := enumerate(t, name)
 			if least := 3 * len(forward()) / 2; len(points) < least {
 				t.Fatalf("only %d points: %q; want %d and more", len(points), points, least)
 			}
@@ -64,13 +82,13 @@ func TestKilled(t *testing.T) {
 }
 
 // enumerate runs a transaction whole and returns its points.
-func enumerate(t *testing.T, plan func(w *world) Plan) (points []string) {
+func enumerate(t *testing.T, name string) (points []string) {
 	t.Helper()
-	w, err := newWorld(t.TempDir())
+	w, err := grownWorld(t.TempDir(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.run(plan(w), func(point string) { points = append(points, point) }); err != nil &&
+	if err := w.run(killed[name].plan(w), func(point string) { points = append(points, point) }); err != nil &&
 		!errors.Is(err, ErrReturned) {
 		t.Fatal(err)
 	}
@@ -81,7 +99,7 @@ func enumerate(t *testing.T, plan func(w *world) Plan) (points []string) {
 func killAt(t *testing.T, name string, i int, point string, back bool) {
 	t.Helper()
 	dir := memory(t)
-	w, err := newWorld(dir)
+	w, err := grownWorld(dir, name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +229,7 @@ func short(t *testing.T, name, dir string, room int) (worked bool) {
 			t.Fatal(err)
 		}
 	}()
-	w, err := newWorld(dir)
+	w, err := grownWorld(dir, name)
 	if err != nil {
 		t.Fatal(err)
 	}

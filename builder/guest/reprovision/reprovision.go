@@ -58,6 +58,7 @@ type Plan struct {
 	FromSize     int64         `json:"from_size"`
 	NewKeys      bool          `json:"new_keys,omitempty"` // the guest makes itself new keys
 	Force        bool          `json:"force,omitempty"`    // an upgrade keeps the state whatever is found in it
+	Prove        bool          `json:"prove,omitempty"`    // have the packets of the new master judged before the switch
 	Start        bool          `json:"start"`              // start it and wait until it is healthy
 	Patience     time.Duration `json:"patience"`           // how long it may take for that
 	Ran          bool          `json:"ran"`                // it ran before
@@ -67,6 +68,7 @@ type Plan struct {
 const (
 	begun     = "begun"
 	checked   = "master checked"
+	proven    = "policy proven"
 	prepared  = "prepared"
 	stopped   = "stopped"
 	examined  = "examined"
@@ -98,10 +100,11 @@ type step struct {
 
 // forward are the steps after begun; the last ends the transaction.
 func forward() []step {
-	return []step{{checked, (*Transaction).check}, {prepared, (*Transaction).prepare}, {stopped, (*Transaction).stop},
-		{examined, (*Transaction).examine}, {filled, (*Transaction).fill}, {setAside, (*Transaction).setAside},
-		{placed, (*Transaction).place}, {described, (*Transaction).describe}, {started, (*Transaction).start},
-		{healthy, (*Transaction).await}, {committed, (*Transaction).nothing}}
+	return []step{{checked, (*Transaction).check}, {proven, (*Transaction).prove},
+		{prepared, (*Transaction).prepare}, {stopped, (*Transaction).stop}, {examined, (*Transaction).examine},
+		{filled, (*Transaction).fill}, {setAside, (*Transaction).setAside}, {placed, (*Transaction).place},
+		{described, (*Transaction).describe}, {started, (*Transaction).start}, {healthy, (*Transaction).await},
+		{committed, (*Transaction).nothing}}
 }
 
 // back are the steps after returning; the last ends the transaction.
@@ -127,6 +130,13 @@ type Finding struct {
 	Report   []byte   // the whole of it, kept in quarantine; empty: none
 }
 
+// Proof is what the packets of a master say that were tried as the guest's.
+type Proof struct {
+	Verdict string   // one line: how many flows are right, or why none could be tried
+	Wrong   []string // flows that are not as the policy says, a line each
+	Report  []byte   // the whole of it, kept in quarantine; empty: none
+}
+
 // Options are what a transaction works with.
 type Options struct {
 	Runner Runner
@@ -137,7 +147,10 @@ type Options struct {
 	// Fill makes the new state disk at path from the old one, for Carry; what it leaves behind and why are lines for
 	// people.
 	Fill func(ctx context.Context, old, path string, size int64) (left []string, err error)
-	Say  func(format string, args ...any) // progress, a line each
+	// Prove boots a master for nothing but to try the flows of its policy, with the guest's own identity and on no
+	// network of others; work is an empty folder for what that takes. An error means that it cannot even do that.
+	Prove func(ctx context.Context, to, work string, patience time.Duration) (Proof, error)
+	Say   func(format string, args ...any) // progress, a line each
 	// Trace is called around each step, for tests that end the process there; nil: nothing is.
 	Trace func(point string)
 }
@@ -153,6 +166,8 @@ type Transaction struct {
 	why  error // why it is being taken back
 	// found is the beginning of what the examination found; it is the data of that step's record.
 	found []string
+	// verdict is that on the packets; it is the data of that step's record.
+	verdict string
 }
 
 // Errors, for errors.Is.
@@ -239,13 +254,15 @@ func Load(g *home.Guest, o Options) (*Transaction, error) {
 	t := &Transaction{Plan: p, g: g, on: g.Disks(), o: o, j: j, done: map[string]bool{}}
 	for _, r := range j.Records() {
 		t.done[r.Step] = true
-		switch r.Step { // both only for people
+		switch r.Step { // all only for people
 		case returning:
 			var why string
 			_ = json.Unmarshal(r.Data, &why)
 			t.why = errors.New(why)
 		case examined:
 			_ = json.Unmarshal(r.Data, &t.found)
+		case proven:
+			_ = json.Unmarshal(r.Data, &t.verdict)
 		}
 	}
 	return t, nil
@@ -333,10 +350,16 @@ func (t *Transaction) step(ctx context.Context, s step) error {
 		return fmt.Errorf("%s: %w", s.name, err)
 	}
 	t.trace("done " + s.name)
-	if s.name != examined || len(t.found) == 0 {
+	var said any
+	switch {
+	case s.name == examined && len(t.found) > 0:
+		said = t.found
+	case s.name == proven && t.verdict != "":
+		said = t.verdict
+	default:
 		return t.record(s.name, nil)
 	}
-	data, err := json.Marshal(t.found)
+	data, err := json.Marshal(said)
 	if err != nil {
 		return err
 	}

@@ -35,6 +35,8 @@ func TestOutcomes(t *testing.T) {
 		}, nil, `better with "", stopped`, `0001 committed, state.raw "old state"`},
 		{"sick", func(w *world) []Plan { return []Plan{w.plan(Reprovision, "sick", Empty)} }, ErrReturned,
 			`well with "old state", runs on well`, `0001 returned, failed-state.raw ""`},
+		{"wrong packets", func(w *world) []Plan { return []Plan{w.plan(Reprovision, "wrong", Empty).proven()} }, ErrReturned,
+			`well with "old state", runs on well`, `0001 returned`},
 		{"upgrade", func(w *world) []Plan { return []Plan{w.plan(Upgrade, "better", Keep)} }, nil,
 			`better with "old state", runs on better`, `0001 committed, state.raw "old state"`},
 		{"sick upgrade", func(w *world) []Plan { return []Plan{w.plan(Upgrade, "sick", Keep)} }, ErrReturned,
@@ -96,6 +98,47 @@ func TestDamagedMaster(t *testing.T) {
 	}
 	if got, want := w.fate(t), `well with "old state", runs on well`; got != want {
 		t.Errorf("the guest is %s; want %s", got, want)
+	}
+}
+
+// TestProof: a master whose packets are wrong costs the guest nothing, a verdict outlives the process that heard it,
+// and nobody is asked where nobody wants to know.
+func TestProof(t *testing.T) {
+	w, err := newWorld(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	touched := false
+	err = w.run(w.plan(Upgrade, "wrong", Keep).proven(), func(point string) {
+		touched = touched || point == "before "+prepared
+	})
+	if !errors.Is(err, ErrReturned) || touched || !strings.Contains(err.Error(), "inside -> internet") {
+		t.Errorf("Run with wrong packets = %v, touched: %v; want it refused with the flow before anything is done", err,
+			touched)
+	}
+	g, err := w.home.Lock("fw", "a test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := Begin(t.Context(), g, w.plan(Upgrade, "better", Keep).proven(), w.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	g.Unlock()
+	if err := w.finish(false); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.run(w.plan(Reprovision, "well", Empty), nil); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]string{"0001": "1 of 2 flows", "0002": "2 of 2 flows", "0003": ""} {
+		e, err := quarantine.Open(g.Dir, id)
+		if err != nil || e.Proven != want || e.Has(quarantine.Packets) != (want != "") {
+			t.Errorf("entry %s = %+v, %v; want verdict %q, with a report if any", id, e, err, want)
+		}
 	}
 }
 

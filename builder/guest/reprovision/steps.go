@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -43,6 +44,39 @@ func (t *Transaction) check(ctx context.Context) error {
 	}
 	t.say("checking every byte of master %.12s", t.To)
 	return t.o.Store.Verify(ctx, m)
+}
+
+// prove has the packets of the new master judged, while the guest still runs as it is.
+func (t *Transaction) prove(ctx context.Context) error {
+	if !t.Prove {
+		return nil
+	}
+	t.say("proving the policy of master %.12s: the guest goes on meanwhile", t.To)
+	if err := t.on.Clear(ctx); err != nil { // what one that was killed left
+		return err
+	}
+	work := filepath.Join(t.g.Dir, storage.Work) // which is gone when the transaction is over
+	if err := os.Mkdir(work, 0o700); err != nil {
+		return err
+	}
+	proof, err := t.o.Prove(ctx, t.To, work, t.Patience)
+	if err != nil {
+		return fmt.Errorf("master %.12s as %s, on a network of its own: %w", t.To, t.g.Name, err)
+	}
+	if len(proof.Report) > 0 {
+		report := filepath.Join(t.g.Dir, quarantine.Folder, t.ID, quarantine.Packets)
+		if err := files.Write(report, proof.Report, 0o600); err != nil {
+			return err
+		}
+	}
+	const most = 512 // bytes of it that the journal takes
+	t.verdict = within(proof.Verdict, most)
+	t.say("policy: %s", t.verdict)
+	if wrong := bounded(proof.Wrong); len(wrong) > 0 {
+		return fmt.Errorf("packets of master %.12s as %s are not as its policy says: %s", t.To, t.g.Name,
+			strings.Join(wrong, "; "))
+	}
+	return nil
 }
 
 // prepare makes the new disks that need nothing of a guest which stands still.
@@ -308,7 +342,7 @@ func (t *Transaction) clean(ctx context.Context, outcome, why string) error {
 		return err
 	}
 	e := t.entry(outcome, within(why, mostWhy))
-	e.Found = t.found
+	e.Found, e.Proven = t.found, t.verdict
 	_, err := quarantine.Put(t.g.Dir, e)
 	return err
 }

@@ -25,8 +25,9 @@ import (
 	"rempart/firstboot/contract/identity"
 )
 
-// world is a guest that runs on the master "well" with a state, and a store with the masters "better" and "sick" too.
-// All of it is in a folder, so that another process finds it.
+// world is a guest that runs on the master "well" with a state, and a store with the masters "better", "sick" and
+// "wrong" too, the last one with packets that its policy does not want. All of it is in a folder, so that another
+// process finds it.
 type world struct {
 	dir     string
 	home    home.Home
@@ -41,7 +42,7 @@ func newWorld(dir string) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"well", "better", "sick"} {
+	for _, name := range []string{"well", "better", "sick", "wrong"} {
 		m, err := publish(w.store, filepath.Join(dir, "build-"+name), name)
 		if err != nil {
 			return nil, err
@@ -175,6 +176,13 @@ func (w *world) options() Options {
 				err = os.WriteFile(path, append([]byte("kept of "), b...), 0o600)
 			}
 			return []string{"cron"}, err
+		},
+		Prove: func(_ context.Context, to, work string, _ time.Duration) (Proof, error) {
+			p := Proof{Verdict: "2 of 2 flows", Report: []byte(`{}`)}
+			if to == w.masters["wrong"] {
+				p.Verdict, p.Wrong = "1 of 2 flows", []string{"inside -> internet"}
+			}
+			return p, os.WriteFile(filepath.Join(work, "identity.raw"), []byte("the host key"), 0o600)
 		}}
 }
 
@@ -182,6 +190,12 @@ func (w *world) options() Options {
 func (w *world) plan(kind, to string, mode Mode) Plan {
 	return Plan{Kind: kind, To: w.masters[to], State: mode, Size: 1 << 20, Start: true, Patience: time.Minute,
 		At: time.Unix(1e9, 0).UTC()}
+}
+
+// proven is a plan whose master is tried first.
+func (p Plan) proven() Plan {
+	p.Prove = true
+	return p
 }
 
 // run carries out a plan.
