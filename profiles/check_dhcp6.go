@@ -37,6 +37,7 @@ func (v *validator) dhcp6() {
 			bad("rapid", "add a pool, or remove it", "no addresses are given")
 		}
 		v.pools6(d, bad)
+		v.delegates(d, bad)
 		v.hosts6(d)
 	}
 }
@@ -102,7 +103,12 @@ func (v *validator) hosts6(d *DHCP6) {
 		if problem, hint := checkHostName(h.Name); problem != "" {
 			bad(hint, "%s", problem)
 		}
-		if problem := checkSuffix(h.Host); problem != "" {
+		if h.Delegate != nil {
+			v.delegatedTo(d, &h, bad)
+		}
+		if !h.Host.IsValid() && h.Delegate == nil {
+			bad("write host: ::10, for example", "nothing is kept for it")
+		} else if problem := checkSuffix(h.Host); h.Host.IsValid() && problem != "" {
 			bad("for example ::10", "%s", problem)
 		} else if slices.Contains(own, h.Host) {
 			bad("choose another", "%s is the guest's own", h.Host)
@@ -129,7 +135,7 @@ func (v *validator) hosts6(d *DHCP6) {
 		first, known = duids[h.DUID]
 		twice(first, known && h.DUID != "", h.DUID)
 		first, known = ends[h.Host]
-		twice(first, known, h.Host.String())
+		twice(first, known && h.Host.IsValid(), h.Host.String())
 		macs[h.MAC], duids[h.DUID], ends[h.Host] = h.At, h.At, h.At
 	}
 }

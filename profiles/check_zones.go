@@ -113,7 +113,8 @@ func (v *validator) memberPrefixes(z Zone, m Member, l *Link, first bool) {
 				break
 			}
 		}
-		if !l.reaches(p) && !v.places.spoilt("links.%s.address", l.Name) && !v.places.spoilt("links.%s.gateway", l.Name) {
+		if !l.reaches(p) && !v.delegated(l, p) && !v.places.spoilt("links.%s.address", l.Name) &&
+			!v.places.spoilt("links.%s.gateway", l.Name) {
 			v.warn(at, "", "zones.%s.prefix: nothing in %s can be on link %s, which has neither such a subnet nor a gateway",
 				clip(z.Name), p, clip(l.Name))
 		}

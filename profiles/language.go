@@ -34,6 +34,8 @@ const (
 	suffixesPattern = `^::[0-9a-fA-F:.]{1,39} ?- ?::[0-9a-fA-F:.]{1,39}$`
 	duidPattern     = `^([0-9a-fA-F]{2}:?){3,130}$`
 
+	lengthsPattern    = `^[0-9]{1,2} *- *[0-9]{1,2}$`
+	blockPattern      = `^(delegated(/[0-9a-fA-F]{1,8})?::|[0-9a-fA-F:.]+)/[0-9]{1,2}$`
 	delegatedPattern  = `^delegated(/[0-9a-fA-F]{1,4})?::[0-9a-fA-F:.]{1,39}$`
 	banServicePattern = `^([a-z][a-z0-9-]{0,30}|tcp/[0-9]{1,5}(-[0-9]{1,5})?)$`
 

@@ -20,6 +20,14 @@ const (
 // dhcp6Fields are the keys of a DHCPv6 server.
 func dhcp6Fields() table[DHCP6] {
 	return table[DHCP6]{
+		{name: "delegate", doc: "Delegates prefixes to routers on the link: {from: PREFIX, length: 60}. The way to each is" +
+			" its router's for as long as it has it.", kind: prefixPoolFields().schema(),
+			decode: func(r *reader, v value, d *DHCP6) {
+				pool := PrefixPool{}
+				if len(prefixPoolFields().read(r, v, &pool)) == 0 {
+					d.Delegate = pool.lengths()
+				}
+			}},
 		{name: "pool", doc: "Ends of the addresses given to whoever asks: ::1000-::1fff, or a list. Clients have them in" +
 			" each of the link's prefixes.", kind: oneOrMore(textLike(suffixesPattern)), decode: readPool6},
 		{name: "hosts", doc: "Clients with an end of their own: NAME: {mac: ADDRESS, host: ::10}, or duid in place of mac.",
@@ -44,8 +52,15 @@ func dhcp6HostFields() table[DHCP6Host] {
 			decode: func(r *reader, v value, h *DHCP6Host) { h.MAC, _ = r.hardware(v) }},
 		{name: "duid", doc: "Its DUID in hexadecimal, such as 00:03:00:01:52:54:00:12:34:56.", kind: textLike(duidPattern),
 			decode: readDUID},
-		{name: "host", doc: "The end of its addresses, such as ::10.", kind: textLike(suffixPattern), required: true,
+		{name: "host", doc: "The end of its addresses, such as ::10.", kind: textLike(suffixPattern),
 			decode: func(r *reader, v value, h *DHCP6Host) { h.Host = r.suffix(v) }},
+		{name: "delegate", doc: "The prefix it is delegated, in what the link delegates: 2001:db8:f:10::/60, or" +
+			" delegated/10::/60.", kind: textLike(blockPattern),
+			decode: func(r *reader, v value, h *DHCP6Host) {
+				if b, ok := r.block(v); ok {
+					h.Delegate = &b
+				}
+			}},
 	}
 }
 

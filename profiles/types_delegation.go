@@ -92,6 +92,13 @@ func (p *Profile) SupposedPrefix() netip.Prefix {
 			}
 		}
 	}
+	for _, d := range p.DHCP6 {
+		for pool := d.Delegate; pool != nil && pool.Delegated && bits > supposed.Bits(); bits -= 8 {
+			if pool.Prefix.Bits() >= bits && uint64(pool.subnet())>>(subnetBits-bits) == 0 {
+				break
+			}
+		}
+	}
 	return netip.PrefixFrom(supposed.Addr(), bits)
 }
 
@@ -116,6 +123,19 @@ func (p *Profile) WithDelegated(prefix netip.Prefix) *Profile {
 			}
 		}
 		return known
+	}
+	out.DHCP6 = slices.Clone(p.DHCP6)
+	for i := range out.DHCP6 {
+		d := &out.DHCP6[i]
+		if d.Delegate == nil || !d.Delegate.Delegated {
+			continue
+		}
+		pool := *d.Delegate
+		d.Delegate = nil
+		if in, ok := pool.In(prefix); ok {
+			pool.PrefixBlock = PrefixBlock{Prefix: in}
+			d.Delegate = &pool
+		}
 	}
 	out.Policy = slices.Clone(p.Policy)
 	for i := range out.Policy {

@@ -6,17 +6,24 @@ import "net/netip"
 // prefixes of 64 bits, static and delegated, whatever these are at the time.
 type DHCP6 struct {
 	Link string `json:"link"`
+	DHCP6Scope
+	Rapid bool `json:"rapid,omitempty"` // rapid commit: for a link that has no other server
+	// Delegate is what routers on the link are delegated prefixes of; nil: nothing.
+	Delegate *PrefixPool `json:"delegate,omitempty"`
+	At       Pos         `json:"at"`
+}
+
+// DHCP6Scope is what clients of a subnet are given and told.
+type DHCP6Scope struct {
 	// Pools are the ends of addresses given to whoever asks. With neither pools nor hosts clients are told of name
 	// servers only (stateless DHCPv6).
 	Pools []SuffixRange `json:"pools,omitempty"`
 	Hosts []DHCP6Host   `json:"hosts,omitempty"`
-	Lease int64         `json:"lease"`           // seconds an address is valid after it was last asked for
-	Rapid bool          `json:"rapid,omitempty"` // rapid commit: for a link that has no other server
+	Lease int64         `json:"lease"` // seconds an address or a prefix is valid after it was last asked for
 	// DNSSelf: the guest itself is a name server; DNS are further ones, asked after it.
 	DNSSelf bool         `json:"dns_self,omitempty"`
 	DNS     []netip.Addr `json:"dns,omitempty"`
 	Search  []string     `json:"search,omitempty"` // domains that short names are looked for in
-	At      Pos          `json:"at"`
 }
 
 // SuffixRange are the ends of addresses from First to Last, both included: 64 bits, those above are zero.
@@ -31,12 +38,14 @@ type DHCP6Host struct {
 	Name string     `json:"name"`
 	MAC  string     `json:"mac,omitempty"`  // lower case with colons
 	DUID string     `json:"duid,omitempty"` // lower case hex, RFC 8415 section 11
-	Host netip.Addr `json:"host"`           // the end of its addresses
-	At   Pos        `json:"at"`
+	Host netip.Addr `json:"host,omitzero"`  // the end of its addresses; zero: one of the pools
+	// Delegate is the prefix it is delegated, in the link's PrefixPool; nil: one from there as anybody's.
+	Delegate *PrefixBlock `json:"delegate,omitempty"`
+	At       Pos          `json:"at"`
 }
 
-// Gives tells whether the server gives addresses at all.
-func (d *DHCP6) Gives() bool { return len(d.Pools)+len(d.Hosts) > 0 }
+// Gives tells whether the server gives addresses or prefixes at all.
+func (d *DHCP6) Gives() bool { return len(d.Pools)+len(d.Hosts) > 0 || d.Delegate != nil }
 
 // portDHCPv6Server is where servers and relay agents listen, RFC 8415 section 7.2.
 const portDHCPv6Server = 547

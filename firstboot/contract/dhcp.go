@@ -5,6 +5,8 @@ const (
 	DHCPDir    = "/var/lib/rempart/dhcp" // leases
 	DHCPRunDir = "/run/rempart/dhcp"
 	DHCPSocket = DHCPRunDir + "/socket" // a LeaseQuestion in, ServedLeases out, each a line of JSON
+	// DownstreamDir is for the child that routes: where delegated prefixes lead, see package dhcp/downstream.
+	DownstreamDir = "/run/rempart/downstream"
 )
 
 // LeaseQuestion is what the DHCP server is asked: for all leases, or to end one.

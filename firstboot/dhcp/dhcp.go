@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,11 +23,13 @@ import (
 
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/dhcp/downstream"
 	"rempart/firstboot/dhcp/lease"
 	v4 "rempart/firstboot/dhcp/v4"
 	v6 "rempart/firstboot/dhcp/v6"
 	"rempart/firstboot/names"
 	"rempart/firstboot/onlink"
+	"rempart/profiles"
 )
 
 // Files of leases, in contract.DHCPDir.
@@ -54,7 +57,7 @@ func Spec() child.Spec {
 		Follows:     true,
 		UID:         contract.UIDDHCP,
 		Caps:        []uintptr{unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE},
-		Own:         []string{contract.DHCPRunDir},
+		Own:         []string{contract.DHCPRunDir, contract.DownstreamDir},
 		Write:       []string{contract.DHCPDir},
 		OOMScore:    200,
 		MemoryLimit: memoryLimit,
@@ -82,7 +85,11 @@ func run(ctx context.Context, env *child.Env) error {
 	feed := feed{names.NewFeed(), names.DHCP4, env.Log}
 	feed6 := feed
 	feed6.origin = names.DHCP6
-	server6 := v6.New(v6.Config{DHCP6: env.Profile.DHCP6, Store: store6, Names: feed6, Log: env.Log})
+	config6 := v6.Config{DHCP6: env.Profile.DHCP6, Links: env.Profile.Links, Store: store6, Names: feed6, Log: env.Log}
+	if slices.ContainsFunc(config6.DHCP6, func(d profiles.DHCP6) bool { return d.Delegate != nil }) {
+		config6.Lead = func(ways []downstream.Way) error { return downstream.Write(env.Root, ways) }
+	}
+	server6 := v6.New(config6)
 	server := v4.New(v4.Config{DHCP: env.Profile.DHCP, Store: store, Names: feed, Prober: probes, Log: env.Log})
 	followers, err := names.Listen(filepath.Join(env.Root, contract.NamesSocket))
 	if err != nil {

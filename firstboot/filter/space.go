@@ -74,7 +74,8 @@ func hasDefault(l *profiles.Link, v6 bool) bool {
 		slices.ContainsFunc(l.Routes, func(r profiles.Route) bool { return r.To.Bits() == 0 && isV6(r.To.Addr()) == v6 })
 }
 
-// claims are the prefixes that a link calls its own, by its addresses, its on-link gateways, its routes and its zones.
+// claims are the prefixes that a link calls its own, by its addresses, its on-link gateways, its routes,
+// its zones, and what routers on it are delegated.
 func claims(p *profiles.Profile, l *profiles.Link, v6 bool) []netip.Prefix {
 	var out []netip.Prefix
 	for _, a := range l.Addresses {
@@ -92,6 +93,9 @@ func claims(p *profiles.Profile, l *profiles.Link, v6 bool) []netip.Prefix {
 		if r.To.Bits() > 0 { // a default route claims what nobody else does
 			out = append(out, r.To)
 		}
+	}
+	if d := p.DHCP6Of(l.Name); d != nil && d.Delegate != nil && !d.Delegate.Delegated {
+		out = append(out, d.Delegate.Prefix)
 	}
 	for _, z := range p.Zones {
 		for _, m := range z.Members {

@@ -146,7 +146,8 @@ func (g *guest) run(ctx context.Context) {
 // that is not there when they start.
 func (g *guest) makeDirs() error {
 	var failed []error
-	for _, dir := range []string{contract.LiveDir, contract.LinkDir, contract.ListsDir, contract.TimeDir} {
+	for _, dir := range []string{contract.LiveDir, contract.LinkDir, contract.ListsDir, contract.TimeDir,
+		contract.DownstreamDir} {
 		failed = append(failed, os.MkdirAll(filepath.Join(g.Root, dir), 0o755))
 	}
 	return errors.Join(failed...)

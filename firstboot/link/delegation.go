@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"rempart/firstboot/dhcp/downstream"
 	"rempart/firstboot/link/dhcp6"
 	"rempart/profiles"
 )
@@ -75,6 +76,33 @@ func (u *uplinks) others6(name string) []netip.Prefix {
 	return out
 }
 
+// metricDownstream is that of routes to what is delegated to routers behind. There are no others to the same.
+const metricDownstream = 128
+
+// downstream adds to a link inside the routes to what routers on it were delegated: in each prefix there is, for as
+// long as it is. What they were delegated of the guest's own is the same in all of them.
+func (w *Interface) downstream(ways []downstream.Way, s dhcp6.State, now time.Duration) {
+	for _, way := range ways {
+		if way.Link != w.Name || way.Until <= now {
+			continue
+		}
+		lead := func(p netip.Prefix, ok bool) {
+			if ok {
+				w.Routes = append(w.Routes, Route{Dst: p, Gateway: way.Via, Metric: metricDownstream, Protocol: ProtocolDHCP})
+			}
+		}
+		if !way.Block.Delegated {
+			lead(way.Block.Prefix, true)
+			continue
+		}
+		for _, p := range s.Prefixes {
+			if p.Valid > now {
+				lead(way.Block.In(p.Prefix))
+			}
+		}
+	}
+}
+
 // metricUnused is behind whatever leads somewhere.
 const metricUnused = 1 << 24
 
@@ -102,11 +130,15 @@ func (w *Interface) given6(s dhcp6.State, now time.Duration) {
 	}
 }
 
-// unused are routes to nowhere for all that was delegated, behind those of the subnets in use: what else is sent there
-// must not go back to where the prefix came from, and around for ever (RFC 7084, WPD-5).
+// unused are routes to nowhere for all that was delegated, to the guest and by it, behind those of the subnets in use:
+// what else is sent there must not go back to where the prefix came from, and around for ever (RFC 7084, WPD-5).
 func unused(plan Plan, assigned []Assignment, given map[string]dhcp6.State, now time.Duration) (out []Route) {
 	for _, a := range assigned {
 		l := plan.Links[a.Link]
+		if l.Downstream.IsValid() {
+			out = append(out, Route{Dst: l.Downstream, Dead: profiles.Unreachable, Metric: metricUnused,
+				Protocol: ProtocolStatic})
+		}
 		s, ok := given[l.Name]
 		if l.Delegation == nil || !ok || s.MAC != a.NIC.MAC {
 			continue

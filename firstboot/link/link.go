@@ -47,6 +47,7 @@ type Link struct {
 	// Delegation: ask for a prefix; Delegated are the addresses in it.
 	Delegation *profiles.Delegation
 	Delegated  []profiles.Delegated
+	Downstream netip.Prefix // of the guest's own, what routers behind are delegated; zero: nothing
 	Addresses  []netip.Prefix
 	Routes     []Route
 	Sysctls    []Sysctl // of this link, in the order to be written, before it is up
@@ -105,6 +106,9 @@ func Compile(p *profiles.Profile) Plan {
 			TxQueue:    pl.TxQueue,
 			NoARP:      pl.NoARP || pl.Dummy || pl.WireGuard != nil, // the last two never have it
 			Offloads:   wantedOffloads(pl.Offloads),
+		}
+		if d := p.DHCP6Of(pl.Name); d != nil && d.Delegate != nil && !d.Delegate.Delegated {
+			l.Downstream = d.Delegate.Prefix
 		}
 		if master := p.MasterOf(pl.Name); master != nil {
 			l.Master = master.Name

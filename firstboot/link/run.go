@@ -13,6 +13,8 @@ import (
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/identity"
+	"rempart/firstboot/dhcp/downstream"
+	"rempart/profiles"
 )
 
 // Spec is this child as PID 1 starts it: after the policy, because a link that is up without one is open.
@@ -28,7 +30,7 @@ func Spec() child.Spec {
 		UID:     contract.UIDLink,
 		Caps:    []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE},
 		Own:     []string{contract.LinkDir},
-		Read: []string{"/sys/class/net", "/sys/devices", "/proc/sys/net",
+		Read: []string{"/sys/class/net", "/sys/devices", "/proc/sys/net", contract.DownstreamDir,
 			identity.ConsumerDir(identity.ConsumerWireGuard)},
 		Write:       []string{"/proc/sys/net", contract.LinkDir},
 		OOMScore:    100,
@@ -93,7 +95,20 @@ func Run(ctx context.Context, env *child.Env) error {
 	defer cancel()
 	broken := make(chan error, 1)
 	go func() { broken <- ev.Watch(r.dirty) }()
-	return r.loop(ctx, broken)
+	ways, err := r.downstream(ctx)
+	if err != nil {
+		return err
+	}
+	return r.loop(ctx, broken, ways)
+}
+
+// downstream tells when what is delegated behind leads elsewhere; never where nothing is.
+func (r *runner) downstream(ctx context.Context) (<-chan struct{}, error) {
+	if !slices.ContainsFunc(r.env.Profile.DHCP6, func(d profiles.DHCP6) bool { return d.Delegate != nil }) {
+		return nil, nil
+	}
+	r.uplinks.lookDownstream() // before the first look at the kernel: routes of the run before this one stay
+	return downstream.Watch(ctx, r.env.Root)
 }
 
 type runner struct {
@@ -133,7 +148,7 @@ func (r *runner) machine() error {
 	return nil
 }
 
-func (r *runner) loop(ctx context.Context, broken <-chan error) error {
+func (r *runner) loop(ctx context.Context, broken <-chan error, ways <-chan struct{}) error {
 	settle, learnt := time.After(settleTime), time.After(learnTime)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -154,6 +169,15 @@ func (r *runner) loop(ctx context.Context, broken <-chan error) error {
 			continue
 		case <-learnt:
 			r.unhurried = true
+			timer.Reset(0)
+			soon = true
+			continue
+		case _, open := <-ways:
+			if !open {
+				ways = nil // ctx is done
+				continue
+			}
+			r.uplinks.lookDownstream()
 			timer.Reset(0)
 			soon = true
 			continue

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"rempart/firstboot/dhcp/downstream"
 	"rempart/firstboot/link/dhcp4"
 	"rempart/firstboot/link/dhcp6"
 	"rempart/firstboot/link/slaac"
@@ -100,6 +101,7 @@ type Learnt struct {
 	Leases  map[string]dhcp4.Lease
 	Adverts map[string]slaac.State
 	Given6  map[string]dhcp6.State // prefixes and addresses by DHCPv6
+	Ways    []downstream.Way       // to what is delegated to routers behind
 }
 
 // Want is how the assigned interfaces shall be: the plan, and what was learnt. NICs of spare are closed. It is pure;
@@ -165,6 +167,7 @@ func Want(plan Plan, assigned []Assignment, spare []NIC, learnt Learnt, now time
 			w.given6(s, now)
 		}
 		w.delegated(l.Delegated, delegated, now)
+		w.downstream(learnt.Ways, delegated, now)
 		want = append(want, w)
 	}
 	for _, n := range spare {

@@ -17,6 +17,7 @@ import (
 	"rempart/firstboot/boottime"
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/dhcp/downstream"
 	"rempart/firstboot/link/dhcp4"
 	"rempart/firstboot/link/dhcp6"
 	"rempart/firstboot/link/slaac"
@@ -35,6 +36,7 @@ type uplinks struct {
 	leases  *learner[dhcp4.Lease, bool]       // told whether there is a carrier
 	adverts *learner[slaac.State, netip.Addr] // told of the address to send from
 	given6  *learner[dhcp6.State, netip.Addr] // likewise
+	ways    []downstream.Way                  // to what is delegated behind
 }
 
 func newUplinks(env *child.Env, plan Plan) *uplinks {
@@ -46,12 +48,21 @@ func newUplinks(env *child.Env, plan Plan) *uplinks {
 	return u
 }
 
+// lookDownstream reads where what is delegated behind leads. What cannot be read or believed is said, and left out.
+func (u *uplinks) lookDownstream() {
+	ways, err := downstream.Read(u.env.Root, u.env.Profile)
+	if err != nil {
+		u.env.Log.Warn("not everything that was delegated is routed", "error", err)
+	}
+	u.ways = ways
+}
+
 // wait ends when all clients have; their context must be done.
 func (u *uplinks) wait() { u.done.Wait() }
 
 // learnt is what all clients know now.
 func (u *uplinks) learnt() Learnt {
-	return Learnt{u.current4(), u.adverts.current(), u.given6.current()}
+	return Learnt{u.current4(), u.adverts.current(), u.given6.current(), u.ways}
 }
 
 // follow starts and stops clients so that just the links that are there have one.

@@ -189,7 +189,13 @@ func parseLine(line string) (l Lease, written int64, gone bool, err error) {
 		return l, 0, false, errLine
 	}
 	l.State = State(f[0][0])
-	bits, err1 := strconv.ParseUint(f[3], 10, 8)
+	length, via, routed := strings.Cut(f[3], "@")
+	bits, err1 := strconv.ParseUint(length, 10, 8)
+	if routed {
+		if l.Via, err = netip.ParseAddr(via); err != nil || l.Via.Zone() != "" {
+			return l, 0, false, errLine
+		}
+	}
 	expires, err2 := strconv.ParseInt(f[4], 10, 64)
 	since, err3 := strconv.ParseInt(f[5], 10, 64)
 	client, err4 := hex.DecodeString(strings.TrimPrefix(f[6], "."))
@@ -212,6 +218,9 @@ func appendLine(b []byte, l Lease, now int64) []byte {
 		b = l.Addr.AppendTo(b)
 		b = strconv.AppendInt(append(b, ' '), now, 10)
 		b = strconv.AppendInt(append(b, ' '), int64(l.Bits), 10)
+		if l.Via.IsValid() {
+			b = l.Via.AppendTo(append(b, '@'))
+		}
 		b = strconv.AppendInt(append(b, ' '), l.Expires, 10)
 		b = strconv.AppendInt(append(b, ' '), l.Since, 10)
 		b = hex.AppendEncode(append(b, " ."...), []byte(l.Client))

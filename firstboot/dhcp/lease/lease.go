@@ -59,12 +59,13 @@ const (
 // Lease is who has an address until when.
 type Lease struct {
 	Addr     netip.Addr
-	Bits     int    // of a delegated prefix; 0: Addr is an address
-	Client   string // bytes that identify the client; equal for equal clients
-	Hardware string // bytes of its hardware address, for people; may be empty
-	Name     string // what it calls itself, unsanitised; may be empty
-	Since    int64  // Unix seconds: since when this client has it without a break; 0: not known
-	Expires  int64  // Unix seconds by Store.Now; Forever
+	Bits     int        // of a delegated prefix; 0: Addr is an address
+	Via      netip.Addr // of a delegated prefix: the router that has it; zero: not known
+	Client   string     // bytes that identify the client; equal for equal clients
+	Hardware string     // bytes of its hardware address, for people; may be empty
+	Name     string     // what it calls itself, unsanitised; may be empty
+	Since    int64      // Unix seconds: since when this client has it without a break; 0: not known
+	Expires  int64      // Unix seconds by Store.Now; Forever
 	State    State
 }
 
@@ -277,7 +278,7 @@ func (s *Store) Expired() []Lease {
 // on the disk or cannot be. When Put itself returns an error nothing has changed and done is never called.
 func (s *Store) Put(l Lease, done func(error)) error {
 	if !l.Addr.IsValid() || l.Addr.Zone() != "" || len(l.Client) > MaxClient || len(l.Hardware) > MaxHardware ||
-		len(l.Name) > MaxName || l.Bits < 0 || l.Bits > l.Addr.BitLen() {
+		len(l.Name) > MaxName || l.Bits < 0 || l.Bits > l.Addr.BitLen() || l.Via.Zone() != "" {
 		return fmt.Errorf("lease of %v: out of bounds", l.Addr)
 	}
 	s.mu.Lock()

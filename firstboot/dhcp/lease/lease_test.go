@@ -86,7 +86,8 @@ func TestAgain(t *testing.T) {
 	s, _ := open(t, path, c)
 	now := s.Now()
 	first, ever := bound(1, now+100), bound(2, Forever)
-	six := Lease{Addr: netip.MustParseAddr("fd00::100"), Bits: 60, Client: strings.Repeat("\xff", MaxClient),
+	six := Lease{Addr: netip.MustParseAddr("fd00::100"), Bits: 60, Via: netip.MustParseAddr("fe80::1"),
+		Client:  strings.Repeat("\xff", MaxClient),
 		Expires: now + 50, State: Bound}
 	for _, l := range []Lease{first, ever, six, bound(3, now+1)} {
 		put(t, s, l)

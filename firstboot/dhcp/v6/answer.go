@@ -44,14 +44,15 @@ type work struct {
 	l        *link
 	req      request
 	out      *dhcpv6.Message
+	from     netip.Addr // who sent it: the client, or the relay agent before it
 	prefixes []watch.Address
 	self     watch.Link
 	keep     []lease.Lease // what must be on the disk before the answer leaves
 }
 
 // answer decides what a client is told, RFC 8415 section 18.3.
-func (s *Server) answer(l *link, on onlink.Link, r request, send func(*dhcpv6.Message)) error {
-	w := &work{Server: s, l: l, req: r, out: &dhcpv6.Message{MessageType: dhcpv6.MessageTypeReply,
+func (s *Server) answer(l *link, on onlink.Link, from netip.Addr, r request, send func(*dhcpv6.Message)) error {
+	w := &work{Server: s, l: l, from: from, req: r, out: &dhcpv6.Message{MessageType: dhcpv6.MessageTypeReply,
 		TransactionID: r.TransactionID}}
 	w.prefixes, w.self = l.prefixes()
 	if err := w.forUs(on); err != nil {
@@ -135,9 +136,7 @@ func (w *work) associations(keep bool) {
 		w.out.AddOption(w.association(ia, keep))
 	}
 	for _, ia := range w.req.Options.IAPD() {
-		none := &dhcpv6.OptIAPD{IaId: ia.IaId}
-		none.Options.Add(&dhcpv6.OptStatusCode{StatusCode: statusNoPrefix, StatusMessage: "no prefixes are delegated here"})
-		w.out.AddOption(none)
+		w.out.AddOption(w.delegation(ia, keep))
 	}
 }
 
@@ -148,32 +147,25 @@ func (w *work) association(ia *dhcpv6.OptIANA, keep bool) *dhcpv6.OptIANA {
 	client := string(w.req.client) + string(ia.IaId[:])
 	e, ok := w.choose(client, ia)
 	if !ok {
-		status, text := statusNoAddrs, "no addresses are left"
-		if w.req.MessageType == dhcpv6.MessageTypeRenew {
-			status, text = statusNoBinding, "nothing is known of it"
-		}
-		out.Options.Add(&dhcpv6.OptStatusCode{StatusCode: status, StatusMessage: text})
+		out.Options.Add(w.none(statusNoAddrs, "no addresses are left"))
 		return out
 	}
 	given, shortest := map[netip.Addr]bool{}, time.Duration(0)
 	for _, p := range w.prefixes {
-		valid := min(seconds(w.l.settings.Lease), p.Valid)
-		preferred := min(valid/4*3, p.Preferred)
+		valid, preferred := w.lifetimes(p)
 		a := in(p.Prefix, e)
 		if preferred == 0 && !asksFor(ia, a) {
 			continue // deprecated: nobody new is given an address in it
 		}
 		given[a] = true
 		out.Options.Add(&dhcpv6.OptIAAddress{IPv6Addr: a.AsSlice(), PreferredLifetime: preferred, ValidLifetime: valid})
-		if preferred > 0 && (shortest == 0 || preferred < shortest) {
-			shortest = preferred
-		}
+		shortest = sooner(shortest, preferred)
 	}
 	if len(given) == 0 {
 		out.Options.Add(&dhcpv6.OptStatusCode{StatusCode: statusNoAddrs, StatusMessage: "the link has no prefix now"})
 		return out
 	}
-	out.T1, out.T2 = shortest/renewPart, shortest*(rebind-1)/rebind
+	out.T1, out.T2 = again(shortest)
 	if w.req.MessageType != dhcpv6.MessageTypeSolicit {
 		for _, old := range ia.Options.Addresses() { // what it has and must leave
 			if a, ok := netip.AddrFromSlice(old.IPv6Addr); ok && !given[a] && len(given) < 2*maxAssociations {
@@ -183,15 +175,47 @@ func (w *work) association(ia *dhcpv6.OptIANA, keep bool) *dhcpv6.OptIANA {
 		}
 	}
 	if keep {
-		now := w.cfg.Store.Now()
-		l := lease.Lease{Addr: w.l.key(e), Client: client, Hardware: w.macBytes(), Name: w.req.name, Since: now,
-			Expires: now + w.l.settings.Lease, State: lease.Bound}
-		if before, known := w.cfg.Store.Get(l.Addr); known && before.Client == client && before.Active(now) {
-			l.Since = before.Since
-		}
-		w.keep = append(w.keep, l)
+		w.remember(lease.Lease{Addr: w.l.key(e), Client: client})
 	}
 	return out
+}
+
+// none says why a client gets nothing. One that extends what nobody here remembers is told so.
+func (w *work) none(status iana.StatusCode, text string) *dhcpv6.OptStatusCode {
+	if w.req.MessageType == dhcpv6.MessageTypeRenew {
+		status, text = statusNoBinding, "nothing is known of it"
+	}
+	return &dhcpv6.OptStatusCode{StatusCode: status, StatusMessage: text}
+}
+
+// lifetimes are what clients are told of something that the guest has for as long as p says.
+func (w *work) lifetimes(p watch.Address) (valid, preferred time.Duration) {
+	valid = min(seconds(w.l.settings.Lease), p.Valid)
+	return valid, min(valid/4*3, p.Preferred)
+}
+
+// sooner is the shorter of two preferred lifetimes; one that is over is none.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b > 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// again is when a client extends what it has: T1 and T2.
+func again(shortest time.Duration) (t1, t2 time.Duration) {
+	return shortest / renewPart, shortest * (rebind - 1) / rebind
+}
+
+// remember completes the lease of what a client is given, for it to be kept.
+func (w *work) remember(l lease.Lease) {
+	now := w.cfg.Store.Now()
+	l.Hardware, l.Name, l.State = w.macBytes(), w.req.name, lease.Bound
+	l.Since, l.Expires = now, now+w.l.settings.Lease
+	if before, known := w.cfg.Store.Get(l.Addr); known && before.Client == l.Client && before.Active(now) {
+		l.Since = before.Since
+	}
+	w.keep = append(w.keep, l)
 }
 
 func asksFor(ia *dhcpv6.OptIANA, a netip.Addr) bool {
@@ -234,6 +258,9 @@ func (w *work) confirm(send func(*dhcpv6.Message)) error {
 // 18.3.8).
 func (w *work) giveBack(state lease.State, hold time.Duration) {
 	now := w.cfg.Store.Now()
+	if state == lease.Freed {
+		w.giveBackPrefixes(now)
+	}
 	for _, ia := range w.req.Options.IANA() {
 		client := string(w.req.client) + string(ia.IaId[:])
 		known := false
@@ -247,10 +274,7 @@ func (w *work) giveBack(state lease.State, hold time.Duration) {
 				continue
 			}
 			known = true
-			have.State, have.Expires = state, now+int64(hold/time.Second)
-			if !slices.ContainsFunc(w.keep, func(k lease.Lease) bool { return k.Addr == have.Addr }) {
-				w.keep = append(w.keep, have)
-			}
+			w.end(have, state, now+int64(hold/time.Second))
 			if state == lease.Declined {
 				w.cfg.Log.Warn("somebody unknown has an address that was leased", "link", w.l.settings.Link, "address", a)
 			}
@@ -262,6 +286,14 @@ func (w *work) giveBack(state lease.State, hold time.Duration) {
 		}
 	}
 	w.out.AddOption(&dhcpv6.OptStatusCode{StatusCode: statusSuccess})
+}
+
+// end keeps what becomes of a lease that has ended, once however often its client says so.
+func (w *work) end(l lease.Lease, state lease.State, until int64) {
+	l.State, l.Expires = state, until
+	if !slices.ContainsFunc(w.keep, func(k lease.Lease) bool { return k.Addr == l.Addr }) {
+		w.keep = append(w.keep, l)
+	}
 }
 
 // configuration is what clients are told beyond addresses (RFC 3646).
@@ -336,8 +368,12 @@ func (w *work) commit(send func(*dhcpv6.Message)) error {
 	return nil
 }
 
-// settle has names follow a lease.
+// settle has names and ways follow a lease.
 func (w *work) settle(l lease.Lease) {
+	if l.Bits > 0 {
+		w.lead(l)
+		return
+	}
 	if l.State == lease.Bound {
 		w.name(l)
 		return

@@ -51,7 +51,7 @@ func (s *Server) message(l *link, on onlink.Link, from netip.Addr, b []byte, rep
 	if err != nil {
 		return err
 	}
-	return s.answer(l, on, r, func(m *dhcpv6.Message) {
+	return s.answer(l, on, from, r, func(m *dhcpv6.Message) {
 		if !relayed {
 			reply(m.ToBytes())
 			return

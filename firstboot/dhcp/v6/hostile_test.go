@@ -103,7 +103,7 @@ func FuzzMessage(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	s := New(Config{DHCP6: []profiles.DHCP6{usual()}, Store: store, Names: book{}, Log: slog.New(slog.DiscardHandler)})
+	s := New(Config{DHCP6: []profiles.DHCP6{routers()}, Store: store, Names: book{}, Log: slog.New(slog.DiscardHandler)})
 	s.Look(watch.View{Links: map[string]watch.Link{"lan": {Running: true, LinkLocal: ip("fe80::1"),
 		Addresses: []watch.Address{static, gua}}}})
 	c := &client{duid: &dhcpv6.DUIDLL{HWType: 1, LinkLayerAddr: net.HardwareAddr{2, 0, 0, 1, 0, 1}}, name: "x",
@@ -115,6 +115,13 @@ func FuzzMessage(f *testing.F) {
 		PeerAddr: net.ParseIP("fe80::99")}
 	relay.AddOption(dhcpv6.OptRelayMessage(c.compose(requested, nil)))
 	f.Add(relay.ToBytes())
+	for _, kind := range []dhcpv6.MessageType{solicit, requested, renew, rebound, release} {
+		f.Add(c.compose(kind, func(m *dhcpv6.Message) {
+			ia := &dhcpv6.OptIAPD{}
+			ia.Options.Add(&dhcpv6.OptIAPrefix{Prefix: ipNet(netip.MustParsePrefix("fd00:f:0:4::/62"))})
+			m.AddOption(ia)
+		}).ToBytes())
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		_ = s.message(s.links["lan"], on, ip("fe80::99"), b, func(a []byte) {
 			if len(a) > 2*maxMessage+len(b) {

@@ -17,22 +17,21 @@ const maxTries = 1 << 12
 // the one that follows from who it is, or the first free one after that. It changes nothing, and finds the same again
 // as long as nobody else takes it.
 func (w *work) choose(client string, ia *dhcpv6.OptIANA) (netip.Addr, bool) {
-	if w.req.host != nil {
+	if w.req.host != nil && w.req.host.Host.IsValid() {
 		e := w.req.host.Host
-		have, known := w.cfg.Store.Get(w.l.key(e))
 		// A second interface of the host, or a second association, is somebody else: the end is taken once.
-		if !known || have.Client == client || !have.Active(w.cfg.Store.Now()) {
+		if w.free(w.l.key(e), client) {
 			return e, true
 		}
 	}
 	for _, have := range w.cfg.Store.Of(client) {
 		if e := end(have.Addr); w.l.key(e) == have.Addr && have.State != lease.Declined && w.l.pooled(e) &&
-			w.free(e, client) {
+			w.free(have.Addr, client) {
 			return e, true
 		}
 	}
 	for _, o := range ia.Options.Addresses() {
-		if a, ok := netip.AddrFromSlice(o.IPv6Addr); ok && a.Is6() && w.l.pooled(end(a)) && w.free(end(a), client) {
+		if a, ok := netip.AddrFromSlice(o.IPv6Addr); ok && a.Is6() && w.l.pooled(end(a)) && w.free(w.l.key(end(a)), client) {
 			return end(a), true
 		}
 	}
@@ -52,44 +51,59 @@ func (l *link) pooled(e netip.Addr) bool {
 	return false
 }
 
-// free tells whether a client may have an end.
-func (w *work) free(e netip.Addr, client string) bool {
-	have, known := w.cfg.Store.Get(w.l.key(e))
+// free tells whether a client may have what a key of the store stands for.
+func (w *work) free(key netip.Addr, client string) bool {
+	have, known := w.cfg.Store.Get(key)
 	return !known || have.Client == client && have.State != lease.Declined || !have.Active(w.cfg.Store.Now())
 }
 
-// fresh finds an end that nobody has. Ends nobody ever had come before those whose lease has ended, and of these the
-// one that ended first.
+// fresh finds an end that nobody has.
 func (w *work) fresh(client string) (netip.Addr, bool) {
-	now := w.cfg.Store.Now()
-	h := fnv.New64a()
-	h.Write([]byte(client))
-	start := mix(h.Sum64())
-	var oldest netip.Addr
-	since := int64(0)
+	var spans []span
 	for _, r := range w.l.settings.Pools {
 		low := lower(r.First)
-		size := lower(r.Last) - low + 1 // 0: all of them, which no pool is, for it has no end 0
-		for i := range min(size, maxTries) {
-			e := suffix(low + (start%size+i)%size)
-			if w.l.reserved[e] {
-				continue
-			}
-			have, known := w.cfg.Store.Get(w.l.key(e))
-			switch {
-			case !known:
-				return e, true
-			case !have.Active(now) && (!oldest.IsValid() || have.Expires < since):
-				oldest, since = e, have.Expires
-			}
-		}
+		spans = append(spans, span{low, lower(r.Last) - low + 1}) // never 0: no pool has the end 0, so none has them all
 	}
-	if !oldest.IsValid() {
+	n, ok := w.unused(client, spans, func(n uint64) (netip.Addr, bool) {
+		e := suffix(n)
+		return w.l.key(e), !w.l.reserved[e]
+	})
+	if !ok && len(spans) > 0 {
 		w.l.full.Do(func() {
 			w.cfg.Log.Warn("the pool is full: only clients that have an address are served", "link", w.l.settings.Link)
 		})
 	}
-	return oldest, oldest.IsValid()
+	return suffix(n), ok
+}
+
+// span is a range of numbers.
+type span struct{ first, size uint64 }
+
+// unused finds a number that nobody has, by the key of its lease; false: it is for nobody. Those nobody ever had come
+// before those whose lease has ended, and of these the one that ended first.
+func (w *work) unused(client string, spans []span, key func(uint64) (netip.Addr, bool)) (oldest uint64, found bool) {
+	now := w.cfg.Store.Now()
+	h := fnv.New64a()
+	h.Write([]byte(client))
+	start := mix(h.Sum64())
+	since := int64(0)
+	for _, s := range spans {
+		for i := range min(s.size, maxTries) {
+			n := s.first + (start%s.size+i)%s.size
+			k, open := key(n)
+			if !open {
+				continue
+			}
+			have, known := w.cfg.Store.Get(k)
+			switch {
+			case !known:
+				return n, true
+			case !have.Active(now) && (!found || have.Expires < since):
+				oldest, since, found = n, have.Expires, true
+			}
+		}
+	}
+	return oldest, found
 }
 
 // mix spreads what FNV leaves close together (the finaliser of SplitMix64), so that clients do not crowd.

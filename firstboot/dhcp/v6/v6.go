@@ -1,15 +1,18 @@
 // Package v6 is a DHCPv6 server (RFC 8415) for the links the profile names: addresses from pools and for named hosts,
-// stateless configuration, relay agents of the same link (RFC 6221).
+// prefixes for routers, stateless configuration, relay agents of the same link (RFC 6221).
 //
 // A lease is the end of an address, 64 bits, that a client has in each of the link's prefixes, whatever these are. So a
 // lease outlives a prefix: when another is delegated, clients have the same end in it once they ask, and the old
 // addresses are taken back. No lifetime is longer than that of the prefix.
 //
+// A lease of a prefix likewise is a part of what is delegated here, whatever the guest itself is delegated. The way
+// there is its router's, and is told to who routes: package downstream.
+//
 // Nothing is kept before a client requests it, so solicitations cost no memory; what is offered is found from who asks,
 // and is the same when it is requested. A lease is on the disk before the reply leaves.
 //
-// What it deliberately does not do: delegate prefixes to routers behind (RFC 8415, section 18.3.1 answers that there
-// are none), temporary addresses, Reconfigure, authentication, and subnets that are not the guest's own.
+// What it deliberately does not do: temporary addresses, Reconfigure, authentication, excluding a prefix from what is
+// delegated (RFC 6603), and subnets that are not the guest's own.
 package v6
 
 import (
@@ -29,6 +32,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
+	"rempart/firstboot/dhcp/downstream"
 	"rempart/firstboot/dhcp/lease"
 	"rempart/firstboot/link/watch"
 	"rempart/firstboot/onlink"
@@ -44,9 +48,12 @@ type Names interface {
 // Config is what a server works with.
 type Config struct {
 	DHCP6 []profiles.DHCP6
+	Links []profiles.Link // of the guest
 	Store *lease.Store
 	Names Names
-	Log   *slog.Logger
+	// Lead is told where all delegated prefixes lead, whenever that changes; nil: nobody is.
+	Lead func([]downstream.Way) error
+	Log  *slog.Logger
 }
 
 // Server answers on all its links.
@@ -55,7 +62,10 @@ type Server struct {
 	links map[string]*link
 
 	mu   sync.Mutex
-	told map[netip.Addr][]netip.Addr // by key of the lease: the addresses that names go with
+	told map[netip.Addr][]netip.Addr   // by key of the lease: the addresses that names go with
+	ways map[netip.Addr]downstream.Way // by key of the lease
+	odd  map[netip.Addr]bool           // keys of leases of prefixes that are delegated otherwise now
+	news chan struct{}                 // holds one while ways have changed that nobody was told of
 	// clockSet is Store.ClockSet when names were last told.
 	clockSet int
 }
@@ -67,12 +77,14 @@ type link struct {
 	byDUID   map[string]*profiles.DHCP6Host
 	byMAC    map[string]*profiles.DHCP6Host
 	reserved map[netip.Addr]bool // ends of named hosts
+	blocks   blocks              // what is delegated
 	limit    *rate.Limiter
 	full     rate.Sometimes
 
-	mu   sync.Mutex
-	now  watch.Link
-	seen time.Time
+	mu        sync.Mutex
+	now       watch.Link
+	delegated []netip.Prefix // to the guest
+	seen      time.Time
 }
 
 // Bounds of the work that clients can make.
@@ -90,7 +102,8 @@ var servers = net.ParseIP("ff02::1:2")
 
 // New makes a server.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, links: map[string]*link{}, told: map[netip.Addr][]netip.Addr{}}
+	s := &Server{cfg: cfg, links: map[string]*link{}, told: map[netip.Addr][]netip.Addr{},
+		ways: map[netip.Addr]downstream.Way{}, odd: map[netip.Addr]bool{}, news: make(chan struct{}, 1)}
 	for i := range cfg.DHCP6 {
 		d := &cfg.DHCP6[i]
 		h := fnv.New64a()
@@ -106,10 +119,12 @@ func New(cfg Config) *Server {
 			if h.MAC != "" {
 				l.byMAC[h.MAC] = h
 			}
-			l.reserved[h.Host] = true
+			l.reserved[h.Host] = h.Host.IsValid()
 		}
+		l.blocks = newBlocks(d)
 		s.links[d.Link] = l
 	}
+	s.leadAll()
 	return s
 }
 
@@ -147,7 +162,7 @@ func (s *Server) Look(v watch.View) {
 	now := time.Now()
 	for name, l := range s.links {
 		l.mu.Lock()
-		l.now, l.seen = v.Links[name], now
+		l.now, l.delegated, l.seen = v.Links[name], v.Delegated, now
 		l.mu.Unlock()
 	}
 	s.nameAll()
@@ -246,6 +261,7 @@ func (s *Server) Sweep() {
 	for _, l := range s.cfg.Store.Expired() {
 		s.mu.Lock()
 		s.forget(l.Addr)
+		s.follow(l.Addr, nil)
 		s.mu.Unlock()
 	}
 }
@@ -331,6 +347,8 @@ func (s *Server) Run(ctx context.Context) error {
 				return err
 			}
 			return errors.New("a part of the DHCPv6 server ended") // both run until ctx is done
+		case <-s.news:
+			s.tellWays()
 		case <-tick.C:
 			s.Sweep()
 		}

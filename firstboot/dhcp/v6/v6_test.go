@@ -50,10 +50,10 @@ var (
 )
 
 func usual() profiles.DHCP6 {
-	return profiles.DHCP6{Link: "lan", Lease: 43200, DNSSelf: true, Search: []string{"home.arpa"},
-		Pools: []profiles.SuffixRange{{First: ip("::1000"), Last: ip("::1003")}},
+	return profiles.DHCP6{Link: "lan", DHCP6Scope: profiles.DHCP6Scope{Lease: 43200, DNSSelf: true,
+		Search: []string{"home.arpa"}, Pools: []profiles.SuffixRange{{First: ip("::1000"), Last: ip("::1003")}},
 		Hosts: []profiles.DHCP6Host{{Name: "nas", MAC: "52:54:00:00:00:01", Host: ip("::10")},
-			{Name: "printer", DUID: "00020000ab110102", Host: ip("::1001")}}}
+			{Name: "printer", DUID: "00020000ab110102", Host: ip("::1001")}}}}
 }
 
 func newBench(t *testing.T, d profiles.DHCP6, addresses ...watch.Address) *bench {

@@ -6,8 +6,9 @@ import (
 	"rempart/profiles"
 )
 
-// Serving gives out addresses: on a link that is also the way to the Internet, and on one behind which there is a relay
-// agent. Its policy shuts the guest off from everybody; what its services need is open all the same.
+// Serving gives out addresses: on a link that is also the way to the Internet, and on one behind which there are a
+// relay agent and routers that are delegated prefixes. Its policy shuts the guest off from everybody; what its services
+// need is open all the same.
 func Serving() *profiles.Profile {
 	p := OneArmed()
 	p.Name = "serving"
@@ -25,5 +26,7 @@ func Serving() *profiles.Profile {
 				Relays: prefixes("10.9.0.2/32"), At: line(22)},
 		}},
 	}
+	p.DHCP6 = []profiles.DHCP6{{Link: "dmz0", At: line(23), Delegate: &profiles.PrefixPool{
+		PrefixBlock: profiles.PrefixBlock{Prefix: netip.MustParsePrefix("2001:db8:f::/48")}, Shortest: 56, Longest: 56}}}
 	return p
 }

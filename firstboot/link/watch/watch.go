@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -27,6 +28,8 @@ type View struct {
 	Links map[string]Link // by name
 	// Out are the names of the links with carrier by which an IPv6 default route of any table leads.
 	Out map[string]bool
+	// Delegated are the prefixes that links inside have their addresses of: see package link.
+	Delegated []netip.Prefix
 }
 
 // Link is an interface.
@@ -108,7 +111,8 @@ const slack = 3 * time.Second
 
 // same tells whether a view is the one told some time before, with that time gone by.
 func same(told, now View, passed time.Duration) bool {
-	if len(told.Links) != len(now.Links) || !reflect.DeepEqual(told.Out, now.Out) {
+	if len(told.Links) != len(now.Links) || !reflect.DeepEqual(told.Out, now.Out) ||
+		!slices.Equal(told.Delegated, now.Delegated) {
 		return false
 	}
 	for name, a := range told.Links {
@@ -215,12 +219,9 @@ func Look() (View, error) {
 		}
 		view.Links[names[a.LinkIndex]] = l
 	}
-	routes, err := dump(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Type: unix.RTN_UNICAST,
-			Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
-	})
+	routes, err := routes6(&netlink.Route{Type: unix.RTN_UNICAST, Table: unix.RT_TABLE_UNSPEC})
 	if err != nil {
-		return view, fmt.Errorf("listing routes: %w", err)
+		return view, err
 	}
 	for _, r := range routes {
 		if ones := 0; r.Dst != nil {
@@ -235,7 +236,34 @@ func Look() (View, error) {
 			}
 		}
 	}
-	return view, nil
+	view.Delegated, err = delegated()
+	return view, err
+}
+
+func routes6(like *netlink.Route) ([]netlink.Route, error) {
+	list, err := dump(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V6, like, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing routes: %w", err)
+	}
+	return list, nil
+}
+
+// delegated are the prefixes that package link has a route to nowhere for because they were delegated.
+func delegated() (out []netip.Prefix, err error) {
+	list, err := routes6(&netlink.Route{Type: unix.RTN_UNREACHABLE, Table: unix.RT_TABLE_MAIN})
+	for _, r := range list {
+		if r.Protocol != unix.RTPROT_DHCP || r.Dst == nil {
+			continue
+		}
+		a, ok := netip.AddrFromSlice(r.Dst.IP)
+		if ones, _ := r.Dst.Mask.Size(); ok && ones > 0 {
+			out = append(out, netip.PrefixFrom(a, ones))
+		}
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return out, err
 }
 
 // lifetime reads seconds as the kernel tells them, of which the greatest number is for ever (INFINITY_LIFE_TIME).

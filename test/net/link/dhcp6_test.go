@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"testing"
 
-	"rempart/firstboot/contract"
 	"rempart/profiles"
 )
 
@@ -30,9 +29,10 @@ func serving6() *profiles.Profile {
 		Zones: []profiles.Zone{{Name: "inside"}},
 		RA: []profiles.Advert{{Link: "lan", Lifetime: 1800, Always: true, Interval: 600, Valid: 5400, Preferred: 2700,
 			NoAuto: true}},
-		DHCP6: []profiles.DHCP6{{Link: "lan", Lease: 3600, DNSSelf: true, Search: []string{"home.arpa"}, Rapid: true,
-			Pools: []profiles.SuffixRange{{First: end("::1000"), Last: end("::1fff")}},
-			Hosts: []profiles.DHCP6Host{{Name: "nas", MAC: nasMAC, Host: end("::10")}}}},
+		DHCP6: []profiles.DHCP6{{Link: "lan", Rapid: true, DHCP6Scope: profiles.DHCP6Scope{Lease: 3600, DNSSelf: true,
+			Search: []string{"home.arpa"},
+			Pools:  []profiles.SuffixRange{{First: end("::1000"), Last: end("::1fff")}},
+			Hosts:  []profiles.DHCP6Host{{Name: "nas", MAC: nasMAC, Host: end("::10")}}}}},
 	}
 }
 
@@ -51,15 +51,7 @@ func serve6(t *testing.T) (*lab, *guest) {
 	}
 	l.in("wire", "ip", "link", "set", "w0", "master", "br0")
 	l.in("wire", "ip", "link", "set", "br0", "up")
-	for _, dir := range []string{contract.DHCPDir, contract.DHCPRunDir} {
-		dir = filepath.Join(l.root, dir)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chown(dir, contract.UIDDHCP, contract.UIDDHCP); err != nil {
-			t.Fatal(err)
-		}
-	}
+	l.dirsOfDHCP()
 	p := serving6()
 	l.start(p).waitReady()
 	l.startChild("ra", p, raUser, raGrant)
@@ -133,19 +125,22 @@ func TestDHCP6(t *testing.T) {
 	}
 }
 
-// dhcpcd6 has dhcpcd configure a host by IPv6, with folders of its own: it remembers leases by the interface's name,
-// and all hosts here, of all tests, call theirs the same.
+// dhcpcd6 has dhcpcd configure a host by IPv6.
 func (l *lab) dhcpcd6(host string) *process {
 	l.t.Helper()
-	conf := filepath.Join(l.root, "dhcpcd.conf")
-	text := "duid\nipv6only\nipv6rs\nnohook resolv.conf, hostname, timesyncd\n"
+	return l.dhcpcd(host, "duid\nipv6only\nipv6rs\nnohook resolv.conf, hostname, timesyncd\n", "h0")
+}
+
+// dhcpcd runs dhcpcd with folders of its own: it remembers leases by the interface's name, and all hosts here, of all
+// tests, call theirs the same.
+func (l *lab) dhcpcd(host, text string, args ...string) *process {
+	l.t.Helper()
+	conf := filepath.Join(l.root, "dhcpcd-"+host+".conf")
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 		l.t.Fatal(err)
 	}
-	p := l.background(host, "unshare", "-m", "sh", "-c", `for d in /var/lib/dhcpcd /run/dhcpcd; do
-mkdir -p $d && mount -t tmpfs tmpfs $d || exit 1
-done
-exec "$@"`, "sh", need(l.t, "dhcpcd", "dhcpcd-base"), "-B", "-d", "-f", conf, "h0")
+	p := l.private(host, "/var/lib/dhcpcd /run/dhcpcd", append([]string{need(l.t, "dhcpcd", "dhcpcd-base"), "-B", "-d",
+		"-f", conf}, args...)...)
 	l.t.Cleanup(func() { // it ends its helpers when asked to
 		_ = p.cmd.Process.Signal(syscall.SIGTERM)
 		p.once.Do(func() { _ = p.cmd.Wait() })
