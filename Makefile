@@ -13,13 +13,14 @@ MIRROR   ?=
 export REMPART_MIRROR := $(MIRROR)
 
 .DEFAULT_GOAL := build
-.PHONY: help build setup run test test-xen bench lint fuzz clean guest
+.PHONY: help build setup run test test-xen test-lvm bench lint fuzz clean guest
 
 help:
 	@echo 'make        build bin/rempart with the guest programs inside'
 	@echo 'make run    build the firewall of profiles/home-firewall.yaml, boot it, show packets passing and blocked'
 	@echo 'make test   run every test'
 	@echo 'make test-xen  the tests on a real Xen, in software; with ALL=1 those that take long too'
+	@echo 'make test-lvm  the tests on real volumes of LVM, in software, with a power cut after every step'
 	@echo 'make setup  install what run and test need (the two call it themselves)'
 	@echo 'make bench  measure: build seconds, image sizes, boot seconds, smallest RAM'
 	@echo 'make lint   gofmt, vet, staticcheck, govulncheck where its database can be reached'
@@ -48,6 +49,10 @@ run: build
 test: build
 	@test/setup run test
 	@test/all
+
+test-lvm: build
+	@test/setup run test
+	@LVM=all GOFLAGS=-buildvcs=false go test -count=1 -v -timeout 2h ./test/lvm
 
 test-xen: build
 	@test/setup run test

@@ -104,6 +104,9 @@ func (m *Master) InsideInitrd(tb testing.TB, pkg string, files *tree.Tree) strin
 // Initrd is the file of the master's initramfs.
 func (m *Master) Initrd() string { return filepath.Join(m.Dir, master.InitrdFile) }
 
+// Kernel is the file of the master's kernel.
+func (m *Master) Kernel() string { return filepath.Join(m.Dir, master.KernelFile) }
+
 // InsideSed is for Options.Sed: it gives the guest another initramfs than its master's.
 func (m *Master) InsideSed(initrd string) string {
 	return fmt.Sprintf("s,^%s$,%s,", m.Initrd(), initrd)

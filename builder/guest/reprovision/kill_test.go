@@ -52,6 +52,7 @@ func grownWorld(dir, name string) (*world, error) {
 // What tells a test binary to be the process that is killed: the world, the transaction, and the point.
 const (
 	worldVariable = "REMPART_TEST_WORLD"
+	everyVariable = "REMPART_TEST_EVERY" // takes only every so many points, where each takes long
 	planVariable  = "REMPART_TEST_PLAN"
 	pointVariable = "REMPART_TEST_POINT"
 )
@@ -64,19 +65,36 @@ func TestKilled(t *testing.T) {
 		die(t, dir)
 		return
 	}
+	if cut, ok := os.LookupEnv(cutVariable); ok {
+		cutPower(t, cut)
+		return
+	}
+	every := 1
+	if text, ok := os.LookupEnv(everyVariable); ok {
+		var err error
+		if every, err = strconv.Atoi(text); err != nil || every < 1 {
+			t.Fatalf("%s is %q; want a number", everyVariable, text)
+		}
+	}
 	for name := range killed {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+			if os.Getenv(volumesVariable) == "" { // else all have the same ones
+				t.Parallel()
+			}
 			points := enumerate(t, name)
 			if least := 3 * len(forward()) / 2; len(points) < least {
 				t.Fatalf("only %d points: %q; want %d and more", len(points), points, least)
 			}
+			n := 0
 			for i, point := range points {
-				for _, back := range []bool{false, true} {
-					killAt(t, name, i, point, back)
+				for b, back := range []bool{false, true} {
+					if (2*i+b+len(name))%every == 0 { // not the same of each
+						killAt(t, name, i, point, back)
+						n++
+					}
 				}
 			}
-			t.Logf("%d points, each finished and taken back", len(points))
+			t.Logf("%d points, %d times finished or taken back", len(points), n)
 		})
 	}
 }
@@ -110,6 +128,13 @@ func killAt(t *testing.T, name string, i int, point string, back bool) {
 	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Fatalf("the process at %q ended by %v; want it killed\n%s", point, err, out)
 	}
+	w.judge(t, name, point, back, false)
+}
+
+// judge finishes what a process was killed at, or takes it back, and looks at what becomes of the guest. Where all of
+// the machine went down, one that does not run then is started, as at the start of a machine.
+func (w *world) judge(t *testing.T, name, point string, back, down bool) {
+	t.Helper()
 	where := fmt.Sprintf("killed at %q, back %v", point, back)
 	g, err := w.home.Open("fw")
 	if err != nil {
@@ -125,6 +150,15 @@ func killAt(t *testing.T, name string, i int, point string, back bool) {
 	decided := last == committed || last == returned
 	if err := w.finish(back); err != nil && !errors.Is(err, ErrReturned) {
 		t.Fatalf("%s: going on: %v", where, err)
+	}
+	if down {
+		runs, err := w.runner().Runs()
+		if err == nil && !runs {
+			err = w.runner().Start(t.Context())
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", where, err)
+		}
 	}
 	want := killed[name].finished
 	if back && !decided {

@@ -1,6 +1,7 @@
 package reprovision
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -37,6 +38,13 @@ type world struct {
 
 const oldState = "old state"
 
+// volumesVariable has the guest of the world in LVM, as GROUP or GROUP/POOL: that is where there is device-mapper, in
+// the machine of test/lvm.
+const volumesVariable = "REMPART_TEST_VOLUMES"
+
+// stateSize is that of the state disks in bytes: an extent of the volume group in test/lvm.
+const stateSize = 1 << 20
+
 func newWorld(dir string) (*world, error) {
 	w, err := openWorld(dir)
 	if err != nil {
@@ -49,9 +57,15 @@ func newWorld(dir string) (*world, error) {
 		}
 		w.masters[name] = m.Digest
 	}
-	g, err := w.home.Create(context.Background(), home.Description{Name: "fw", Store: w.store.Dir(),
-		Master: w.masters["well"], State: 1 << 20,
-		Firmware: hypervisor.BIOS, Accel: hypervisor.TCG}, false)
+	d := home.Description{Name: "fw", Store: w.store.Dir(), Master: w.masters["well"], State: stateSize,
+		Firmware: hypervisor.BIOS, Accel: hypervisor.TCG, Volumes: os.Getenv(volumesVariable)}
+	ctx := context.Background()
+	if d.Volumes != "" { // of the world before
+		if err := (&home.Guest{Description: d}).Disks().RemoveAll(ctx); err != nil {
+			return nil, err
+		}
+	}
+	g, err := w.home.Create(ctx, d, false)
 	if err != nil {
 		return nil, err
 	}
@@ -59,8 +73,9 @@ func newWorld(dir string) (*world, error) {
 	id := &identity.Identity{Hostname: "fw"}
 	id.SetSecret(identity.ConsumerSSH, identity.SSHHostKey, []byte("the host key"))
 	id.SetSecret(identity.ConsumerSSH, identity.SSHAuthorizedKeys, []byte("given"))
-	err = errors.Join(os.WriteFile(g.StateDisk(), []byte(oldState), 0o600), guest.WriteIdentity(g.Identity(), id),
-		g.Save(), w.runner().Start(context.Background()))
+	err = errors.Join(g.Disks().Make(ctx, storage.Disk{Kind: storage.State}, stateSize, func(path string) error {
+		return os.WriteFile(path, []byte(oldState), 0o600)
+	}), guest.WriteIdentity(g.Identity(), id), g.Save(), w.runner().Start(ctx))
 	return w, err
 }
 
@@ -173,7 +188,8 @@ func (w *world) options() Options {
 		Fill: func(_ context.Context, old, path string, size int64) ([]string, error) {
 			b, err := os.ReadFile(old)
 			if err == nil {
-				err = os.WriteFile(path, append([]byte("kept of "), b...), 0o600)
+				text, _, _ := bytes.Cut(b, []byte{0}) // the rest of a device is zeros
+				err = os.WriteFile(path, append([]byte("kept of "), text...), 0o600)
 			}
 			return []string{"cron"}, err
 		},
@@ -188,7 +204,7 @@ func (w *world) options() Options {
 
 // plan is one for the guest.
 func (w *world) plan(kind, to string, mode Mode) Plan {
-	return Plan{Kind: kind, To: w.masters[to], State: mode, Size: 1 << 20, Start: true, Patience: time.Minute,
+	return Plan{Kind: kind, To: w.masters[to], State: mode, Size: stateSize, Start: true, Patience: time.Minute,
 		At: time.Unix(1e9, 0).UTC()}
 }
 
@@ -234,7 +250,7 @@ func (w *world) finish(back bool) error {
 }
 
 // fate is how the guest is, for a test to compare: on which master, with which state, and whether it runs.
-func (w *world) fate(t *testing.T) string {
+func (w *world) fate(t testing.TB) string {
 	t.Helper()
 	g, err := w.home.Open("fw")
 	if err != nil {
@@ -263,21 +279,34 @@ func (w *world) fate(t *testing.T) string {
 	if left, err := os.ReadDir(filepath.Join(g.Dir, storage.Work)); err == nil {
 		how += fmt.Sprintf(", with %d new disks left", len(left))
 	}
+	all, err := g.Disks().Left(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range all {
+		if strings.HasSuffix(path, ".new") || strings.HasSuffix(path, ".part") {
+			how += ", with " + path + " left"
+		}
+	}
 	return fmt.Sprintf("%s with %q, %s", name(g.Master), state, how)
 }
 
 // kept tells what is in quarantine: outcomes and states.
-func (w *world) kept(t *testing.T) string {
+func (w *world) kept(t testing.TB) string {
 	t.Helper()
-	all, err := quarantine.List(filepath.Join(w.home.Dir, "fw"))
+	g, err := w.home.Open("fw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := quarantine.List(g.Dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var lines []string
 	for _, e := range all {
 		line := e.ID + " " + e.Outcome
-		for _, name := range []string{quarantine.State, quarantine.FailedState} {
-			if b, err := os.ReadFile(filepath.Join(e.Dir, name)); err == nil {
+		for i, name := range []string{quarantine.State, quarantine.FailedState} {
+			if b, err := os.ReadFile(g.Disks().Path(e.Disk(i > 0))); err == nil {
 				text, _, _ := strings.Cut(string(b), "\x00")
 				line += fmt.Sprintf(", %s %q", name, text)
 			}

@@ -204,26 +204,32 @@ func (v Volumes) Remove(ctx context.Context, d Disk) error {
 	return v.remove(ctx, v.name(d))
 }
 
-// remove removes a volume if it is there, and nobody else's with it.
-func (v Volumes) remove(ctx context.Context, name string) error {
+// remove removes those volumes that are there, and nobody else's with them.
+func (v Volumes) remove(ctx context.Context, names ...string) error {
 	all, err := v.Tools.Volumes(ctx, v.Group)
 	if err != nil {
 		return err
 	}
-	one, have := all[name]
-	if !have {
-		return nil
-	}
-	for _, other := range all {
-		if other.Origin == name && one.Pool == "" {
-			return fmt.Errorf("volume %s/%s has the snapshot %s, which would go with it; remove that first: lvremove "+
-				"%[1]s/%[3]s", v.Group, name, other.Name)
+	for _, name := range names {
+		one, have := all[name]
+		if !have {
+			continue
 		}
+		for _, other := range all {
+			if other.Origin == name && one.Pool == "" {
+				return fmt.Errorf("volume %s/%s has the snapshot %s, which would go with it; remove that first: lvremove "+
+					"%[1]s/%[3]s", v.Group, name, other.Name)
+			}
+		}
+		if one.Open {
+			return v.open(name)
+		}
+		if err := v.Tools.Remove(ctx, v.Group, name); err != nil {
+			return err
+		}
+		delete(all, name)
 	}
-	if one.Open {
-		return v.open(name)
-	}
-	return v.Tools.Remove(ctx, v.Group, name)
+	return nil
 }
 
 // open says that a volume is in use.
@@ -234,10 +240,8 @@ func (v Volumes) open(name string) error {
 
 // Clear is Disks.Clear.
 func (v Volumes) Clear(ctx context.Context) error {
-	for _, name := range []string{v.base() + partEnd, v.name(Disk{Place: Next})} {
-		if err := v.remove(ctx, name); err != nil {
-			return err
-		}
+	if err := v.remove(ctx, v.base()+partEnd, v.name(Disk{Place: Next})); err != nil {
+		return err
 	}
 	return v.Files.Clear(ctx)
 }
@@ -401,10 +405,8 @@ func rank(name string) string {
 // RemoveAll is Disks.RemoveAll.
 func (v Volumes) RemoveAll(ctx context.Context) error {
 	names, err := v.own(ctx)
-	for _, name := range names {
-		if err == nil {
-			err = v.remove(ctx, name)
-		}
+	if err == nil && len(names) > 0 {
+		err = v.remove(ctx, names...)
 	}
 	return errors.Join(err, v.Files.RemoveAll(ctx))
 }

@@ -69,7 +69,7 @@ type image struct{ xen, kernel, initrd, root string }
 func build(ctx context.Context, dir string) (image, error) {
 	made := image{filepath.Join(dir, "xen"), filepath.Join(dir, "vmlinux"), filepath.Join(dir, "initrd"),
 		filepath.Join(dir, "root.erofs")}
-	packages, err := fetch(ctx)
+	packages, err := rig.Packages(ctx, lockFile(), Roots())
 	if err != nil {
 		return made, fmt.Errorf("packages of dom0: %w", err)
 	}
@@ -110,27 +110,6 @@ func build(ctx context.Context, dir string) (image, error) {
 		return made, fmt.Errorf("kernel of dom0: %w", err)
 	}
 	return made, makeInitrd(ctx, made.initrd, program, k)
-}
-
-// fetch brings the packages of the lock, or of a new one where a mirror has forgotten some of them.
-func fetch(ctx context.Context) ([]*debian.Package, error) {
-	store, err := debian.OpenStore(debian.Options{Mirror: os.Getenv("REMPART_MIRROR")})
-	if err != nil {
-		return nil, err
-	}
-	lock, err := debian.ReadLock(lockFile())
-	if err != nil {
-		return nil, err
-	}
-	packages, err := store.Fetch(ctx, lock)
-	if !errors.Is(err, debian.ErrGone) {
-		return packages, err
-	}
-	fmt.Fprintf(os.Stderr, "NOTE: dom0 is made of newer packages than its lock names: %v\n", err)
-	if lock, err = store.RenewOf(ctx, debian.DefaultSuite, "amd64", Roots(), lock); err != nil {
-		return nil, err
-	}
-	return store.Fetch(ctx, lock)
 }
 
 func filter(entries []tree.Entry, keep func(path string) bool) []tree.Entry {
