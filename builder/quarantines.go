@@ -93,6 +93,9 @@ func showQuarantine(ctx context.Context, c *console, g *home.Guest, e *quarantin
 	if e.Proven != "" {
 		fmt.Fprintf(c.out, "policy: %s\n", oneLine(e.Proven))
 	}
+	if e.Signed != "" {
+		fmt.Fprintf(c.out, "evidence: %s, %s\n", filepath.Join(e.Dir, quarantine.Evidence), oneLine(e.Signed))
+	}
 	for _, f := range e.Found {
 		fmt.Fprintf(c.out, "found: %s\n", oneLine(f))
 	}

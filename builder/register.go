@@ -48,7 +48,7 @@ func announce(g *running.Guest, s *guest.Settings, m *guest.Master, p *profiles.
 			return err
 		}
 	}
-	s.Commands = g.Commands()
+	s.Commands, s.Held = g.Commands(), g.Machine()
 	s.Console = io.MultiWriter(s.Console, &keptLog{path: g.Console()})
 	return g.Announce(info)
 }

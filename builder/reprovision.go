@@ -26,6 +26,7 @@ func changeCommands() []*command {
 // changeOptions are those of the commands that put a guest on a master.
 type changeOptions struct {
 	to, prove                        *string
+	signing                          *signingKey
 	stop, timeout                    *time.Duration
 	dry, noStart, reset, keys, force *bool
 }
@@ -36,7 +37,10 @@ func changeFlags(flags *pflag.FlagSet, what string) changeOptions {
 		timeout: flags.Duration("timeout", 5*time.Minute, "how long it may take to be healthy"),
 		dry:     flags.BoolP("dry-run", "n", false, "say what would be kept and lost, and change nothing"),
 		noStart: flags.Bool("no-start", false, "do not start it afterwards, and so do not wait until it is healthy"),
+		signing: &signingKey{},
 	}
+	flags.StringVar(&o.signing.file, "key", "", "sign the evidence, which is kept in quarantine, with this minisign key")
+	flags.StringVar(&o.signing.password, "password-file", "", "file with the password of the key")
 	if what != reprovision.Rollback {
 		o.to = flags.String("to", "", "the new master, a tag or digest; default: the one it has")
 		o.prove = flags.String("prove", proveNew, "have real packets prove the master's policy before the switch: "+
@@ -235,7 +239,10 @@ func finish(ctx context.Context, c *console, t *reprovision.Transaction) error {
 // begin makes the plan of a change and writes it down; nil: only what it would be was asked for.
 func begin(ctx context.Context, c *console, g *home.Guest, kind string, o changeOptions) (*reprovision.Transaction,
 	error) {
-	options, err := transactionOptions(c, g, *o.stop)
+	if err := o.signing.absolute(); err != nil {
+		return nil, err
+	}
+	options, err := transactionOptions(c, g, *o.stop, *o.signing)
 	if err != nil {
 		return nil, err
 	}
@@ -248,7 +255,8 @@ func begin(ctx context.Context, c *console, g *home.Guest, kind string, o change
 		return nil, err
 	}
 	p := reprovision.Plan{Kind: kind, At: time.Now().UTC(), To: m.Digest, State: reprovision.Empty,
-		Size: max(g.State, m.Manifest.State), Start: !*o.noStart, Patience: *o.timeout}
+		Size: max(g.State, m.Manifest.State), Start: !*o.noStart, Patience: *o.timeout,
+		Key: o.signing.file, Password: o.signing.password}
 	switch {
 	case m.Manifest.State == 0 && g.State == 0:
 		p.State = reprovision.None
@@ -328,14 +336,18 @@ func goOn(ctx context.Context, c *console, name string, stop time.Duration, back
 		return err
 	}
 	defer g.Unlock()
-	options, err := transactionOptions(c, g, stop)
+	p, _, err := reprovision.Pending(g)
+	if errors.Is(err, reprovision.ErrNone) {
+		return fmt.Errorf("guest %s: %w", name, err)
+	}
+	if err != nil {
+		return err
+	}
+	options, err := transactionOptions(c, g, stop, signingKey{p.Key, p.Password})
 	if err != nil {
 		return err
 	}
 	t, err := reprovision.Load(g, options)
-	if errors.Is(err, reprovision.ErrNone) {
-		return fmt.Errorf("guest %s: %w", name, err)
-	}
 	if err != nil {
 		return err
 	}
@@ -370,7 +382,10 @@ func rollback(ctx context.Context, c *console, name string, o changeOptions) err
 	if err != nil {
 		return err
 	}
-	options, err := transactionOptions(c, g, *o.stop)
+	if err := o.signing.absolute(); err != nil {
+		return err
+	}
+	options, err := transactionOptions(c, g, *o.stop, *o.signing)
 	if err != nil {
 		return err
 	}
@@ -379,7 +394,8 @@ func rollback(ctx context.Context, c *console, name string, o changeOptions) err
 		return err
 	}
 	p := reprovision.Plan{Kind: reprovision.Rollback, At: time.Now().UTC(), To: last.From, State: reprovision.Restore,
-		Source: last.ID, Size: max(g.State, m.Manifest.State), Start: !*o.noStart, Patience: *o.timeout}
+		Source: last.ID, Size: max(g.State, m.Manifest.State), Start: !*o.noStart, Patience: *o.timeout,
+		Key: o.signing.file, Password: o.signing.password}
 	have, err := last.HasState(ctx, g.Disks())
 	if err != nil {
 		return err

@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"rempart/builder/guest/carry"
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/reprovision"
 	"rempart/builder/guest/running"
-	"rempart/builder/guest/verify"
 	"rempart/builder/master/store"
 )
 
@@ -56,15 +54,25 @@ func (r runner) Healthy(ctx context.Context) error {
 	return awaitReady(ctx, g)
 }
 
-// transactionOptions are what a transaction for a guest works with.
-func transactionOptions(c *console, g *home.Guest, patience time.Duration) (reprovision.Options, error) {
+// transactionOptions are what a transaction for a guest works with. The evidence is signed with a key, unless that
+// names no file; it is read, and its password asked for, before anything is done.
+func transactionOptions(c *console, g *home.Guest, patience time.Duration, key signingKey) (reprovision.Options,
+	error) {
 	s, err := store.Open(g.Store)
 	if err != nil {
 		return reprovision.Options{}, err
 	}
+	x := examination{g: g}
+	if key.file != "" {
+		private, err := key.read(c)
+		if err != nil {
+			return reprovision.Options{}, fmt.Errorf("key %s: %w", key.file, err)
+		}
+		x.key = &private
+	}
 	return reprovision.Options{Runner: runner{g, patience}, Store: s,
 		Examine: func(ctx context.Context, path string) (reprovision.Finding, error) {
-			return examine(ctx, g, path)
+			return x.look(ctx, path)
 		},
 		Fill: func(ctx context.Context, old, path string, size int64) ([]string, error) {
 			f, err := os.Open(old)
@@ -84,32 +92,6 @@ func transactionOptions(c *console, g *home.Guest, patience time.Duration) (repr
 		Say: func(format string, args ...any) {
 			fmt.Fprintf(c.err, "rempart: %s\n", oneLine(fmt.Sprintf(format, args...)))
 		}}, nil
-}
-
-// examine looks at a guest's state disk as `rempart verify` does.
-func examine(ctx context.Context, g *home.Guest, path string) (found reprovision.Finding, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return found, err
-	}
-	defer f.Close()
-	size, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return found, err
-	}
-	m, _, err := masterOf(g)
-	if err != nil {
-		return found, err
-	}
-	report := verify.Report{Guest: g.Name, Master: m.Manifest.Disk.SHA256, Taken: time.Now().UTC().Truncate(time.Second)}
-	if report.State, err = verify.InspectState(ctx, f, size, verify.DefaultRules(), nil); err != nil {
-		return found, err
-	}
-	for _, s := range report.State.Suspects {
-		found.Suspects = append(found.Suspects, fmt.Sprintf("/var/%s: %s", s.Path, strings.Join(s.Why, ", ")))
-	}
-	found.Report, err = report.Encode()
-	return found, err
 }
 
 // notPending tells that a guest waits for a transaction to be finished, which nothing else may come between.

@@ -17,6 +17,20 @@ import (
 // signingKey names a minisign key to sign with.
 type signingKey struct{ file, password string }
 
+// absolute names the files wherever the process is.
+func (k *signingKey) absolute() error {
+	for _, file := range []*string{&k.file, &k.password} {
+		if *file == "" {
+			continue
+		}
+		var err error
+		if *file, err = filepath.Abs(*file); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // read reads the key. Its password is never an argument: those are for everybody to read.
 func (k signingKey) read(c *console) (key minisign.PrivateKey, err error) {
 	text, err := os.ReadFile(k.file)
@@ -53,6 +67,11 @@ func (k signingKey) sign(c *console, file string) error {
 	if err != nil {
 		return fmt.Errorf("key %s: %w", k.file, err)
 	}
+	return signWith(key, file)
+}
+
+// signWith writes FILE.minisig beside a file.
+func signWith(key minisign.PrivateKey, file string) error {
 	f, err := os.Open(file)
 	if err != nil {
 		return err

@@ -269,17 +269,8 @@ func (v *verification) disks(ctx context.Context, c *console, dir string, m *mas
 		}
 		defer image.Close()
 		system = &verify.Disk{ReaderAt: image, Size: image.Size()}
-		own, err := ownDisk(ctx, dir, v.image)
-		if err != nil {
+		if v.report.System, err = compareSystem(ctx, dir, v.image, m, system); err != nil {
 			return err
-		}
-		var reader io.ReaderAt
-		if own != nil {
-			defer own.Close()
-			reader = own
-		}
-		if v.report.System, err = verify.CompareSystem(ctx, system, system.Size, m, reader); err != nil {
-			return fmt.Errorf("%s: %w", v.image, err)
 		}
 	}
 	if v.state != "" {
@@ -309,6 +300,26 @@ func (v *verification) disks(ctx context.Context, c *console, dir string, m *mas
 		return errDifferent
 	}
 	return nil
+}
+
+// compareSystem compares a system disk, which is in a file, with a manifest, and with what else the folder of its
+// master has of it.
+func compareSystem(ctx context.Context, dir, file string, m *master.Manifest, disk *verify.Disk) (*verify.System,
+	error) {
+	own, err := ownDisk(ctx, dir, file)
+	if err != nil {
+		return nil, err
+	}
+	var reader io.ReaderAt
+	if own != nil {
+		defer own.Close()
+		reader = own
+	}
+	s, err := verify.CompareSystem(ctx, disk, disk.Size, m, reader)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return s, nil
 }
 
 // ownDisk is the master's own system disk, or nil where the master has none besides the one that is verified.

@@ -32,6 +32,8 @@ type Settings struct {
 	Backends map[string]hypervisor.Backend // by link; missing: Unplugged
 	Console  io.Writer                     // gets everything the guest says on its serial port
 	Log      *slog.Logger
+	// Held is a lock that the hypervisor has until it ends; nil: none.
+	Held *os.File
 	// RebootEnds ends the guest when it resets itself.
 	RebootEnds bool
 	// Append is added to the kernel command line; only where the host supplies the kernel.
@@ -112,7 +114,8 @@ func Start(ctx context.Context, m *Master, s Settings) (g *Guest, err error) {
 	if short := qemu.ShortOfMemory(machine); short != "" && s.Log != nil {
 		s.Log.Warn(short)
 	}
-	g.Guest, err = qemu.Start(ctx, qemu.Steady(machine), qemu.Options{Binary: in.Binary, Log: s.Log, Reports: g.note})
+	g.Guest, err = qemu.Start(ctx, qemu.Steady(machine), qemu.Options{Binary: in.Binary, Log: s.Log, Reports: g.note,
+		Held: s.Held})
 	if err != nil {
 		return nil, err
 	}

@@ -142,6 +142,7 @@ func TestGuests(t *testing.T) {
 	f.comesClean(t)
 	f.do(t, 0, "runs what its master", "diff", "fw")
 	now = f.status(t, "fw")
+	f.isHeld(t, now.PID)
 	if err := unix.Kill(now.PID, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -253,12 +254,61 @@ func (f *family) isDescribed(t *testing.T) {
 		t.Errorf("virt-xml-validate: %v (apt package libvirt-clients)\n%s", err, out)
 	}
 	line := f.do(t, 0, "qemu-system-x86_64", "export", "fw", "--to", "qemu")
-	// Nothing of the guest runs (-S): the machine is built, and its monitor, behind Ctrl-A c, ends it.
+	// Nothing of the guest runs (-S): the machine is built, and its monitor, behind Ctrl-A c, ends it. Until then the
+	// guest's disks are another program's, and nobody looks at them or replaces them.
 	cmd := exec.Command("/bin/sh", "-c", strings.TrimSpace(line)+" -S")
-	cmd.Stdin = strings.NewReader("\x01cquit\n")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("QEMU: %v\n%s\n%s", err, line, out)
+	s := newScreen()
+	cmd.Stdout, cmd.Stderr = s, s
+	keys, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
 	}
+	p := start(t, cmd)
+	if _, err := keys.Write([]byte("\x01c")); err != nil {
+		t.Fatal(err)
+	}
+	s.await(t, "(qemu)")
+	const elsewhere = "another program runs the guest"
+	f.do(t, 1, elsewhere, "status", "fw")
+	f.do(t, 1, elsewhere, "start", "fw")
+	f.do(t, 1, elsewhere, "reprovision", "fw")
+	f.do(t, 1, elsewhere, "backup", "fw", filepath.Join(f.dir, "another.backup"))
+	f.do(t, 1, elsewhere, "verify", "fw")
+	if _, err := keys.Write([]byte("quit\n")); err != nil {
+		t.Fatal(err)
+	}
+	if code := p.exit(t, s); code != 0 {
+		t.Errorf("QEMU ended with %d\n%s\n%s", code, line, s)
+	}
+	f.do(t, 0, "stopped", "status", "fw")
+}
+
+// isHeld wants the hypervisor of a guest to have the lock that says it runs: it may outlive the process that keeps it.
+func (f *family) isHeld(t *testing.T, keeper int) {
+	t.Helper()
+	children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", keeper))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock := filepath.Join(f.dir, "rempart", "guests", "fw", "machine")
+	for _, file := range children {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue // a thread that has ended
+		}
+		for _, pid := range strings.Fields(string(b)) {
+			open, err := filepath.Glob(filepath.Join("/proc", pid, "fd", "*"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, fd := range open {
+				if to, err := os.Readlink(fd); err == nil && to == lock {
+					return
+				}
+			}
+		}
+	}
+	t.Errorf("no child of process %d has %s open", keeper, lock)
 }
 
 // private looks whether all that is the guest's alone is for its owner only, and whether the secret is where it should

@@ -45,7 +45,9 @@ func TestStory(t *testing.T) {
 		t.Errorf("verify found %q; want %q", got, implants)
 	}
 	f.do(t, 0, "is READY", "start", "fw") // as whoever planted them would have it
-	outage := table.during(t, func() { f.do(t, 0, "READY", "reprovision", "fw") })
+	key := filepath.Join(f.dir, "evidence.key")
+	judge(t, "minisign", "-G", "-W", "-p", key+".pub", "-s", key)
+	outage := table.during(t, func() { f.do(t, 0, "READY", "reprovision", "fw", "--key", "evidence.key") })
 	table.passes(t)
 	f.do(t, 0, "stopped", "stop", "fw")
 	if got := f.suspects(t); len(got) > 0 {
@@ -53,7 +55,14 @@ func TestStory(t *testing.T) {
 	}
 	t.Logf("the reprovision of a guest that ran: %s", outage)
 	const logFile = "/log/rempart/00000000000000000001.log"
-	old := filepath.Join(f.dir, "guests", "fw", "quarantine", "0002", "state.raw")
+	entry := filepath.Join(f.dir, "guests", "fw", "quarantine", "0002")
+	f.do(t, 0, "signed by minisign key", "quarantine", "show", "fw", "0002")
+	judge(t, "minisign", "-V", "-p", key+".pub", "-m", filepath.Join(entry, "evidence.tar.zst"))
+	all := judge(t, "tar", "--zstd", "-tf", filepath.Join(entry, "evidence.tar.zst"))
+	if strings.Count(all, "state/") < 12 {
+		t.Errorf("the evidence has\n%s\nwant the report and the content of the implants", all)
+	}
+	old := filepath.Join(entry, "state.raw")
 	before := f.do(t, 0, "", "disk", "cat", old, logFile)
 	if now := f.do(t, 0, "", "disk", "cat", state, logFile); !strings.HasPrefix(now, before) || before == "" {
 		t.Errorf("the kept log begins with %.60q; want all %d bytes of before, %.60q", now, len(before), before)
@@ -174,6 +183,16 @@ func (f *family) suspects(t *testing.T) (paths []string) {
 	}
 	slices.Sort(paths)
 	return paths
+}
+
+// judge runs a foreign program, which must be content, and returns what it said.
+func judge(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v (is its apt package there? see test/setup)\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
 }
 
 // table is the world around a guest whose links are sockets: one guest after another is plugged into it.

@@ -50,6 +50,8 @@ var (
 	ErrLeft    = errors.New("what a removed guest of that name left is there")
 	ErrLocked  = errors.New("another command is at work on the guest")
 	ErrRuns    = errors.New("the guest runs")
+	// ErrElsewhere: a QEMU that rempart does not keep has its disk.
+	ErrElsewhere = errors.New("another program runs the guest")
 )
 
 // Home is a folder of guests.

@@ -17,6 +17,7 @@ import (
 	"rempart/builder/guest/quarantine"
 	"rempart/builder/guest/running"
 	"rempart/builder/guest/storage"
+	"rempart/builder/hypervisor/qemu"
 )
 
 // Create makes the folder of a guest and locks it. The guest is there for others once Save has been called; until then
@@ -204,11 +205,12 @@ func (g *Guest) Runs(place string) error {
 // maxPlace bounds the file that Runs writes: a path (PATH_MAX of <linux/limits.h>) and its end.
 const maxPlace = 4096
 
-// Running finds the guest where it runs. It returns ErrAbsent of package running when it does not.
+// Running finds the guest where it runs. It returns ErrAbsent of package running when it does not, and ErrElsewhere
+// when another program than rempart runs it.
 func (g *Guest) Running() (*running.Guest, error) {
 	b, err := os.ReadFile(filepath.Join(g.Dir, runningFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %s; start it with `rempart start %[2]s`", running.ErrAbsent, g.Name)
+		return nil, g.absent()
 	}
 	if err != nil {
 		return nil, err
@@ -218,9 +220,25 @@ func (g *Guest) Running() (*running.Guest, error) {
 	}
 	r, err := running.Open(string(b[:len(b)-1]), g.Name)
 	if errors.Is(err, running.ErrAbsent) {
-		return nil, fmt.Errorf("%w: %s; start it with `rempart start %[2]s`", running.ErrAbsent, g.Name)
+		return nil, g.absent()
 	}
 	return r, err
+}
+
+// absent is ErrAbsent of package running, unless a QEMU that rempart does not know writes to the guest's state: then
+// whatever looks at that or replaces it would do so under a machine that runs.
+func (g *Guest) absent() error {
+	if g.State > 0 {
+		writes, err := qemu.Writes(g.StateDisk())
+		if err != nil {
+			return fmt.Errorf("guest %s: %w", g.Name, err)
+		}
+		if writes {
+			return fmt.Errorf("%w: %s: %s is open for writing; stop what has it, such as the domain made of `rempart export` "+
+				"(virsh shutdown)", ErrElsewhere, g.Name, g.StateDisk())
+		}
+	}
+	return fmt.Errorf("%w: %s; start it with `rempart start %[2]s`", running.ErrAbsent, g.Name)
 }
 
 // Ended is how a run of a guest ended.

@@ -6,6 +6,7 @@
 //	quarantine/0001/identity.raw  the identity disk before, where the change made new keys
 //	quarantine/0001/failed-*      disks of a change that was taken back
 //	quarantine/0001/report.json   what the disks looked like
+//	quarantine/0001/evidence.tar.zst  what the report rests on, and evidence.tar.zst.minisig where that is signed
 //	quarantine/0001/packets.json  what became of the packets of the new master, before the switch
 //	quarantine/0001/journal       the steps of the change
 //
@@ -41,6 +42,7 @@ const (
 	FailedState = storage.FailedStateFile
 	Report      = "report.json"
 	Packets     = "packets.json"
+	Evidence    = "evidence.tar.zst"
 	Journal     = "journal"
 	entryFile   = "entry.json"
 )
@@ -66,6 +68,7 @@ type Entry struct {
 	Why     string    `json:"why,omitempty"` // of returned
 	Found   []string  `json:"found,omitempty"`
 	Proven  string    `json:"proven,omitempty"` // the verdict on the packets of To; empty: they were not tried
+	Signed  string    `json:"signed,omitempty"` // how the evidence is signed, or that it is not; empty: there is none
 	Dir     string    `json:"-"`
 }
 

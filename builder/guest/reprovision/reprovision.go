@@ -62,6 +62,9 @@ type Plan struct {
 	Start        bool          `json:"start"`              // start it and wait until it is healthy
 	Patience     time.Duration `json:"patience"`           // how long it may take for that
 	Ran          bool          `json:"ran"`                // it ran before
+	// Key and Password are files: the minisign key that signs the evidence, and its password; empty: none.
+	Key      string `json:"key,omitempty"`
+	Password string `json:"password,omitempty"`
 }
 
 // Steps forward, in order. Each name says what is done when it is recorded.
@@ -128,6 +131,8 @@ type Runner interface {
 type Finding struct {
 	Suspects []string // one line each; none: nothing is there that should not be
 	Report   []byte   // the whole of it, kept in quarantine; empty: none
+	// Evidence writes what the report rests on into a file, and tells how that is signed; nil: there is none.
+	Evidence func(ctx context.Context, file string) (signed string, err error)
 }
 
 // Proof is what the packets of a master say that were tried as the guest's.
@@ -166,6 +171,8 @@ type Transaction struct {
 	why  error // why it is being taken back
 	// found is the beginning of what the examination found; it is the data of that step's record.
 	found []string
+	// signed tells how the evidence is signed.
+	signed string
 	// verdict is that on the packets; it is the data of that step's record.
 	verdict string
 }
@@ -261,6 +268,9 @@ func Load(g *home.Guest, o Options) (*Transaction, error) {
 			t.why = errors.New(why)
 		case examined:
 			_ = json.Unmarshal(r.Data, &t.found)
+			if e, err := quarantine.Open(g.Dir, p.ID); err == nil {
+				t.signed = e.Signed
+			}
 		case proven:
 			_ = json.Unmarshal(r.Data, &t.verdict)
 		}

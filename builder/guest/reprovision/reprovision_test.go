@@ -170,8 +170,9 @@ func TestUpgradeOfWhatIsNotTrusted(t *testing.T) {
 		t.Errorf("upgrade that keeps whatever is found = %v", err)
 	}
 	e, err := quarantine.Open(filepath.Join(w.home.Dir, "fw"), "0002")
-	if err != nil || len(e.Found) != 1 || !e.Has(quarantine.Report) || !e.Has(quarantine.Journal) {
-		t.Errorf("the entry is %+v, %v; want what was found, a report and the journal", e, err)
+	if err != nil || len(e.Found) != 1 || !e.Has(quarantine.Report) || !e.Has(quarantine.Journal) ||
+		!e.Has(quarantine.Evidence) || e.Signed != "signed by nobody" {
+		t.Errorf("the entry is %+v, %v; want what was found, a report, evidence and the journal", e, err)
 	}
 }
 

@@ -127,6 +127,20 @@ func (t *Transaction) examine(ctx context.Context) error {
 			return err
 		}
 	}
+	if found.Evidence != nil {
+		file := filepath.Join(t.g.Dir, quarantine.Folder, t.ID, quarantine.Evidence)
+		var err error
+		if t.signed, err = found.Evidence(ctx, file); err != nil {
+			return err
+		}
+		// At once: nobody shall take it for what it is not, whatever ends this.
+		e := t.entry(quarantine.Pending, "")
+		e.Proven, e.Signed = t.verdict, t.signed
+		if _, err := quarantine.Put(t.g.Dir, e); err != nil {
+			return err
+		}
+		t.say("evidence: %s, %s", file, t.signed)
+	}
 	t.found = bounded(found.Suspects)
 	for _, f := range t.found {
 		t.say("found: %s", f)
@@ -342,7 +356,7 @@ func (t *Transaction) clean(ctx context.Context, outcome, why string) error {
 		return err
 	}
 	e := t.entry(outcome, within(why, mostWhy))
-	e.Found, e.Proven = t.found, t.verdict
+	e.Found, e.Proven, e.Signed = t.found, t.verdict, t.signed
 	_, err := quarantine.Put(t.g.Dir, e)
 	return err
 }

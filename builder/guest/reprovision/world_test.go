@@ -179,7 +179,9 @@ func (w *world) options() Options {
 			defer disk.Close()
 			b := make([]byte, 64)
 			n, _ := disk.Read(b)
-			f := Finding{Report: []byte(`{}`)}
+			f := Finding{Report: []byte(`{}`), Evidence: func(_ context.Context, file string) (string, error) {
+				return "signed by nobody", os.WriteFile(file, []byte("all of it"), 0o600)
+			}}
 			if strings.Contains(string(b[:n]), "implant") {
 				f.Suspects = []string{"an implant"}
 			}

@@ -1,6 +1,7 @@
 // Package running remembers the guests that a user runs, by name: what is needed to speak to one from another
-// terminal, for as long as it runs. A guest is a directory; a lock on a file in it, held by the process that runs the
-// guest, tells a running one from what a killed process left.
+// terminal, for as long as it runs. A guest is a directory; locks on two files in it tell a running one from what a
+// killed process left: one held by the process that runs the guest, one by the hypervisor too, which may take a moment
+// longer to end than what started it, and writes to the guest's disks until then.
 //
 // What it deliberately does not do: start or stop guests, or remember any that does not run.
 package running
@@ -32,6 +33,7 @@ var (
 const (
 	infoFile     = "guest.json"
 	lockFile     = "lock"
+	machineFile  = "machine"  // the hypervisor's lock
 	commandsFile = "commands" // socket
 	consoleFile  = "console.log"
 	keeperFile   = "keeper" // socket
@@ -51,8 +53,8 @@ type Info struct {
 // Guest is a guest that runs.
 type Guest struct {
 	Info
-	Dir  string
-	lock *os.File // held by who runs it; nil in other processes
+	Dir           string
+	lock, machine *os.File // held by who runs it; nil in other processes
 }
 
 // Commands is the socket that takes commands.
@@ -60,6 +62,10 @@ func (g *Guest) Commands() string { return filepath.Join(g.Dir, commandsFile) }
 
 // Keeper is the socket of the process that keeps a guest which runs in the background; see package keeper.
 func (g *Guest) Keeper() string { return filepath.Join(g.Dir, keeperFile) }
+
+// Machine is the lock that the hypervisor is to inherit: while it has the descriptor the guest runs, whatever becomes
+// of this process.
+func (g *Guest) Machine() *os.File { return g.machine }
 
 // Console is the file with the last of what the guest said on its console.
 func (g *Guest) Console() string { return filepath.Join(g.Dir, consoleFile) }
@@ -118,24 +124,35 @@ func Register(place, name string) (*Guest, error) {
 	if err := os.MkdirAll(g.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	lock, err := os.OpenFile(filepath.Join(g.Dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	var err error
+	if g.lock, err = g.take(lockFile); err != nil {
+		return nil, err
+	}
+	if g.machine, err = g.take(machineFile); err != nil {
+		return nil, errors.Join(err, g.lock.Close())
+	}
+	for _, left := range []string{infoFile, commandsFile, consoleFile, keeperFile} {
+		if err := os.Remove(filepath.Join(g.Dir, left)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, errors.Join(err, g.lock.Close(), g.machine.Close())
+		}
+	}
+	return g, nil
+}
+
+// take takes one of a guest's locks.
+func (g *Guest) take(name string) (*os.File, error) {
+	lock, err := os.OpenFile(filepath.Join(g.Dir, name), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	if err := unix.FcntlFlock(lock.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
 		lock.Close()
 		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
-			return nil, fmt.Errorf("%w: %s; give this one another with --name", ErrRuns, name)
+			return nil, fmt.Errorf("%w: %s; give this one another with --name", ErrRuns, g.Name)
 		}
 		return nil, err
 	}
-	g.lock = lock
-	for _, left := range []string{infoFile, commandsFile, consoleFile, keeperFile} {
-		if err := os.Remove(filepath.Join(g.Dir, left)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, errors.Join(err, lock.Close())
-		}
-	}
-	return g, nil
+	return lock, nil
 }
 
 // Announce completes what is written down; from then on others find the guest. Name and place stay as they are.
@@ -159,13 +176,8 @@ const endInterval = 10 * time.Millisecond
 // AwaitEnd waits until a guest that Open found runs no more. It asks again and again: who waits for a lock has it in
 // the end, for a moment, in which a guest that starts would find its name taken.
 func (g *Guest) AwaitEnd(ctx context.Context) error {
-	lock, err := os.Open(filepath.Join(g.Dir, lockFile))
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
 	for {
-		if is, err := held(lock); err != nil || !is {
+		if is, err := runs(g.Dir); err != nil || !is {
 			return err
 		}
 		select {
@@ -186,7 +198,11 @@ func (g *Guest) Kill() error {
 		return fmt.Errorf("guest %s: process %d: %w", g.Name, g.PID, err)
 	}
 	defer unix.Close(process)
-	// While the lock is held the process that wrote down its number is there: the number is not another's.
+	// While its own lock is held the process that wrote down its number is there: the number is not another's. The
+	// hypervisor's tells nothing about that.
+	if is, err := held(g.Dir, lockFile); err != nil || !is {
+		return err
+	}
 	if now, err := Open(filepath.Dir(g.Dir), g.Name); err != nil || now.Info != g.Info {
 		return nil
 	}
@@ -196,9 +212,27 @@ func (g *Guest) Kill() error {
 	return nil
 }
 
-// held asks whether somebody holds the lock of a guest (fcntl(2), open file description locks). Asking takes no lock
+// runs asks whether the process that runs a guest is there, or the hypervisor that it started.
+func runs(dir string) (bool, error) {
+	for _, name := range []string{lockFile, machineFile} {
+		if is, err := held(dir, name); err != nil || is {
+			return is, err
+		}
+	}
+	return false, nil
+}
+
+// held asks whether somebody holds a lock of a guest (fcntl(2), open file description locks). Asking takes no lock
 // itself, not for a moment: a guest that starts just then must not find its own name taken.
-func held(lock *os.File) (bool, error) {
+func held(dir, name string) (bool, error) {
+	lock, err := os.Open(filepath.Join(dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer lock.Close()
 	l := unix.Flock_t{Type: unix.F_WRLCK}
 	if err := unix.FcntlFlock(lock.Fd(), unix.F_OFD_GETLK, &l); err != nil {
 		return false, fmt.Errorf("asking who holds %s: %w", lock.Name(), err)
@@ -214,7 +248,7 @@ func (g *Guest) Forget() error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(append(errs, g.lock.Close())...)
+	return errors.Join(append(errs, g.machine.Close(), g.lock.Close())...)
 }
 
 // maxInfo bounds the file about a guest.
@@ -226,15 +260,7 @@ func Open(place, name string) (*Guest, error) {
 		return nil, fmt.Errorf("%.80q is no name of a guest", name)
 	}
 	g := &Guest{Dir: filepath.Join(place, name)}
-	lock, err := os.Open(filepath.Join(g.Dir, lockFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, absent(place, name)
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer lock.Close()
-	switch is, err := held(lock); {
+	switch is, err := runs(g.Dir); {
 	case err != nil:
 		return nil, err
 	case !is:
@@ -268,14 +294,9 @@ func List(place string) []string {
 	entries, _ := os.ReadDir(place)
 	var names []string
 	for _, e := range entries {
-		lock, err := os.Open(filepath.Join(place, e.Name(), lockFile))
-		if err != nil {
-			continue
-		}
-		if is, err := held(lock); is && err == nil {
+		if is, err := runs(filepath.Join(place, e.Name())); is && err == nil {
 			names = append(names, e.Name())
 		}
-		lock.Close()
 	}
 	slices.Sort(names)
 	return names

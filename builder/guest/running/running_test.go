@@ -3,7 +3,9 @@ package running
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -57,6 +59,7 @@ func TestStale(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.lock.Close() // as the kernel does when the process ends
+	g.machine.Close()
 	for _, name := range []string{g.Commands(), g.Console()} {
 		if err := os.WriteFile(name, nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -71,6 +74,64 @@ func TestStale(t *testing.T) {
 	}
 	if _, err := os.Stat(again.Commands()); err == nil {
 		t.Error("the socket of the one that was killed is still there: QEMU could not listen")
+	}
+	if err := again.Forget(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestHypervisorOutlives: a guest whose keeper was killed runs until its hypervisor has gone, and nobody is ended for
+// having the number that the keeper had.
+func TestHypervisorOutlives(t *testing.T) {
+	place := t.TempDir()
+	g, err := Register(place, "fw-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hypervisor := exec.Command("cat") // which has the lock, and ends when its input does
+	hypervisor.ExtraFiles = []*os.File{g.Machine()}
+	in, err := hypervisor.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := hypervisor.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := hypervisor.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Announce(Info{PID: hypervisor.Process.Pid}); err != nil { // by now another's number
+		t.Fatal(err)
+	}
+	g.lock.Close() // as the kernel does when the process ends
+	g.machine.Close()
+	left, err := Open(place, "fw-1")
+	if err != nil || !slices.Equal(List(place), []string{"fw-1"}) {
+		t.Fatalf("Open while the hypervisor runs = %v, List %q; want the guest", err, List(place))
+	}
+	if _, err := Register(place, "fw-1"); !errors.Is(err, ErrRuns) {
+		t.Errorf("Register while the hypervisor runs = %v; want %v", err, ErrRuns)
+	}
+	if err := left.Kill(); err != nil {
+		t.Error(err)
+	}
+	line := make([]byte, 6)
+	if _, err := io.WriteString(in, "alive\n"); err != nil {
+		t.Errorf("after Kill the process that has the keeper's number is gone: %v", err)
+	} else if _, err := io.ReadFull(out, line); err != nil || string(line) != "alive\n" {
+		t.Errorf("after Kill the process that has the keeper's number said %q, %v", line, err)
+	}
+	in.Close()
+	if err := left.AwaitEnd(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := hypervisor.Wait(); err != nil {
+		t.Error(err)
+	}
+	again, err := Register(place, "fw-1")
+	if err != nil {
+		t.Fatal(err)
 	}
 	if err := again.Forget(); err != nil {
 		t.Error(err)

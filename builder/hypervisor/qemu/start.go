@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -52,6 +53,7 @@ type Options struct {
 	Binary  string // path of QEMU
 	Log     *slog.Logger
 	Reports func(contract.Report) // called for each report, from one goroutine; may be nil
+	Held    *os.File              // QEMU has it open until it ends, and does nothing with it: a lock; nil: none
 }
 
 // Start runs m. Channels that are zero and links of kind Wire are connected by descriptors QEMU inherits. QEMU is
@@ -113,6 +115,9 @@ func Start(ctx context.Context, m hypervisor.Machine, o Options) (*Guest, error)
 	}
 	g.cmd = exec.CommandContext(ctx, o.Binary, args...)
 	g.cmd.ExtraFiles = theirs
+	if o.Held != nil {
+		g.cmd.ExtraFiles = append(slices.Clip(theirs), o.Held)
+	}
 	g.cmd.Stderr = g.stderr
 	// Its own process group: a Ctrl-C at the terminal is ours to handle, in order.
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
