@@ -143,9 +143,6 @@ func create(ctx context.Context, c *console, masters *store.Store, ref string, d
 	if m.Manifest.State == 0 && d.State > 0 {
 		return usageError{"--state-size: the profile has no state disk"}
 	}
-	if len(d.Data) > 0 && !d.Firmware.TakesIdentity() {
-		return usageError{fmt.Sprintf("--data: firmware %s has no place for data disks", d.Firmware)}
-	}
 	if _, err := plug(m.Profile, nets); err != nil {
 		return err
 	}

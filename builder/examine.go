@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -15,6 +18,7 @@ import (
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/reprovision"
 	"rempart/builder/guest/verify"
+	"rempart/builder/master"
 )
 
 // examination looks at the disks of a guest that is being put on a master, as `rempart verify` does.
@@ -109,4 +113,44 @@ func (x examination) evidence(ctx context.Context, file string, r *verify.Report
 		return "", fmt.Errorf("the key has a public half of type %T", x.key.Public())
 	}
 	return fmt.Sprintf("signed by minisign key %016X", public.ID()), signWith(*x.key, file)
+}
+
+// compareSystem compares a system disk, which is in a file, with a manifest, and with what else the folder of its
+// master has of it.
+func compareSystem(ctx context.Context, dir, file string, m *master.Manifest, disk *verify.Disk) (*verify.System,
+	error) {
+	own, err := ownDisk(ctx, dir, file)
+	if err != nil {
+		return nil, err
+	}
+	var reader io.ReaderAt
+	if own != nil {
+		defer own.Close()
+		reader = own
+	}
+	s, err := verify.CompareSystem(ctx, disk, disk.Size, m, reader)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return s, nil
+}
+
+// ownDisk is the master's own system disk, or nil where the master has none besides the one that is verified.
+func ownDisk(ctx context.Context, dir, verified string) (*imagefile.Image, error) {
+	checked, err := os.Stat(verified)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{master.RawFile, master.Qcow2File} {
+		file := filepath.Join(dir, name)
+		info, err := os.Stat(file)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && os.SameFile(info, checked) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return imagefile.Open(ctx, file, imagefile.Options{})
+	}
+	return nil, nil
 }

@@ -20,7 +20,7 @@ import (
 // changeCommands put guests on masters, and keep what they had.
 func changeCommands() []*command {
 	return []*command{reprovisionCommand(), upgradeCommand(), rollbackCommand(), resumeCommand(), prepareCommand(),
-		quarantineCommand(), outdatedCommand(), backupCommand(), restoreCommand(), resizeCommand()}
+		quarantineCommand(), outdatedCommand(), backupCommand(), restoreCommand(), resizeCommand(), setCommand()}
 }
 
 // changeOptions are those of the commands that put a guest on a master.

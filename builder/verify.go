@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"aead.dev/minisign"
 	"github.com/spf13/pflag"
 
 	"rempart/builder/disk/imagefile"
@@ -22,6 +22,7 @@ import (
 	"rempart/builder/guest/verify"
 	"rempart/builder/hypervisor"
 	"rempart/builder/master"
+	"rempart/builder/master/store"
 	"rempart/firstboot/contract/identity"
 )
 
@@ -40,6 +41,7 @@ runs only the system disk is read. Other disks are named by --master and the fil
 in .qcow2, .vmdk or .ova, or, of the system disk, --format says.
 
   --record keeps what lies on the state disk; --since, in a later look, tells what has changed since.
+  --trust names the key that must have signed the master's manifest.
   --evidence writes the report, the changed bytes and the suspect files into one file; --key signs it.
 
 Exit status: 0 all as it should be, 1 failed, 2 wrong usage, 3 something is not as it should be.`,
@@ -56,6 +58,8 @@ Exit status: 0 all as it should be, 1 failed, 2 wrong usage, 3 something is not 
 			flags.StringVar(&v.since, "since", "", "file that --record wrote")
 			flags.StringVar(&v.record, "record", "", "write what lies on the state disk to this file")
 			flags.StringVar(&v.evidence, "evidence", "", "write the evidence to this file")
+			flags.StringVar(&v.trust, "trust", "", "the manifest must be signed by this minisign public key;"+
+				" default: it is told whether one that the store trusts signed it")
 			flags.StringVar(&v.signing.file, "key", "", "sign the evidence with this minisign key, as FILE.minisig")
 			flags.StringVar(&v.signing.password, "password-file", "", "file with the password of the key")
 			flags.BoolVar(&v.json, "json", false, "print the report as JSON")
@@ -67,12 +71,15 @@ Exit status: 0 all as it should be, 1 failed, 2 wrong usage, 3 something is not 
 // verification is one call of `rempart verify`.
 type verification struct {
 	masterRef, store, state, format, since, record, evidence string
+	trust                                                    string
 	backing, json                                            bool
 	signing                                                  signingKey
 
 	image   string // system disk; empty: not looked at
 	report  verify.Report
 	release func() error // of a snapshot that is looked at; nil: there is none
+	masters *store.Store
+	kept    *store.Master // of masters; nil: the master is a folder that is in no store
 }
 
 func (v *verification) run(ctx context.Context, c *console, args []string) (err error) {
@@ -110,6 +117,9 @@ func (v *verification) run(ctx context.Context, c *console, args []string) (err 
 		return err
 	}
 	v.report.Master, v.report.Taken = m.Disk.SHA256, time.Now().UTC().Truncate(time.Second)
+	if v.report.Signer, err = v.signer(dir); err != nil {
+		return err
+	}
 	return v.disks(ctx, c, dir, m)
 }
 
@@ -129,6 +139,10 @@ func (v *verification) ofGuest(ctx context.Context, c *console, name string) (di
 			return "", done, err
 		}
 		_, kept, err := masterOf(g)
+		if err == nil {
+			v.kept = kept
+			v.masters, err = store.Open(g.Store)
+		}
 		if err != nil {
 			g.Unlock()
 			return "", done, err
@@ -244,7 +258,29 @@ func (v *verification) masterDir() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("--master %s is no folder of a master, and: %w", v.masterRef, err)
 	}
+	v.masters, v.kept = s, one
 	return one.Dir, nil
+}
+
+// signer tells who signed the manifest in a folder, which all is compared with; empty: nobody who is trusted. Where a
+// person names the key to trust, another's or none is an error.
+func (v *verification) signer(dir string) (string, error) {
+	if v.trust != "" {
+		key, err := minisign.PublicKeyFromFile(v.trust)
+		if err != nil {
+			return "", fmt.Errorf("--trust %s: %w", v.trust, err)
+		}
+		name := fmt.Sprintf("%016X", key.ID())
+		return name, store.SignedBy(dir, key)
+	}
+	if v.kept == nil {
+		return "", nil // the folder of a master that is in no store
+	}
+	name, err := v.masters.Signer(v.kept)
+	if errors.Is(err, store.ErrUnsigned) || errors.Is(err, store.ErrUntrusted) {
+		return "", nil
+	}
+	return name, err
 }
 
 func readManifest(dir string) (*master.Manifest, error) {
@@ -302,46 +338,6 @@ func (v *verification) disks(ctx context.Context, c *console, dir string, m *mas
 	return nil
 }
 
-// compareSystem compares a system disk, which is in a file, with a manifest, and with what else the folder of its
-// master has of it.
-func compareSystem(ctx context.Context, dir, file string, m *master.Manifest, disk *verify.Disk) (*verify.System,
-	error) {
-	own, err := ownDisk(ctx, dir, file)
-	if err != nil {
-		return nil, err
-	}
-	var reader io.ReaderAt
-	if own != nil {
-		defer own.Close()
-		reader = own
-	}
-	s, err := verify.CompareSystem(ctx, disk, disk.Size, m, reader)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return s, nil
-}
-
-// ownDisk is the master's own system disk, or nil where the master has none besides the one that is verified.
-func ownDisk(ctx context.Context, dir, verified string) (*imagefile.Image, error) {
-	checked, err := os.Stat(verified)
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range []string{master.RawFile, master.Qcow2File} {
-		file := filepath.Join(dir, name)
-		info, err := os.Stat(file)
-		if errors.Is(err, fs.ErrNotExist) || err == nil && os.SameFile(info, checked) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		return imagefile.Open(ctx, file, imagefile.Options{})
-	}
-	return nil, nil
-}
-
 // last reads the listing to compare with; nil: none.
 func (v *verification) last() (*verify.Listing, error) {
 	if v.since == "" {
@@ -396,6 +392,11 @@ func (v *verification) tell(c *console, m *master.Manifest) error {
 			_, err = fmt.Fprintf(c.out, "%s\n", b)
 		}
 		return err
+	}
+	if v.report.Signer != "" {
+		fmt.Fprintf(c.out, "manifest: signed by %s\n", printable(v.report.Signer))
+	} else {
+		fmt.Fprintln(c.out, "manifest: NOT signed by anybody trusted: it is believed because it lies on this machine")
 	}
 	if s := v.report.System; s != nil {
 		name := fmt.Sprintf("master %s, %.12s", printable(m.Master.Name), m.Disk.SHA256)

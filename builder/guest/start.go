@@ -24,6 +24,7 @@ type Settings struct {
 	Firmware hypervisor.Firmware
 	Format   hypervisor.Format // empty: what is there
 	Memory   int64             // bytes; 0: the profile's
+	VCPUs    int               // 0: 1
 	Accel    hypervisor.Accel
 	Commands string // path of the socket that takes commands for it; empty: none
 	Identity string // path of the identity disk; empty: none
@@ -132,7 +133,7 @@ func Describe(m *Master, s Settings, dir string) (hypervisor.Machine, error) {
 
 // describe is the machine for a master and settings.
 func (g *Guest) describe(m *Master, s Settings, in qemu.Installation, arch string) (hypervisor.Machine, error) {
-	machine := hypervisor.Machine{Name: s.Name, Arch: arch, Memory: s.Memory, VCPUs: 1, Firmware: s.Firmware,
+	machine := hypervisor.Machine{Name: s.Name, Arch: arch, Memory: s.Memory, VCPUs: max(s.VCPUs, 1), Firmware: s.Firmware,
 		Accel: g.Accel, Sandbox: in.Sandbox, RebootEnds: s.RebootEnds}
 	if s.Commands != "" {
 		machine.Commands.Path = s.Commands

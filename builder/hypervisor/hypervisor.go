@@ -30,6 +30,10 @@ const (
 // Firmwares are all ways to boot, so that a test meets a new one without anyone remembering.
 func Firmwares() []Firmware { return []Firmware{BIOS, UEFI, Direct, MicroVM} }
 
+// MaxVCPUs is how many processors a machine may have, on any hypervisor: as many as package xen gives a guest, and
+// fewer than QEMU takes (288 of pc-q35-6.2, hw/i386/pc_q35.c).
+const MaxVCPUs = 64
+
 // ReadsKernelFromHost tells whether Machine.Kernel is needed.
 func (f Firmware) ReadsKernelFromHost() bool { return f == Direct || f == MicroVM }
 
@@ -221,8 +225,8 @@ func (m Machine) Validate() error {
 	if m.Memory <= 0 {
 		bad("memory is %d bytes; want more than none", m.Memory)
 	}
-	if m.VCPUs < 0 {
-		bad("%d virtual processors; want 1 or more", m.VCPUs)
+	if m.VCPUs < 0 || m.VCPUs > MaxVCPUs {
+		bad("%d virtual processors; want 1 to %d", m.VCPUs, MaxVCPUs)
 	}
 	if m.System.Path == "" {
 		bad("there is no system disk")

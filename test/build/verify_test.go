@@ -113,9 +113,19 @@ func TestVerifySystem(t *testing.T) {
 			t.Errorf("by the manifest alone:\n%s\nwant %q", text, name)
 		}
 	}
-	if n := strings.Count(text, "\n"); n != len(want)+1 {
-		t.Errorf("by the manifest alone %d lines; want %d:\n%s", n, len(want)+1, text)
+	const heads = 2 // who signed the manifest, and the system disk's own
+	if n := strings.Count(text, "\n"); n != len(want)+heads || !strings.Contains(text, "NOT signed") {
+		t.Errorf("by the manifest alone %d lines; want %d, and that nobody signed it:\n%s", n, len(want)+heads, text)
 	}
+	trusted := []string{"--master", bare, raw, "--trust", key + ".pub"}
+	verified(t, 1, trusted...)
+	manifest := filepath.Join(bare, master.ManifestFile)
+	judge(t, "minisign", "-S", "-s", key, "-m", manifest)
+	if text := string(verified(t, 3, trusted...)); !strings.Contains(text, "signed by") {
+		t.Errorf("by a manifest that is signed:\n%s\nwant it said", text)
+	}
+	judge(t, "sed", "-i", "s/fw-1/fw-2/", manifest)
+	verified(t, 1, trusted...)
 }
 
 // TestVerifyFlips flips bytes of a real master's disk, one of each region at a time: every one is found.

@@ -32,6 +32,7 @@ type Description struct {
 	// DiskFormat is which of the master's system disks is attached; empty: what is there.
 	DiskFormat hypervisor.Format `json:"disk_format,omitempty"`
 	Memory     int64             `json:"memory,omitempty"` // bytes; 0: what the profile says
+	VCPUs      int               `json:"vcpus,omitempty"`  // 0: 1
 	Accel      hypervisor.Accel  `json:"accel"`
 	State      int64             `json:"state"` // size of the state disk in bytes; 0: none
 	// Volumes is where in LVM the state disk is: a volume group, or a thin pool as GROUP/POOL; empty: it is a file.
@@ -90,6 +91,15 @@ func (d *Description) Check() error {
 	}
 	if d.Memory < 0 || d.State < 0 || d.Growing < 0 {
 		bad("memory of %d bytes and a state disk of %d: want none, or more", d.Memory, d.State)
+	}
+	if d.VCPUs < 0 || d.VCPUs > hypervisor.MaxVCPUs {
+		bad("%d processors: want 1 to %d", d.VCPUs, hypervisor.MaxVCPUs)
+	}
+	if len(d.Data) > hypervisor.MaxData {
+		bad("%d data disks: at most %d can be attached", len(d.Data), hypervisor.MaxData)
+	}
+	if len(d.Data) > 0 && !d.Firmware.TakesIdentity() {
+		bad("firmware %s has no place for data disks", d.Firmware)
 	}
 	for link, what := range d.Nets {
 		if _, err := hypervisor.ParseBackend(what); err != nil {

@@ -16,8 +16,8 @@ import (
 
 // Settings are how the guest runs, but for its network, its console and its log.
 func (g *Guest) Settings() guest.Settings {
-	s := guest.Settings{Name: g.Name, Firmware: g.Firmware, Format: g.DiskFormat, Memory: g.Memory, Accel: g.Accel,
-		Identity: g.Identity()}
+	s := guest.Settings{Name: g.Name, Firmware: g.Firmware, Format: g.DiskFormat, Memory: g.Memory, VCPUs: g.VCPUs,
+		Accel: g.Accel, Identity: g.Identity()}
 	if g.State > 0 {
 		s.State = g.StateDisk()
 	}

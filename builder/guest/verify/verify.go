@@ -21,6 +21,7 @@ import (
 type Report struct {
 	Guest  string    `json:"guest,omitempty"`
 	Master string    `json:"master"`           // digest of the system disk that the manifest describes
+	Signer string    `json:"signer,omitempty"` // the trusted key that signed the manifest; empty: none
 	Taken  time.Time `json:"taken,omitzero"`   // when
 	System *System   `json:"system,omitempty"` // nil: not looked at
 	State  *State    `json:"state,omitempty"`  // nil: not looked at, or there is none

@@ -82,6 +82,26 @@ func (s *Store) Signer(m *Master) (name string, err error) {
 	return s.signerOf(m, signature)
 }
 
+// SignedBy looks whether the manifest of the master in a folder, which need not be in a store, is signed by a key. The
+// error wraps ErrUnsigned or ErrUntrusted.
+func SignedBy(dir string, key minisign.PublicKey) error {
+	signature, err := os.ReadFile(filepath.Join(dir, SignatureFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("master %s: %w", dir, ErrUnsigned)
+	}
+	if err != nil {
+		return err
+	}
+	manifest, err := os.ReadFile(filepath.Join(dir, master.ManifestFile))
+	if err != nil {
+		return err
+	}
+	if !minisign.Verify(key, manifest, signature) {
+		return fmt.Errorf("master %s: %w", dir, ErrUntrusted)
+	}
+	return nil
+}
+
 // signerOf is Signer of a signature that need not be the one in the store.
 func (s *Store) signerOf(m *Master, signature []byte) (name string, err error) {
 	manifest, err := os.ReadFile(filepath.Join(m.Dir, master.ManifestFile))
