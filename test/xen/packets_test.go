@@ -25,14 +25,7 @@ import (
 func TestPackets(t *testing.T) {
 	demand(t, more)
 	h, _ := theHost(t)
-	m := world.jumbo
-	fw := xen.Guest{Name: "jumbo", Mode: xen.PV, Loader: xen.Direct, Layout: xen.Whole, Memory: m.Profile.Memory,
-		System: jumbos, OnCrash: xen.Destroy, OnReboot: xen.Destroy, Kernel: &hypervisor.Kernel{
-			Image: files + "/" + master.KernelFile, Initrd: files + "/" + master.InitrdFile, Cmdline: m.Manifest.Cmdline}}
-	for i, mac := range hypervisor.MACs(m.Profile.Name, m.Manifest.Links) {
-		fw.VIFs = append(fw.VIFs, xen.VIF{NIC: hypervisor.NIC{Link: m.Manifest.Links[i], MAC: mac},
-			Bridge: strings.Fields(bridges)[i], Name: "jumbo" + strconv.Itoa(i), Script: "vif-rempart"})
-	}
+	fw := newJumbo("jumbo", xen.PV)
 	outside := newProbe("outside", strings.Fields(bridges)[0], 1, "203.0.113.2/24,2001:db8:1::2/64",
 		"203.0.113.1,2001:db8:1::1")
 	inside := newProbe("inside", strings.Fields(bridges)[1], 2, "10.7.0.2/24,fd00:7::2/64", "10.7.0.1,fd00:7::1")
@@ -42,7 +35,7 @@ func TestPackets(t *testing.T) {
 		create(t, g)
 	}
 	judgeScript(t, fw)
-	awaitReady(t, fw.Name)
+	awaitReady(t, fw.Name, patience)
 	for _, g := range []xen.Guest{outside, inside} {
 		if said := order(t, g.Name, "there"); said != "yes" {
 			t.Fatalf("probe %s says %q", g.Name, said)
@@ -92,6 +85,19 @@ func TestPackets(t *testing.T) {
 	if !strings.HasSuffix(said, " changed=false") || strings.Contains(said, "write=done") {
 		t.Errorf("overwriting a disk that is attached read-only: %s; want no write done and nothing changed", said)
 	}
+}
+
+// newJumbo is a guest from the master of jumbo.
+func newJumbo(name string, mode xen.Mode) xen.Guest {
+	m := world.jumbo
+	g := xen.Guest{Name: name, Mode: mode, Loader: xen.Direct, Layout: xen.Whole, Memory: m.Profile.Memory,
+		System: jumbos, OnCrash: xen.Destroy, OnReboot: xen.Destroy, Kernel: &hypervisor.Kernel{
+			Image: files + "/" + master.KernelFile, Initrd: files + "/" + master.InitrdFile, Cmdline: m.Manifest.Cmdline}}
+	for i, mac := range hypervisor.MACs(m.Profile.Name, m.Manifest.Links) {
+		g.VIFs = append(g.VIFs, xen.VIF{NIC: hypervisor.NIC{Link: m.Manifest.Links[i], MAC: mac},
+			Bridge: strings.Fields(bridges)[i], Name: name + strconv.Itoa(i), Script: "vif-rempart"})
+	}
+	return g
 }
 
 // installScript puts the hotplug script that `rempart host` writes where xl looks for it.

@@ -237,7 +237,7 @@ func newGuest(t *testing.T, name string, mode xen.Mode, loader xen.Loader, layou
 	t.Helper()
 	_, m := theHost(t)
 	g := xen.Guest{Name: name, Mode: mode, Loader: loader, Layout: layout, Memory: m.Profile.Memory, System: disk,
-		State: newState(t), OnCrash: xen.Destroy, OnReboot: xen.Destroy, OnWatchdog: xen.Destroy}
+		State: newState(t), OnCrash: xen.Destroy, OnReboot: xen.Destroy, OnWatchdog: xen.Restart}
 	if layout == xen.Partitions {
 		g.System = root
 	}

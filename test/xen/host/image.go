@@ -26,16 +26,28 @@ import (
 func Roots() []debian.Root {
 	return []debian.Root{
 		{Name: "bash", Follow: debian.FollowAll, Why: "Xen's hotplug scripts are written for it"},
+		{Name: "bridge-utils", Follow: debian.FollowAll, Why: "bridges in the words of ifupdown"},
 		{Name: "busybox-static", Follow: debian.FollowAll, Why: "mount, awk and the like, which no package here brings"},
 		{Name: "coreutils", Follow: debian.FollowAll, Why: "the same"},
+		{Name: "dmsetup", Follow: debian.FollowAll, Why: "lvm"},
 		{Name: "ethtool", Follow: debian.FollowAll, Why: "offloads of vifs"},
 		{Name: "grep", Follow: debian.FollowAll, Why: "hotplug scripts"},
 		{Name: grubXen, Follow: debian.FollowNone, Why: "the GRUB of PVH guests"},
+		{Name: "ifenslave", Follow: debian.FollowNone, Why: "bonds in the words of ifupdown"},
+		{Name: "ifupdown", Follow: debian.FollowNone, Why: "the network as rempart host writes it"},
 		{Name: "iproute2", Follow: debian.FollowAll, Why: "bridges"},
 		{Name: kernelMeta, Follow: debian.FollowMeta, Why: "dom0's kernel: that of clouds cannot be dom0"},
+		{Name: "libaio1", Follow: debian.FollowAll, Why: "lvm"},
+		{Name: "libdevmapper-event1.02.1", Follow: debian.FollowAll, Why: "lvm"},
+		{Name: "libedit2", Follow: debian.FollowAll, Why: "lvm"},
+		{Name: "lvm2", Follow: debian.FollowNone, Why: "volumes of guests, without the services of Debian's"},
 		{Name: "ncurses-base", Follow: debian.FollowAll, Why: "pygrub's terminals"},
+		{Name: "nftables", Follow: debian.FollowAll, Why: "the host's own filter"},
+		{Name: "libproc2-0", Follow: debian.FollowAll, Why: "sysctl"},
+		{Name: "procps", Follow: debian.FollowNone, Why: "sysctl"},
 		{Name: "qemu-system-xen", Follow: debian.FollowAll, Why: "the machine of HVM guests"},
 		{Name: "sed", Follow: debian.FollowAll, Why: "hotplug scripts"},
+		{Name: "sysvinit-utils", Follow: debian.FollowNone, Why: "what xendomains is written with"},
 		{Name: "util-linux", Follow: debian.FollowAll, Why: "flock of the hotplug scripts, losetup"},
 		{Name: hypervisorPackage, Follow: debian.FollowNone, Why: "Xen itself"},
 		{Name: "xen-utils-4.17", Follow: debian.FollowAll, Why: "xl and the daemons"},
@@ -55,6 +67,7 @@ func lockFile() string { return filepath.Join(rig.Top(), "test", "xen", "host", 
 // modules are those dom0 loads, in order.
 func modules() []string {
 	return strings.Fields(`virtio_pci virtio_blk virtio_console crc32c_generic erofs overlay loop bridge tun
+		bonding br_netfilter dummy nf_tables nft_ct nft_reject_inet dm-mod dm-snapshot dm-thin-pool
 		xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs xen-netback xen-blkback`)
 }
 
