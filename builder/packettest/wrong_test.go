@@ -60,7 +60,7 @@ func TestMistakesAreFound(t *testing.T) {
 	for _, m := range mistakes {
 		t.Run(m.name, func(t *testing.T) {
 			b, g, p := rig(t, "home-firewall")
-			b.patience = passTime / 10 // no guest that takes its time: what fails here fails for good
+			b.patience = passTime / 3 // no guest that takes its time: what fails here fails for good
 			right, err := filter.Compile(p)
 			if err != nil {
 				t.Fatal(err)
