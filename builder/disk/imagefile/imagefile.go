@@ -62,8 +62,16 @@ type Options struct {
 	Format Format // empty: FormatOf the name
 	// Backing allows the files that an image says it lies on: any file that this process may read.
 	Backing bool
+	// On is the image that a qcow2 image lies on, whatever that says itself; nil: what Backing allows.
+	On *File
 	// Snapshot is the one within a qcow2 image to open, by its ID or name; empty: the disk as it is now.
 	Snapshot string
+}
+
+// File is an image by its name and its format.
+type File struct {
+	Path   string
+	Format Format
 }
 
 // ErrFormat is returned for a file that is another format than it was taken for.
@@ -191,6 +199,17 @@ func (i *Image) file(path string) (*os.File, int64, error) {
 
 // backing opens the files an image lies on: relative names are relative to the image that names them.
 func (i *Image) backing(path string, o Options) func(name, format string) (qcow2.BackingFile, error) {
+	if o.On != nil {
+		next := o.On
+		return func(name, _ string) (b qcow2.BackingFile, err error) {
+			if next == nil {
+				return b, fmt.Errorf("%s lies on %.200q in its turn", o.On.Path, name)
+			}
+			f, size, err := i.file(next.Path)
+			b, next = qcow2.BackingFile{ReaderAt: f, Size: size, Format: string(next.Format)}, nil
+			return b, err
+		}
+	}
 	if !o.Backing {
 		return nil
 	}

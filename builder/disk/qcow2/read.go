@@ -85,6 +85,15 @@ func open(r io.ReaderAt, length int64, o OpenOptions, depth int) (*Image, error)
 	return i, nil
 }
 
+// BackingName is the name of the file that an image of length bytes says it lies on; empty: none. Nothing is opened.
+func BackingName(r io.ReaderAt, length int64) (string, error) {
+	h, err := readHeader(r, length)
+	if err != nil {
+		return "", fmt.Errorf("qcow2: %w", err)
+	}
+	return h.backingName, nil
+}
+
 func newImage(h *header, r io.ReaderAt, length int64) *Image {
 	i := &Image{header: *h, r: r, length: length}
 	i.slices.Limit = maxSlices
