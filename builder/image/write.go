@@ -38,7 +38,7 @@ func (p *Plan) Write(ctx context.Context, output string, formats []string) (err 
 		}
 	}()
 	start := time.Now()
-	if err := p.digest(ctx); err != nil {
+	if err := p.Manifest.Disk.Fill(ctx, p.Disk, master.BlockSize); err != nil {
 		return err
 	}
 	p.Phases = append(p.Phases, Phase{"digest", time.Since(start)})
@@ -80,26 +80,6 @@ func (p *Plan) Write(ctx context.Context, output string, formats []string) (err 
 		return err
 	}
 	return s.publish()
-}
-
-// digest fills in the digests of the disk, of its regions and of its blocks. Reading the disk once for the whole and
-// once by region costs less than half a second for a master, on two cores at once.
-func (p *Plan) digest(ctx context.Context) error {
-	regions := []disk.Region{{Name: "disk", Offset: 0, Length: p.Disk.Size()}}
-	for _, r := range p.Manifest.Disk.Regions {
-		regions = append(regions, disk.Region{Name: r.Name, Offset: r.Offset, Length: r.Length})
-	}
-	sums, err := disk.Digests(ctx, p.Disk, regions)
-	if err != nil {
-		return err
-	}
-	p.Manifest.Disk.SHA256 = hex.EncodeToString(sums[0][:])
-	for i := range p.Manifest.Disk.Regions {
-		p.Manifest.Disk.Regions[i].SHA256 = hex.EncodeToString(sums[i+1][:])
-	}
-	p.Manifest.Disk.Block = master.BlockSize
-	p.Manifest.Disk.Blocks, err = disk.BlockDigests(ctx, p.Disk, p.Disk.Size(), master.BlockSize)
-	return err
 }
 
 func (p *Plan) writeDisk(ctx context.Context, s *staging, format string) error {

@@ -45,6 +45,14 @@ type Manifest struct {
 	Boot     []File          `json:"boot"` // files of the boot partition
 	Root     []File          `json:"root"` // files of the root
 	Packages []Package       `json:"packages"`
+	// Image says that this is the disk of another system, not built here: of it nothing is known but its bytes, and a
+	// guest of it writes to an overlay. nil: a master that was built.
+	Image *Image `json:"image,omitempty"`
+}
+
+// Image is what is known of the disk of another system.
+type Image struct {
+	Firmware []string `json:"firmware"` // ways to boot, the first by default: "bios", "uefi"
 }
 
 // Verity is the root's protection.

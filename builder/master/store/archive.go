@@ -81,12 +81,17 @@ func (s *Store) Import(ctx context.Context, r io.Reader) (*Master, error) {
 		return nil, fmt.Errorf("importing a master: %w", err)
 	}
 	defer packed.Close()
+	return s.Make(ctx, func(folder string) error { return unpack(ctx, tar.NewReader(packed), folder) })
+}
+
+// Make has write fill a folder with a master, and publishes that. The folder goes, whatever becomes of it.
+func (s *Store) Make(ctx context.Context, write func(folder string) error) (*Master, error) {
 	folder, done, err := s.importFolder()
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	if err := unpack(ctx, tar.NewReader(packed), folder); err != nil {
+	if err := write(folder); err != nil {
 		return nil, fmt.Errorf("importing a master: %w", err)
 	}
 	return s.Publish(ctx, folder)
