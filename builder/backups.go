@@ -136,7 +136,8 @@ func restore(ctx context.Context, c *console, file, name, dir, volumes string) e
 	if d.Store, err = filepath.Abs(masters.Dir()); err != nil {
 		return err
 	}
-	if _, err := masters.Find(d.Master); err != nil {
+	kept, err := masters.Find(d.Master)
+	if err != nil {
 		return fmt.Errorf("%w; export it where the guest was (rempart master export %.12s FILE), and import it here", err,
 			d.Master)
 	}
@@ -156,6 +157,9 @@ func restore(ctx context.Context, c *console, file, name, dir, volumes string) e
 	}
 	if err == nil {
 		_, err = guest.ReadIdentity(g.Identity())
+	}
+	if err == nil {
+		err = rebased(ctx, g, kept)
 	}
 	if err == nil {
 		err = settle(masters, h, g)

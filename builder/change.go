@@ -354,6 +354,9 @@ func (o overSSH) Run(ctx context.Context, call ctl.Call, stdin io.Reader, stdout
 
 // withGuest does something with a running guest, by the hypervisor's channel.
 func withGuest(ctx context.Context, name string, do func(admin, *running.Guest) error) error {
+	if err := ownSystem(name, "it takes no commands of rempart"); err != nil {
+		return err
+	}
 	g, err := openGuest(name)
 	if err != nil {
 		return err

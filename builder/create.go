@@ -24,7 +24,7 @@ import (
 func createCommand() *command {
 	return &command{
 		name:     "create",
-		synopsis: "NAME --master REF",
+		synopsis: "NAME --master REF | NAME --image FILE",
 		summary:  "make a guest from a master of the store",
 		help: `
 REF is a tag, or the first digits of a digest; see ` + "`rempart help master`" + `. The guest has a folder of its own in
@@ -38,11 +38,18 @@ which the guest finds by the serial data-NAME; it is never copied, moved or remo
 --volumes GROUP makes the state disk a volume of LVM, GROUP/NAME_var, and GROUP/POOL one of a thin pool, whose copies
 take no time. Its size is rounded up to whole extents.
 
+--image FILE makes it of another system's disk: an image in any format that ` + "`rempart convert`" + ` reads. Its
+bytes are taken into the store as a master, which stays as it is; the guest runs on an overlay of its own, as large as
+--state-size says, and ` + "`rempart reprovision`" + ` gives it a new one. It has NICs and disks of virtio and a serial
+console, and boots by what is found on it, or by --firmware. It says no READY: it is healthy when all holds that the
+--healthy options say, by default once it has run for a minute. --master takes a master that was such an image, too.
+
 --secret CONSUMER/NAME=FILE puts the content of a file onto the identity disk, --secret-from CONSUMER/NAME=COMMAND what
 a command prints (run by /bin/sh). It is in no argument, log or master.`,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			o := machineFlags(flags)
 			own := identityFlags(flags)
+			other := foreignFlags(flags)
 			ref := flags.String("master", "", "the master it is made from: a tag or digest")
 			dir := flags.String("store", "", "folder of the store; default: the user's own, or /var/lib/rempart/masters")
 			size := flags.String("state-size", "", "size of the state disk, such as 4G; default: the profile's")
@@ -53,8 +60,8 @@ a command prints (run by /bin/sh). It is in no argument, log or master.`,
 			volumes := volumesFlag(flags)
 			adopt := flags.Bool("adopt", false, "take over the disks that a removed guest of this name left")
 			return func(ctx context.Context, c *console, args []string) error {
-				if len(args) != 1 || *ref == "" {
-					return usageError{"want a name and --master REF"}
+				if len(args) != 1 || (*ref == "") == (*other.image == "") {
+					return usageError{"want a name and --master REF, or a name and --image FILE"}
 				}
 				if *own.disk != "" {
 					return usageError{"--identity: the guest's folder has its identity disk"}
@@ -82,7 +89,12 @@ a command prints (run by /bin/sh). It is in no argument, log or master.`,
 				if err != nil {
 					return err
 				}
-				return create(ctx, c, masters, *ref, d, s, own, *nets, *adopt)
+				if *other.image != "" {
+					if *ref, err = other.master(ctx, c, masters, s); err != nil {
+						return err
+					}
+				}
+				return create(ctx, c, masters, *ref, d, s, own, other, *nets, *adopt)
 			}
 		},
 	}
@@ -118,7 +130,7 @@ func parseSize(option, text string) (int64, error) {
 
 // create makes a guest: first what it is made of, its description last.
 func create(ctx context.Context, c *console, masters *store.Store, ref string, d home.Description, s guest.Settings,
-	own identityOptions, nets []string, adopt bool) error {
+	own identityOptions, other foreignOptions, nets []string, adopt bool) error {
 	kept, err := masters.Find(ref)
 	if err != nil {
 		return err
@@ -131,17 +143,16 @@ func create(ctx context.Context, c *console, masters *store.Store, ref string, d
 		return err
 	}
 	d.Master = kept.Digest
-	if d.Store, err = filepath.Abs(masters.Dir()); err != nil {
+	if m.Foreign() {
+		err = other.describe(m, &d, nets)
+	} else {
+		err = built(m, &d, other)
+	}
+	if err != nil {
 		return err
 	}
-	if d.State == 0 {
-		d.State = m.Manifest.State
-	}
-	if d.State < m.Manifest.State {
-		return usageError{fmt.Sprintf("--state-size %d: the profile asks for %d bytes at least", d.State, m.Manifest.State)}
-	}
-	if m.Manifest.State == 0 && d.State > 0 {
-		return usageError{"--state-size: the profile has no state disk"}
+	if d.Store, err = filepath.Abs(masters.Dir()); err != nil {
+		return err
 	}
 	if _, err := plug(m.Profile, nets); err != nil {
 		return err
@@ -168,15 +179,35 @@ func create(ctx context.Context, c *console, masters *store.Store, ref string, d
 	return nil
 }
 
+// built completes the description of a guest whose master was built.
+func built(m *guest.Master, d *home.Description, other foreignOptions) error {
+	if other.given() {
+		return usageError{"--nic and --healthy: what this master was built of says what NICs it has and when it is READY"}
+	}
+	if d.State == 0 {
+		d.State = m.Manifest.State
+	}
+	if d.State < m.Manifest.State {
+		return usageError{fmt.Sprintf("--state-size %d: the profile asks for %d bytes at least", d.State, m.Manifest.State)}
+	}
+	if m.Manifest.State == 0 && d.State > 0 {
+		return usageError{"--state-size: the profile has no state disk"}
+	}
+	return nil
+}
+
 // furnish makes the disks of a guest, and then has it be one.
 func furnish(ctx context.Context, c *console, masters *store.Store, h home.Home, g *home.Guest, m *guest.Master,
 	s guest.Settings, own identityOptions) error {
+	s.Name, s.Identity = g.Name, g.Identity()
+	if m.Foreign() {
+		return furnishForeign(ctx, masters, h, g, m)
+	}
 	if g.State > 0 {
 		if err := makeState(ctx, c, g); err != nil {
 			return err
 		}
 	}
-	s.Name, s.Identity = g.Name, g.Identity()
 	if _, err := own.ensure(ctx, c, s, m.Profile); err != nil {
 		return err
 	}

@@ -21,6 +21,15 @@ type fileDiff struct {
 	What      []string `json:"what"` // "added", "removed", or what is another
 }
 
+// String is the difference as a line for people.
+func (f fileDiff) String() string {
+	where := "/" + f.Path
+	if f.Partition != 0 {
+		where = fmt.Sprintf("%d:%s", f.Partition, where)
+	}
+	return fmt.Sprintf("%s: %v", where, f.What)
+}
+
 // diff compares two images by the files in them.
 func (d *disks) diff(ctx context.Context, c *console, args []string) error {
 	var looks [2]*look
@@ -55,11 +64,7 @@ func (d *disks) diff(ctx context.Context, c *console, args []string) error {
 		}
 	} else {
 		for _, f := range all {
-			where := "/" + f.Path
-			if f.Partition != 0 {
-				where = fmt.Sprintf("%d:%s", f.Partition, where)
-			}
-			fmt.Fprintf(c.out, "%s: %s\n", oneLine(where), oneLine(fmt.Sprint(f.What)))
+			fmt.Fprintln(c.out, oneLine(f.String()))
 		}
 	}
 	if len(all) > 0 {

@@ -167,6 +167,10 @@ func (x *xlOptions) guest(m *guest.Master) (xen.Guest, error) {
 	g := xen.Guest{Name: cmp.Or(x.name, m.Profile.Name), Mode: xen.Mode(x.mode), Loader: xen.Loader(x.loader),
 		Layout: xen.Layout(x.layout), Memory: m.Manifest.Memory, VCPUs: x.vcpus, Weight: x.weight,
 		OnReboot: xen.Action(x.onReboot), OnCrash: xen.Action(x.onCrash), OnWatchdog: xen.Action(x.onWatchdog)}
+	if m.Foreign() {
+		return g, fmt.Errorf("master %s is another system's disk: make a guest of it, and export that to libvirt or QEMU; "+
+			"Xen runs it from a raw disk or volume of its own, which `rempart convert` makes", m.Profile.Name)
+	}
 	if x.memory != "" {
 		var err error
 		if g.Memory, err = profiles.ParseSize(x.memory); err != nil {

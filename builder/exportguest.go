@@ -62,14 +62,14 @@ func describeCreated(ctx context.Context, g *home.Guest) (hypervisor.Machine, er
 	if err != nil {
 		return hypervisor.Machine{}, err
 	}
-	p, err := ownProfile(s, id, master.Profile)
+	p, err := profileOfGuest(s, id, master)
 	if err != nil {
 		return hypervisor.Machine{}, err
 	}
 	if s.Backends, err = plug(p, g.NetOptions()); err != nil {
 		return hypervisor.Machine{}, err
 	}
-	return guest.Describe(master, s, g.Dir)
+	return guest.Describe(ctx, master, s, g.Dir)
 }
 
 // qemuLine is QEMU's command line as a shell takes it: the console on the terminal, the channels as sockets in the

@@ -95,6 +95,13 @@ func masterOf(g *home.Guest) (*guest.Master, *store.Master, error) {
 		return nil, nil, fmt.Errorf("guest %s: %w", g.Name, err)
 	}
 	m, err := guest.OpenMaster(kept.Dir)
+	if err == nil && m.Foreign() != (g.Image != nil) {
+		err = fmt.Errorf("guest %s: its master %.12s is not of its kind: one of the two is another system's", g.Name,
+			g.Master)
+	}
+	if err == nil && g.Image != nil {
+		m.Plugged(g.Image.Links)
+	}
 	return m, kept, err
 }
 

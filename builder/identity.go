@@ -84,6 +84,14 @@ func (o identityOptions) ensure(ctx context.Context, c *console, s guest.Setting
 	return ownProfile(s, id, p)
 }
 
+// profileOfGuest is the profile that a guest of a master runs by; of another system's it says no more than its NICs.
+func profileOfGuest(s guest.Settings, id *identity.Identity, m *guest.Master) (*profiles.Profile, error) {
+	if m.Foreign() {
+		return m.Profile, nil
+	}
+	return ownProfile(s, id, m.Profile)
+}
+
 // ownProfile is a profile with what a guest's identity disk has, as far as it gets there.
 func ownProfile(s guest.Settings, id *identity.Identity, p *profiles.Profile) (*profiles.Profile, error) {
 	if !s.Firmware.TakesIdentity() {

@@ -164,12 +164,17 @@ func keepIt(ctx context.Context, c *console, name string, lock int, verbose bool
 	if err != nil {
 		return err
 	}
-	p, err := ownProfile(s, id, m.Profile)
+	p, err := profileOfGuest(s, id, m)
 	if err != nil {
 		return err
 	}
 	if s.Backends, err = plug(p, g.NetOptions()); err != nil {
 		return err
+	}
+	if m.Foreign() {
+		if err := leadToHealth(&s, g.Image.Links); err != nil {
+			return err
+		}
 	}
 	listener, err := net.Listen("unix", r.Keeper())
 	if err != nil {

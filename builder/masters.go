@@ -35,6 +35,7 @@ store, where it never changes, and tags it with its name.
   trust NAME --key F   believe signatures of a minisign public key from now on; without words: the keys trusted
   export REF FILE      write one as a single file (tar, zstd); - is standard output
   import FILE          read what export wrote; - is standard input
+  image FILE           take in the disk of another system, as "rempart create --image" does, tagged with the file's name
 
 Exit status: 0 done, or no difference, 1 failed, 2 wrong usage, 3 diff or verify found a difference.`,
 		words: func() []string { return masterVerbs },
@@ -47,6 +48,7 @@ Exit status: 0 done, or no difference, 1 failed, 2 wrong usage, 3 diff or verify
 			flags.StringVar(&m.key, "key", "", "sign, trust: file with the key")
 			flags.StringVar(&m.password, "password-file", "", "sign: file with the password of the key")
 			flags.BoolVar(&m.unsigned, "allow-unsigned", false, "verify, import: take one that no trusted key signed")
+			m.image = imageFlags(flags)
 			return m.run
 		},
 	}
@@ -56,11 +58,12 @@ Exit status: 0 done, or no difference, 1 failed, 2 wrong usage, 3 diff or verify
 type masters struct {
 	dir, key, password      string
 	json, pretend, unsigned bool
+	image                   imageOptions
 	store                   *store.Store
 }
 
 var masterVerbs = []string{"list", "show", "diff", "verify", "tag", "untag", "rm", "prune", "sign", "trust", "export",
-	"import"}
+	"import", "image"}
 
 func (m *masters) run(ctx context.Context, c *console, args []string) error {
 	if len(args) == 0 {
@@ -72,7 +75,7 @@ func (m *masters) run(ctx context.Context, c *console, args []string) error {
 		run   func(context.Context, *console, []string) error
 	}{"list": {0, m.list}, "show": {1, m.show}, "diff": {2, m.diff}, "verify": {1, m.verify}, "tag": {2, m.tag},
 		"untag": {1, m.untag}, "rm": {1, m.remove}, "prune": {0, m.prune}, "sign": {1, m.sign}, "trust": {-1, m.trust},
-		"export": {2, m.export}, "import": {1, m.importOne}}[verb]
+		"export": {2, m.export}, "import": {1, m.importOne}, "image": {1, m.takeImage}}[verb]
 	if todo.run == nil {
 		return usageError{fmt.Sprintf("unknown %q: want one of %s", verb, strings.Join(masterVerbs, ", "))}
 	}
@@ -296,4 +299,9 @@ func (m *masters) importOne(ctx context.Context, c *console, args []string) erro
 	}
 	fmt.Fprintf(c.out, "%s %s, %s\n", one.Digest, one.Manifest.Master.Name, by)
 	return nil
+}
+
+func (m *masters) takeImage(ctx context.Context, c *console, args []string) error {
+	_, err := m.image.take(ctx, c, m.store, args[0], nil)
+	return err
 }

@@ -59,6 +59,10 @@ func outdated(c *console, names []string, path string, asJSON bool) error {
 			failed = append(failed, err)
 			continue
 		}
+		if g.Image != nil {
+			fmt.Fprintf(c.err, "rempart: %s is another system's: what packages it has only it knows itself\n", name)
+			continue
+		}
 		found, err := outdatedIn(g, path)
 		if err != nil {
 			failed = append(failed, fmt.Errorf("guest %s: %w", name, err))

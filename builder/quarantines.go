@@ -109,7 +109,12 @@ func showQuarantine(ctx context.Context, c *console, g *home.Guest, e *quarantin
 		}
 		path := g.Disks().Path(e.Disk(failed))
 		fmt.Fprintf(c.out, "%s:\n", path)
-		if err := listState(c, path); err != nil {
+		list := listState
+		if g.Image != nil {
+			on := map[bool]string{false: e.From, true: e.To}[failed]
+			list = func(c *console, path string) error { return listOverlay(ctx, c, g, on, path) }
+		}
+		if err := list(c, path); err != nil {
 			fmt.Fprintf(c.out, "  it cannot be read: %s\n", oneLine(err.Error()))
 		}
 	}

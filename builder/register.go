@@ -33,7 +33,7 @@ func announce(g *running.Guest, s *guest.Settings, m *guest.Master, p *profiles.
 		return err
 	}
 	info := running.Info{PID: os.Getpid(), Master: master}
-	if s.Firmware.TakesIdentity() {
+	if s.Firmware.TakesIdentity() && !m.Foreign() {
 		id, err := guest.ReadIdentity(s.Identity)
 		if err != nil {
 			return err
@@ -48,7 +48,10 @@ func announce(g *running.Guest, s *guest.Settings, m *guest.Master, p *profiles.
 			return err
 		}
 	}
-	s.Commands, s.Held = g.Commands(), g.Machine()
+	s.Held = g.Machine()
+	if !m.Foreign() { // nobody in another system takes our commands
+		s.Commands = g.Commands()
+	}
 	s.Console = io.MultiWriter(s.Console, &keptLog{path: g.Console()})
 	return g.Announce(info)
 }
@@ -72,19 +75,27 @@ func leadToSSH(backends map[string]hypervisor.Backend, p *profiles.Profile) (str
 			if !a.Addr().Is4() || !b.Subnet.Contains(a.Addr()) || !adminsReach(p, l.Name, from) {
 				continue
 			}
-			// A port that is free now may be taken before QEMU takes it: then QEMU says so, and ends.
-			free, err := net.Listen("tcp4", "127.0.0.1:0")
+			local, err := freePort()
 			if err != nil {
 				return "", fmt.Errorf("a port for SSH: %w", err)
 			}
-			local := netip.MustParseAddrPort(free.Addr().String())
-			free.Close()
 			b.Forward = hypervisor.Forward{From: local, To: netip.AddrPortFrom(a.Addr(), sshPort)}
 			backends[l.Name] = b
 			return local.String(), nil
 		}
 	}
 	return "", nil
+}
+
+// freePort is a port of this machine's own loopback. One that is free now may be taken before QEMU takes it: then QEMU
+// says so, and ends.
+func freePort() (netip.AddrPort, error) {
+	free, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	defer free.Close()
+	return netip.ParseAddrPort(free.Addr().String())
 }
 
 // maxConsole bounds the copy of a guest's console, in bytes: a guest may write without end.

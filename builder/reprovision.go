@@ -255,10 +255,13 @@ func begin(ctx context.Context, c *console, g *home.Guest, kind string, o change
 		return nil, err
 	}
 	p := reprovision.Plan{Kind: kind, At: time.Now().UTC(), To: m.Digest, State: reprovision.Empty,
-		Size: max(g.State, m.Manifest.State), Start: !*o.noStart, Patience: *o.timeout,
+		Size: max(g.State, leastSize(g, m)), Start: !*o.noStart, Patience: *o.timeout,
 		Key: o.signing.file, Password: o.signing.password}
+	if err := fits(g, m, kind, o); err != nil {
+		return nil, err
+	}
 	switch {
-	case m.Manifest.State == 0 && g.State == 0:
+	case leastSize(g, m) == 0 && g.State == 0:
 		p.State = reprovision.None
 	case kind == reprovision.Upgrade && g.State > 0:
 		p.State = reprovision.Keep
@@ -270,16 +273,47 @@ func begin(ctx context.Context, c *console, g *home.Guest, kind string, o change
 	switch *o.prove {
 	case proveAlways:
 		p.Prove = true
+		err = foreignOnly(g, "--prove always", "it has no policy of rempart's to prove")
 	case proveNew:
-		p.Prove = p.To != g.Master
+		p.Prove = p.To != g.Master && g.Image == nil
 	case proveNever:
 	default:
 		return nil, usageError{fmt.Sprintf("--prove %s: want %s", *o.prove, strings.Join(proveWhen, ", "))}
+	}
+	if err != nil {
+		return nil, err
 	}
 	if *o.dry {
 		return nil, sayPlan(c, g, p, m)
 	}
 	return reprovision.Begin(ctx, g, p, options)
+}
+
+// leastSize is how large the state disk must be that a master wants, or the overlay on it, in bytes.
+func leastSize(g *home.Guest, m *store.Master) int64 {
+	if g.Image != nil {
+		return m.Manifest.Disk.Size
+	}
+	return m.Manifest.State
+}
+
+// fits tells why a guest cannot be put on a master in the way that was asked for.
+func fits(g *home.Guest, m *store.Master, kind string, o changeOptions) error {
+	if (m.Manifest.Image != nil) != (g.Image != nil) {
+		return fmt.Errorf("guest %s cannot be put on master %.12s %s: one of the two is another system's, made of an image, "+
+			"and one was built; make another guest of it", g.Name, m.Digest, printable(m.Manifest.Master.Name))
+	}
+	if kind == reprovision.Upgrade {
+		if err := foreignOnly(g, "upgrade", "what it has written belongs to the very image it was written on, and would be "+
+			"rubbish on another; `rempart reprovision --to REF` gives it the other image, with nothing written"); err != nil {
+			return err
+		}
+	}
+	if o.keys != nil && *o.keys {
+		return foreignOnly(g, "--new-keys", "it makes its keys itself, anew after every reprovision unless the image has "+
+			"some")
+	}
+	return nil
 }
 
 // sayPlan says what a change would do.
@@ -305,10 +339,14 @@ func sayPlan(c *console, g *home.Guest, p reprovision.Plan, m *store.Master) err
 		reprovision.Keep:    "stays, %d MiB; a copy of it goes to quarantine as %s",
 		reprovision.Restore: "the one set aside before, %d MiB; the one of now goes to quarantine as %s",
 	}[p.State]
+	what := "state"
+	if g.Image != nil {
+		what = "overlay"
+	}
 	if p.State != reprovision.None {
 		state = fmt.Sprintf(state, p.Size>>20, next)
 	}
-	fmt.Fprintf(c.out, "  state: %s\n", state)
+	fmt.Fprintf(c.out, "  %s: %s\n", what, state)
 	if p.State == reprovision.Carry {
 		fmt.Fprintf(c.out, "  kept: %s\n", strings.Join(kept(g.Keep), ", "))
 	}
@@ -394,7 +432,7 @@ func rollback(ctx context.Context, c *console, name string, o changeOptions) err
 		return err
 	}
 	p := reprovision.Plan{Kind: reprovision.Rollback, At: time.Now().UTC(), To: last.From, State: reprovision.Restore,
-		Source: last.ID, Size: max(g.State, m.Manifest.State), Start: !*o.noStart, Patience: *o.timeout,
+		Source: last.ID, Size: max(g.State, leastSize(g, m)), Start: !*o.noStart, Patience: *o.timeout,
 		Key: o.signing.file, Password: o.signing.password}
 	have, err := last.HasState(ctx, g.Disks())
 	if err != nil {

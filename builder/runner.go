@@ -64,6 +64,9 @@ func transactionOptions(c *console, g *home.Guest, patience time.Duration, key s
 	}
 	x := examination{g: g}
 	if key.file != "" {
+		if err := foreignOnly(g, "--key", "the evidence is the overlay itself, which quarantine keeps whole"); err != nil {
+			return reprovision.Options{}, err
+		}
 		private, err := key.read(c)
 		if err != nil {
 			return reprovision.Options{}, fmt.Errorf("key %s: %w", key.file, err)
@@ -72,6 +75,9 @@ func transactionOptions(c *console, g *home.Guest, patience time.Duration, key s
 	}
 	return reprovision.Options{Runner: runner{g, patience}, Store: s,
 		Examine: func(ctx context.Context, path string) (reprovision.Finding, error) {
+			if g.Image != nil {
+				return examineOverlay(ctx, g, path)
+			}
 			return x.look(ctx, path)
 		},
 		Fill: func(ctx context.Context, old, path string, size int64) ([]string, error) {

@@ -71,6 +71,9 @@ Exit status: that of the command; 1 when the guest could not be reached.`,
 // findGuest finds out where a guest is and which host key it has.
 func findGuest(arg, name, disk, address string) (ssh.Target, error) {
 	t := ssh.Target{Name: arg}
+	if err := ownSystem(arg, "its SSH, where it has one, is its own: any client of SSH will do"); err != nil {
+		return t, err
+	}
 	if g := runningGuest(arg); g != nil && disk == "" && g.HostKey != "" {
 		if address == "" {
 			address = g.SSH

@@ -29,8 +29,9 @@ type guestStatus struct {
 	Previous string     `json:"previous,omitempty"`
 	Title    string     `json:"title,omitempty"` // the master's name
 	Tags     []string   `json:"tags,omitempty"`
-	State    int64      `json:"state"`      // size of the state disk in bytes
-	Used     int64      `json:"state_used"` // bytes of it that take room on this machine
+	Image    bool       `json:"image,omitempty"` // it is another system's, and its state is an overlay
+	State    int64      `json:"state"`           // size of the state disk in bytes
+	Used     int64      `json:"state_used"`      // bytes of it that take room on this machine
 	SSH      string     `json:"ssh,omitempty"`
 	PID      int        `json:"pid,omitempty"`
 	Accel    string     `json:"accel,omitempty"`
@@ -51,7 +52,8 @@ const statusTime = 10 * time.Second
 
 // statusOf finds out how a guest is. What cannot be found out is told, and does not hide the rest.
 func statusOf(ctx context.Context, g *home.Guest) guestStatus {
-	s := guestStatus{Name: g.Name, Phase: phaseStopped, Master: g.Master, Previous: g.Previous, State: g.State, Dir: g.Dir}
+	s := guestStatus{Name: g.Name, Phase: phaseStopped, Master: g.Master, Previous: g.Previous, State: g.State, Dir: g.Dir,
+		Image: g.Image != nil}
 	problem := func(err error) { s.Problem = append(s.Problem, printable(err.Error())) }
 	if m, kept, err := masterOf(g); err != nil {
 		problem(err)
@@ -151,7 +153,11 @@ func printStatus(out io.Writer, s guestStatus) error {
 		line("PENDING", "%s; rempart resume %s, or rempart rollback %[2]s", s.Pending, s.Name)
 	}
 	if s.State > 0 {
-		line("state", "%d MiB, of which %.1f MiB used", s.State>>20, float64(s.Used)/(1<<20))
+		what := "state"
+		if s.Image {
+			what = "overlay"
+		}
+		line(what, "%d MiB, of which %.1f MiB used", s.State>>20, float64(s.Used)/(1<<20))
 	}
 	if s.SSH != "" {
 		line("ssh", "%s (rempart ssh %s)", s.SSH, s.Name)

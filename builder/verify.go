@@ -93,6 +93,15 @@ func (v *verification) run(ctx context.Context, c *console, args []string) (err 
 		return usageError{"--key signs what --evidence writes: want both"}
 	}
 	var dir string
+	if v.masterRef == "" && identity.IsHostname(args[0]) {
+		if g, err := openCreated(args[0]); err == nil && g.Image != nil {
+			if g, err = lockCreated(args[0], "rempart verify"); err != nil {
+				return err
+			}
+			defer g.Unlock()
+			return v.foreign(ctx, c, g)
+		}
+	}
 	if v.masterRef == "" {
 		var done func()
 		if dir, done, err = v.ofGuest(ctx, c, args[0]); err != nil {

@@ -15,6 +15,8 @@ const maxLine = 1024
 // lines cuts what a guest says into lines.
 type lines struct {
 	each func(line string)
+	// begun is called with a line that has not ended yet, as a prompt does not; nil: nobody waits for one.
+	begun func(line string)
 
 	mu      sync.Mutex
 	partial []byte
@@ -46,8 +48,15 @@ func (l *lines) Write(p []byte) (int, error) {
 				l.why = line
 			}
 		}
+		prompt := ""
+		if i < 0 && l.begun != nil {
+			prompt = qemu.Printable(string(l.partial))
+		}
 		l.mu.Unlock()
 		if i < 0 {
+			if l.begun != nil {
+				l.begun(prompt)
+			}
 			break
 		}
 		l.each(line)
@@ -74,12 +83,24 @@ const panicWords = "Kernel panic - not syncing"
 // line looks at one line of the console.
 func (g *Guest) line(line string) {
 	switch {
+	case g.pattern != nil: // of another system: our words mean nothing there
+		g.match(line)
+		if strings.Contains(line, "] "+panicWords) {
+			g.Panicked(line)
+		}
 	case strings.HasPrefix(line, contract.ReadyPrefix):
 		closeOnce(g.ready)
 	case strings.HasPrefix(line, contract.FailedPrefix):
 		closeOnce(g.failed)
 	case strings.Contains(line, "] "+panicWords):
 		g.Panicked(line)
+	}
+}
+
+// match looks whether a line of another system's console is the one that is waited for.
+func (g *Guest) match(line string) {
+	if g.pattern.MatchString(line) {
+		closeOnce(g.matched)
 	}
 }
 

@@ -28,7 +28,7 @@ import (
 type Master struct {
 	Dir      string
 	Manifest *master.Manifest
-	Profile  *profiles.Profile // as the guest carries it
+	Profile  *profiles.Profile // as the guest carries it; of another system's disk what Plugged says
 }
 
 // maxProfile bounds the profile a root may carry, in bytes: the largest file a profile is read from has 1 MiB.
@@ -50,6 +50,10 @@ func OpenMaster(dir string) (*Master, error) {
 	m := &Master{Dir: dir}
 	if m.Manifest, err = master.ReadManifest(f); err != nil {
 		return nil, fmt.Errorf("master %s: %w", dir, err)
+	}
+	if m.Foreign() {
+		m.Profile = m.foreignProfile()
+		return m, nil
 	}
 	if m.Profile, err = m.readProfile(); err != nil {
 		return nil, fmt.Errorf("master %s: profile: %w", dir, err)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"sync"
 	"time"
 
@@ -37,6 +38,10 @@ type Settings struct {
 	Held *os.File
 	// RebootEnds ends the guest when it resets itself.
 	RebootEnds bool
+	// Overlay is the path of what a guest of another system writes to, and Health when it is healthy: such a guest has no
+	// state and no identity disk, only the addresses of the latter.
+	Overlay string
+	Health  Health
 	// Append is added to the kernel command line; only where the host supplies the kernel.
 	Append string
 }
@@ -55,6 +60,9 @@ type Guest struct {
 	ready  chan struct{}   // closed with the first line of the console that starts with contract.ReadyPrefix
 	failed chan struct{}   // the same for contract.FailedPrefix
 	said   *lines
+	// Of another system: the line that the console must show, and when it has.
+	pattern *regexp.Regexp
+	matched chan struct{}
 }
 
 // Links are the names and hardware addresses of a profile's NICs, in bus order. Links that the guest makes itself need
@@ -95,8 +103,17 @@ func Start(ctx context.Context, m *Master, s Settings) (g *Guest, err error) {
 	if err != nil {
 		return nil, err
 	}
-	g = &Guest{ready: make(chan struct{}), failed: make(chan struct{}), ends: make(chan struct{})}
+	g = &Guest{ready: make(chan struct{}), failed: make(chan struct{}), ends: make(chan struct{}),
+		matched: make(chan struct{})}
 	g.said = &lines{each: g.line}
+	reports := g.note
+	if m.Foreign() {
+		if g.pattern, err = regexp.Compile(s.Health.Console); err != nil {
+			return nil, err
+		}
+		g.said.begun = g.match
+		reports = nil // whatever writes there speaks another language
+	}
 	if g.Accel, g.AccelReason, err = qemu.Choose(ctx, in, arch, s.Accel); err != nil {
 		return nil, err
 	}
@@ -108,31 +125,35 @@ func Start(ctx context.Context, m *Master, s Settings) (g *Guest, err error) {
 			err = errors.Join(err, os.RemoveAll(g.dir))
 		}
 	}()
-	machine, err := g.describe(m, s, in, arch)
+	machine, err := g.describe(ctx, m, s, in, arch)
 	if err != nil {
 		return nil, err
 	}
 	if short := qemu.ShortOfMemory(machine); short != "" && s.Log != nil {
 		s.Log.Warn(short)
 	}
-	g.Guest, err = qemu.Start(ctx, qemu.Steady(machine), qemu.Options{Binary: in.Binary, Log: s.Log, Reports: g.note,
+	g.Guest, err = qemu.Start(ctx, qemu.Steady(machine), qemu.Options{Binary: in.Binary, Log: s.Log, Reports: reports,
 		Held: s.Held})
 	if err != nil {
 		return nil, err
 	}
 	go g.follow(s.Console)
+	if m.Foreign() {
+		go g.prove(s.Health)
+	}
 	return g, nil
 }
 
 // Describe is the machine that Start would start, but for channels of the process that starts it; what belongs to this
 // guest of the firmware is in dir. Accel must be decided.
-func Describe(m *Master, s Settings, dir string) (hypervisor.Machine, error) {
+func Describe(ctx context.Context, m *Master, s Settings, dir string) (hypervisor.Machine, error) {
 	g := &Guest{Accel: s.Accel, dir: dir}
-	return g.describe(m, s, qemu.Installation{}, m.Manifest.Master.Arch)
+	return g.describe(ctx, m, s, qemu.Installation{}, m.Manifest.Master.Arch)
 }
 
 // describe is the machine for a master and settings.
-func (g *Guest) describe(m *Master, s Settings, in qemu.Installation, arch string) (hypervisor.Machine, error) {
+func (g *Guest) describe(ctx context.Context, m *Master, s Settings, in qemu.Installation, arch string) (
+	hypervisor.Machine, error) {
 	machine := hypervisor.Machine{Name: s.Name, Arch: arch, Memory: s.Memory, VCPUs: max(s.VCPUs, 1), Firmware: s.Firmware,
 		Accel: g.Accel, Sandbox: in.Sandbox, RebootEnds: s.RebootEnds}
 	if s.Commands != "" {
@@ -148,6 +169,11 @@ func (g *Guest) describe(m *Master, s Settings, in qemu.Installation, arch strin
 	if machine.System, err = m.System(s.Format); err != nil {
 		return machine, err
 	}
+	if m.Foreign() {
+		if err := m.overlay(ctx, &machine, s.Overlay); err != nil {
+			return machine, err
+		}
+	}
 	if m.Manifest.State > 0 {
 		path := s.State
 		if path == "" {
@@ -161,9 +187,11 @@ func (g *Guest) describe(m *Master, s Settings, in qemu.Installation, arch strin
 	if machine.NICs, err = NICs(m.Profile, s); err != nil {
 		return machine, err
 	}
-	if s.Identity != "" && s.Firmware.TakesIdentity() {
+	switch {
+	case s.Identity == "" || m.Foreign(): // another system would not know what to do with it
+	case s.Firmware.TakesIdentity():
 		machine.Identity = &hypervisor.Disk{Path: s.Identity, Format: hypervisor.Raw}
-	} else if s.Identity != "" && s.Log != nil {
+	case s.Log != nil:
 		s.Log.Warn("this guest runs without its identity disk, and with the values of the profile", "firmware", s.Firmware)
 	}
 	for _, d := range s.Data {

@@ -23,8 +23,9 @@ import (
 const InsideVerdict = "INSIDE: "
 
 // Inside is what the init of InsideInitrd does, as PID 1: it mounts what a program needs, has prepare load of the
-// modules in a folder what the test needs, runs the tests, says how they went, and powers off. It does not return.
-func Inside(m *testing.M, prepare func(modules string) error) {
+// modules in a folder what the test needs, runs the tests, with more arguments of the test binary if there are any,
+// says how they went, and powers off. It does not return.
+func Inside(m *testing.M, prepare func(modules string) error, args ...string) {
 	word := "bad"
 	modules, err := mountInside()
 	if err == nil {
@@ -33,7 +34,7 @@ func Inside(m *testing.M, prepare func(modules string) error) {
 	if err != nil {
 		fmt.Println(err)
 	} else {
-		os.Args = []string{os.Args[0], "-test.v"}
+		os.Args = append([]string{os.Args[0], "-test.v"}, args...)
 		if m.Run() == 0 {
 			word = "good"
 		}

@@ -221,14 +221,21 @@ func (f *family) comesClean(t *testing.T) {
 	f.do(t, 0, "3 entries gone", "quarantine", "prune", "fw", "--older-than", "0s")
 }
 
-// movesHouse writes the stopped guest as one file, and makes the same guest of it in another home with another store.
-func (f *family) movesHouse(t *testing.T) {
+// elsewhere is another home of the same user.
+func (f *family) elsewhere(t *testing.T) *family {
 	t.Helper()
 	there := &family{dir: filepath.Join(f.dir, "there"), key: f.key,
 		env: append(f.env[:len(f.env):len(f.env)], "REMPART_GUESTS="+f.dir+"/there/guests")}
 	if err := os.Mkdir(there.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	return there
+}
+
+// movesHouse writes the stopped guest as one file, and makes the same guest of it in another home with another store.
+func (f *family) movesHouse(t *testing.T) {
+	t.Helper()
+	there := f.elsewhere(t)
 	file, store := filepath.Join(f.dir, "fw.backup"), there.dir+"/masters"
 	f.do(t, 0, "its master is", "backup", "fw", file)
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {

@@ -9,8 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 
 	"rempart/builder/files"
+	"rempart/builder/guest"
 	"rempart/builder/guest/carry"
 	"rempart/builder/guest/storage"
 	"rempart/builder/hypervisor"
@@ -34,7 +36,8 @@ type Description struct {
 	Memory     int64             `json:"memory,omitempty"` // bytes; 0: what the profile says
 	VCPUs      int               `json:"vcpus,omitempty"`  // 0: 1
 	Accel      hypervisor.Accel  `json:"accel"`
-	State      int64             `json:"state"` // size of the state disk in bytes; 0: none
+	// State is the size of the state disk in bytes, 0: none; of a guest of another system that of its overlay.
+	State int64 `json:"state"`
 	// Volumes is where in LVM the state disk is: a volume group, or a thin pool as GROUP/POOL; empty: it is a file.
 	Volumes string `json:"volumes,omitempty"`
 	// Growing is the size that the state disk had when a growth began which is not over; 0: none is under way.
@@ -44,6 +47,47 @@ type Description struct {
 	Data []Data            `json:"data,omitempty"`
 	// Keep are places of its state disk, below /var, whose files are carried over when it is reprovisioned.
 	Keep []string `json:"keep,omitempty"`
+	// Image says that its master is the disk of another system; nil: one that was built.
+	Image *Image `json:"image,omitempty"`
+}
+
+// Image is what is said of a guest of another system, which has no profile to say it.
+type Image struct {
+	Links  []string     `json:"links,omitempty"` // names of its NICs in bus order
+	Health guest.Health `json:"health"`
+}
+
+// linkPattern is a name of a NIC: what Linux takes as one (IFNAMSIZ), of characters that need no thought anywhere.
+var linkPattern = regexp.MustCompile(`^[a-z][a-z0-9._-]{0,14}$`)
+
+// check tells what is wrong with the parts of a description that are of another system's guest.
+func (i *Image) check(d *Description) error {
+	errs := []error{i.Health.Check()}
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	for n, l := range i.Links {
+		if !linkPattern.MatchString(l) || slices.Contains(i.Links[:n], l) {
+			bad("link %.40q: want 1 to 15 lower-case letters, digits, '.', '_' and '-', and each once", l)
+		}
+	}
+	for link := range d.Nets {
+		if !slices.Contains(i.Links, link) {
+			bad("there is no link %.32s to plug in", link)
+		}
+	}
+	if d.Firmware.ReadsKernelFromHost() {
+		bad("firmware %s boots a kernel of this machine; another system has its own: want bios or uefi", d.Firmware)
+	}
+	if d.Memory == 0 || d.State == 0 {
+		bad("the disk of another system does not say how much memory it wants, nor how large its overlay is: want both")
+	}
+	if d.Volumes != "" {
+		bad("the overlay of another system is a file, and none of volume group %s", d.Volumes)
+	}
+	if len(d.Keep) > 0 {
+		bad("nothing is carried over from the disk of another system: what is an honest file there is not known. Put what " +
+			"must last on a disk of its own, by --data")
+	}
+	return errors.Join(errs...)
 }
 
 // Data is a disk that belongs to the guest's owner: it is attached, and never copied, moved or removed.
@@ -108,6 +152,9 @@ func (d *Description) Check() error {
 	}
 	if err := carry.Check(d.Keep); err != nil {
 		errs = append(errs, err)
+	}
+	if d.Image != nil {
+		errs = append(errs, d.Image.check(d))
 	}
 	seen := map[string]bool{}
 	for _, disk := range d.Data {

@@ -6,6 +6,7 @@
 //	NAME/running        where to find it while it runs
 //	NAME/ended.json     how its last run ended
 //	NAME/state.raw      its state disk
+//	NAME/root.qcow2     in place of that, what a guest of another system writes to
 //	NAME/identity.raw   its identity disk
 //	NAME/volumes        where in LVM the state disk of a removed guest is; one of LVM has no state.raw
 //	NAME/keeper.log     what the process said that kept it last
@@ -88,7 +89,7 @@ type Guest struct {
 
 // Disks is where the guest's disks are.
 func (g *Guest) Disks() storage.Disks {
-	all := storage.Files{Dir: g.Dir}
+	all := storage.Files{Dir: g.Dir, Overlay: g.Image != nil}
 	if g.Volumes == "" {
 		return all
 	}
@@ -97,7 +98,7 @@ func (g *Guest) Disks() storage.Disks {
 		Guest: g.Name}
 }
 
-// StateDisk is the file or device of the state disk.
+// StateDisk is the file or device of the state disk, or of the overlay that a guest of another system has in its place.
 func (g *Guest) StateDisk() string { return g.Disks().Path(storage.Disk{Kind: storage.State}) }
 
 // Identity is the file of the identity disk.

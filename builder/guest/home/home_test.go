@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"rempart/builder/guest"
 	"rempart/builder/guest/quarantine"
 	"rempart/builder/guest/running"
 	"rempart/builder/guest/storage"
@@ -365,6 +366,41 @@ func TestCheck(t *testing.T) {
 		"data disk www: form": func(d *Description) { d.Data[0].Format = "" },
 	} {
 		d := description("fw")
+		spoil(&d)
+		if err := d.Check(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Check = %v; want %q", err, want)
+		}
+	}
+}
+
+// TestCheckImage: a guest of another system says all that no profile says for it, and nothing that is not for it.
+func TestCheckImage(t *testing.T) {
+	image := func() Description {
+		d := description("web")
+		d.Image = &Image{Links: []string{"wan", "lan0"}, Health: guest.Health{After: time.Minute}}
+		d.Memory = 1 << 30
+		return d
+	}
+	good := image()
+	if err := good.Check(); err != nil {
+		t.Fatal(err)
+	}
+	if g := (&Guest{Description: good, Dir: "/guests/web"}); g.StateDisk() != "/guests/web/root.qcow2" ||
+		g.Settings().Overlay != g.StateDisk() || g.Settings().State != "" {
+		t.Errorf("it writes to %s, %+v; want its overlay and no state disk", g.StateDisk(), g.Settings())
+	}
+	for want, spoil := range map[string]func(*Description){
+		"nothing says when":     func(d *Description) { d.Image.Health = guest.Health{} },
+		`link "Wan"`:            func(d *Description) { d.Image.Links[0] = "Wan" },
+		`link "lan0"`:           func(d *Description) { d.Image.Links[0] = "lan0"; d.Nets = nil },
+		"no link wan":           func(d *Description) { d.Image.Links = d.Image.Links[1:] },
+		"want bios or uefi":     func(d *Description) { d.Firmware = hypervisor.Direct },
+		"how much memory":       func(d *Description) { d.Memory = 0 },
+		"how large its overlay": func(d *Description) { d.State = 0 },
+		"nothing is carried":    func(d *Description) { d.Keep = []string{"log/rempart"} },
+		"volume group vg0":      func(d *Description) { d.Volumes = "vg0" },
+	} {
+		d := image()
 		spoil(&d)
 		if err := d.Check(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Check = %v; want %q", err, want)

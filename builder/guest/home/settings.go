@@ -18,7 +18,10 @@ import (
 func (g *Guest) Settings() guest.Settings {
 	s := guest.Settings{Name: g.Name, Firmware: g.Firmware, Format: g.DiskFormat, Memory: g.Memory, VCPUs: g.VCPUs,
 		Accel: g.Accel, Identity: g.Identity()}
-	if g.State > 0 {
+	switch {
+	case g.Image != nil:
+		s.Overlay, s.Health = g.StateDisk(), g.Image.Health
+	case g.State > 0:
 		s.State = g.StateDisk()
 	}
 	for _, d := range g.Data {
@@ -41,7 +44,7 @@ func (g *Guest) NetOptions() []string {
 // Ensure makes the state disk as large as the description says, whose filesystem the guest then grows itself, and looks
 // whether all disks are there. The guest must be locked and not run.
 func (g *Guest) Ensure(ctx context.Context) error {
-	if err := g.Missing(ctx); err != nil || g.State == 0 {
+	if err := g.Missing(ctx); err != nil || g.State == 0 || g.Image != nil {
 		return err
 	}
 	now, err := storage.Length(g.StateDisk())
@@ -72,6 +75,9 @@ func (g *Guest) Resize(ctx context.Context, size int64) error {
 		return fmt.Errorf("guest %s: %w", g.Name, err)
 	}
 	switch {
+	case g.Image != nil:
+		return fmt.Errorf("guest %s: its overlay has the size it was made with; `rempart create` makes a guest with a "+
+			"larger one: --state-size", g.Name)
 	case g.State == 0:
 		return fmt.Errorf("guest %s: its profile has no state disk", g.Name)
 	case size < g.State:
@@ -97,6 +103,8 @@ func (g *Guest) Missing(ctx context.Context) error {
 		}
 	}
 	switch {
+	case g.Image != nil:
+		look("overlay", g.StateDisk(), fmt.Sprintf("put it back, or have a new one by `rempart reprovision %s`", g.Name))
 	case g.State > 0 && g.Volumes == "":
 		look("state disk", g.StateDisk(), fmt.Sprintf("put it back, or a blank one: truncate --size %d FILE", g.State))
 	case g.State > 0:

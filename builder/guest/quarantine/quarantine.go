@@ -3,6 +3,7 @@
 //
 //	quarantine/0001/entry.json    what it is
 //	quarantine/0001/state.raw     the state disk before
+//	quarantine/0001/root.qcow2    the overlay before, of a guest of another system
 //	quarantine/0001/identity.raw  the identity disk before, where the change made new keys
 //	quarantine/0001/failed-*      disks of a change that was taken back
 //	quarantine/0001/report.json   what the disks looked like
@@ -40,6 +41,7 @@ const (
 	State       = storage.StateFile
 	Identity    = storage.IdentityFile
 	FailedState = storage.FailedStateFile
+	Overlay     = storage.OverlayFile // in place of State of a guest of another system
 	Report      = "report.json"
 	Packets     = "packets.json"
 	Evidence    = "evidence.tar.zst"

@@ -85,7 +85,7 @@ func (t *Transaction) prepare(ctx context.Context) error {
 		return err
 	}
 	if t.State == Empty {
-		if err := t.on.Make(ctx, storage.Disk{Kind: storage.State, Place: storage.Next}, t.Size, nil); err != nil {
+		if err := t.blank(ctx, storage.Disk{Kind: storage.State, Place: storage.Next}); err != nil {
 			return err
 		}
 	}
@@ -100,6 +100,22 @@ func (t *Transaction) prepare(ctx context.Context) error {
 	return t.on.Make(ctx, storage.Disk{Kind: storage.Identity, Place: storage.Next}, 0, func(path string) error {
 		return guest.WriteIdentity(path, id)
 	})
+}
+
+// blank makes a disk that the guest has not written to yet: of zeros, or of another system an overlay on the master.
+func (t *Transaction) blank(ctx context.Context, d storage.Disk) error {
+	if t.g.Image == nil {
+		return t.on.Make(ctx, d, t.Size, nil)
+	}
+	kept, err := t.o.Store.Find(t.To)
+	if err != nil {
+		return err
+	}
+	m, err := guest.OpenMaster(kept.Dir)
+	if err != nil {
+		return err
+	}
+	return t.on.Make(ctx, d, 0, func(path string) error { return guest.MakeOverlay(ctx, path, m, t.Size) })
 }
 
 func (t *Transaction) stop(ctx context.Context) error {

@@ -17,6 +17,8 @@ const (
 	StateFile       = "state.raw"
 	IdentityFile    = "identity.raw"
 	FailedStateFile = "failed-" + StateFile
+	// OverlayFile is in place of StateFile what a guest of another system writes to.
+	OverlayFile = "root.qcow2"
 	// Work is the folder of the disks that wait.
 	Work = "new"
 	// Quarantine is the folder of what was set aside.
@@ -24,11 +26,17 @@ const (
 )
 
 // Files are the disks of a guest as files of its folder.
-type Files struct{ Dir string }
+type Files struct {
+	Dir     string
+	Overlay bool // the state is an overlay
+}
 
 // Path is Disks.Path.
 func (f Files) Path(d Disk) string {
 	name := map[Kind]string{State: StateFile, Identity: IdentityFile}[d.Kind]
+	if d.Kind == State && f.Overlay {
+		name = OverlayFile
+	}
 	switch d.Place {
 	case Next:
 		return filepath.Join(f.Dir, Work, name)
@@ -145,8 +153,8 @@ func (f Files) Used(_ context.Context, d Disk) (int64, error) {
 
 // Left is Disks.Left.
 func (f Files) Left(context.Context) (left []string, err error) {
-	for _, kind := range []Kind{State, Identity} {
-		path := f.Path(Disk{Kind: kind})
+	for _, name := range []string{StateFile, OverlayFile, IdentityFile} {
+		path := filepath.Join(f.Dir, name)
 		have, err := there(path)
 		if err != nil {
 			return nil, err

@@ -29,7 +29,7 @@ func reported(t *testing.T, pool string, free int64, lines ...string) Volumes {
 			t.Fatal(err)
 		}
 	}
-	return Volumes{Files: Files{dir}, Tools: lvm.Tools{Program: filepath.Join(dir, "lvm")}, Group: "vg0", Pool: pool,
+	return Volumes{Files: Files{Dir: dir}, Tools: lvm.Tools{Program: filepath.Join(dir, "lvm")}, Group: "vg0", Pool: pool,
 		Guest: "fw"}
 }
 

@@ -152,7 +152,11 @@ func (c *comparison) compare(p piece, got, want []byte, at int64) {
 	if bytes.Equal(got, want) {
 		return
 	}
-	d := c.of(p)
+	c.of(p).differ(got, want, at)
+}
+
+// differ adds where two runs of bytes of one length, which lie at an offset, differ.
+func (d *Difference) differ(got, want []byte, at int64) {
 	for i := 0; i < len(got); {
 		if got[i] == want[i] {
 			i++
