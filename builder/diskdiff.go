@@ -179,10 +179,13 @@ type content struct {
 // contents lists a filesystem with the digests of its files. No more is read than the volume has room for.
 func contents(ctx context.Context, v *inside.Volume) (map[string]content, error) {
 	all := map[string]content{}
-	left := v.Size
+	left, room := v.Size, roomForNames
 	err := v.Walk(".", func(name string, i fs.FileInfo, err error) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if err := room.take(name); err != nil {
+			return err
 		}
 		one := content{listed: listedOf(v, name, i)}
 		var size int64

@@ -210,6 +210,7 @@ func (d *disks) ls(ctx context.Context, c *console, args []string) error {
 func (d *disks) files(ctx context.Context, v *inside.Volume, name string) (all []listed, failed, err error) {
 	all = []listed{}
 	var errs []error
+	room := roomForNames
 	err = v.Walk(name, func(at string, i fs.FileInfo, err error) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -220,6 +221,9 @@ func (d *disks) files(ctx context.Context, v *inside.Volume, name string) (all [
 			}
 			return nil
 		}
+		if err := room.take(at); err != nil {
+			return err
+		}
 		if at != name || !i.IsDir() {
 			all = append(all, listedOf(v, at, i))
 		}
@@ -229,6 +233,24 @@ func (d *disks) files(ctx context.Context, v *inside.Volume, name string) (all [
 		return nil
 	})
 	return all, errors.Join(errs...), err
+}
+
+// nameRoom is how many bytes are left for what is kept of the files of one image, which may be hostile: its names may
+// be long, and many.
+type nameRoom int64
+
+// roomForNames is what a listing may take in bytes; fileRoom is what it takes of a file beside its name.
+const (
+	roomForNames nameRoom = 256 << 20
+	fileRoom              = 256
+)
+
+func (n *nameRoom) take(name string) error {
+	if *n -= nameRoom(len(name) + fileRoom); *n < 0 {
+		return fmt.Errorf("%.80s: the names of the files take more than %d MiB; look at a folder below", name,
+			roomForNames>>20)
+	}
+	return nil
 }
 
 // mostErrors bounds how many complaints about one image are printed.

@@ -94,6 +94,20 @@ func TestDiskVerbs(t *testing.T) {
 	}
 }
 
+// TestNameRoom: what is kept of names ends, however long or many they are.
+func TestNameRoom(t *testing.T) {
+	for _, size := range []int{0, 255, 1 << 17} {
+		room, n := roomForNames, 0
+		name := strings.Repeat("n", size)
+		for room.take(name) == nil {
+			n++
+		}
+		if want := int(roomForNames) / (size + fileRoom); n != want {
+			t.Errorf("%d names of %d bytes were taken; want %d", n, size, want)
+		}
+	}
+}
+
 // TestDiskCopyIsHarmless copies out what would harm whoever copies.
 func TestDiskCopyIsHarmless(t *testing.T) {
 	image := ext4Image(t, "image.raw", "sif /a mode 0106777\nmknod disk b 8 0\nsymlink /d/up ..\nsymlink /d/two up/..\n"+

@@ -106,7 +106,7 @@ func TestGuests(t *testing.T) {
 	f.do(t, 1, "already", create...)
 	f.do(t, 0, "stopped", "status", "fw")
 	f.do(t, 2, "want what to change", "set", "fw")
-	f.do(t, 1, "no NIC", "set", "fw", "--memory", "144M", "--net", "nosuch=none")
+	f.do(t, 2, "no NIC", "set", "fw", "--memory", "144M", "--net", "nosuch=none")
 	f.do(t, 0, "fw: memory of the profile -> 144 MiB", "set", "fw", "--memory", "144M", "--cpus", "2")
 	f.do(t, 0, "0 masters gone", "master", "prune", "--store", f.dir+"/masters")
 	f.do(t, 1, "in use by a guest", "master", "rm", "fw-1", "--store", f.dir+"/masters")

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"path"
 	"strings"
 )
@@ -22,14 +21,15 @@ const (
 	mostName    = 255
 	mostLink    = 4096 // bytes a symbolic link holds: PATH_MAX
 	entryHeader = 8
-	// mostEntries bounds a directory: what a kernel could fill in a lifetime.
-	mostEntries = 1 << 24
+	// mostEntries bounds what is kept in memory of a directory that its owner may have filled to make us run out of it:
+	// with the longest names 300 MiB.
+	mostEntries = 1 << 20
 )
 
 // ReadDir returns the names of a directory but . and .., in the order they are stored. What is damaged is left out and
 // told by the error, which wraps ErrDamaged then; the entries are all that could be read.
 func (f *FS) ReadDir(i *Inode) (entries []Entry, err error) {
-	entries, _, err = f.readDir(i, math.MaxUint64)
+	entries, _, err = f.readDir(i, f.s.blocks) // a directory that has more has some twice
 	return entries, err
 }
 

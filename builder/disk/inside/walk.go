@@ -58,6 +58,8 @@ func Resolve(fsys FS, name string, follow bool) (string, error) {
 const (
 	mostDepth = 512
 	leastName = 12 // bytes that a name takes at the least, on any of the filesystems
+	// mostNames bounds the names of a walk, all of which folders within folders can make it keep at a time.
+	mostNames = 1 << 21
 )
 
 // SkipDir, returned for a directory, leaves out what is in it.
@@ -70,7 +72,7 @@ var ErrLoop = errors.New("a directory in two places")
 // called a second time, with the reason. A directory in two places is told and not walked again, and a volume with more
 // names than fit into it ends the walk with an error. An error of each ends it and is returned.
 func (v *Volume) Walk(root string, each func(name string, i fs.FileInfo, err error) error) error {
-	w := &walk{v: v, each: each, seen: map[uint64]bool{}, left: v.Size / leastName}
+	w := &walk{v: v, each: each, seen: map[uint64]bool{}, left: min(v.Size/leastName, mostNames)}
 	i, err := v.Lstat(root)
 	if err != nil {
 		return err
@@ -86,9 +88,6 @@ type walk struct {
 }
 
 func (w *walk) file(name string, i fs.FileInfo, depth int) error {
-	if w.left--; w.left < 0 {
-		return fmt.Errorf("%s: more names than the volume has room for", name)
-	}
 	if err := w.each(name, i, nil); errors.Is(err, SkipDir) && i.IsDir() {
 		return nil
 	} else if err != nil || !i.IsDir() {
@@ -104,6 +103,10 @@ func (w *walk) file(name string, i fs.FileInfo, depth int) error {
 		if err := w.each(name, i, err); err != nil {
 			return err
 		}
+	}
+	if w.left -= int64(len(entries)); w.left < 0 {
+		return fmt.Errorf("%s: more names than the volume has room for, or than the %d that are walked; look at a folder "+
+			"below", name, mostNames)
 	}
 	for _, e := range entries {
 		child, err := e.Info()
