@@ -17,6 +17,7 @@ import (
 	"rempart/builder/guest"
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/running"
+	"rempart/builder/hypervisor/xen"
 	"rempart/builder/image"
 	"rempart/builder/kernel"
 	"rempart/builder/master/store"
@@ -168,6 +169,10 @@ func diffGuest(ctx context.Context, c *console, g admin, r *running.Guest) error
 	if err != nil {
 		return err
 	}
+	if next == "" {
+		return fmt.Errorf("which master %s boots is not known: its kernel comes from its disk, not from a master's folder",
+			r.Name)
+	}
 	m, err := guest.OpenMaster(next)
 	if err != nil {
 		return err
@@ -315,6 +320,9 @@ func commitCreated(ctx context.Context, c *console, name string, plan *image.Pla
 // admin is let in anyway the hypervisor's channel is the way in, and does.
 func confirm(ctx context.Context, c *console, name string, keys ssh.Keys) error {
 	r, err := openGuest(name)
+	if maybeOfXen(err) {
+		r, err = &running.Guest{}, nil
+	}
 	if err != nil {
 		return err
 	}
@@ -352,12 +360,23 @@ func (o overSSH) Run(ctx context.Context, call ctl.Call, stdin io.Reader, stdout
 	return ssh.Run(ctx, o.client, call.Args, ssh.Streams{In: stdin, Out: stdout, Err: stderr}, nil)
 }
 
-// withGuest does something with a running guest, by the hypervisor's channel.
+// withGuest does something with a running guest, by the hypervisor's channel. On the dom0 of a Xen host it may be one
+// that xl lists.
 func withGuest(ctx context.Context, name string, do func(admin, *running.Guest) error) error {
 	if err := ownSystem(name, "it takes no commands of rempart"); err != nil {
 		return err
 	}
 	g, err := openGuest(name)
+	if maybeOfXen(err) {
+		tools := xen.Toolstack{}
+		return withXenGuest(ctx, tools, name, func(a admin) error {
+			master, err := tools.MasterOf(ctx, name)
+			if err != nil {
+				return err
+			}
+			return do(a, &running.Guest{Info: running.Info{Name: name, Master: master}})
+		})
+	}
 	if err != nil {
 		return err
 	}

@@ -77,11 +77,13 @@ func callGuest(ctx context.Context, c *console, name string, args []string) erro
 		}
 		return nil
 	}
-	err := withGuest(ctx, name, call)
-	if _, missing := exec.LookPath("xl"); missing == nil && errors.Is(err, running.ErrAbsent) {
-		return withXenGuest(ctx, xen.Toolstack{}, name, func(g admin) error { return call(g, nil) })
-	}
-	return err
+	return withGuest(ctx, name, call)
+}
+
+// maybeOfXen tells whether a guest that was not found may be one of Xen's: whether this is a dom0.
+func maybeOfXen(err error) bool {
+	_, missing := exec.LookPath("xl")
+	return missing == nil && errors.Is(err, running.ErrAbsent)
 }
 
 // withXenGuest connects with a guest of Xen on this host.

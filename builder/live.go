@@ -22,9 +22,11 @@ func liveCommands() []*command {
 			summary:  "change the profile of a running guest; it undoes itself unless you confirm",
 			help: `
 Shows what changes, and puts it in force in one step, without cutting what is connected. GUEST is the name of a guest
-that ` + "`rempart run`" + ` started. Unless ` + "`rempart confirm GUEST`" + ` comes in time, the guest goes back by
-itself: a change that locks you out lasts a minute. Confirmed or not it is gone when the guest starts anew;
-` + "`rempart commit GUEST`" + ` makes it the guest's master.
+that ` + "`rempart run`" + ` started, or on the dom0 of a Xen host of one that ` + "`xl list`" + ` shows.
+
+Unless ` + "`rempart confirm GUEST`" + ` comes in time, the guest goes back by itself: a change that locks you out lasts
+a minute. Confirmed or not it is gone when the guest starts anew; ` + "`rempart commit GUEST`" + ` makes it the guest's
+master, which for a guest of Xen is a master built of the changed profile.
 
 A guest's memory, kernel and disks do not change while it runs: that is refused, with what to do instead.`,
 			files: true,
@@ -107,6 +109,10 @@ still waits to be confirmed is refused.`,
 			packages := packageFlags(flags)
 			return guestCommand(func(ctx context.Context, c *console, name string) error {
 				r, err := openGuest(name)
+				if maybeOfXen(err) {
+					return fmt.Errorf("%w by rempart itself; what it laid into volumes for Xen it does not lay anew: put the change "+
+						"into the profile's file, `rempart build` that, and start the guest of Xen from the new master", err)
+				}
 				if err != nil {
 					return err
 				}

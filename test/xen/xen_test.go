@@ -4,7 +4,6 @@ package xen
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -43,7 +42,8 @@ const (
 	disk    = "/dev/vdb"          // the master's system disk, which dom0 itself cannot write
 	root    = "/dev/vdd"          // the content of its root partition
 	jumbos  = "/dev/vde"          // the system disk of the firewall that packets are sent through
-	states  = 8                   // blank state disks, from /dev/vdf on
+	command = "/dev/vdf"          // an archive with rempart itself, for tests that have it run in dom0
+	states  = 9                   // blank state disks, from /dev/vdg on
 	probe   = "probe"             // the initramfs of probes, below files
 	call    = "call"              // what speaks to a guest as rempart ctl does, below files
 )
@@ -102,7 +102,7 @@ func theHost(t *testing.T) (*host.Host, *rig.Master) {
 	}
 	world.failed = true
 	world.master, world.jumbo = rig.Build(t, profile), rig.Build(t, jumbo)
-	disks, err := makeDisks(t.Context(), world.master, world.jumbo)
+	disks, err := makeDisks(t.Context(), rig.Rempart(t), world.master, world.jumbo)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func theHost(t *testing.T) (*host.Host, *rig.Master) {
 }
 
 // makeDisks makes what dom0 has as disks: the master, its kernel and initrd, its root, and blank ones for state.
-func makeDisks(ctx context.Context, m, jumbo *rig.Master) ([]host.Disk, error) {
+func makeDisks(ctx context.Context, program string, m, jumbo *rig.Master) ([]host.Disk, error) {
 	initrd, err := host.Probe(ctx, m)
 	if err != nil {
 		return nil, err
@@ -133,29 +133,15 @@ func makeDisks(ctx context.Context, m, jumbo *rig.Master) ([]host.Disk, error) {
 	if world.dir, err = os.MkdirTemp("", "rempart-xen-disks-"); err != nil {
 		return nil, err
 	}
-	var archive bytes.Buffer
-	w := tar.NewWriter(&archive)
 	made := map[string][]byte{probe: initrd, call: caller}
-	for _, name := range []string{master.KernelFile, master.InitrdFile, probe, call} {
-		b, err := made[name], error(nil)
-		if b == nil {
-			b, err = os.ReadFile(filepath.Join(m.Dir, name))
-		}
-		if err == nil {
-			err = w.WriteHeader(&tar.Header{Name: name, Size: int64(len(b)), Mode: 0o755})
-		}
-		if err == nil {
-			_, err = w.Write(b)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
+	var parts []part
+	for _, name := range []string{master.KernelFile, master.InitrdFile, master.ManifestFile, probe, call} {
+		parts = append(parts, part{name, made[name], filepath.Join(m.Dir, name)})
 	}
 	content := filepath.Join(world.dir, "files.tar")
-	if err := os.WriteFile(content, archive.Bytes(), 0o600); err != nil {
+	itself := filepath.Join(world.dir, "rempart.tar")
+	err = errors.Join(writeArchive(content, parts...), writeArchive(itself, part{name: "rempart", file: program}))
+	if err != nil {
 		return nil, err
 	}
 	partition := filepath.Join(world.dir, "root.raw")
@@ -164,7 +150,7 @@ func makeDisks(ctx context.Context, m, jumbo *rig.Master) ([]host.Disk, error) {
 	}
 	disks := []host.Disk{{Path: filepath.Join(m.Dir, master.RawFile), ReadOnly: true},
 		{Path: content, ReadOnly: true}, {Path: partition, ReadOnly: true},
-		{Path: filepath.Join(jumbo.Dir, master.RawFile), ReadOnly: true}}
+		{Path: filepath.Join(jumbo.Dir, master.RawFile), ReadOnly: true}, {Path: itself, ReadOnly: true}}
 	for i := range states {
 		state := stateFile(stateDisk(i))
 		if err := rig.Blank(state, m.Profile.State.Size); err != nil {
@@ -173,6 +159,37 @@ func makeDisks(ctx context.Context, m, jumbo *rig.Master) ([]host.Disk, error) {
 		disks = append(disks, host.Disk{Path: state})
 	}
 	return disks, nil
+}
+
+// part is a file of an archive: its content, or the file with it.
+type part struct {
+	name    string
+	content []byte
+	file    string
+}
+
+// writeArchive writes files as a disk that dom0 unpacks.
+func writeArchive(name string, parts ...part) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w := tar.NewWriter(f)
+	for _, p := range parts {
+		if p.content == nil {
+			if p.content, err = os.ReadFile(p.file); err != nil {
+				return err
+			}
+		}
+		if err := w.WriteHeader(&tar.Header{Name: p.name, Size: int64(len(p.content)), Mode: 0o755}); err != nil {
+			return err
+		}
+		if _, err := w.Write(p.content); err != nil {
+			return err
+		}
+	}
+	return w.Close()
 }
 
 // copyRoot takes the root partition's content out of a master.
@@ -208,7 +225,7 @@ func newState(t *testing.T) string {
 }
 
 // stateDisk is what dom0 calls one of the disks for state.
-func stateDisk(i int) string { return fmt.Sprintf("/dev/vd%c", 'f'+i) }
+func stateDisk(i int) string { return fmt.Sprintf("/dev/vd%c", 'g'+i) }
 
 // stateFile is the same disk on the machine of the tests.
 func stateFile(disk string) string { return filepath.Join(world.dir, filepath.Base(disk)+".raw") }

@@ -10,11 +10,13 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"rempart/builder/hypervisor/qemu"
+	"rempart/builder/master"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/xenstore"
 )
@@ -75,6 +77,7 @@ type Domain struct {
 	VCPUs  int    `json:"vcpus"`
 	Disks  []Disk `json:"disks"`
 	VIFs   []Port `json:"vifs"`
+	Kernel string `json:"kernel,omitempty"` // file of the host; empty: its disk has it
 }
 
 // Disk is a disk of a running guest.
@@ -100,8 +103,9 @@ type listed struct {
 			Name string `json:"name"`
 		} `json:"c_info"`
 		Build struct {
-			MaxVCPUs  int   `json:"max_vcpus"`
-			MaxMemory int64 `json:"max_memkb"`
+			MaxVCPUs  int    `json:"max_vcpus"`
+			MaxMemory int64  `json:"max_memkb"`
+			Kernel    string `json:"kernel"`
 		} `json:"b_info"`
 		Disks []struct {
 			Path      string `json:"pdev_path"`
@@ -134,13 +138,27 @@ func parseList(out []byte) ([]Domain, error) {
 		// Names go to a terminal: a guest has no say in them, but whoever made it had.
 		d := Domain{ID: l.Domid, Name: qemu.Printable(l.Config.Info.Name), Mode: Mode(qemu.Printable(l.Config.Info.Type)),
 			Memory: l.Config.Build.MaxMemory << 10, VCPUs: l.Config.Build.MaxVCPUs,
-			VIFs: l.Config.NICs}
+			VIFs: l.Config.NICs, Kernel: l.Config.Build.Kernel}
 		for _, disk := range l.Config.Disks {
 			d.Disks = append(d.Disks, Disk{disk.Path, disk.Vdev, disk.ReadWrite != 0})
 		}
 		domains = append(domains, d)
 	}
 	return domains, nil
+}
+
+// MasterOf is the folder of the master that a running guest boots; empty where its disk alone knows.
+func (t Toolstack) MasterOf(ctx context.Context, name string) (string, error) {
+	domains, err := t.List(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, d := range domains {
+		if d.Name == name && filepath.Base(d.Kernel) == master.KernelFile {
+			return filepath.Dir(d.Kernel), nil
+		}
+	}
+	return "", nil
 }
 
 // ID is the number of a running guest; ErrAbsent when it does not run. dom0 is none, by whatever name: what ends a

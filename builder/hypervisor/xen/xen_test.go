@@ -1,6 +1,7 @@
 package xen
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -147,12 +148,25 @@ func TestParseList(t *testing.T) {
 	g := got[0]
 	if g.ID != 3 || g.Name != "fw-1" || g.Mode != PV || g.Memory != 128<<20 || g.VCPUs != 1 || len(g.Disks) != 2 ||
 		g.Disks[0].ReadWrite || !g.Disks[1].ReadWrite || g.Disks[0].Vdev != "xvda" || len(g.VIFs) != 2 ||
-		g.VIFs[0].MAC != "00:16:3e:3b:87:06" || g.VIFs[0].Bridge != "brlan" {
+		g.VIFs[0].MAC != "00:16:3e:3b:87:06" || g.VIFs[0].Bridge != "brlan" || g.Kernel != "/m/vmlinuz" {
 		t.Errorf("parseList = %+v", g)
 	}
 	for _, bad := range []string{"", "{}", "[1]", "no such guest"} {
 		if got, err := parseList([]byte(bad)); err == nil {
 			t.Errorf("parseList(%q) = %+v; want an error", bad, got)
+		}
+	}
+}
+
+// TestMasterOf: a guest's master is where its kernel is; where its disk has that nobody knows.
+func TestMasterOf(t *testing.T) {
+	for kernel, want := range map[string]string{"/m/fw-1/vmlinuz": "/m/fw-1", "/usr/lib/grub-xen/pvh.bin": "", "": ""} {
+		run := func(context.Context, ...string) ([]byte, error) {
+			return fmt.Appendf(nil, `[{"domid": 2, "config": {"c_info": {"name": "other"}, "b_info": {"kernel": "/o/vmlinuz"}}},
+				{"domid": 3, "config": {"c_info": {"name": "fw-1"}, "b_info": {"kernel": %q}}}]`, kernel), nil
+		}
+		if got, err := (Toolstack{Run: run}).MasterOf(t.Context(), "fw-1"); err != nil || got != want {
+			t.Errorf("MasterOf a guest whose kernel is %q = %q, %v; want %q", kernel, got, err, want)
 		}
 	}
 }
