@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"rempart/builder/hypervisor/xen"
+	"rempart/builder/master"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/xenstore"
 	"rempart/test/rig"
@@ -70,6 +71,20 @@ func TestAllWays(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestKernel: the kernel of a master says that it boots in the modes in which the other tests boot it.
+func TestKernel(t *testing.T) {
+	_, m := theHost(t)
+	image, err := os.ReadFile(filepath.Join(m.Dir, master.KernelFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := xen.Modes()
+	slices.Sort(want)
+	if got, err := xen.ModesOf(image); err != nil || !slices.Equal(got, want) {
+		t.Errorf("ModesOf = %v, %v; want %v", got, err, want)
 	}
 }
 
