@@ -72,6 +72,11 @@ func (u *uplinks) inside6(name, giver string) []netip.Prefix {
 			}
 		}
 	}
+	for _, l := range u.plan.Links {
+		if l.Downstream.IsValid() {
+			out = append(out, l.Downstream)
+		}
+	}
 	for link, s := range u.adverts.current() {
 		for _, p := range s.Prefixes {
 			if link != name {

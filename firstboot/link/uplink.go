@@ -110,7 +110,8 @@ func (u *uplinks) current4() map[string]dhcp4.Lease {
 	return all
 }
 
-// inside are the subnets that an answer on the link called name must not touch: those of all other links.
+// inside are the subnets that an answer on the link called name must not touch: those of all other links,
+// and what the profile routes by them.
 func (u *uplinks) inside(name string) []netip.Prefix {
 	var out []netip.Prefix
 	for _, l := range u.env.Profile.Links {
@@ -120,6 +121,11 @@ func (u *uplinks) inside(name string) []netip.Prefix {
 		for _, p := range l.Addresses {
 			if p.Addr().Is4() {
 				out = append(out, p.Masked())
+			}
+		}
+		for _, r := range l.Routes {
+			if r.To.Bits() > 0 && r.To.Addr().Is4() {
+				out = append(out, r.To)
 			}
 		}
 	}

@@ -62,7 +62,7 @@ func Spec() child.Spec {
 func Run(ctx context.Context, env *child.Env) error {
 	var seed [32]byte
 	_, _ = crand.Read(seed[:]) // never fails (crypto/rand)
-	s := server{env: env, wake: make(chan struct{}, 1), broken: make(chan error, 1)}
+	s := server{env: env, wake: make(chan struct{}, 1), broken: make(chan error, 1), open: open}
 	for _, said := range env.Profile.RA {
 		a := &said
 		if d := env.Profile.DHCP6Of(a.Link); d != nil {
@@ -102,6 +102,15 @@ type server struct {
 	broken  chan error
 	readers sync.WaitGroup
 	unkept  bool // it was said that promises are not kept
+	open    func(index int) (*packet.Socket, error)
+}
+
+// openAgain is after how long a socket that could not be opened is tried again: a link may be there and not ready, and
+// what it lacks nobody announces.
+const openAgain = time.Second
+
+func open(index int) (*packet.Socket, error) {
+	return packet.Open(index, unix.ETH_P_IPV6, solicitsOnly)
 }
 
 // voice is one link with its socket.
@@ -110,6 +119,7 @@ type voice struct {
 	socket    *packet.Socket // nil: none
 	solicited atomic.Bool    // a host asked
 	mute      bool           // it was said that nothing can be sent
+	closed    bool           // it was said that the socket cannot be opened
 }
 
 // now is a clock that does not go back and that the next run shares.
@@ -128,6 +138,12 @@ func (s *server) fail(err error) {
 func (s *server) run(ctx context.Context, views <-chan watch.View) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var again <-chan time.Time
+	look := func(view watch.View) {
+		if again = nil; !s.look(view) {
+			again = time.After(openAgain)
+		}
+	}
 	for {
 		wait := time.Hour
 		for _, v := range s.voices {
@@ -142,7 +158,14 @@ func (s *server) run(ctx context.Context, views <-chan watch.View) error {
 		case err := <-s.broken:
 			return err
 		case view := <-views:
-			s.look(view)
+			look(view)
+		case <-again:
+			view, err := watch.Look()
+			if err != nil { // whoever watches says so
+				again = time.After(openAgain)
+				continue
+			}
+			look(view)
 		case <-s.wake:
 			for _, v := range s.voices {
 				if v.solicited.Swap(false) && v.up {
@@ -159,8 +182,9 @@ func (s *server) run(ctx context.Context, views <-chan watch.View) error {
 	}
 }
 
-// look opens and closes sockets as links come and go.
-func (s *server) look(view watch.View) {
+// look opens and closes sockets as links come and go; false: one that is to be opened could not be.
+func (s *server) look(view watch.View) (opened bool) {
+	opened = true
 	for _, v := range s.voices {
 		l, ok := view.Links[v.advert.Link]
 		ok = ok && l.Running && l.LinkLocal.IsValid() && l.MAC != nil
@@ -169,12 +193,15 @@ func (s *server) look(view watch.View) {
 			v.socket = nil
 		}
 		if ok && v.socket == nil {
-			socket, err := packet.Open(l.Index, unix.ETH_P_IPV6, solicitsOnly)
+			socket, err := s.open(l.Index)
 			if err != nil {
-				s.env.Log.Warn("not advertising", "link", v.advert.Link, "error", err)
-				ok = false
+				if !v.closed {
+					s.env.Log.Warn("not advertising yet", "link", v.advert.Link, "error", err)
+				}
+				ok, opened = false, false
+				v.closed = true
 			} else {
-				v.socket = socket
+				v.socket, v.closed = socket, false
 				s.readers.Go(func() { s.listen(v, socket) })
 			}
 		}
@@ -185,6 +212,7 @@ func (s *server) look(view watch.View) {
 		}
 		v.look(s.now(), l, ok, len(out) > 0)
 	}
+	return opened
 }
 
 // listen hands on that hosts ask, until the socket is closed.

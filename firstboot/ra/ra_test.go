@@ -3,6 +3,7 @@ package ra
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -318,6 +320,38 @@ func TestNoLink(t *testing.T) {
 	if m := r.message(2 * time.Second); m.lifetime != 0 || !slices.Equal(m.servers, nil) {
 		t.Errorf("without an uplink it says %+v; want no router", m)
 	}
+}
+
+// TestOpenedLater: a link that is there and not ready yet is tried again, and said once.
+func TestOpenedLater(t *testing.T) {
+	var said bytes.Buffer
+	refused := 0
+	s := &server{env: &child.Env{Log: slog.New(slog.NewTextHandler(&said, nil))}, wake: make(chan struct{}, 1),
+		broken: make(chan error, 1), voices: []*voice{{router: *newRouter()}}}
+	s.open = func(int) (*packet.Socket, error) { refused++; return nil, errors.New("no such device") }
+	view := watch.View{Links: map[string]watch.Link{"lan": lanLink()}}
+	for range 3 {
+		if s.look(view) {
+			t.Error("look is content although the socket could not be opened")
+		}
+	}
+	if refused != 3 || strings.Count(said.String(), "not advertising yet") != 1 {
+		t.Errorf("tried %d times, and said:\n%s\nwant 3, and said once", refused, said.String())
+	}
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket, err := open(lo.Index)
+	if errors.Is(err, os.ErrPermission) {
+		t.Skip("SKIPPED, NOT PASSED: a packet socket needs CAP_NET_RAW: run it as root")
+	}
+	s.open = func(int) (*packet.Socket, error) { return socket, err }
+	if !s.look(view) || s.voices[0].socket == nil || !s.voices[0].up {
+		t.Error("look does not take the socket that could be opened")
+	}
+	s.closeAll()
+	s.readers.Wait()
 }
 
 // TestKept: what one run promised the next takes back.

@@ -243,7 +243,7 @@ func (x *exchange) propose(sub *subnet, a netip.Addr, tries int) {
 		return
 	}
 	o.asking = true
-	x.s.Prober.Probe(x.packet.Link, a, sub.Server.IsValid(), func(inUse bool) { x.asked(sub, o, inUse) })
+	x.s.Prober.Probe(x.packet.Link, a, sub.Server.IsValid(), func(by string) { x.asked(sub, o, by) })
 }
 
 func (x *exchange) hardware() string {

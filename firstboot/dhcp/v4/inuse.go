@@ -6,8 +6,8 @@ import (
 	"rempart/firstboot/dhcp/lease"
 )
 
-// asked goes on when the network has been asked.
-func (x *exchange) asked(sub *subnet, o *offer, inUse bool) {
+// asked goes on when the network has been asked; by is who has the address, empty: nobody.
+func (x *exchange) asked(sub *subnet, o *offer, by string) {
 	x.s.mu.Lock()
 	defer x.s.mu.Unlock()
 	if sub.pool.offers[o.addr] != o {
@@ -18,7 +18,7 @@ func (x *exchange) asked(sub *subnet, o *offer, inUse bool) {
 	x.m, x.packet.Message = o.latest, o.latest
 	before, known := x.s.Store.Get(o.addr)
 	known = known && before.State != lease.Declined
-	if !inUse || known && before.Client == x.client.id {
+	if by == "" || known && before.Client == x.client.id {
 		x.offer(sub, o.addr) // who answers is the client itself, which goes on using what it had
 		return
 	}
@@ -26,11 +26,11 @@ func (x *exchange) asked(sub *subnet, o *offer, inUse bool) {
 	x.link.offers--
 	if known {
 		x.s.rarely("kept"+o.addr.String(), "an address whose lease has ended is in use: it is kept for its client a while",
-			"link", x.packet.Link, "address", o.addr)
+			"link", x.packet.Link, "address", o.addr, "answered by", by)
 		x.stays(before)
 	} else {
 		x.s.rarely("used"+o.addr.String(), "an address that nobody was given is in use: it is left alone for a while",
-			"link", x.packet.Link, "address", o.addr)
+			"link", x.packet.Link, "address", o.addr, "answered by", by)
 		x.shun(o.addr)
 	}
 	if o.tries >= maxTries {

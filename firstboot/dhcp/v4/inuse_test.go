@@ -3,6 +3,7 @@ package v4
 import (
 	"net/netip"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,6 +29,9 @@ func TestInUseByItsClient(t *testing.T) {
 		b.Sweep()
 		if got := b.silently(3); got != "" {
 			t.Errorf("%s: a stranger is answered %s; want nothing", name, got)
+		}
+		if said := b.said.String(); !strings.Contains(said, "answered by\"="+squatter) {
+			t.Errorf("%s: nobody is told who uses the address:\n%s", name, said)
 		}
 		b.want(name+": renewed", message(dhcpv4.MessageTypeRequest, 1, "has 10.0.0.100"), "ack 10.0.0.100")
 		ends(b)

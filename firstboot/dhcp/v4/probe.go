@@ -42,7 +42,7 @@ type asker struct {
 	own     netip.Addr
 	arp     *packet.Socket
 	echo    net.PacketConn // nil: there is none
-	waiting map[netip.Addr]func()
+	waiting map[netip.Addr]func(by string)
 }
 
 // NewProbes returns a Prober for the links that Run is called for.
@@ -59,7 +59,7 @@ func (p *Probes) Run(ctx context.Context, l onlink.Link, log *slog.Logger) error
 		return err
 	}
 	defer arp.Close()
-	a := &asker{link: l, own: source(l.Name), arp: arp, waiting: map[netip.Addr]func(){}}
+	a := &asker{link: l, own: source(l.Name), arp: arp, waiting: map[netip.Addr]func(string){}}
 	if a.echo, err = listenEcho(ctx, l.Name); err != nil {
 		log.Warn("addresses behind relay agents are offered without asking whether they are in use", "link", l.Name,
 			"error", err)
@@ -89,7 +89,7 @@ func (p *Probes) Run(ctx context.Context, l onlink.Link, log *slog.Logger) error
 			return fmt.Errorf("receiving ARP on %s: %w", l.Name, err)
 		}
 		if sender, ok := arpSender(b, l.MAC); ok {
-			p.heard(a, sender)
+			p.heard(a, sender, arpHardware(b))
 		}
 	}
 }
@@ -119,49 +119,59 @@ func (p *Probes) hearEchoes(a *asker) {
 			continue
 		}
 		if sender := addr4(ip.IP); sender.IsValid() {
-			p.heard(a, sender)
+			p.heard(a, sender, byEcho)
 		}
 	}
 }
 
+// byEcho is who answered an echo request: of its hardware nothing is known.
+const byEcho = "an echo reply"
+
 const protocolICMP = 1
 
 // heard tells who waits for an address that it is in use.
-func (p *Probes) heard(a *asker, sender netip.Addr) {
+func (p *Probes) heard(a *asker, sender netip.Addr, by string) {
 	p.mu.Lock()
 	found := a.waiting[sender]
 	p.mu.Unlock()
 	if found != nil {
-		found()
+		found(by)
 	}
 }
 
 // Probe asks whether somebody on a link has an address. Where nobody can be asked it is not in use.
-func (p *Probes) Probe(link string, addr netip.Addr, local bool, done func(inUse bool)) {
-	ctx, end := context.WithCancel(context.Background())
+func (p *Probes) Probe(link string, addr netip.Addr, local bool, done func(by string)) {
+	answered := make(chan string, 1) // the first who does counts
 	p.mu.Lock()
 	a := p.links[link]
 	if a == nil || len(a.waiting) >= maxProbes || a.waiting[addr] != nil || !local && a.echo == nil {
 		p.mu.Unlock()
-		end()
-		go done(false)
+		go done("")
 		return
 	}
-	a.waiting[addr] = end
+	a.waiting[addr] = func(by string) {
+		select {
+		case answered <- by:
+		default:
+		}
+	}
 	p.mu.Unlock()
 	go func() {
-		defer end()
+		by := ""
 		for range probeTimes {
 			a.ask(addr, local)
 			select {
-			case <-ctx.Done():
+			case by = <-answered:
 			case <-time.After(probeWait):
+			}
+			if by != "" {
+				break
 			}
 		}
 		p.mu.Lock()
 		delete(a.waiting, addr)
 		p.mu.Unlock()
-		done(ctx.Err() != nil)
+		done(by)
 	}()
 }
 
@@ -206,3 +216,6 @@ func arpSender(b []byte, own net.HardwareAddr) (netip.Addr, bool) {
 	sender := addr4(b[14:18])
 	return sender, sender.IsValid()
 }
+
+// arpHardware is the hardware address that the sender of an ARP packet says it has; arpSender has taken the packet.
+func arpHardware(b []byte) string { return net.HardwareAddr(b[8:14]).String() }

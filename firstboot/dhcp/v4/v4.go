@@ -12,7 +12,7 @@
 // makes room, so a flood of discoveries pushes out its own. Clients that have a lease or are named are served whatever
 // the pool holds. New clients of one link are bounded in rate.
 //
-// What it deliberately does not do: BOOTP, the options overload (what does not fit into the client's message size is
+// What it deliberately does not do: BOOTP, overloading answers (what does not fit into the client's message size is
 // left out, what it did not ask for first), FORCERENEW, lease queries, and dynamic DNS: names go to whoever follows.
 package v4
 
@@ -51,9 +51,10 @@ type Names interface {
 	Gone(a netip.Addr)
 }
 
-// Prober asks the network whether somebody has an address. It calls done once, from another goroutine.
+// Prober asks the network whether somebody has an address. It calls done once, from another goroutine: with who
+// answered, a hardware address or what else is known of it; empty: nobody did.
 type Prober interface {
-	Probe(link string, a netip.Addr, local bool, done func(inUse bool))
+	Probe(link string, a netip.Addr, local bool, done func(by string))
 }
 
 // Config is what a server needs. Names and Prober may be nil.

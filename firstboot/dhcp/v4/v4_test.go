@@ -32,9 +32,16 @@ type bench struct {
 func (b *bench) Bound(l lease.Lease, _ string) { b.names[l.Addr] = l.Name }
 func (b *bench) Gone(a netip.Addr)             { delete(b.names, a) }
 
-func (b *bench) Probe(_ string, a netip.Addr, _ bool, done func(bool)) {
-	go done(b.used[a])
+func (b *bench) Probe(_ string, a netip.Addr, _ bool, done func(string)) {
+	by := ""
+	if b.used[a] {
+		by = squatter
+	}
+	go done(by)
 }
+
+// squatter is who answers for all addresses that are in use.
+const squatter = "02:00:00:00:00:99"
 
 func (b *bench) pass(d time.Duration) { b.now, b.boot = b.now.Add(d), b.boot+d }
 
@@ -106,7 +113,7 @@ func message(kind dhcpv4.MessageType, n int, options ...string) *dhcpv4.DHCPv4 {
 func (b *bench) answerFrom(from string, m *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, Reply) {
 	b.t.Helper()
 	sent := make(chan Reply, 1)
-	raw, err := dhcpv4.FromBytes(m.ToBytes()) // as it comes by the wire
+	raw, err := parse(m.ToBytes()) // as it comes by the wire
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -440,7 +447,7 @@ func FuzzHandle(f *testing.F) {
 	d.Classes = []profiles.DHCPClass{{Name: "c", User: "x*", Vendor: "y*"}}
 	f.Fuzz(func(t *testing.T, src []byte) {
 		b := newBench(t, d)
-		m, err := dhcpv4.FromBytes(src)
+		m, err := parse(src)
 		if err != nil {
 			return
 		}

@@ -11,7 +11,6 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/insomniacslk/dhcp/dhcpv4"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
@@ -61,7 +60,7 @@ func (s *Server) Serve(ctx context.Context, l onlink.Link, log *slog.Logger) err
 		case err != nil:
 			return fmt.Errorf("receiving DHCP messages on %s: %w", l.Name, err)
 		}
-		m, err := dhcpv4.FromBytes(buf[:n])
+		m, err := parse(buf[:n])
 		if err != nil {
 			continue // not DHCP; a flood of it must not fill the log
 		}
