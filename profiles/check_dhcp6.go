@@ -36,13 +36,54 @@ func (v *validator) dhcp6() {
 		if v.nameService(d.DNS, d.Search, bad); d.Rapid && !d.Gives() {
 			bad("rapid", "add a pool, or remove it", "no addresses are given")
 		}
-		v.pools6(d, bad)
+		v.pools6(&d.DHCP6Scope, v.ownSuffixes(d.Link), bad)
 		v.delegates(d, bad)
-		v.hosts6(d)
+		v.hosts6("dhcp6."+clip(d.Link), d, v.ownSuffixes(d.Link))
+		for k := range d.Relayed {
+			v.relayed6(d, &d.Relayed[k], d.Relayed[:k])
+		}
 	}
 }
 
-func (v *validator) pools6(d *DHCP6, bad func(field, hint, format string, args ...any)) {
+// relayed6 checks a subnet behind relay agents; others are those before it.
+func (v *validator) relayed6(d *DHCP6, s *DHCP6Relayed, others []DHCP6Relayed) {
+	name := fmt.Sprintf("dhcp6.%s.relayed.%s", clip(d.Link), s.Prefix)
+	reject := func(hint, format string, args ...any) {
+		v.reject(s.At, hint, "%s: %s", name, fmt.Sprintf(format, args...))
+	}
+	l, p := v.link(d.Link), s.Prefix
+	switch {
+	case !p.IsValid() || p.Masked() != p || p.Bits() != subnetBits || !p.Addr().IsGlobalUnicast():
+		reject("for example 2001:db8:20::/64", "it is no IPv6 subnet of 64 bits that hosts are in")
+		return
+	case slices.ContainsFunc(others, func(o DHCP6Relayed) bool { return o.Prefix == p }):
+		reject("remove one", "the subnet comes twice")
+	case slices.ContainsFunc(l.Addresses, func(own netip.Prefix) bool { return own.Masked().Overlaps(p) }):
+		reject("", "it is a subnet of the link, not one behind relay agents")
+	case !l.reaches(p):
+		reject("add routes: {to: "+p.String()+", via: ADDRESS of the relay agent} to the link",
+			"no route of the link leads there, so answers cannot")
+	}
+	if len(s.From) == 0 {
+		reject("add from: ADDRESS", "it has no relay agent")
+	}
+	for _, from := range s.From {
+		if !from.IsValid() || !from.Addr().Is6() || !linkLocal(from) && !l.reaches(from) {
+			reject("", "a relay agent at %s cannot send by this link", from)
+		}
+	}
+	bad := func(field, hint, format string, args ...any) {
+		reject(hint, "%s: %s", field, fmt.Sprintf(format, args...))
+	}
+	if s.Lease < minLease6 || s.Lease > maxLease6 {
+		bad("lease", "", "%d s, expected %d to %d", s.Lease, minLease6, maxLease6)
+	}
+	v.nameService(s.DNS, s.Search, bad)
+	v.pools6(&s.DHCP6Scope, nil, bad)
+	v.hosts6(name, &DHCP6{Link: d.Link, DHCP6Scope: s.DHCP6Scope}, nil)
+}
+
+func (v *validator) pools6(d *DHCP6Scope, mine []netip.Addr, bad func(field, hint, format string, args ...any)) {
 	if len(d.Pools) > maxPools6 {
 		bad("pool", "", "more than %d of them", maxPools6)
 		return
@@ -65,7 +106,7 @@ func (v *validator) pools6(d *DHCP6, bad func(field, hint, format string, args .
 				bad("pool", "", "%s-%s and %s-%s overlap", r.First, r.Last, o.First, o.Last)
 			}
 		}
-		for _, own := range v.ownSuffixes(d.Link) {
+		for _, own := range mine {
 			if !own.Less(r.First) && !r.Last.Less(own) {
 				bad("pool", "", "the guest's own %s is in %s-%s", own, r.First, r.Last)
 			}
@@ -89,16 +130,16 @@ func (v *validator) ownSuffixes(link string) (out []netip.Addr) {
 	return out
 }
 
-func (v *validator) hosts6(d *DHCP6) {
+// hosts6 checks the clients that a server names; own are the ends of addresses that the guest has itself.
+func (v *validator) hosts6(name string, d *DHCP6, own []netip.Addr) {
 	if len(d.Hosts) > maxHosts {
-		v.reject(d.Hosts[maxHosts].At, "", "dhcp6.%s.hosts: more than %d", clip(d.Link), maxHosts)
+		v.reject(d.Hosts[maxHosts].At, "", "%s.hosts: more than %d", name, maxHosts)
 		return
 	}
-	own := v.ownSuffixes(d.Link)
 	macs, duids, ends := map[string]Pos{}, map[string]Pos{}, map[netip.Addr]Pos{}
 	for _, h := range d.Hosts {
 		bad := func(hint, format string, args ...any) {
-			v.reject(h.At, hint, "dhcp6.%s.hosts.%s: %s", clip(d.Link), clip(h.Name), fmt.Sprintf(format, args...))
+			v.reject(h.At, hint, "%s.hosts.%s: %s", name, clip(h.Name), fmt.Sprintf(format, args...))
 		}
 		if problem, hint := checkHostName(h.Name); problem != "" {
 			bad(hint, "%s", problem)

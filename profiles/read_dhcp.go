@@ -125,13 +125,7 @@ func relayedFields() table[scopeDraft] {
 	return append(table[scopeDraft]{
 		{name: "from", doc: "Where the relay agents send from: an address, a prefix, or a list.",
 			kind: oneOrMore(textLike(prefixPattern)), required: true,
-			decode: func(r *reader, v value, d *scopeDraft) {
-				for _, item := range r.items(v, "an address or prefix, or a list", maxBelieved) {
-					if p := r.network(item); p.IsValid() {
-						d.from = append(d.from, p)
-					}
-				}
-			}},
+			decode: func(r *reader, v value, d *scopeDraft) { d.from = r.agents(v) }},
 	}, subnetFields(func(d *scopeDraft) *scopeDraft { return d })...)
 }
 
@@ -286,6 +280,16 @@ func without(a, b Ranges) (out Ranges) {
 		}
 	}
 	return out
+}
+
+// agents reads where relay agents send from.
+func (r *reader) agents(v value) (from []netip.Prefix) {
+	for _, item := range r.items(v, "an address or prefix, or a list", maxBelieved) {
+		if p := r.network(item); p.IsValid() {
+			from = append(from, p)
+		}
+	}
+	return from
 }
 
 func readRelayed(r *reader, v value, d *dhcpDraft) {

@@ -19,7 +19,9 @@ const (
 
 // dhcp6Fields are the keys of a DHCPv6 server.
 func dhcp6Fields() table[DHCP6] {
-	return table[DHCP6]{
+	return append(scope6Fields(func(d *DHCP6) *DHCP6Scope { return &d.DHCP6Scope }), table[DHCP6]{
+		{name: "rapid", doc: "true: clients that ask so are given their address by two messages instead of four. For links" +
+			" with one server.", kind: yesOrNo(), decode: func(r *reader, v value, d *DHCP6) { d.Rapid, _ = r.boolean(v) }},
 		{name: "delegate", doc: "Delegates prefixes to routers on the link: {from: PREFIX, length: 60}. The way to each is" +
 			" its router's for as long as it has it.", kind: prefixPoolFields().schema(),
 			decode: func(r *reader, v value, d *DHCP6) {
@@ -28,20 +30,59 @@ func dhcp6Fields() table[DHCP6] {
 					d.Delegate = pool.lengths()
 				}
 			}},
+		{name: "relayed", doc: "Subnets behind relay agents: PREFIX: {from: ADDRESS of the agent, pool: ::1000-::1fff, ...}.",
+			kind: named(subnetPattern, relayed6Fields().schema()), decode: readRelayed6},
+	}...)
+}
+
+// relayed6Fields are the keys of a subnet behind relay agents.
+func relayed6Fields() table[DHCP6Relayed] {
+	return append(table[DHCP6Relayed]{
+		{name: "from", doc: "Where the relay agents send from: an address, a prefix, or a list. Link-local ones too.",
+			kind: oneOrMore(textLike(prefixPattern)), required: true,
+			decode: func(r *reader, v value, d *DHCP6Relayed) { d.From = r.agents(v) }},
+	}, scope6Fields(func(d *DHCP6Relayed) *DHCP6Scope { return &d.DHCP6Scope })...)
+}
+
+// scope6Fields are what a subnet says, on the link or behind relay agents.
+func scope6Fields[T any](of func(*T) *DHCP6Scope) table[T] {
+	return table[T]{
 		{name: "pool", doc: "Ends of the addresses given to whoever asks: ::1000-::1fff, or a list. Clients have them in" +
-			" each of the link's prefixes.", kind: oneOrMore(textLike(suffixesPattern)), decode: readPool6},
+			" each of the link's prefixes.", kind: oneOrMore(textLike(suffixesPattern)),
+			decode: func(r *reader, v value, d *T) { readPool6(r, v, of(d)) }},
 		{name: "hosts", doc: "Clients with an end of their own: NAME: {mac: ADDRESS, host: ::10}, or duid in place of mac.",
-			kind: filled(named(hostPattern, dhcp6HostFields().schema())), decode: readHosts6},
+			kind:   filled(named(hostPattern, dhcp6HostFields().schema())),
+			decode: func(r *reader, v value, d *T) { readHosts6(r, v, of(d)) }},
 		{name: "lease", doc: "How long an address is valid after a client last asked, such as 12h. Default: 12h, 90m where" +
 			" prefixes are delegated.", kind: textLike(spanPattern),
-			decode: func(r *reader, v value, d *DHCP6) { d.Lease, _ = r.span(v) }},
-		{name: "rapid", doc: "true: clients that ask so are given their address by two messages instead of four. For links" +
-			" with one server.", kind: yesOrNo(), decode: func(r *reader, v value, d *DHCP6) { d.Rapid, _ = r.boolean(v) }},
+			decode: func(r *reader, v value, d *T) { of(d).Lease, _ = r.span(v) }},
 		{name: "dns", doc: "Name servers: IPv6 addresses, or self for the guest, or a list.",
 			kind:   oneOrMore(eitherOf(oneWordOf(Self), textLike(addressPattern))),
-			decode: func(r *reader, v value, d *DHCP6) { d.DNSSelf, d.DNS = r.nameServers(v) }},
+			decode: func(r *reader, v value, d *T) { of(d).DNSSelf, of(d).DNS = r.nameServers(v) }},
 		{name: "search", doc: "Domain that short names are looked for in, or a list.", kind: oneOrMore(textLike(hostPattern)),
-			decode: func(r *reader, v value, d *DHCP6) { d.Search = r.domains(v) }},
+			decode: func(r *reader, v value, d *T) { of(d).Search = r.domains(v) }},
+	}
+}
+
+func readRelayed6(r *reader, v value, d *DHCP6) {
+	const what = "a mapping such as 2001:db8:20::/64: {from: fe80::2, pool: ::1000-::1fff}"
+	for _, entry := range r.entries(v, what, maxPrefixes) {
+		prefix, problem, hint := parsePrefix(entry.key.Value)
+		if problem == "" && !prefix.Addr().Is6() {
+			problem = "the subnet " + quote(entry.key.Value) + " is not IPv6"
+		}
+		if problem != "" {
+			r.rejectAt(entry.keyPos(), hint, "%s: %s", v.name, problem)
+			continue
+		}
+		s := DHCP6Relayed{Prefix: prefix, At: entry.keyPos()}
+		if len(relayed6Fields().read(r, entry, &s)) > 0 {
+			continue
+		}
+		if s.Lease == 0 {
+			s.Lease = defaultLease6
+		}
+		d.Relayed = append(d.Relayed, s)
 	}
 }
 
@@ -105,7 +146,7 @@ func (r *reader) suffix(v value) netip.Addr {
 	return a
 }
 
-func readPool6(r *reader, v value, d *DHCP6) {
+func readPool6(r *reader, v value, d *DHCP6Scope) {
 	const what = "ends of addresses from one to another such as ::1000-::1fff, or a list"
 	for _, item := range r.items(v, what, maxPools6) {
 		text, ok := r.dotted(item, what)
@@ -123,7 +164,7 @@ func readPool6(r *reader, v value, d *DHCP6) {
 	}
 }
 
-func readHosts6(r *reader, v value, d *DHCP6) {
+func readHosts6(r *reader, v value, d *DHCP6Scope) {
 	const what = "a mapping such as nas: {mac: 52:54:00:12:34:56, host: ::10}"
 	r.filled(v, what)
 	for _, entry := range r.entries(v, what, maxHosts) {

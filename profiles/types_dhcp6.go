@@ -10,7 +10,17 @@ type DHCP6 struct {
 	Rapid bool `json:"rapid,omitempty"` // rapid commit: for a link that has no other server
 	// Delegate is what routers on the link are delegated prefixes of; nil: nothing.
 	Delegate *PrefixPool `json:"delegate,omitempty"`
-	At       Pos         `json:"at"`
+	// Relayed are subnets behind relay agents that send by the link.
+	Relayed []DHCP6Relayed `json:"relayed,omitempty"`
+	At      Pos            `json:"at"`
+}
+
+// DHCP6Relayed is a subnet behind relay agents (RFC 8415, section 19).
+type DHCP6Relayed struct {
+	Prefix netip.Prefix   `json:"prefix"` // of 64 bits, masked: where the agents say that their clients are
+	From   []netip.Prefix `json:"from"`   // where the agents send from
+	DHCP6Scope
+	At Pos `json:"at"`
 }
 
 // DHCP6Scope is what clients of a subnet are given and told.
@@ -52,7 +62,15 @@ const portDHCPv6Server = 547
 
 // opening is for clients on the link and relay agents, which send from link-local addresses or those of the link.
 func (d *DHCP6) opening() Opening {
-	return Opening{Service: "DHCPv6", Link: d.Link, Protocol: UDP, IPv6: true,
+	o := Opening{Service: "DHCPv6", Link: d.Link, Protocol: UDP, IPv6: true,
 		Ports:   []PortRange{{portDHCPv6Server, portDHCPv6Server}},
 		Sources: []netip.Prefix{netip.MustParsePrefix("fe80::/10")}, At: d.At}
+	for _, s := range d.Relayed {
+		for _, from := range s.From {
+			if !from.Addr().IsLinkLocalUnicast() {
+				o.Sources = append(o.Sources, from)
+			}
+		}
+	}
+	return o
 }

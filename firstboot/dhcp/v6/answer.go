@@ -47,13 +47,14 @@ type work struct {
 	from     netip.Addr // who sent it: the client, or the relay agent before it
 	prefixes []watch.Address
 	self     watch.Link
-	keep     []lease.Lease // what must be on the disk before the answer leaves
+	taken    map[netip.Addr]string // by key: the association of this message that has it
+	keep     []lease.Lease         // what must be on the disk before the answer leaves
 }
 
 // answer decides what a client is told, RFC 8415 section 18.3.
 func (s *Server) answer(l *link, on onlink.Link, from netip.Addr, r request, send func(*dhcpv6.Message)) error {
-	w := &work{Server: s, l: l, from: from, req: r, out: &dhcpv6.Message{MessageType: dhcpv6.MessageTypeReply,
-		TransactionID: r.TransactionID}}
+	w := &work{Server: s, l: l, from: from, req: r, taken: map[netip.Addr]string{}}
+	w.out = &dhcpv6.Message{MessageType: dhcpv6.MessageTypeReply, TransactionID: r.TransactionID}
 	w.prefixes, w.self = l.prefixes()
 	if err := w.forUs(on); err != nil {
 		return err
@@ -150,6 +151,7 @@ func (w *work) association(ia *dhcpv6.OptIANA, keep bool) *dhcpv6.OptIANA {
 		out.Options.Add(w.none(statusNoAddrs, "no addresses are left"))
 		return out
 	}
+	w.taken[w.l.key(e)] = client
 	given, shortest := map[netip.Addr]bool{}, time.Duration(0)
 	for _, p := range w.prefixes {
 		valid, preferred := w.lifetimes(p)
@@ -304,8 +306,12 @@ func (w *work) configuration() {
 	d := w.l.settings
 	var list []net.IP
 	if d.DNSSelf {
-		own := w.self.LinkLocal
-		for _, p := range w.prefixes {
+		own, mine := w.self.LinkLocal, w.prefixes
+		if w.l.behind != nil { // of the link by which the client reaches the guest
+			own = netip.Addr{}
+			mine, _ = w.l.behind.prefixes()
+		}
+		for _, p := range mine {
 			if p.Preferred > 0 {
 				own = p.Prefix.Addr()
 				break

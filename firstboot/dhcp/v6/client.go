@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/insomniacslk/dhcp/dhcpv6"
 
@@ -41,7 +42,7 @@ func (s *Server) message(l *link, on onlink.Link, from netip.Addr, b []byte, rep
 	inner, ok := outer.(*dhcpv6.Message)
 	relay, relayed := outer.(*dhcpv6.RelayMessage)
 	if relayed {
-		if inner, mac, err = l.unwrap(relay); err != nil {
+		if l, inner, mac, err = l.unwrap(relay, from); err != nil {
 			return err
 		}
 	} else if !ok || !from.IsLinkLocalUnicast() && !l.holds(from) {
@@ -62,15 +63,17 @@ func (s *Server) message(l *link, on onlink.Link, from netip.Addr, b []byte, rep
 	})
 }
 
-// unwrap reads what relay agents forward: it must be for this very link.
-func (l *link) unwrap(outer *dhcpv6.RelayMessage) (inner *dhcpv6.Message, mac string, err error) {
-	relay := outer
+// unwrap reads what relay agents forward, and finds where the client is: by the agent closest to it that says so (RFC
+// 8415, section 13.1), on this very link or in a subnet that the profile has behind agents at such an address.
+func (l *link) unwrap(outer *dhcpv6.RelayMessage, from netip.Addr) (in *link, inner *dhcpv6.Message, mac string,
+	err error) {
+	relay, place := outer, netip.Addr{}
 	for range maxHops {
 		if relay.MessageType != dhcpv6.MessageTypeRelayForward {
-			return nil, "", errors.New("relayed, but not forwarded")
+			return nil, nil, "", errors.New("relayed, but not forwarded")
 		}
-		if a, ok := netip.AddrFromSlice(relay.LinkAddr); ok && !a.IsUnspecified() && !a.IsLinkLocalUnicast() && !l.holds(a) {
-			return nil, "", fmt.Errorf("relayed from a link with %s, which is not this one", a)
+		if a, ok := netip.AddrFromSlice(relay.LinkAddr); ok && !a.IsUnspecified() && !a.IsLinkLocalUnicast() {
+			place = a
 		}
 		switch next := relay.Options.RelayMessage().(type) {
 		case *dhcpv6.RelayMessage:
@@ -83,11 +86,29 @@ func (l *link) unwrap(outer *dhcpv6.RelayMessage) (inner *dhcpv6.Message, mac st
 			if _, hw := relay.Options.ClientLinkLayerAddress(); len(hw) == macLen { // RFC 6939
 				mac = hw.String()
 			}
-			return next, mac, nil
+			in, err = l.place(place, from)
+			return in, next, mac, err
 		}
-		return nil, "", errors.New("relayed, and nothing in it")
+		return nil, nil, "", errors.New("relayed, and nothing in it")
 	}
-	return nil, "", fmt.Errorf("relayed by more than %d agents", maxHops)
+	return nil, nil, "", fmt.Errorf("relayed by more than %d agents", maxHops)
+}
+
+// place is where a client is that an agent speaks for: its link, by an address there; none is that of the agent.
+func (l *link) place(a, agent netip.Addr) (*link, error) {
+	if !a.IsValid() || l.holds(a) {
+		if !agent.IsLinkLocalUnicast() && !l.holds(agent) {
+			return nil, fmt.Errorf("relayed by %s, which is not on the link", agent)
+		}
+		return l, nil
+	}
+	for _, sub := range l.relayed {
+		if sub.subnet.Contains(a) && slices.ContainsFunc(sub.from, func(p netip.Prefix) bool { return p.Contains(agent) }) {
+			return sub, nil
+		}
+	}
+	return nil, fmt.Errorf("relayed by %s from a link with %s: no subnet of the profile that such an agent serves", agent,
+		a)
 }
 
 // holds tells whether an address is in one of the link's prefixes.

@@ -29,7 +29,7 @@ type blocks struct {
 
 func newBlocks(d *profiles.DHCP6) blocks {
 	h := fnv.New64a()
-	h.Write([]byte(d.Link + "/")) // no link is called so
+	h.Write([]byte(d.Link + "/")) // neither a link nor a subnet behind it is called so
 	b := blocks{pool: d.Delegate, net: h.Sum64(), hosts: map[netip.Prefix]bool{}}
 	for _, host := range d.Hosts {
 		if host.Delegate != nil {
@@ -141,6 +141,7 @@ func (w *work) delegation(ia *dhcpv6.OptIAPD, keep bool) *dhcpv6.OptIAPD {
 		out.Options.Add(w.none(statusNoPrefix, "no prefixes are left, or none are delegated here"))
 		return out
 	}
+	w.taken[b.key(block)] = client
 	given, shortest := map[netip.Prefix]bool{}, time.Duration(0)
 	for _, s := range sources {
 		valid, preferred := w.lifetimes(s)

@@ -53,6 +53,9 @@ func (l *link) pooled(e netip.Addr) bool {
 
 // free tells whether a client may have what a key of the store stands for.
 func (w *work) free(key netip.Addr, client string) bool {
+	if by, taken := w.taken[key]; taken && by != client {
+		return false
+	}
 	have, known := w.cfg.Store.Get(key)
 	return !known || have.Client == client && have.State != lease.Declined || !have.Active(w.cfg.Store.Now())
 }
@@ -91,7 +94,7 @@ func (w *work) unused(client string, spans []span, key func(uint64) (netip.Addr,
 		for i := range min(s.size, maxTries) {
 			n := s.first + (start%s.size+i)%s.size
 			k, open := key(n)
-			if !open {
+			if by, taken := w.taken[k]; !open || taken && by != client {
 				continue
 			}
 			have, known := w.cfg.Store.Get(k)

@@ -1,5 +1,6 @@
 // Package v6 is a DHCPv6 server (RFC 8415) for the links the profile names: addresses from pools and for named hosts,
-// prefixes for routers, stateless configuration, relay agents of the same link (RFC 6221).
+// prefixes for routers, stateless configuration, relay agents of the same link (RFC 6221) and of the subnets that the
+// profile has behind them.
 //
 // A lease is the end of an address, 64 bits, that a client has in each of the link's prefixes, whatever these are. So a
 // lease outlives a prefix: when another is delegated, clients have the same end in it once they ask, and the old
@@ -12,7 +13,7 @@
 // and is the same when it is requested. A lease is on the disk before the reply leaves.
 //
 // What it deliberately does not do: temporary addresses, Reconfigure, authentication, excluding a prefix from what is
-// delegated (RFC 6603), and subnets that are not the guest's own.
+// delegated (RFC 6603), and prefixes for routers behind relay agents.
 package v6
 
 import (
@@ -28,6 +29,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/insomniacslk/dhcp/dhcpv6"
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
@@ -60,6 +62,8 @@ type Config struct {
 type Server struct {
 	cfg   Config
 	links map[string]*link
+	// scopes are all that clients are given addresses of: the links, and the subnets behind relay agents on them.
+	scopes []*link
 
 	mu   sync.Mutex
 	told map[netip.Addr][]netip.Addr   // by key of the lease: the addresses that names go with
@@ -70,9 +74,15 @@ type Server struct {
 	clockSet int
 }
 
-// link is what the server knows of one link.
+// link is what the server knows of one link, or of a subnet behind relay agents.
 type link struct {
 	settings *profiles.DHCP6
+	relayed  []*link // behind relay agents on the link
+	// Of such a subnet: the link by which its agents send, the subnet, and where they send from.
+	behind *link
+	subnet netip.Prefix
+	from   []netip.Prefix
+
 	net      uint64 // the upper half of the keys of its leases
 	byDUID   map[string]*profiles.DHCP6Host
 	byMAC    map[string]*profiles.DHCP6Host
@@ -106,26 +116,38 @@ func New(cfg Config) *Server {
 		ways: map[netip.Addr]downstream.Way{}, odd: map[netip.Addr]bool{}, news: make(chan struct{}, 1)}
 	for i := range cfg.DHCP6 {
 		d := &cfg.DHCP6[i]
-		h := fnv.New64a()
-		h.Write([]byte(d.Link))
-		l := &link{settings: d, net: h.Sum64(), byDUID: map[string]*profiles.DHCP6Host{},
-			byMAC: map[string]*profiles.DHCP6Host{}, reserved: map[netip.Addr]bool{},
-			limit: rate.NewLimiter(perSecond, burst), full: rate.Sometimes{First: 1, Interval: complaints}}
-		for j := range d.Hosts {
-			h := &d.Hosts[j]
-			if h.DUID != "" {
-				l.byDUID[h.DUID] = h
-			}
-			if h.MAC != "" {
-				l.byMAC[h.MAC] = h
-			}
-			l.reserved[h.Host] = h.Host.IsValid()
-		}
-		l.blocks = newBlocks(d)
+		l := newLink(d, d.Link)
 		s.links[d.Link] = l
+		s.scopes = append(s.scopes, l)
+		for _, r := range d.Relayed {
+			sub := newLink(&profiles.DHCP6{Link: d.Link, DHCP6Scope: r.DHCP6Scope}, d.Link+" "+r.Prefix.String())
+			sub.behind, sub.subnet, sub.from = l, r.Prefix, r.From
+			l.relayed = append(l.relayed, sub)
+			s.scopes = append(s.scopes, sub)
+		}
 	}
 	s.leadAll()
 	return s
+}
+
+// newLink is what is to be known of a link or subnet; its leases go by the name.
+func newLink(d *profiles.DHCP6, name string) *link {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	l := &link{settings: d, net: h.Sum64(), byDUID: map[string]*profiles.DHCP6Host{},
+		byMAC: map[string]*profiles.DHCP6Host{}, reserved: map[netip.Addr]bool{}, blocks: newBlocks(d),
+		limit: rate.NewLimiter(perSecond, burst), full: rate.Sometimes{First: 1, Interval: complaints}}
+	for j := range d.Hosts {
+		h := &d.Hosts[j]
+		if h.DUID != "" {
+			l.byDUID[h.DUID] = h
+		}
+		if h.MAC != "" {
+			l.byMAC[h.MAC] = h
+		}
+		l.reserved[h.Host] = h.Host.IsValid()
+	}
+	return l
 }
 
 // Links are the names of the links it serves.
@@ -169,7 +191,12 @@ func (s *Server) Look(v watch.View) {
 }
 
 // prefixes are the link's prefixes that hosts have addresses in, with what is left of their lifetimes, and what it is.
+// A subnet behind relay agents has its own, for ever.
 func (l *link) prefixes() ([]watch.Address, watch.Link) {
+	if l.behind != nil {
+		_, now := l.behind.prefixes()
+		return []watch.Address{{Prefix: l.subnet, Valid: watch.Forever, Preferred: watch.Forever}}, now
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now.After(time.Since(l.seen))
@@ -205,7 +232,7 @@ func (s *Server) nameAll() {
 func (s *Server) name(of lease.Lease) {
 	b := of.Addr.As16()
 	number := binary.BigEndian.Uint64(b[:8])
-	for name, l := range s.links {
+	for _, l := range s.scopes {
 		if l.net != number {
 			continue
 		}
@@ -218,7 +245,7 @@ func (s *Server) name(of lease.Lease) {
 				one := of
 				one.Addr = in(p.Prefix, end(of.Addr))
 				list = append(list, one.Addr)
-				s.cfg.Names.Bound(one, name)
+				s.cfg.Names.Bound(one, l.settings.Link)
 			}
 		}
 		s.told[of.Addr] = list
@@ -288,6 +315,9 @@ func (s *Server) Serve(ctx context.Context, on onlink.Link) error {
 			return fmt.Errorf("DHCPv6 on %s: receiving: %w", on.Name, err)
 		case n > maxMessage || !l.limit.Allow():
 			continue
+		}
+		if n > 0 && dhcpv6.MessageType(buf[0]) == dhcpv6.MessageTypeRelayForward {
+			from = netip.AddrPortFrom(from.Addr(), portServer) // wherever it sends from (RFC 8415, section 7.2)
 		}
 		reply := func(b []byte) {
 			if _, err := conn.WriteToUDPAddrPort(b, from); err != nil && ctx.Err() == nil {

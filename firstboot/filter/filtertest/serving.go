@@ -27,6 +27,8 @@ func Serving() *profiles.Profile {
 		}},
 	}
 	p.DHCP6 = []profiles.DHCP6{{Link: "dmz0", At: line(23), Delegate: &profiles.PrefixPool{
-		PrefixBlock: profiles.PrefixBlock{Prefix: netip.MustParsePrefix("2001:db8:f::/48")}, Shortest: 56, Longest: 56}}}
+		PrefixBlock: profiles.PrefixBlock{Prefix: netip.MustParsePrefix("2001:db8:f::/48")}, Shortest: 56, Longest: 56},
+		Relayed: []profiles.DHCP6Relayed{{Prefix: netip.MustParsePrefix("fd00:20::/64"), At: line(24),
+			From: prefixes("fe80::2/128", "fd00:10:9::2/128")}}}}
 	return p
 }

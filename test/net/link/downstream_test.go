@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"rempart/firstboot/contract"
-	"rempart/firstboot/filter"
 	"rempart/profiles"
 )
 
@@ -58,20 +57,7 @@ func downstreamLab(t *testing.T) (*lab, *profiles.Profile) {
 	l.in("wire", "ip", "link", "set", "w0", "master", "br0")
 	l.in("wire", "ip", "link", "set", "br0", "up")
 	l.dirsOfDHCP()
-	p, err := profiles.Parse("down.yaml", []byte(downstreamProfile))
-	if err != nil {
-		t.Fatal(err)
-	}
-	rules, err := filter.Compile(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(l.root, "policy.nft")
-	if err := os.WriteFile(file, []byte(rules.Text()), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	l.in("fw", need(t, "nft", "nftables"), "-f", file)
-	return l, p
+	return l, l.withPolicy("down.yaml", downstreamProfile)
 }
 
 // dirsOfDHCP makes what the DHCP child writes to.
