@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // ErrNowhere: it cannot be told where the user's data are.
@@ -55,6 +56,25 @@ func WriteFrom(path string, mode fs.FileMode, write func(*os.File) error) error 
 		return errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(f.Name()))
 	}
 	return SyncFolder(filepath.Dir(path))
+}
+
+// Sweep removes from a folder what a Write of some of its files left there that was ended on the way, by a power cut
+// say. Nobody may write to those files meanwhile.
+func Sweep(folder string, names ...string) error {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, e := range entries {
+		for _, name := range names {
+			number, ok := strings.CutPrefix(e.Name(), "."+name+"-")
+			if ok && number != "" && strings.Trim(number, "0123456789") == "" { // as os.CreateTemp has it
+				failed = append(failed, os.Remove(filepath.Join(folder, e.Name())))
+			}
+		}
+	}
+	return errors.Join(failed...)
 }
 
 // Move gives a file or folder another name on the same filesystem, and has that on the disk when it returns.

@@ -100,3 +100,26 @@ func TestClone(t *testing.T) {
 		t.Errorf("a copy that was broken off left %q", left)
 	}
 }
+
+// TestSweep: what a Write left that was killed goes, and nothing that only looks like it.
+func TestSweep(t *testing.T) {
+	dir := t.TempDir()
+	stay := []string{"a.json", ".a.json", ".a.json-", ".a.json-x1", ".b.json-12", "a.json-12", ".a.json-12.part"}
+	for _, name := range append(stay, ".a.json-12", ".a.json-3456") {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Sweep(dir, "a.json", "c.json"); err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != len(stay) {
+		t.Errorf("after Sweep there are %v, %v; want %q", left, err, stay)
+	}
+	for _, name := range stay {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err != nil {
+			t.Errorf("Sweep took %s", name)
+		}
+	}
+}

@@ -30,6 +30,7 @@ import (
 
 	"rempart/builder/files"
 	"rempart/builder/guest/lvm"
+	"rempart/builder/guest/quarantine"
 	"rempart/builder/guest/storage"
 	"rempart/firstboot/contract/identity"
 )
@@ -174,7 +175,16 @@ func (h Home) Lock(name, what string) (*Guest, error) {
 		return nil, err
 	}
 	g.lock = lock
+	if err := g.sweep(); err != nil {
+		g.Unlock()
+		return nil, fmt.Errorf("guest %s: what a power cut left: %w", name, err)
+	}
 	return g, nil
+}
+
+// sweep removes what writing was left of that was ended on the way, of the files that are only written under the lock.
+func (g *Guest) sweep() error {
+	return files.Sweep(g.Dir, descriptionFile, storage.IdentityFile, quarantine.Journal, runningFile)
 }
 
 func (h Home) takeLock(name, what string) (*os.File, error) {

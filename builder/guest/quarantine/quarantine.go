@@ -125,6 +125,14 @@ func Put(guest string, e Entry) (dir string, err error) {
 	return dir, files.SyncFolder(guest)
 }
 
+// Sweep removes from an entry's folder what a power cut left of writing to it. The guest must be locked.
+func Sweep(guest, id string) error {
+	if err := files.Sweep(dirOf(guest, id), entryFile, Report); err != nil {
+		return fmt.Errorf("quarantine %s: what a power cut left: %w", id, err)
+	}
+	return nil
+}
+
 // maxEntry bounds the file about an entry in bytes.
 const maxEntry = 1 << 20
 

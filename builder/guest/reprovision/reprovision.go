@@ -254,6 +254,9 @@ func Load(g *home.Guest, o Options) (*Transaction, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := quarantine.Sweep(g.Dir, p.ID); err != nil {
+		return nil, err
+	}
 	j, err := journal.Open(journalPath(g))
 	if err != nil {
 		return nil, err
