@@ -132,7 +132,7 @@ func restore(ctx context.Context, c *console, file, name, dir, volumes string) e
 		d.Name = name
 	}
 	// What names places of the machine it was written on means nothing here, or something else.
-	d.Data, d.Previous, d.Volumes, d.Growing = nil, "", volumes, 0
+	d.Data, d.Previous, d.Volumes, d.Root, d.Growing = nil, "", volumes, false, 0
 	if d.Store, err = filepath.Abs(masters.Dir()); err != nil {
 		return err
 	}

@@ -246,6 +246,10 @@ func commit(ctx context.Context, c *console, r *running.Guest, packages packageO
 	if err != nil && !errors.Is(err, home.ErrUnknown) {
 		return err
 	}
+	if created != nil && created.Root {
+		return fmt.Errorf("the system disk of %s is a volume, which a change of master derives anew: build and publish one "+
+			"of the changed profile (rempart build PROFILE --publish), then rempart upgrade %[1]s --to REF", r.Name)
+	}
 	if created == nil && store.Kept(r.Master) {
 		return fmt.Errorf("%s is in a store, where a master never changes; build and publish one of the changed profile"+
 			" instead (rempart build PROFILE --publish), and start %s from that", r.Master, r.Name)

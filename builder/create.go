@@ -36,7 +36,8 @@ shared, attached read-only; while a guest uses a master, the store keeps it.
 which the guest finds by the serial data-NAME; it is never copied, moved or removed.
 
 --volumes GROUP makes the state disk a volume of LVM, GROUP/NAME_var, and GROUP/POOL one of a thin pool, whose copies
-take no time. Its size is rounded up to whole extents.
+take no time. Its size is rounded up to whole extents. With --root-volume there is GROUP/NAME_root as well, for Xen:
+a read-only snapshot of a volume with the master, which reprovisioning derives anew.
 
 --image FILE makes it of another system's disk: an image in any format that ` + "`rempart convert`" + ` reads. Its
 bytes are taken into the store as a master, which stays as it is; the guest runs on an overlay of its own, as large as
@@ -58,6 +59,7 @@ a command prints (run by /bin/sh). It is in no argument, log or master.`,
 			keep := flags.StringArray("keep", nil,
 				"carry the files of this place over when it is reprovisioned: "+strings.Join(kept(carry.Places()), ", "))
 			volumes := volumesFlag(flags)
+			root := flags.Bool("root-volume", false, "have its system disk in LVM too, as a read-only snapshot of the master")
 			adopt := flags.Bool("adopt", false, "take over the disks that a removed guest of this name left")
 			return func(ctx context.Context, c *console, args []string) error {
 				if len(args) != 1 || (*ref == "") == (*other.image == "") {
@@ -72,7 +74,10 @@ a command prints (run by /bin/sh). It is in no argument, log or master.`,
 				}
 				d := home.Description{Name: args[0], Firmware: s.Firmware, DiskFormat: s.Format, Memory: s.Memory,
 					Accel: s.Accel, Nets: map[string]string{}}
-				d.Volumes = *volumes
+				d.Volumes, d.Root = *volumes, *root
+				if d.Root && d.Volumes == "" {
+					return usageError{"--root-volume wants --volumes"}
+				}
 				if d.State, err = parseSize("--state-size", *size); err != nil {
 					return err
 				}
@@ -208,6 +213,11 @@ func furnish(ctx context.Context, c *console, masters *store.Store, h home.Home,
 			return err
 		}
 	}
+	if g.Root {
+		if err := deriveSystem(ctx, g, masters); err != nil {
+			return err
+		}
+	}
 	if _, err := own.ensure(ctx, c, s, m.Profile); err != nil {
 		return err
 	}
@@ -227,6 +237,23 @@ func makeState(ctx context.Context, c *console, g *home.Guest) error {
 		return err
 	}
 	return on.Make(ctx, state, g.State, nil)
+}
+
+// deriveSystem makes the system disk of a guest from its master.
+func deriveSystem(ctx context.Context, g *home.Guest, masters *store.Store) error {
+	kept, err := masters.Find(g.Master)
+	if err != nil {
+		return err
+	}
+	from, err := guest.Volume(kept.Dir, kept.Digest, kept.Manifest)
+	if err != nil {
+		return err
+	}
+	system := storage.Disk{Kind: storage.System}
+	if err := g.Disks().Remove(ctx, system); err != nil { // that of a removed guest is derived again
+		return err
+	}
+	return g.Disks().Derive(ctx, from, system)
 }
 
 // roundState has the description of a guest say how large its state disk really is.

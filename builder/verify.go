@@ -187,6 +187,9 @@ func (v *verification) created(ctx context.Context, c *console, g *home.Guest) e
 	if err := v.systemOf(m.Dir, g.DiskFormat); err != nil {
 		return err
 	}
+	if g.Root {
+		v.image, v.format = g.Settings().System, string(hypervisor.Raw)
+	}
 	if v.state != "" || g.State == 0 {
 		return nil
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/erofs/go-erofs"
 
 	"rempart/builder/disk/qcow2"
+	"rempart/builder/guest/storage"
 	"rempart/builder/hypervisor"
 	"rempart/builder/master"
 	"rempart/firstboot/contract"
@@ -156,6 +157,12 @@ func (m *Master) System(format hypervisor.Format) (hypervisor.Disk, error) {
 		return hypervisor.Disk{}, fmt.Errorf("master %s has no %s; build it with --format %s", m.Dir, files[format], format)
 	}
 	return hypervisor.Disk{}, fmt.Errorf("master %s has no system disk", m.Dir)
+}
+
+// Volume is what a volume with the system disk of the master in a folder is made of.
+func Volume(dir, digest string, m *master.Manifest) (storage.Master, error) {
+	raw, err := (&Master{Dir: dir, Manifest: m}).System(hypervisor.Raw)
+	return storage.Master{Digest: digest, Path: raw.Path, Size: m.Disk.Size, SHA256: m.Disk.SHA256}, err
 }
 
 // CopyRoot writes the root, with its hash tree, out of the raw system disk, at the beginning of f.

@@ -24,6 +24,7 @@ type Settings struct {
 	Name     string // empty: the profile's
 	Firmware hypervisor.Firmware
 	Format   hypervisor.Format // empty: what is there
+	System   string            // path of another system disk than the master's own, raw; empty: that
 	Memory   int64             // bytes; 0: the profile's
 	VCPUs    int               // 0: 1
 	Accel    hypervisor.Accel
@@ -166,7 +167,9 @@ func (g *Guest) describe(ctx context.Context, m *Master, s Settings, in qemu.Ins
 		machine.Memory = m.Manifest.Memory
 	}
 	var err error
-	if machine.System, err = m.System(s.Format); err != nil {
+	if s.System != "" {
+		machine.System = hypervisor.Disk{Path: s.System, Format: hypervisor.Raw, Device: isDevice(s.System)}
+	} else if machine.System, err = m.System(s.Format); err != nil {
 		return machine, err
 	}
 	if m.Foreign() {

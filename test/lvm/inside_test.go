@@ -86,8 +86,8 @@ func word(t *testing.T, begin string) (string, bool) {
 	return "", false
 }
 
-// lvm runs a command of lvm2.
-func lvm(t *testing.T, args ...string) {
+// command runs one of lvm2.
+func command(t *testing.T, args ...string) {
 	t.Helper()
 	if out, err := exec.Command("lvm", args...).CombinedOutput(); err != nil {
 		t.Fatalf("lvm %q: %v\n%s", args, err, out)
@@ -102,9 +102,10 @@ func inside(t *testing.T) {
 	}
 	every, all := word(t, everyWord)
 	if _, first := word(t, firstWord); first {
-		lvm(t, "pvcreate", "--yes", disk)
-		lvm(t, "vgcreate", "--physicalextentsize", fmt.Sprint(extent, "b"), group, disk)
-		lvm(t, "lvcreate", "--yes", "--type", "thin-pool", "--size", "64m", "--poolmetadatasize", "4m", "--name", pool, group)
+		command(t, "pvcreate", "--yes", disk)
+		command(t, "vgcreate", "--physicalextentsize", fmt.Sprint(extent, "b"), group, disk)
+		command(t, "lvcreate", "--yes", "--type", "thin-pool", "--size", "64m", "--poolmetadatasize", "4m", "--name", pool,
+			group)
 		t.Run("thick", func(t *testing.T) { onVolumes(t, "") })
 		if all {
 			t.Run("thin", func(t *testing.T) { onVolumes(t, pool) })
@@ -115,7 +116,7 @@ func inside(t *testing.T) {
 			}
 		}
 	} else {
-		lvm(t, "vgchange", "--activate", "y", group)
+		command(t, "vgchange", "--activate", "y", group)
 	}
 	next, _ := word(t, cutWord)
 	storage, next, _ := strings.Cut(next, ":")

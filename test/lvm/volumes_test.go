@@ -3,6 +3,8 @@ package lvm
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -16,6 +18,7 @@ import (
 	"rempart/builder/disk/ext4"
 	"rempart/builder/guest/backup"
 	"rempart/builder/guest/home"
+	"rempart/builder/guest/lvm"
 	"rempart/builder/guest/storage"
 	"rempart/builder/hypervisor"
 	"rempart/firstboot/contract"
@@ -85,6 +88,7 @@ func onVolumes(t *testing.T, pool string) {
 	}
 	filesystem(t, v)
 	backups(t, v)
+	derived(t, v)
 	v.Group = "nowhere"
 	if err := v.Check(ctx, extent, false); err == nil || !strings.Contains(err.Error(), "nowhere") ||
 		!strings.Contains(err.Error(), "vgs") {
@@ -124,12 +128,7 @@ func snapshots(t *testing.T, v storage.Volumes) {
 	if !bytes.Equal(content(t, path), before) {
 		t.Error("a snapshot changed with its origin")
 	}
-	if f, err := os.OpenFile(path, os.O_WRONLY, 0); err == nil {
-		_, err = f.Write([]byte("z"))
-		if err := errors.Join(err, f.Sync(), f.Close()); err == nil {
-			t.Error("a snapshot can be written to")
-		}
-	}
+	refused(t, path)
 	if err := release(); err != nil {
 		t.Error(err)
 	}
@@ -190,6 +189,74 @@ func filesystem(t *testing.T, v storage.Volumes) {
 	if size := int64(st.Blocks) * st.Bsize; size < before || string(kept) != text {
 		t.Errorf("the grown filesystem has room for %d bytes, and %q in a file; want more than %d, and the file", size, kept,
 			int64(before))
+	}
+}
+
+// derived: guests of a master share its volume, each with a snapshot that nobody writes to.
+func derived(t *testing.T, v storage.Volumes) {
+	t.Helper()
+	ctx := t.Context()
+	v.Root = true
+	file := t.TempDir() + "/system.raw"
+	want := bytes.Repeat([]byte("master! "), (2*extent+512)/8)
+	if err := os.WriteFile(file, want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	digest := sha256.Sum256(want)
+	m := storage.Master{Digest: strings.Repeat("cd", 32), Path: file, Size: int64(len(want)),
+		SHA256: hex.EncodeToString(digest[:])}
+	damaged := m
+	damaged.SHA256 = strings.Repeat("0", 64)
+	system := storage.Disk{Kind: storage.System}
+	if err := v.Derive(ctx, damaged, system); err == nil || !strings.Contains(err.Error(), m.SHA256) {
+		t.Errorf("Derive of a master that is not what it should be = %v; want it refused", err)
+	}
+	other := v
+	other.Guest = "box-2"
+	if err := errors.Join(v.Derive(ctx, m, system), other.Derive(ctx, m, system)); err != nil {
+		t.Fatal(err)
+	}
+	for _, one := range []storage.Volumes{v, other} {
+		got := content(t, one.Path(system))
+		if !bytes.Equal(got[:len(want)], want) || len(got) != 3*extent || !isZero(got[len(want):]) {
+			t.Errorf("%s has %d bytes; want the master, and zeros to the end of 3 extents", one.Path(system), len(got))
+		}
+		refused(t, one.Path(system))
+	}
+	all, err := v.Tools.Volumes(ctx, group)
+	if err != nil || len(all) != 4 {
+		t.Fatalf("there are %v, %v; want the pool, one master, and what two guests have of it", all, err)
+	}
+	for name := range all {
+		if strings.HasPrefix(name, "rempart_") {
+			refused(t, lvm.Device(group, name))
+			defer func() {
+				if err := v.Tools.Remove(ctx, group, name); err != nil {
+					t.Error(err)
+				}
+			}()
+		}
+	}
+	old := storage.Disk{Kind: storage.System, Place: storage.Aside, Entry: "0001"}
+	if err := errors.Join(v.Move(ctx, system, old), v.Derive(ctx, m, system), v.RemoveAll(ctx)); err != nil {
+		t.Error(err)
+	}
+	if got := content(t, other.Path(system)); !bytes.Equal(got[:len(want)], want) {
+		t.Error("when one guest is removed, another's system disk is another")
+	}
+	if err := other.RemoveAll(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// refused tries to write to a device.
+func refused(t *testing.T, path string) {
+	t.Helper()
+	if f, err := os.OpenFile(path, os.O_WRONLY, 0); err == nil {
+		_, err = f.Write([]byte("z"))
+		if err := errors.Join(err, f.Sync(), f.Close()); err == nil {
+			t.Errorf("%s can be written to", path)
+		}
 	}
 }
 

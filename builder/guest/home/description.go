@@ -40,6 +40,8 @@ type Description struct {
 	State int64 `json:"state"`
 	// Volumes is where in LVM the state disk is: a volume group, or a thin pool as GROUP/POOL; empty: it is a file.
 	Volumes string `json:"volumes,omitempty"`
+	// Root says that the system disk is in LVM too, derived from a volume with the master.
+	Root bool `json:"root,omitempty"`
 	// Growing is the size that the state disk had when a growth began which is not over; 0: none is under way.
 	Growing int64 `json:"growing,omitempty"`
 	// Nets are what its links are plugged into, by link, in the words of `rempart run --net`.
@@ -132,6 +134,9 @@ func (d *Description) Check() error {
 		if err := storage.CheckVolumes(d.Volumes, d.Name); err != nil {
 			errs = append(errs, err)
 		}
+	}
+	if d.Root && d.Volumes == "" {
+		bad("the system disk is a volume, but of which volume group is not said")
 	}
 	if d.Memory < 0 || d.State < 0 || d.Growing < 0 {
 		bad("memory of %d bytes and a state disk of %d: want none, or more", d.Memory, d.State)

@@ -96,7 +96,7 @@ func (g *Guest) Disks() storage.Disks {
 	}
 	group, pool, _ := strings.Cut(g.Volumes, "/")
 	return storage.Volumes{Files: all, Tools: lvm.Tools{Program: g.lvm, Lock: g.lock}, Group: group, Pool: pool,
-		Guest: g.Name}
+		Guest: g.Name, Root: g.Root}
 }
 
 // StateDisk is the file or device of the state disk, or of the overlay that a guest of another system has in its place.

@@ -24,6 +24,9 @@ func (g *Guest) Settings() guest.Settings {
 	case g.State > 0:
 		s.State = g.StateDisk()
 	}
+	if g.Root {
+		s.System = g.Disks().Path(storage.Disk{Kind: storage.System})
+	}
 	for _, d := range g.Data {
 		s.Data = append(s.Data, hypervisor.DataDisk{Name: d.Name, Disk: hypervisor.Disk{Path: d.Path, Format: d.Format},
 			ReadOnly: d.ReadOnly})
@@ -114,6 +117,9 @@ func (g *Guest) Missing(ctx context.Context) error {
 		if err := g.Disks().Check(ctx, 0, true); err != nil {
 			errs = append(errs, fmt.Errorf("guest %s: %w", g.Name, err))
 		}
+	}
+	if g.Root {
+		look("system disk", g.Disks().Path(storage.Disk{Kind: storage.System}), "make it anew: rempart reprovision "+g.Name)
 	}
 	look("identity disk", g.Identity(), "put it back, or make the guest anew")
 	for _, d := range g.Data {

@@ -250,7 +250,12 @@ func Discard(guest, id string) error { return os.RemoveAll(dirOf(guest, id)) }
 // Remove takes an entry away for good, the file about it last: what is half gone is still told of.
 func (e *Entry) Remove(ctx context.Context, s storage.Disks) error {
 	for _, failed := range []bool{false, true} {
-		if err := s.Remove(ctx, e.Disk(failed)); err != nil {
+		disk := e.Disk(failed)
+		err := s.Remove(ctx, disk)
+		if disk.Kind = storage.System; err == nil && s.OwnsSystem() {
+			err = s.Remove(ctx, disk)
+		}
+		if err != nil {
 			return err
 		}
 	}

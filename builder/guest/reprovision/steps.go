@@ -26,6 +26,9 @@ func (t *Transaction) disks() []disk {
 	if t.NewKeys {
 		kinds = append(kinds, storage.Identity)
 	}
+	if t.on.OwnsSystem() {
+		kinds = append(kinds, storage.System)
+	}
 	var all []disk
 	for _, k := range kinds {
 		all = append(all, disk{storage.Disk{Kind: k}, storage.Disk{Kind: k, Place: storage.Next},
@@ -89,6 +92,11 @@ func (t *Transaction) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if t.on.OwnsSystem() {
+		if err := t.derive(ctx); err != nil {
+			return err
+		}
+	}
 	if !t.NewKeys {
 		return nil
 	}
@@ -116,6 +124,20 @@ func (t *Transaction) blank(ctx context.Context, d storage.Disk) error {
 		return err
 	}
 	return t.on.Make(ctx, d, 0, func(path string) error { return guest.MakeOverlay(ctx, path, m, t.Size) })
+}
+
+// derive makes the new system disk, where that is the guest's own.
+func (t *Transaction) derive(ctx context.Context) error {
+	m, err := t.o.Store.Find(t.To)
+	if err != nil {
+		return err
+	}
+	from, err := guest.Volume(m.Dir, m.Digest, m.Manifest)
+	if err != nil {
+		return err
+	}
+	t.say("deriving the system disk of %s from master %.12s", t.g.Name, t.To)
+	return t.on.Derive(ctx, from, storage.Disk{Kind: storage.System, Place: storage.Next})
 }
 
 func (t *Transaction) stop(ctx context.Context) error {

@@ -59,6 +59,7 @@ func newWorld(dir string) (*world, error) {
 	}
 	d := home.Description{Name: "fw", Store: w.store.Dir(), Master: w.masters["well"], State: stateSize,
 		Firmware: hypervisor.BIOS, Accel: hypervisor.TCG, Volumes: os.Getenv(volumesVariable)}
+	d.Root = d.Volumes != ""
 	ctx := context.Background()
 	if d.Volumes != "" { // of the world before
 		if err := (&home.Guest{Description: d}).Disks().RemoveAll(ctx); err != nil {
@@ -75,8 +76,21 @@ func newWorld(dir string) (*world, error) {
 	id.SetSecret(identity.ConsumerSSH, identity.SSHAuthorizedKeys, []byte("given"))
 	err = errors.Join(g.Disks().Make(ctx, storage.Disk{Kind: storage.State}, stateSize, func(path string) error {
 		return os.WriteFile(path, []byte(oldState), 0o600)
-	}), guest.WriteIdentity(g.Identity(), id), g.Save(), w.runner().Start(ctx))
+	}), guest.WriteIdentity(g.Identity(), id), w.derive(g), g.Save(), w.runner().Start(ctx))
 	return w, err
+}
+
+// derive makes the system disk of a guest that has one of its own.
+func (w *world) derive(g *home.Guest) error {
+	if !g.Root {
+		return nil
+	}
+	m, err := w.store.Find(g.Master)
+	if err != nil {
+		return err
+	}
+	from, err := guest.Volume(m.Dir, m.Digest, m.Manifest)
+	return errors.Join(err, g.Disks().Derive(context.Background(), from, storage.Disk{Kind: storage.System}))
 }
 
 // openWorld finds the world that newWorld made.
@@ -98,14 +112,17 @@ func publish(s *store.Store, dir, name string) (*store.Master, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	digest := sha256.Sum256([]byte(name))
+	const size = 512
+	disk := append([]byte(name), make([]byte, size-len(name))...)
+	digest := sha256.Sum256(disk)
+	sum := hex.EncodeToString(digest[:])
 	m := &master.Manifest{Format: master.Format, Master: contract.Master{Name: name, Arch: "amd64"},
-		Disk: master.Disk{Size: 512, Regions: []master.Region{{Name: "all", Length: 512}}, Block: 512,
-			Blocks: make([]byte, sha256.Size)},
-		Outputs: []master.Output{{Name: master.RawFile, Size: int64(len(name)), SHA256: hex.EncodeToString(digest[:])}}}
+		Disk: master.Disk{Size: size, SHA256: sum, Regions: []master.Region{{Name: "all", Length: size}}, Block: size,
+			Blocks: digest[:]},
+		Outputs: []master.Output{{Name: master.RawFile, Size: size, SHA256: sum}}}
 	b, err := m.Encode()
 	if err == nil {
-		err = errors.Join(os.WriteFile(filepath.Join(dir, master.RawFile), []byte(name), 0o600),
+		err = errors.Join(os.WriteFile(filepath.Join(dir, master.RawFile), disk, 0o600),
 			os.WriteFile(filepath.Join(dir, master.ManifestFile), b, 0o600))
 	}
 	if err != nil {
@@ -280,6 +297,12 @@ func (w *world) fate(t testing.TB) string {
 	}
 	if left, err := os.ReadDir(filepath.Join(g.Dir, storage.Work)); err == nil {
 		how += fmt.Sprintf(", with %d new disks left", len(left))
+	}
+	if g.Root {
+		b, err := os.ReadFile(g.Settings().System)
+		if system, _, _ := strings.Cut(string(b), "\x00"); err != nil || system != name(g.Master) {
+			how += fmt.Sprintf(", on the system disk of %q, %v", system, err)
+		}
 	}
 	all, err := g.Disks().Left(t.Context())
 	if err != nil {

@@ -107,6 +107,14 @@ func (f Files) Clone(ctx context.Context, from, to Disk) error {
 	return files.Clone(ctx, f.Path(from), f.Path(to))
 }
 
+// OwnsSystem is Disks.OwnsSystem: the guests of a master share that of the store.
+func (f Files) OwnsSystem() bool { return false }
+
+// Derive is Disks.Derive: there is none.
+func (f Files) Derive(_ context.Context, _ Master, to Disk) error {
+	return fmt.Errorf("%s: %w", f.Path(to), errors.ErrUnsupported)
+}
+
 // Move is Disks.Move.
 func (f Files) Move(_ context.Context, from, to Disk) error {
 	have, err := there(f.Path(from))

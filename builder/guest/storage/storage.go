@@ -20,6 +20,7 @@ type Kind string
 const (
 	State    Kind = "state"
 	Identity Kind = "identity" // a file on every storage: it is tiny, and written anew at each start
+	System   Kind = "system"   // only where OwnsSystem says so
 )
 
 // Place is where a disk of a guest is in its life.
@@ -53,6 +54,10 @@ type Disks interface {
 	// Clone makes a disk that is not there as a copy of another, which nobody writes to. It appears whole, and is on this
 	// machine's disk.
 	Clone(ctx context.Context, from, to Disk) error
+	// OwnsSystem tells whether the guest has a system disk of its own here, made by Derive; else it has that of the store.
+	OwnsSystem() bool
+	// Derive makes a system disk that is not there, from a master. It appears whole.
+	Derive(ctx context.Context, m Master, to Disk) error
 	// Move gives a disk another place, which none has, and has that on this machine's disk. One that is not there was
 	// moved already.
 	Move(ctx context.Context, from, to Disk) error

@@ -15,14 +15,16 @@ import (
 	"rempart/builder/guest/lvm"
 )
 
-// Volumes are the disks of a guest as volumes of LVM: GROUP/GUEST_var is its state disk. One that waits is
-// GUEST_var.new, those in quarantine have its number behind them: GUEST_var.0001, GUEST_var.failed-0001. The identity
-// disk is a file of the guest's folder.
+// Volumes are the disks of a guest as volumes of LVM: GROUP/GUEST_var is its state disk, and GROUP/GUEST_root, where
+// there is one, its system disk: a read-only snapshot of a volume with the master, which all guests of it share. One
+// that waits is GUEST_var.new, those in quarantine have its number behind them: GUEST_var.0001, GUEST_var.failed-0001.
+// The identity disk is a file of the guest's folder.
 type Volumes struct {
 	Files
 	Tools       lvm.Tools
 	Group, Pool string // no pool: thick volumes
 	Guest       string
+	Root        bool // there is GUEST_root
 }
 
 // Endings of volumes that are only there for a while.
@@ -31,26 +33,32 @@ const (
 	snapEnd = ".snap" // of Snapshot
 )
 
-func (v Volumes) base() string { return v.Guest + "_var" }
+// base is the name of the guest's own volume of a kind.
+func (v Volumes) base(kind Kind) string {
+	if kind == System {
+		return v.Guest + "_root"
+	}
+	return v.Guest + "_var"
+}
 
 // name is that of a disk that is a volume.
 func (v Volumes) name(d Disk) string {
 	switch d.Place {
 	case Next:
-		return v.base() + ".new"
+		return v.base(d.Kind) + ".new"
 	case Aside:
-		return v.base() + "." + d.Entry
+		return v.base(d.Kind) + "." + d.Entry
 	case Failed:
-		return v.base() + ".failed-" + d.Entry
+		return v.base(d.Kind) + ".failed-" + d.Entry
 	}
-	return v.base()
+	return v.base(d.Kind)
 }
 
 // CheckVolumes tells what is wrong with a place for volumes, "GROUP" or "GROUP/POOL", of a guest.
 func CheckVolumes(where, guest string) error {
 	group, pool, thin := strings.Cut(where, "/")
 	v := Volumes{Group: group, Guest: guest}
-	err := lvm.CheckName(group, v.name(Disk{Place: Failed, Entry: "0000"})) // the longest
+	err := lvm.CheckName(group, v.name(Disk{Kind: System, Place: Failed, Entry: "0000"})) // the longest
 	if thin {
 		err = errors.Join(err, lvm.CheckGroup(pool))
 	}
@@ -123,7 +131,7 @@ func (v Volumes) create(ctx context.Context, name string, size int64) error {
 
 // appear has make make a volume under a name that nobody looks for, and then gives it its own.
 func (v Volumes) appear(ctx context.Context, d Disk, make func(part string) error) error {
-	part := v.base() + partEnd
+	part := v.base(d.Kind) + partEnd
 	if err := v.remove(ctx, part); err != nil {
 		return err
 	}
@@ -240,7 +248,11 @@ func (v Volumes) open(name string) error {
 
 // Clear is Disks.Clear.
 func (v Volumes) Clear(ctx context.Context) error {
-	if err := v.remove(ctx, v.base()+partEnd, v.name(Disk{Place: Next})); err != nil {
+	var names []string
+	for _, kind := range []Kind{State, System} {
+		names = append(names, v.base(kind)+partEnd, v.name(Disk{Kind: kind, Place: Next}))
+	}
+	if err := v.remove(ctx, append(names, v.layEnd())...); err != nil {
 		return err
 	}
 	return v.Files.Clear(ctx)
@@ -248,21 +260,21 @@ func (v Volumes) Clear(ctx context.Context) error {
 
 // Snapshot is Disks.Snapshot.
 func (v Volumes) Snapshot(ctx context.Context) (string, func() error, error) {
-	name := v.base() + snapEnd
+	name := v.base(State) + snapEnd
 	if err := v.remove(ctx, name); err != nil { // of one that was killed
 		return "", nil, err
 	}
 	var err error
 	if v.Pool != "" {
-		err = v.Tools.SnapshotThin(ctx, v.Group, v.base(), name, true)
+		err = v.Tools.SnapshotThin(ctx, v.Group, v.base(State), name, true)
 	} else {
 		var size int64
 		if size, err = v.room(ctx); err == nil {
-			err = v.Tools.Snapshot(ctx, v.Group, v.base(), name, size, true)
+			err = v.Tools.Snapshot(ctx, v.Group, v.base(State), name, size, true)
 		}
 	}
 	if err != nil {
-		return "", nil, fmt.Errorf("snapshot of %s/%s: %w", v.Group, v.base(), err)
+		return "", nil, fmt.Errorf("snapshot of %s/%s: %w", v.Group, v.base(State), err)
 	}
 	return lvm.Device(v.Group, name), func() error { return v.release(context.WithoutCancel(ctx), name) }, nil
 }
@@ -316,14 +328,17 @@ func (v Volumes) Check(ctx context.Context, size int64, runs bool) error {
 	}
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if now, have := all[v.base()]; have {
+	for _, kind := range []Kind{State, System} {
+		name := v.base(kind)
+		now, have := all[name]
 		switch {
+		case !have:
 		case !now.Active:
-			bad("volume %s/%s is not active; lvchange --activate y %[1]s/%[2]s", v.Group, v.base())
+			bad("volume %s/%s is not active; lvchange --activate y %[1]s/%[2]s", v.Group, name)
 		case now.Open && !runs:
-			errs = append(errs, v.open(v.base()))
-		case now.ReadOnly:
-			bad("volume %s/%s is read-only; lvchange --permission rw %[1]s/%[2]s", v.Group, v.base())
+			errs = append(errs, v.open(name))
+		case now.ReadOnly && kind == State:
+			bad("volume %s/%s is read-only; lvchange --permission rw %[1]s/%[2]s", v.Group, name)
 		}
 	}
 	size = whole(size, g.Extent)
@@ -382,7 +397,8 @@ func (v Volumes) own(ctx context.Context) (names []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	mine := regexp.MustCompile(`^` + regexp.QuoteMeta(v.base()) + `(|\.new|\.part|\.snap|\.(failed-)?[0-9]{4})$`)
+	mine := regexp.MustCompile(`^` + regexp.QuoteMeta(v.Guest) +
+		`_(var|root)(|\.new|\.part|\.snap|\.lay|\.(failed-)?[0-9]{4})$`)
 	for name := range all {
 		if mine.MatchString(name) {
 			names = append(names, name)
