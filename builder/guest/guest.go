@@ -14,8 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/erofs/go-erofs"
-
+	"rempart/builder/disk/inside"
 	"rempart/builder/disk/qcow2"
 	"rempart/builder/guest/storage"
 	"rempart/builder/hypervisor"
@@ -87,7 +86,8 @@ func (m *Master) readProfile() (*profiles.Profile, error) {
 	if err != nil {
 		return nil, err
 	}
-	root, err := erofs.Open(io.NewSectionReader(content, region.Offset, region.Length))
+	// Whoever the master came from: this reader of EROFS does not take the program down with it.
+	root, err := inside.OpenVolume(io.NewSectionReader(content, region.Offset, region.Length), region.Length)
 	if err != nil {
 		return nil, fmt.Errorf("root: %w", err)
 	}

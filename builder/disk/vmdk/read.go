@@ -269,10 +269,12 @@ func (i *Image) unpack(at, n int64) ([]byte, error) {
 	return grain, nil
 }
 
-// Sparse is the disk as an image that leaves out what the tables say is zero. It reads through the Image.
+// Sparse is the disk as an image that leaves out what the tables say is zero. It reads through the Image. Grains that
+// hold more than the file does share their bytes, which no writer does: such an image is refused, or a few kilobytes
+// would become a disk of terabytes.
 func (i *Image) Sparse(ctx context.Context) (*disk.Sparse, error) {
 	s := disk.NewSparse(i.Size())
-	var from, to int64
+	var from, to, held int64
 	flush := func() error {
 		if from == to {
 			return nil
@@ -294,6 +296,10 @@ func (i *Image) Sparse(ctx context.Context) (*disk.Sparse, error) {
 		}
 		if at == 0 {
 			continue
+		}
+		// Compressed ones cannot be shared: each says which it is.
+		if held += i.grainByte; i.flags&flagCompressed == 0 && held-i.grainByte > i.length {
+			return nil, fmt.Errorf("vmdk: the grains up to %d have more bytes than the file: %w", n, ErrCorrupt)
 		}
 		if start := n * i.grainByte; start != to || from == to {
 			if err := flush(); err != nil {

@@ -201,6 +201,42 @@ func TestOpenRefuses(t *testing.T) {
 }
 
 // TestWriteRefuses asks for what cannot be.
+// TestSharedGrains: an image of few bytes whose tables have all grains of a large disk be the same one is no disk.
+func TestSharedGrains(t *testing.T) {
+	s := disk.NewSparse(40 << 20)
+	if err := s.Put(0, strings.NewReader("grain"), 5); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(write(t, s, vmdk.MonolithicSparse))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const sector, directoryAt, grain, perTable = 512, 56, 64 << 10, 512
+	sparse := func() (*disk.Sparse, error) {
+		i, err := vmdk.Open(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			return nil, err
+		}
+		return i.Sparse(t.Context())
+	}
+	if _, err := sparse(); err != nil {
+		t.Fatal(err)
+	}
+	directory := binary.LittleEndian.Uint64(b[directoryAt:]) * sector
+	first := uint32(0)
+	for n := range (40 << 20) / grain {
+		table := uint64(binary.LittleEndian.Uint32(b[directory+uint64(n/perTable)*4:])) * sector
+		entry := b[table+uint64(n%perTable)*4:]
+		if n == 0 {
+			first = binary.LittleEndian.Uint32(entry)
+		}
+		binary.LittleEndian.PutUint32(entry, first)
+	}
+	if _, err := sparse(); !errors.Is(err, vmdk.ErrCorrupt) || first == 0 {
+		t.Errorf("Sparse of %d bytes that say they are 40 MiB = %v; want %v", len(b), err, vmdk.ErrCorrupt)
+	}
+}
+
 func TestWriteRefuses(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "x"))
 	if err != nil {
