@@ -99,8 +99,10 @@ type link struct {
 
 // Bounds of the work that clients can make.
 const (
-	perSecond  = 1000 // messages of a link that are read; what is above is dropped, clients repeat it
-	burst      = 2000
+	// perSecond are the messages of a link that are read; what is above is dropped, clients repeat it. It is as many new
+	// clients as a link of IPv4 may have, each of which sends two.
+	perSecond  = 10_000
+	burst      = 20_000
 	complaints = time.Minute // between two lines of the log about a full pool
 	maxMessage = 1500        // bytes; larger ones were fragmented, and no client sends such
 	receive    = 256 << 10   // bytes that wait to be read

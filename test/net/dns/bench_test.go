@@ -83,7 +83,8 @@ func (l *lab) awaitGuest() time.Time {
 	}
 }
 
-// perf runs dnsperf and returns its figure of queries a second, how many were lost, and all it said.
+// perf runs dnsperf and returns its figure of queries a second, how many were lost, and all it said. (flamethrower,
+// which does the same, is in no Debian; the package of that name copies files.)
 func (l *lab) perf(queries string, args ...string) (qps float64, lost int, out string) {
 	l.t.Helper()
 	file := filepath.Join(l.root, "queries")
