@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"rempart/profiles"
 )
@@ -141,7 +142,8 @@ func (l *lab) dhcpcd(host, text string, args ...string) *process {
 	}
 	p := l.private(host, "/var/lib/dhcpcd /run/dhcpcd", append([]string{need(l.t, "dhcpcd", "dhcpcd-base"), "-B", "-d",
 		"-f", conf}, args...)...)
-	l.t.Cleanup(func() { // it ends its helpers when asked to
+	l.t.Cleanup(func() { // it ends its helpers when asked to; should it not end itself, nobody waits for ever
+		defer time.AfterFunc(patience, func() { _ = p.cmd.Process.Kill() }).Stop()
 		_ = p.cmd.Process.Signal(syscall.SIGTERM)
 		p.once.Do(func() { _ = p.cmd.Wait() })
 	})
