@@ -17,14 +17,16 @@ import (
 	"rempart/firstboot/contract"
 	"rempart/firstboot/dhcp/lease"
 	v4 "rempart/firstboot/dhcp/v4"
+	v6 "rempart/firstboot/dhcp/v6"
 	"rempart/firstboot/door"
 )
 
 // desk answers administrators on a unix socket: one question, a line of JSON, a connection.
 type desk struct {
-	store  *lease.Store
-	server *v4.Server
-	log    *slog.Logger
+	store   *lease.Store // of DHCPv4
+	server  *v4.Server
+	server6 *v6.Server
+	log     *slog.Logger
 }
 
 // Bounds of a question: its size in bytes, how long it may take, and how many are answered at once.
@@ -77,7 +79,7 @@ func (d *desk) answer(conn net.Conn) error {
 
 // list says all leases, by address.
 func (d *desk) list(say *json.Encoder) error {
-	all := d.store.All()
+	all := append(d.store.All(), d.server6.Leases()...)
 	slices.SortFunc(all, func(a, b lease.Lease) int { return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Bits, b.Bits)) })
 	now := d.store.Now()
 	for _, l := range all {
@@ -109,7 +111,11 @@ func (d *desk) release(text string) string {
 		return fmt.Sprintf("%.64q is no address", text)
 	}
 	done := make(chan error, 1)
-	if !d.server.Release(a, func(err error) { done <- err }) {
+	release := d.server.Release
+	if a.Is6() {
+		release = d.server6.Release
+	}
+	if !release(a, func(err error) { done <- err }) {
 		return fmt.Sprintf("nobody has a lease of %v", a)
 	}
 	if err := <-done; err != nil {

@@ -116,7 +116,7 @@ func run(ctx context.Context, env *child.Env) error {
 	if len(env.Profile.DHCP6) > 0 {
 		all.Go(func() { failed <- server6.Run(ctx) })
 	}
-	desk := &desk{store: store, server: server, log: env.Log}
+	desk := &desk{store: store, server: server, server6: server6, log: env.Log}
 	all.Go(func() { failed <- desk.serve(ctx, filepath.Join(env.Root, contract.DHCPSocket)) })
 	env.Ready()
 	err = loop(ctx, env, server, failed)

@@ -16,6 +16,7 @@ import (
 	"rempart/firstboot/contract"
 	"rempart/firstboot/dhcp/lease"
 	"rempart/firstboot/dhcp/v4"
+	v6 "rempart/firstboot/dhcp/v6"
 	"rempart/firstboot/names"
 	"rempart/profiles"
 )
@@ -63,6 +64,16 @@ func ask(t *testing.T, path, question string) []string {
 	return lines
 }
 
+// store6 are leases of DHCPv6, of which there are none.
+func store6(t *testing.T) *lease.Store {
+	t.Helper()
+	store, err := lease.Open(lease.Options{Clock: lease.SystemClock(), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
 // TestDesk: administrators see the leases and end them; the names follow.
 func TestDesk(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
@@ -86,7 +97,8 @@ func TestDesk(t *testing.T) {
 		Subnets: []profiles.DHCPSubnet{{Prefix: netip.MustParsePrefix("10.0.0.0/24"), Server: netip.MustParseAddr("10.0.0.1"),
 			Pools: profiles.Ranges{{First: a, Last: a}}, Lease: 100}}}}})
 	path := filepath.Join(dir, "socket")
-	d := &desk{store: store, server: server, log: log}
+	d := &desk{store: store, server: server, log: log,
+		server6: v6.New(v6.Config{Store: store6(t), Names: names, Log: log})}
 	ended := make(chan error, 1)
 	go func() { ended <- d.serve(t.Context(), path) }()
 	for {
@@ -104,6 +116,7 @@ func TestDesk(t *testing.T) {
 	for question, want := range map[string]string{
 		`{"release":"x"}`:        "is no address",
 		`{"release":"10.0.0.9"}`: "nobody has a lease",
+		`{"release":"fd00::9"}`:  "nobody has a lease",
 	} {
 		if got := strings.Join(ask(t, path, question), ""); !strings.Contains(got, want) {
 			t.Errorf("%s is answered %q; want %q", question, got, want)

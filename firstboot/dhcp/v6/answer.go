@@ -375,16 +375,16 @@ func (w *work) commit(send func(*dhcpv6.Message)) error {
 }
 
 // settle has names and ways follow a lease.
-func (w *work) settle(l lease.Lease) {
+func (s *Server) settle(l lease.Lease) {
 	if l.Bits > 0 {
-		w.lead(l)
+		s.lead(l)
 		return
 	}
 	if l.State == lease.Bound {
-		w.name(l)
+		s.name(l)
 		return
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.forget(l.Addr)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forget(l.Addr)
 }

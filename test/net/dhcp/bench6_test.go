@@ -15,11 +15,14 @@ import (
 // manyLeases6 is below what this server keeps of DHCPv6 at most (1<<14).
 const manyLeases6 = 16_000
 
+// clients6 is whose DUID the load generator counts on from: the same clients come again and again.
+const clients6 = "duid=0001000112345678020000000000"
+
 // pool6 has room for them.
 const pool6 = "fd00:1::1:0:0-fd00:1::2:ffff:ffff"
 
-// BenchmarkServers6 is BenchmarkServers for DHCPv6, with Kea: on a tmpfs, which makes waiting for the disk cost nothing,
-// as Kea does not; and this server on a disk.
+// BenchmarkServers6 is BenchmarkServers for DHCPv6, with Kea: on a tmpfs, which makes waiting for the disk cost nothing
+// (Kea does not wait); and this server on a disk.
 func BenchmarkServers6(b *testing.B) {
 	for _, s := range []struct {
 		name string
@@ -66,7 +69,7 @@ func measure6(b *testing.B, dir string, run func(*lab, string) *exec.Cmd) {
 		_, leases := perfdhcp(b, c, []string{"-6", "-l", c.dev, "all"}, "-r", "10", "-n", "1", "-R", "1")
 		return leases > 0
 	})
-	best, leases := load(b, c, manyLeases6, "-6", "-l", c.dev, "all")
+	best, leases := load(b, c, manyLeases6, "-6", "-l", c.dev, "-b", clients6, "all")
 	rss := resident(b, cmd.Process.Pid)
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
