@@ -200,7 +200,7 @@ func (f *family) comesClean(t *testing.T) {
 	}
 	f.do(t, 0, "PENDING", "status", "fw")
 	f.do(t, 1, "rempart resume", "reprovision", "fw")
-	f.do(t, 0, "READY", "resume", "fw")
+	f.losesTerminal(t)
 	f.do(t, 1, "nothing is under way", "resume", "fw")
 	f.do(t, 0, "rootkit", "quarantine", "show", "fw", "0001")
 	f.do(t, 0, "identical to master", "verify", "fw")
@@ -230,6 +230,30 @@ func (f *family) elsewhere(t *testing.T) *family {
 		t.Fatal(err)
 	}
 	return there
+}
+
+// losesTerminal has what is under way finished by a command whose terminal is gone as soon as it has the guest's lock.
+func (f *family) losesTerminal(t *testing.T) {
+	t.Helper()
+	s := newScreen()
+	cmd := f.command("resume", "fw")
+	cmd.Stdout, cmd.Stderr = s, s
+	p := start(t, cmd)
+	lock := filepath.Join(f.dir, "guests", "fw", "lock")
+	for deadline := time.Now().Add(rig.Patience); ; time.Sleep(time.Millisecond) {
+		if b, err := os.ReadFile(lock); err == nil && strings.Contains(string(b), "rempart resume") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("rempart resume did not take the lock:\n%s", s)
+		}
+	}
+	if err := cmd.Process.Signal(unix.SIGHUP); err != nil {
+		t.Error(err)
+	}
+	if code := p.exit(t, s); code != 0 || !strings.Contains(s.String(), "READY") {
+		t.Errorf("rempart resume that lost its terminal = %d\n%s\nwant 0 and READY", code, s)
+	}
 }
 
 // movesHouse writes the stopped guest as one file, and makes the same guest of it in another home with another store.
