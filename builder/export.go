@@ -15,6 +15,7 @@ import (
 	"rempart/builder/guest"
 	"rempart/builder/hypervisor"
 	"rempart/builder/hypervisor/xen"
+	"rempart/firstboot/contract/identity"
 	"rempart/profiles"
 )
 
@@ -32,7 +33,7 @@ func exportForms() []string { return []string{exportXl, exportRoot, exportLibvir
 func exportCommand() *command {
 	return &command{
 		name:     "export",
-		synopsis: "MASTER --to xl|root, or GUEST --to libvirt|qemu",
+		synopsis: "MASTER --to xl|root, or GUEST --to xl|libvirt|qemu",
 		summary:  "describe a guest to another hypervisor",
 		help: `
 MASTER is the folder of a master with a system.raw. Nothing is started and nothing of this machine changes.
@@ -42,6 +43,9 @@ the same place. By default it is paravirtualised, its kernel comes from the fold
 its state and identity disks lie beside the folder as those of ` + "`rempart run`" + ` do; with LVM:
 
     rempart export fw-1 --to xl --system /dev/vg/fw-1_root --state /dev/vg/fw-1_var --bridge lan0=brlan -o fw-1.cfg
+
+Of a GUEST that ` + "`rempart create`" + ` made it takes the disks, volumes of LVM with --volumes and --root-volume,
+and the addresses; it is reprovisioned with --no-start while Xen does not run it.
 
 The system disk is attached read-only, each NIC has the hardware address that the guest finds its link by, and the
 guest says READY in xenstore: xenstore-read /local/domain/$(xl domid fw-1)/data/rempart/status. --check says what this
@@ -72,6 +76,13 @@ meanwhile.`,
 					}
 					return exportText(c, *output, text)
 				}
+				if *to == exportXl && !guest.IsMaster(args[0]) && identity.IsHostname(args[0]) {
+					text, err := exportCreatedXl(ctx, args[0], x)
+					if err != nil {
+						return err
+					}
+					return exportText(c, *output, text)
+				}
 				m, err := guest.OpenMaster(args[0])
 				if err != nil {
 					return err
@@ -82,23 +93,33 @@ meanwhile.`,
 					}
 					return writeFile(*output, m.CopyRoot)
 				}
-				g, err := x.guest(m)
+				nics, err := guest.Links(m.Profile.Name, m.Profile)
 				if err != nil {
 					return err
 				}
-				text, err := xen.Config(g)
+				text, err := x.config(m, nics)
 				if err != nil {
 					return err
-				}
-				if x.check {
-					if err := x.checkHost(m, g); err != nil {
-						return fmt.Errorf("this machine cannot run %s yet:\n%w", g.Name, err)
-					}
 				}
 				return exportText(c, *output, text)
 			}
 		},
 	}
+}
+
+// config is the configuration of a guest of Xen, which this machine can run where that is asked.
+func (x *xlOptions) config(m *guest.Master, nics []hypervisor.NIC) ([]byte, error) {
+	g, err := x.guest(m, nics)
+	if err != nil {
+		return nil, err
+	}
+	text, err := xen.Config(g)
+	if err == nil && x.check {
+		if err := x.checkHost(m, g); err != nil {
+			return nil, fmt.Errorf("this machine cannot run %s yet:\n%w", g.Name, err)
+		}
+	}
+	return text, err
 }
 
 // exportText writes a description to a file, or prints it.
@@ -163,7 +184,7 @@ func words[S ~string](all []S) []string {
 }
 
 // guest is the guest of Xen that the options make of a master.
-func (x *xlOptions) guest(m *guest.Master) (xen.Guest, error) {
+func (x *xlOptions) guest(m *guest.Master, nics []hypervisor.NIC) (xen.Guest, error) {
 	g := xen.Guest{Name: cmp.Or(x.name, m.Profile.Name), Mode: xen.Mode(x.mode), Loader: xen.Loader(x.loader),
 		Layout: xen.Layout(x.layout), Memory: m.Manifest.Memory, VCPUs: x.vcpus, Weight: x.weight,
 		OnReboot: xen.Action(x.onReboot), OnCrash: xen.Action(x.onCrash), OnWatchdog: xen.Action(x.onWatchdog)}
@@ -191,10 +212,6 @@ func (x *xlOptions) guest(m *guest.Master) (xen.Guest, error) {
 		}
 	case xen.GRUB:
 		g.GRUB = x.grub
-	}
-	nics, err := guest.Links(m.Profile.Name, m.Profile)
-	if err != nil {
-		return g, err
 	}
 	for _, nic := range nics {
 		g.VIFs = append(g.VIFs, xen.VIF{NIC: nic, Script: x.script})

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -16,17 +18,11 @@ import (
 // exportGuest describes a guest that was created to libvirt, or as QEMU's command line. The guest must not run: what is
 // described writes to its state disk.
 func exportGuest(ctx context.Context, name, to string, bridges []string) ([]byte, error) {
-	g, err := lockCreated(name, "rempart export")
+	g, err := lockIdle(name)
 	if err != nil {
 		return nil, err
 	}
 	defer g.Unlock()
-	if err := notPending(g); err != nil {
-		return nil, err
-	}
-	if err := notRunning(g); err != nil {
-		return nil, err
-	}
 	m, err := describeCreated(ctx, g)
 	if err != nil {
 		return nil, err
@@ -43,6 +39,56 @@ func exportGuest(ctx context.Context, name, to string, bridges []string) ([]byte
 		plugged[link] = bridge
 	}
 	return libvirt.Domain(m, plugged)
+}
+
+// exportCreatedXl describes a guest that was created to Xen, with its own disks and addresses where the options name no
+// others. The guest must not run here.
+func exportCreatedXl(ctx context.Context, name string, x *xlOptions) ([]byte, error) {
+	g, err := lockIdle(name)
+	if errors.Is(err, home.ErrUnknown) {
+		return nil, fmt.Errorf("%s is no folder of a master, and %w", name, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer g.Unlock()
+	m, _, err := masterOf(g)
+	if err != nil {
+		return nil, err
+	}
+	if m.Foreign() {
+		return nil, fmt.Errorf("guest %s is another system's: only what rempart built is described to Xen", name)
+	}
+	if err := g.Ensure(ctx); err != nil {
+		return nil, err
+	}
+	s := g.Settings()
+	if _, err := guest.EnsureIdentity(s.Identity, g.Name, m.Profile, nil); err != nil {
+		return nil, err
+	}
+	nics, err := guest.NICs(m.Profile, s)
+	if err != nil {
+		return nil, err
+	}
+	x.name, x.system, x.state = cmp.Or(x.name, g.Name), cmp.Or(x.system, s.System), cmp.Or(x.state, s.State)
+	x.identity = cmp.Or(x.identity, s.Identity)
+	if g.Memory > 0 && x.memory == "" {
+		x.memory = fmt.Sprintf("%dM", (g.Memory+1<<20-1)>>20)
+	}
+	return x.config(m, nics)
+}
+
+// lockIdle locks a guest that neither runs nor is being changed.
+func lockIdle(name string) (*home.Guest, error) {
+	g, err := lockCreated(name, "rempart export")
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(notPending(g), notRunning(g)); err != nil {
+		g.Unlock()
+		return nil, err
+	}
+	return g, nil
 }
 
 // describeCreated is the machine of a guest. Where it takes what acceleration there is, the description says KVM.

@@ -288,6 +288,13 @@ func (f *family) isDescribed(t *testing.T) {
 	if out, err := exec.Command("virt-xml-validate", xml, "domain").CombinedOutput(); err != nil {
 		t.Errorf("virt-xml-validate: %v (apt package libvirt-clients)\n%s", err, out)
 	}
+	xl := f.do(t, 0, "on_crash", "export", "fw", "--to", "xl", "--bridge", "lan0=br0")
+	for _, want := range []string{`name = "fw"`, "access=rw, target=" + f.dir + "/guests/fw/state.raw",
+		"access=ro, target=" + f.dir + "/guests/fw/identity.raw", "bridge=br0"} {
+		if !strings.Contains(xl, want) {
+			t.Errorf("for Xen the guest is described as\n%s\nwant %q in it", xl, want)
+		}
+	}
 	line := f.do(t, 0, "qemu-system-x86_64", "export", "fw", "--to", "qemu")
 	// Nothing of the guest runs (-S): the machine is built, and its monitor, behind Ctrl-A c, ends it. Until then the
 	// guest's disks are another program's, and nobody looks at them or replaces them.

@@ -70,6 +70,9 @@ func (g *Guest) alone(ctx context.Context, adopt bool) error {
 			"`rempart rm --data %s`", ErrLeft, before, g.Name)
 	}
 	left, err := g.Disks().Left(ctx)
+	if err != nil && g.Volumes != "" {
+		err = fmt.Errorf("guest %s: its volumes in %s: %w; vgs and lvs tell what there is", g.Name, g.Volumes, err)
+	}
 	if err != nil || adopt {
 		return err
 	}
