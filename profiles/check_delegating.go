@@ -148,6 +148,8 @@ func (v *validator) delegatesBesideHosts(d *DHCP6, reject func(hint, format stri
 func (v *validator) delegatedTo(d *DHCP6, h *DHCP6Host, bad func(hint, format string, args ...any)) {
 	b := *h.Delegate
 	switch {
+	case d.Delegate == nil && v.behindAgents(h):
+		return // that is said where its subnet is checked
 	case d.Delegate == nil:
 		bad(fmt.Sprintf("write dhcp6: {%s: {delegate: {from: PREFIX}}}", clip(d.Link)), "the link delegates nothing")
 		return
@@ -171,4 +173,13 @@ func (v *validator) delegatedTo(d *DHCP6, h *DHCP6Host, bad func(hint, format st
 func (v *validator) delegated(l *Link, p netip.Prefix) bool {
 	d := v.p.DHCP6Of(l.Name)
 	return d != nil && d.Delegate != nil && d.Delegate.overlaps(PrefixBlock{Prefix: p})
+}
+
+// behindAgents tells whether a host is one of a subnet behind relay agents.
+func (v *validator) behindAgents(h *DHCP6Host) bool {
+	return slices.ContainsFunc(v.p.DHCP6, func(d DHCP6) bool {
+		return slices.ContainsFunc(d.Relayed, func(s DHCP6Relayed) bool {
+			return slices.ContainsFunc(s.Hosts, func(o DHCP6Host) bool { return o.At == h.At })
+		})
+	})
 }

@@ -79,6 +79,11 @@ func (v *validator) relayed6(d *DHCP6, s *DHCP6Relayed, others []DHCP6Relayed) {
 		bad("lease", "", "%d s, expected %d to %d", s.Lease, minLease6, maxLease6)
 	}
 	v.nameService(s.DNS, s.Search, bad)
+	for _, h := range s.Hosts {
+		if h.Delegate != nil {
+			v.reject(h.At, "remove it", "%s.hosts.%s: prefixes are delegated to routers on the link alone", name, clip(h.Name))
+		}
+	}
 	v.pools6(&s.DHCP6Scope, nil, bad)
 	v.hosts6(name, &DHCP6{Link: d.Link, DHCP6Scope: s.DHCP6Scope}, nil)
 }
