@@ -14,7 +14,7 @@ import (
 func TestApply(t *testing.T) {
 	demand(t, more)
 	theHost(t)
-	run(t, "tar", "-x", "-f", command, "-C", files)
+	run(t, "tar", "-x", "-f", itself, "-C", files)
 	undo(t, "rm -f "+files+"/rempart "+files+"/system.raw")
 	run(t, "ln", "-s", disk, files+"/system.raw")
 	g := newGuest(t, "fw-apply", xen.PV, xen.Direct, xen.Whole)

@@ -42,7 +42,7 @@ const (
 	disk    = "/dev/vdb"          // the master's system disk, which dom0 itself cannot write
 	root    = "/dev/vdd"          // the content of its root partition
 	jumbos  = "/dev/vde"          // the system disk of the firewall that packets are sent through
-	command = "/dev/vdf"          // an archive with rempart itself, for tests that have it run in dom0
+	itself  = "/dev/vdf"          // an archive with rempart itself, for tests that have it run in dom0
 	states  = 9                   // blank state disks, from /dev/vdg on
 	probe   = "probe"             // the initramfs of probes, below files
 	call    = "call"              // what speaks to a guest as rempart ctl does, below files
@@ -139,8 +139,8 @@ func makeDisks(ctx context.Context, program string, m, jumbo *rig.Master) ([]hos
 		parts = append(parts, part{name, made[name], filepath.Join(m.Dir, name)})
 	}
 	content := filepath.Join(world.dir, "files.tar")
-	itself := filepath.Join(world.dir, "rempart.tar")
-	err = errors.Join(writeArchive(content, parts...), writeArchive(itself, part{name: "rempart", file: program}))
+	alone := filepath.Join(world.dir, "rempart.tar")
+	err = errors.Join(writeArchive(content, parts...), writeArchive(alone, part{name: "rempart", file: program}))
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +150,7 @@ func makeDisks(ctx context.Context, program string, m, jumbo *rig.Master) ([]hos
 	}
 	disks := []host.Disk{{Path: filepath.Join(m.Dir, master.RawFile), ReadOnly: true},
 		{Path: content, ReadOnly: true}, {Path: partition, ReadOnly: true},
-		{Path: filepath.Join(jumbo.Dir, master.RawFile), ReadOnly: true}, {Path: itself, ReadOnly: true}}
+		{Path: filepath.Join(jumbo.Dir, master.RawFile), ReadOnly: true}, {Path: alone, ReadOnly: true}}
 	for i := range states {
 		state := stateFile(stateDisk(i))
 		if err := rig.Blank(state, m.Profile.State.Size); err != nil {

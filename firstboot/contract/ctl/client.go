@@ -80,6 +80,11 @@ func (c *Client) Run(ctx context.Context, call Call, stdin io.Reader, stdout, st
 	case status := <-w.exit:
 		return status, nil
 	case err := <-broken:
+		c.mu.Lock()
+		if c.err != nil { // the stream was closed because of what came; that there was nowhere to write then says nothing
+			err = c.err
+		}
+		c.mu.Unlock()
 		return Failed, fmt.Errorf("%w: %w", ErrLost, err)
 	case <-ctx.Done():
 		c.giveUp(id)
@@ -116,7 +121,9 @@ func (c *Client) read() {
 	for {
 		f, err := readFrame(c.stream)
 		if err != nil {
+			c.mu.Lock()
 			c.err = err
+			c.mu.Unlock()
 			c.stream.Close()
 			return
 		}
