@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"rempart/builder/files"
+	"rempart/builder/guest"
 	"rempart/builder/master/store"
 )
 
@@ -26,7 +27,7 @@ store, where it never changes, and tags it with its name.
 
   list                 the masters there are: digest, name, tags, kernel, who signed
   show REF             the manifest of one, as JSON
-  diff REF REF         the packages, settings and files in which two differ
+  diff REF REF         the packages, settings, files and policy in which two differ, and what that does to packets
   verify REF           read every byte of one again, and check who signed it
   tag REF TAG          make a tag mean a master, whatever it meant; untag TAG takes it away
   rm REF               take a master out, with its tags
@@ -149,7 +150,11 @@ func (m *masters) diff(_ context.Context, c *console, args []string) error {
 	if err != nil {
 		return err
 	}
-	all := store.Diff(from.Manifest, to.Manifest)
+	said, err := profileDiff(from, to)
+	if err != nil {
+		return err
+	}
+	all := append(store.Diff(from.Manifest, to.Manifest), said...)
 	if m.json {
 		if err := printJSON(c.out, append([]store.Difference{}, all...)); err != nil {
 			return err
@@ -158,6 +163,8 @@ func (m *masters) diff(_ context.Context, c *console, args []string) error {
 		for _, d := range all {
 			d.Name, d.Before, d.After = printable(d.Name), printable(d.Before), printable(d.After)
 			switch {
+			case d.Before+d.After == "":
+				fmt.Fprintf(c.out, "%s %s\n", d.Kind, d.Name)
 			case d.Before == "":
 				fmt.Fprintf(c.out, "+ %s %s: %s\n", d.Kind, d.Name, d.After)
 			case d.After == "":
@@ -171,6 +178,36 @@ func (m *masters) diff(_ context.Context, c *console, args []string) error {
 		return errDifferent
 	}
 	return nil
+}
+
+// profileDiff tells what the profiles of two masters say differently, and what that does to packets. Another system's
+// disk has none.
+func profileDiff(from, to *store.Master) (all []store.Difference, err error) {
+	a, b := from.Manifest, to.Manifest
+	if a.Image != nil || b.Image != nil || a.Master.Profile == b.Master.Profile {
+		return nil, nil
+	}
+	var both [2]*guest.Master
+	for i, one := range []*store.Master{from, to} {
+		if both[i], err = guest.OpenMaster(one.Dir); err != nil {
+			return nil, err
+		}
+	}
+	d, err := compare(both[0].Profile, both[1].Profile)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range d.lines {
+		one := store.Difference{Kind: "profile", Name: l.section, Before: l.text}
+		if l.side == '+' {
+			one.Before, one.After = "", l.text
+		}
+		all = append(all, one)
+	}
+	for _, f := range d.flows {
+		all = append(all, store.Difference{Kind: "flow", Name: f})
+	}
+	return all, nil
 }
 
 func (m *masters) verify(ctx context.Context, c *console, args []string) error {

@@ -428,6 +428,7 @@ func (f *family) changes(t *testing.T, before string) {
 	f.do(t, 0, "runs what its master", "diff", "fw")
 	f.do(t, 0, "0 masters gone", "master", "prune", "--store", f.dir+"/masters")
 	f.do(t, 0, before[:12], "master", "list", "--store", f.dir+"/masters")
+	f.do(t, 3, "+ profile forwards: ", "master", "diff", before, f.status(t, "fw").Master, "--store", f.dir+"/masters")
 }
 
 // awaitPhase waits, bounded, until a guest is in a phase: the kernel takes a moment to end what was killed.

@@ -12,7 +12,7 @@ import (
 
 // Difference is one thing in which two masters differ.
 type Difference struct {
-	Kind string `json:"kind"` // "file", "package", "kernel", "size", "cmdline"
+	Kind string `json:"kind"` // "file", "package", "kernel", "size", "cmdline"; of whoever knows profiles others
 	Name string `json:"name"`
 	// Before and After are what it is in each, in words; empty: it is not there.
 	Before string `json:"before,omitempty"`
