@@ -206,6 +206,47 @@ func TestForeign(t *testing.T) {
 	f.do(t, 0, "made from other", append(create, "--adopt", "--healthy-after", "1s")...)
 	f.do(t, 3, "4:/lives", "verify", "web")
 	f.do(t, 0, "are gone", "rm", "--data", "web")
+	f.atOnce(t, store)
+}
+
+// atOnce has many commands begin at the same time, each a process of its own: of those that make one guest one does,
+// and of those that put it back on its image each does it whole or says who is at it. What is left is a guest like any
+// other.
+func (f *family) atOnce(t *testing.T, store string) {
+	t.Helper()
+	const many = 6
+	all := func(words ...string) (worked int) {
+		t.Helper()
+		begun := make([]*screen, many)
+		programs := make([]*program, many)
+		for i := range many {
+			begun[i] = newScreen()
+			cmd := f.command(words...)
+			cmd.Stdout, cmd.Stderr = begun[i], begun[i]
+			programs[i] = start(t, cmd)
+		}
+		for i, p := range programs {
+			code, text := p.exit(t, begun[i]), begun[i].String()
+			switch {
+			case code == 0:
+				worked++
+			case code != 1 || !strings.Contains(text, "another command is at work") && !strings.Contains(text, "already"):
+				t.Errorf("%q beside others like it = %d\n%s\nwant 0, or 1 and whose turn it is", words, code, text)
+			}
+		}
+		return worked
+	}
+	if n := all("create", "twin", "--store", store, "--master", "other", "--accel", "tcg"); n != 1 {
+		t.Errorf("%d of %d commands have made the guest; want one", n, many)
+	}
+	worked := all("reprovision", "twin", "--no-start")
+	if worked == 0 {
+		t.Error("none of the commands got its turn")
+	}
+	f.do(t, 0, fmt.Sprintf("%04d", worked), "quarantine", "list", "twin")
+	f.do(t, 0, "stopped", "status", "twin")
+	f.do(t, 0, "0 differences", "verify", "twin")
+	f.do(t, 0, "are gone", "rm", "--data", "twin")
 }
 
 // foreignMoves moves the stopped guest to another home with another store, as one file each.
