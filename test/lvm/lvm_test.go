@@ -70,7 +70,7 @@ func TestLVM(t *testing.T) {
 		words += " " + everyWord + "5"
 		for _, plan := range []string{"reprovision", "reprovision with what is kept", "sick", "wrong packets", "upgrade",
 			"rollback"} {
-			queue = append(queue, cut{"thick", plan, "done old disks set aside", "on"})
+			queue = append(queue, cut{"thick", plan, "recorded master checked", "on"})
 		}
 	}
 	seen, n := map[string]bool{}, 0
