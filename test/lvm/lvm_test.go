@@ -80,7 +80,7 @@ func TestLVM(t *testing.T) {
 		if all && !seen[c.plan] {
 			words += " " + listWord
 		}
-		g := boot(t, m, made, d, words+" "+c.word())
+		g := boot(t, m, made, d, all, words+" "+c.word())
 		g.AwaitConsole(cutHere)
 		g.Cut()
 		text := g.ConsoleText()
@@ -93,7 +93,7 @@ func TestLVM(t *testing.T) {
 			queue = append(queue, recorded(text, c)...)
 		}
 	}
-	g := boot(t, m, made, d, cutWord)
+	g := boot(t, m, made, d, all, cutWord)
 	text, good := g.InsideEnd()
 	tell(t, text)
 	if !good || !strings.Contains(text, cutGood) {

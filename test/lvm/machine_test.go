@@ -161,17 +161,24 @@ func newDisks(t *testing.T, dir string) disks {
 	return d
 }
 
-// patience is how long the machine may take for anything. It bounds waiting for failures.
-const patience = 15 * time.Minute
+// patience is how long the machine may take for anything, and longer with all that can be done: hundreds of processes
+// are killed there. It bounds waiting for failures.
+func patience(all bool) time.Duration {
+	if all {
+		return 100 * time.Minute
+	}
+	return 10 * time.Minute
+}
 
 // memory of the machine in bytes: its root is unpacked into it.
 const memory = 384 << 20
 
 // boot starts the machine, which does what words say.
-func boot(t *testing.T, m *rig.Master, made machine, d disks, words string) *rig.Guest {
+func boot(t *testing.T, m *rig.Master, made machine, d disks, all bool, words string) *rig.Guest {
 	t.Helper()
-	return m.Boot(t, rig.Options{Memory: memory, State: d.home, Append: words, Patience: patience,
-		Sed: fmt.Sprintf("s,^%s$,%s,;s,^%s$,%s,", m.Kernel(), made.kernel, m.Initrd(), made.initrd),
+	return m.Boot(t, rig.Options{Memory: memory, State: d.home, Append: words,
+		Patience: patience(all),
+		Sed:      fmt.Sprintf("s,^%s$,%s,;s,^%s$,%s,", m.Kernel(), made.kernel, m.Initrd(), made.initrd),
 		More: fmt.Sprintf("-drive if=none,id=volumes,format=raw,file=%s -device virtio-blk-pci,drive=volumes,serial=%s",
 			d.volumes, volumesSerial)})
 }
