@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -181,7 +182,8 @@ func command(t *testing.T, name string, args ...string) string {
 		if err == nil {
 			return string(out)
 		}
-		if tries == 3 || !strings.Contains(err.Error(), ctl.ErrLost.Error()) {
+		lost := strings.Contains(err.Error(), ctl.ErrLost.Error()) || strings.Contains(err.Error(), io.ErrClosedPipe.Error())
+		if tries == 3 || !lost {
 			t.Fatal(err)
 		}
 		fmt.Fprintf(os.Stderr, "NOTE: guest %s is asked for %q again: %v\n", name, args, err)
