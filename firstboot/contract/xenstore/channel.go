@@ -10,6 +10,7 @@ import (
 	"io"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -47,6 +48,7 @@ type Channel struct {
 	lastRead string
 	pending  []byte // taken, and not read by the caller yet
 
+	closed  atomic.Bool // by Close
 	mu      sync.Mutex
 	changed chan struct{} // closed when something may have changed
 }
@@ -86,6 +88,7 @@ func Dial(ctx context.Context, conn *Conn, domain string) (*Channel, error) {
 
 // Close ends the use of the channel; who reads or writes gets io.ErrClosedPipe.
 func (c *Channel) Close() error {
+	c.closed.Store(true)
 	c.cancel()
 	return c.conn.Close()
 }
@@ -102,16 +105,19 @@ func (c *Channel) next() (wait func() error) {
 		case <-changed:
 		case <-late.C:
 		case <-c.ctx.Done():
-			return io.ErrClosedPipe
+			return c.failed(c.ctx.Err())
 		}
 		return nil
 	}
 }
 
-// failed words an error: a channel that was closed has one of its own.
+// failed words an error: a channel that was closed has one of its own, and of one whose connection broke it says why.
 func (c *Channel) failed(err error) error {
-	if c.ctx.Err() != nil {
+	switch broken := c.conn.whyBroken(); {
+	case c.closed.Load():
 		return io.ErrClosedPipe
+	case broken != nil:
+		return broken
 	}
 	return err
 }

@@ -133,6 +133,13 @@ func (c *Conn) listen() {
 	close(c.events)
 }
 
+// whyBroken is why nothing more comes; nil: something may.
+func (c *Conn) whyBroken() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.broken
+}
+
 func readMessage(r io.Reader) (m message, err error) {
 	var header [headerSize]byte
 	if _, err := io.ReadFull(r, header[:]); err != nil {
