@@ -1,6 +1,7 @@
 package packets
 
 import (
+	"encoding/pem"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,7 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"rempart/builder/guest"
 	"rempart/firstboot/contract/hardware"
+	"rempart/firstboot/contract/identity"
+	"rempart/profiles"
 	"rempart/test/netns"
 	"rempart/test/rig"
 )
@@ -169,6 +173,7 @@ func (w *world) delegatedTruth(t *testing.T, prefix netip.Prefix, guest netip.Ad
 		{"internet", inet, "tcp", at(own, 22), drop, ""},
 		{"internet", inet, "tcp", at(in(prefix, 1, "::1"), 22), drop, ""},
 		{"internet", inet, "udp", at(in(prefix, 1, "::1"), 53), drop, ""},
+		{"internet", inet, "tcp", at(in(prefix, 1, "::1"), 853), drop, ""},
 		// Guests reach it under addresses of their own, and of the other link the host that a line names.
 		{"guest", g, "tcp", "[" + inet + "]:80", pass, "wan0 " + g + " [" + inet + "]:80"},
 		{"guest", g, "udp", "[" + inet + "]:443", pass, "wan0 " + g + " [" + inet + "]:443"},
@@ -209,6 +214,24 @@ func forgeries(prefix netip.Prefix) []knock {
 	}
 }
 
+// secure asks the guest by TLS, with the certificate that its identity disk has, by the name in it and by another.
+func (w *world) secure(t *testing.T, id *identity.Identity, p *profiles.Profile) {
+	t.Helper()
+	own, err := guest.DNSCertificate(id, p)
+	netns.Must(t, err)
+	block, _ := pem.Decode(id.Secret(identity.ConsumerDNS, identity.DNSMade))
+	trusted := filepath.Join(t.TempDir(), "trusted.pem")
+	netns.Must(t, os.WriteFile(trusted, pem.EncodeToMemory(block), 0o600))
+	web := in(firstDelegation, 1, "::205").String()
+	for _, name := range []string{own.Names[0], "another.rented.lan"} {
+		out, _ := w.hosts["guest"].Command(tool(t, "kdig", "knot-dnsutils"), "@"+in(firstDelegation, 1, "::1").String(),
+			"+tls", "+tls-ca="+trusted, "+tls-hostname="+name, "+timeout=20", "web.rented.lan", "AAAA").CombinedOutput()
+		if got := strings.Contains(string(out), web); got != (name == own.Names[0]) {
+			t.Errorf("by TLS of %s kdig says\n%s\nwant an answer by the name of the certificate and by no other", name, out)
+		}
+	}
+}
+
 // TestDelegated boots the rented-server whose prefix is delegated, among foreign clients and servers: ISC's delegates,
 // dnsmasq advertises outside, kernels and dhclient -6 are the hosts inside. They reach out and are reached as the
 // policy has it, are known by name, and have another prefix when the hoster has.
@@ -224,10 +247,13 @@ func TestDelegated(t *testing.T) {
 	for _, port := range knownPorts {
 		w.open(t, "internet", "2001:db8::7", port)
 	}
-	g := m.Boot(t, rig.Options{Backends: w.backends()})
+	disk := filepath.Join(t.TempDir(), "identity")
+	id, err := guest.EnsureIdentity(disk, m.Profile.Name, m.Profile, nil)
+	netns.Must(t, err)
+	g := m.Boot(t, rig.Options{Backends: w.backends(), Identity: disk})
 	g.AwaitReady()
 	w.dhclient(t, "web")
-	guest := w.inhabited(t, firstDelegation)
+	host := w.inhabited(t, firstDelegation)
 	if got := runOn(t, w.hosts["guest"], tool(t, "rdisc6", "ndisc6"), "-1", "eth0"); !strings.Contains(got,
 		"2001:db8:100:1::/64") || !strings.Contains(got, "Stateful address conf.    :          Yes") {
 		t.Errorf("rdisc6 reads\n%s\nwant the delegated subnet, and addresses by DHCPv6", got)
@@ -241,7 +267,8 @@ func TestDelegated(t *testing.T) {
 		})
 	}
 	name(firstDelegation)
-	t.Run("truth", func(t *testing.T) { w.truth(t, w.delegatedTruth(t, firstDelegation, guest)) })
+	w.secure(t, id, m.Profile)
+	t.Run("truth", func(t *testing.T) { w.truth(t, w.delegatedTruth(t, firstDelegation, host)) })
 	began := time.Now()
 	knocking := w.knock(t, forgeries(firstDelegation))
 	eventually(t, "the controls of the forged packets to pass", func() bool {
@@ -253,12 +280,12 @@ func TestDelegated(t *testing.T) {
 	knocking.end()
 	stop()
 	w.delegates(t, secondDelegation)
-	guest = w.inhabited(t, secondDelegation)
+	host = w.inhabited(t, secondDelegation)
 	if old := w.addresses(t, "guest", "-deprecated"); strings.Contains(old, "2001:db8:100:") {
 		t.Errorf("after the prefix was replaced the host has\n%s\nwant the old address deprecated", old)
 	}
 	name(secondDelegation)
-	t.Run("renumbered", func(t *testing.T) { w.truth(t, w.delegatedTruth(t, secondDelegation, guest)) })
+	t.Run("renumbered", func(t *testing.T) { w.truth(t, w.delegatedTruth(t, secondDelegation, host)) })
 	if _, after, ready := strings.Cut(g.ConsoleText(), "READY router6"); !ready || strings.Contains(after, "FAILED") {
 		t.Errorf("a guest whose prefix was replaced said\n%s\nwant it not to have failed", after)
 	}
