@@ -212,7 +212,7 @@ func TestSSH(t *testing.T) {
 	if out, err := openssh(port, onDisk, "nonsense").CombinedOutput(); !errors.As(err, &exit) || exit.ExitCode() != 2 {
 		t.Errorf("a command that is none: %v, %s; want exit status 2", err, out)
 	}
-	scan, err := exec.CommandContext(t.Context(), "ssh-keyscan", "-p", port, "127.0.0.1").Output()
+	scan, err := exec.CommandContext(t.Context(), "ssh-keyscan", "-T", "120", "-p", port, "127.0.0.1").Output()
 	if want := strings.Fields(string(ssh.MarshalAuthorizedKey(hostSigner.PublicKey())))[1]; err != nil ||
 		strings.Count(string(scan), "\n") != 1 || !strings.Contains(string(scan), want) {
 		t.Errorf("ssh-keyscan = %s, %v; want the identity's key only", scan, err)
