@@ -87,11 +87,11 @@ func TestMadeLinks(t *testing.T) {
 	}
 	talk := func() {
 		t.Helper()
-		l.in("one", "ping", "-c1", "-W2", "10.2.0.1")
-		l.in("one", "ping", "-c1", "-W2", "fd02::1")
-		l.in("one", "ping", "-c1", "-W2", "10.2.0.10") // across the bridge
-		l.in("three", "ping", "-c1", "-W2", "10.5.0.1")
-		l.in("three", "ping", "-c1", "-W2", "10.6.0.1")
+		l.in("one", "ping", "-c1", "-W20", "10.2.0.1")
+		l.in("one", "ping", "-c1", "-W20", "fd02::1")
+		l.in("one", "ping", "-c1", "-W20", "10.2.0.10") // across the bridge
+		l.in("three", "ping", "-c1", "-W20", "10.5.0.1")
+		l.in("three", "ping", "-c1", "-W20", "10.6.0.1")
 	}
 	talk()
 	if out, err := l.try("ip", "netns", "exec", l.space("four"), "ping", "-c1", "-W1", "10.7.0.1"); err == nil {
@@ -167,9 +167,9 @@ func TestParentComesLate(t *testing.T) {
 	for range 2 {
 		l.wire("eth2", "02:00:00:00:00:0c", "three", "e0", "10.5.0.9/24", "10.6.0.9/24")
 		g.waitLink("side", "made", func(r contract.LinkReport) bool { return r.Up && r.Error == "" })
-		l.in("three", "ping", "-c1", "-W2", "10.6.0.1")
+		l.in("three", "ping", "-c1", "-W20", "10.6.0.1")
 		l.in("fw", "ip", "link", "del", "hub")
 		g.waitLink("side", "gone", func(r contract.LinkReport) bool { return !r.Up })
 	}
-	l.in("one", "ping", "-c1", "-W2", "10.2.0.10")
+	l.in("one", "ping", "-c1", "-W20", "10.2.0.10")
 }

@@ -101,7 +101,7 @@ func TestISCDhcpd(t *testing.T) {
 	if err != nil || !strings.Contains(string(leases), `client-hostname "fw-dhcp"`) {
 		t.Errorf("dhcpd.leases = %s, %v; want the host name", leases, err)
 	}
-	l.in("lan", "ping", "-c1", "-W2", "8.8.8.8")
+	l.in("lan", "ping", "-c1", "-W20", "8.8.8.8")
 
 	// Renewing by unicast at T1 = 10 s, killed and started again meanwhile, loses no packet.
 	loss := l.background("lan", need(t, "ping", "iputils-ping"), "-qi0.02", "-c900", "-W1", "8.8.8.8")
@@ -154,7 +154,7 @@ func TestServerDies(t *testing.T) {
 	l.eventually("the address expires", 30*time.Second, func() bool { return l.same("wan") })
 	g.waitLink("wan", "no lease", func(r contract.LinkReport) bool { return strings.Contains(r.Error, "no DHCP lease") })
 	g.waitLink("lan", "still well", func(r contract.LinkReport) bool { return r.Error == "" && r.Up })
-	l.in("lan", "ping", "-c1", "-W2", "10.10.10.1")
+	l.in("lan", "ping", "-c1", "-W20", "10.10.10.1")
 	l.dhcpd(fmt.Sprintf(iscConfig, 20, "198.51.100.50", ""))
 	l.eventually("found the server again", 30*time.Second, func() bool { return l.same("wan", "198.51.100.50/24") })
 }
@@ -220,7 +220,7 @@ func TestDnsmasq(t *testing.T) {
 	if got := server.out.String(); !strings.Contains(got, "client provides name: fw-dhcp") {
 		t.Errorf("dnsmasq did not hear the name:\n%s", got)
 	}
-	l.in("fw", "ping", "-c1", "-W2", "8.8.8.8")
+	l.in("fw", "ping", "-c1", "-W20", "8.8.8.8")
 	if !strings.Contains(g.log.String(), "10.10.10.0/25") {
 		t.Error("nothing was said about the route into the inside subnet")
 	}

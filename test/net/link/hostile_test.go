@@ -207,7 +207,7 @@ func TestHostileRoutes(t *testing.T) {
 	if err != nil || strings.Contains(string(b), "6.6.6.6") || strings.Count(string(b), "nameserver") != 1 {
 		t.Errorf("resolv.conf = %q, %v; want just 9.9.9.9", b, err)
 	}
-	l.in("lan", "ping", "-c1", "-W2", "10.10.10.1")
+	l.in("lan", "ping", "-c1", "-W20", "10.10.10.1")
 	loss := l.background("lan", "ping", "-qi0.02", "-c250", "-W1", "8.8.8.8")
 	time.Sleep(5 * time.Second)
 	if got := len(e.served) - first; got > 2 {
@@ -246,7 +246,7 @@ func TestGarbage(t *testing.T) {
 	if strings.Contains(g.log.String(), "panic") || g.exited {
 		t.Errorf("the child died:\n%s", g.log.String())
 	}
-	l.in("lan", "ping", "-c1", "-W2", "10.10.10.1")
+	l.in("lan", "ping", "-c1", "-W20", "10.10.10.1")
 }
 
 // TestConflictIsDeclined: the server insists on an address that another host has.
@@ -304,7 +304,7 @@ func TestFloods(t *testing.T) {
 	})
 	g := l.start(uplink())
 	l.eventually("the first storm", patience, func() bool { return requests.Load() > 0 })
-	l.in("lan", "ping", "-c1", "-W2", "10.10.10.1")
+	l.in("lan", "ping", "-c1", "-W20", "10.10.10.1")
 	l.eventually("a lease after the storms", patience, func() bool { return l.same("wan", "198.51.100.50/24") })
 	// One of each for a storm and for the lease; what was lost on a busy machine is sent once more.
 	if r, d := requests.Load(), discovers.Load(); r > 2*(storms+1) || d > 2*(storms+1) {
@@ -314,7 +314,7 @@ func TestFloods(t *testing.T) {
 	if n := len(l.routes("-4")); n >= routes {
 		t.Errorf("%d routes; want fewer than the %d that were sent", n, routes)
 	}
-	l.in("lan", "ping", "-c1", "-W2", "8.8.8.8")
+	l.in("lan", "ping", "-c1", "-W20", "8.8.8.8")
 	if strings.Contains(g.log.String(), "panic") || len(e.served) == 0 {
 		t.Errorf("the child said:\n%s", g.log.String())
 	}

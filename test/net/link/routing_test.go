@@ -160,7 +160,7 @@ func TestFailingRouteIsTold(t *testing.T) {
 		}
 		return false
 	})
-	l.in("dmz", "ping", "-c1", "-W2", "10.9.0.1")
+	l.in("dmz", "ping", "-c1", "-W20", "10.9.0.1")
 	if g.ready {
 		t.Error("ready although a route failed")
 	}

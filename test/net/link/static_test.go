@@ -108,10 +108,10 @@ func TestStatic(t *testing.T) {
 			t.Errorf("sysctl %s = %s; want %s", path, got, want)
 		}
 	}
-	l.in("lan", "ping", "-c1", "-W2", "192.168.0.101")
-	l.in("lan", "ping", "-c1", "-W2", "fd00:192:168::101")
-	l.in("lan", "ping", "-c1", "-W2", "10.9.0.2") // forwarded
-	l.in("fw", "ping", "-c1", "-W2", "203.0.113.1")
+	l.in("lan", "ping", "-c1", "-W20", "192.168.0.101")
+	l.in("lan", "ping", "-c1", "-W20", "fd00:192:168::101")
+	l.in("lan", "ping", "-c1", "-W20", "10.9.0.2") // forwarded
+	l.in("fw", "ping", "-c1", "-W20", "203.0.113.1")
 	tap.stop()
 	for line := range strings.Lines(tap.out.String()) {
 		// The other end of the cable has IPv6 and talks; the guest's end, which has no IPv6 address, must not.
@@ -148,7 +148,7 @@ func TestOneArmed(t *testing.T) {
 	redirects := func() int {
 		tap := l.background("host", need(t, "tcpdump", "tcpdump"), "-lnni", "e0", "icmp[0] == 5")
 		l.eventually("tcpdump listens", patience, func() bool { return strings.Contains(tap.out.String(), "listening on") })
-		l.in("host", "ping", "-c3", "-i0.2", "-W2", "8.8.8.8")
+		l.in("host", "ping", "-c3", "-i0.2", "-W20", "8.8.8.8")
 		time.Sleep(500 * time.Millisecond)
 		tap.stop()
 		return strings.Count(tap.out.String(), "ICMP redirect")
@@ -217,7 +217,7 @@ func TestForeignChangesAreReverted(t *testing.T) {
 		})
 	}
 	g.waitLink("lan0", "well again", func(r contract.LinkReport) bool { return r.Error == "" })
-	l.in("lan", "ping", "-c1", "-W2", "10.9.0.2")
+	l.in("lan", "ping", "-c1", "-W20", "10.9.0.2")
 }
 
 // same reports whether an interface is there with just these addresses.
@@ -244,7 +244,7 @@ func TestNamesSwap(t *testing.T) {
 	g := l.start(home())
 	g.waitReady()
 	checkHome(t, l)
-	l.in("dmz", "ping", "-c1", "-W2", "10.9.0.1")
+	l.in("dmz", "ping", "-c1", "-W20", "10.9.0.1")
 }
 
 // Whichever link fails, by what it is itself and by where it leads, the other one works, and what could be done of the
@@ -264,7 +264,7 @@ func TestFailingLinkLeavesTheOthers(t *testing.T) {
 				return strings.Contains(r.Error, "mtu 70000") && strings.Contains(r.Error, "via 198.51.100.1") && r.Up
 			})
 			for _, h := range hosts {
-				l.in(h[0], "ping", "-c1", "-W2", h[1])
+				l.in(h[0], "ping", "-c1", "-W20", h[1])
 			}
 			if g.ready {
 				t.Error("ready although a link failed")
