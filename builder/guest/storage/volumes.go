@@ -224,7 +224,8 @@ func (v Volumes) remove(ctx context.Context, names ...string) error {
 			continue
 		}
 		for _, other := range all {
-			if other.Origin == name && one.Pool == "" {
+			// Only within a pool does a snapshot live on without its origin.
+			if other.Origin == name && (one.Pool == "" || other.Pool == "") {
 				return fmt.Errorf("volume %s/%s has the snapshot %s, which would go with it; remove that first: lvremove "+
 					"%[1]s/%[3]s", v.Group, name, other.Name)
 			}

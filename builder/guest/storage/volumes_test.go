@@ -19,8 +19,8 @@ func reported(t *testing.T, pool string, free int64, lines ...string) Volumes {
 	for _, l := range lines {
 		f := strings.Fields(l) // name, size, attributes, "open"
 		lvs = append(lvs, fmt.Sprintf(`{"lv_name":%q,"lv_size":%q,"lv_attr":%q,"lv_active":%q,"lv_device_open":%q,`+
-			`"origin":%q,"data_percent":%q}`, f[0], f[1], f[2], word(f, "active"), word(f, "open"), value(f, "origin="),
-			value(f, "used=")))
+			`"origin":%q,"data_percent":%q,"pool_lv":%q}`, f[0], f[1], f[2], word(f, "active"), word(f, "open"),
+			value(f, "origin="), value(f, "used="), value(f, "in=")))
 	}
 	for name, content := range map[string]string{"lvm": text,
 		"vgs": fmt.Sprintf(`{"report":[{"vg":[{"vg_name":"vg0","vg_extent_size":"4194304","vg_free":"%d"}]}]}`, free),
@@ -105,6 +105,26 @@ func TestNobodyElses(t *testing.T) {
 	}
 	if err := v.Move(t.Context(), Disk{Kind: State}, aside); err != nil {
 		t.Errorf("Move of one that was moved already = %v; want nothing", err)
+	}
+}
+
+// TestSnapshotsOfOthers: a snapshot with room of its own goes with a thin origin too, and only one in the pool does
+// not.
+func TestSnapshotsOfOthers(t *testing.T) {
+	const origin = "fw_var.0001 8388608 Vwi-a-tz-- active in=pool"
+	aside := Disk{Kind: State, Place: Aside, Entry: "0001"}
+	v := reported(t, "pool", 0, origin, "mine 4194304 swi-a-s--- active origin=fw_var.0001")
+	if err := v.Remove(t.Context(), aside); err == nil || !strings.Contains(err.Error(), "lvremove vg0/mine") {
+		t.Errorf("Remove of a thin volume with a thick snapshot = %v; want it to stay", err)
+	}
+	v = reported(t, "pool", 0, origin, "mine 8388608 Vwi-a-tz-- active in=pool origin=fw_var.0001")
+	if err := v.Remove(t.Context(), aside); err != nil {
+		t.Errorf("Remove of a thin volume with a thin snapshot = %v; want it done", err)
+	}
+	v = reported(t, "", 0, "fw_var.0001 8388608 ori------- active",
+		"mine 8388608 Vwi-a-tz-- active in=pool origin=fw_var.0001")
+	if err := v.Remove(t.Context(), aside); err == nil || !strings.Contains(err.Error(), "lvremove vg0/mine") {
+		t.Errorf("Remove of a thin volume's external origin = %v; want it to stay", err)
 	}
 }
 
