@@ -45,6 +45,7 @@ const (
 	Report      = "report.json"
 	Packets     = "packets.json"
 	Evidence    = "evidence.tar.zst"
+	Signature   = Evidence + ".minisig" // of Evidence, where somebody signs it
 	Journal     = "journal"
 	entryFile   = "entry.json"
 )
@@ -127,7 +128,7 @@ func Put(guest string, e Entry) (dir string, err error) {
 
 // Sweep removes from an entry's folder what a power cut left of writing to it. The guest must be locked.
 func Sweep(guest, id string) error {
-	if err := files.Sweep(dirOf(guest, id), entryFile, Report); err != nil {
+	if err := files.Sweep(dirOf(guest, id), entryFile, Report, Packets, Evidence, Signature); err != nil {
 		return fmt.Errorf("quarantine %s: what a power cut left: %w", id, err)
 	}
 	return nil

@@ -68,3 +68,27 @@ func TestEntries(t *testing.T) {
 		t.Errorf("List with one that is damaged = %v, %v; want the other one, and an error", all, err)
 	}
 }
+
+// TestSweep: whatever is written into an entry in a way that a power cut can leave half of is swept, the disks are not.
+func TestSweep(t *testing.T) {
+	guest := t.TempDir()
+	dir, err := Put(guest, Entry{ID: "0001", Outcome: Pending})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{entryFile, Report, Packets, Evidence, Signature} {
+		if err := os.WriteFile(filepath.Join(dir, "."+name+"-123"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, State), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Sweep(guest, "0001"); err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 2 || left[0].Name() != entryFile || left[1].Name() != State {
+		t.Errorf("after Sweep there are %v, %v; want %s and %s", left, err, entryFile, State)
+	}
+}
