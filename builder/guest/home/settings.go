@@ -90,8 +90,18 @@ func (g *Guest) Resize(ctx context.Context, size int64) error {
 	if err := g.Disks().Check(ctx, size-g.State, false); err != nil {
 		return fmt.Errorf("guest %s: %w", g.Name, err)
 	}
+	before := g.Description
 	g.State = size
-	return g.Ensure(ctx)
+	if err = g.Ensure(ctx); err == nil {
+		return g.Save() // a disk that was larger already has Ensure write nothing
+	}
+	// A size that cannot be had would keep the guest from starting. Unless something has grown it is as it was.
+	now, lengthErr := storage.Length(g.StateDisk())
+	if lengthErr != nil || g.Growing == 0 || now != g.Growing {
+		return err
+	}
+	g.Description = before
+	return errors.Join(err, g.Save())
 }
 
 // Missing tells which of the guest's disks are not there: one that is gone is never replaced by a blank one in silence.
