@@ -48,15 +48,7 @@ all.
 				if err != nil {
 					return err
 				}
-				var size int64
-				err = files.WriteFrom(args[1], 0o600, func(f *os.File) error {
-					// What was read of a snapshot holds if it still does.
-					err := errors.Join(backup.Write(ctx, f, g, state), release())
-					if info, statErr := f.Stat(); statErr == nil {
-						size = info.Size()
-					}
-					return err
-				})
+				size, err := writeBackup(ctx, args[1], g, state, release)
 				if err != nil {
 					return err
 				}
@@ -65,6 +57,26 @@ all.
 			}
 		},
 	}
+}
+
+// writeBackup writes a guest into a file with the state disk at a path, which it releases in any case, and tells how
+// large the file is.
+func writeBackup(ctx context.Context, file string, g *home.Guest, state string, release func() error) (size int64,
+	err error) {
+	begun := false
+	err = files.WriteFrom(file, 0o600, func(f *os.File) error {
+		begun = true
+		// What was read of a snapshot holds if it still does.
+		err := errors.Join(backup.Write(ctx, f, g, state), release())
+		if info, statErr := f.Stat(); statErr == nil {
+			size = info.Size()
+		}
+		return err
+	})
+	if !begun { // there is no place for the file
+		err = errors.Join(err, release())
+	}
+	return size, err
 }
 
 // stillState is a state disk of a guest that nobody writes to, until release: its own while it does not run, else a

@@ -108,11 +108,7 @@ func (v *verification) run(ctx context.Context, c *console, args []string) (err 
 			return err
 		}
 		defer done()
-		defer func() {
-			if v.release != nil { // what was read of a snapshot holds if that was whole to its end
-				err = errors.Join(err, v.release())
-			}
-		}()
+		defer func() { err = v.released(err) }()
 	} else {
 		if dir, err = v.masterDir(); err != nil {
 			return err
@@ -132,6 +128,19 @@ func (v *verification) run(ctx context.Context, c *console, args []string) (err 
 	return v.disks(ctx, c, dir, m)
 }
 
+// released ends the snapshot that was looked at, if there is one. What was read of it holds if it was whole to its end:
+// else that is what there is to say, and not that a difference was found.
+func (v *verification) released(found error) error {
+	if v.release == nil {
+		return found
+	}
+	err := v.release()
+	if err != nil && errors.Is(found, errDifferent) {
+		return err
+	}
+	return errors.Join(found, err)
+}
+
 // ofGuest finds the disks of a guest, and the folder of its master: of one that was created, that runs, or that lies
 // beside its master's folder.
 func (v *verification) ofGuest(ctx context.Context, c *console, name string) (dir string, done func(), err error) {
@@ -143,14 +152,13 @@ func (v *verification) ofGuest(ctx context.Context, c *console, name string) (di
 	g, err := lockCreated(name, "verify")
 	switch {
 	case err == nil:
-		if err = v.created(ctx, c, g); err != nil {
-			g.Unlock()
-			return "", done, err
-		}
 		_, kept, err := masterOf(g)
 		if err == nil {
 			v.kept = kept
 			v.masters, err = store.Open(g.Store)
+		}
+		if err == nil { // the last: it may make a snapshot, which whoever called ends
+			err = v.created(ctx, c, g)
 		}
 		if err != nil {
 			g.Unlock()
