@@ -398,6 +398,15 @@ func (v *verification) keep(ctx context.Context, c *console, system, state *veri
 	return v.signing.sign(c, v.evidence)
 }
 
+// tellSigner prints who signed the manifest that all is compared with.
+func tellSigner(c *console, signer string) {
+	if signer != "" {
+		fmt.Fprintf(c.out, "manifest: signed by %s\n", printable(signer))
+	} else {
+		fmt.Fprintln(c.out, "manifest: NOT signed by anybody trusted: it is believed because it lies on this machine")
+	}
+}
+
 // tell prints the report. The listing is not printed: --record keeps it.
 func (v *verification) tell(c *console, m *master.Manifest) error {
 	if v.json {
@@ -413,11 +422,7 @@ func (v *verification) tell(c *console, m *master.Manifest) error {
 		}
 		return err
 	}
-	if v.report.Signer != "" {
-		fmt.Fprintf(c.out, "manifest: signed by %s\n", printable(v.report.Signer))
-	} else {
-		fmt.Fprintln(c.out, "manifest: NOT signed by anybody trusted: it is believed because it lies on this machine")
-	}
+	tellSigner(c, v.report.Signer)
 	if s := v.report.System; s != nil {
 		name := fmt.Sprintf("master %s, %.12s", printable(m.Master.Name), m.Disk.SHA256)
 		if s.IsClean() {

@@ -23,7 +23,8 @@ import (
 // says nothing: such a system writes to itself.
 type overlayReport struct {
 	Guest   string              `json:"guest,omitempty"`
-	Master  string              `json:"master"` // digest of the master's disk
+	Master  string              `json:"master"`           // digest of the master's disk
+	Signer  string              `json:"signer,omitempty"` // the trusted key that signed the manifest; empty: none
 	Taken   time.Time           `json:"taken"`
 	Files   []fileDiff          `json:"files"`
 	Outside []verify.Difference `json:"outside"` // of files: boot code, gaps, what is behind the master's end
@@ -134,6 +135,11 @@ func (v *verification) foreign(ctx context.Context, c *console, g *home.Guest) e
 		return err
 	}
 	s, err := store.Open(g.Store)
+	if err != nil {
+		return err
+	}
+	v.masters, v.kept = s, kept
+	signer, err := v.signer(kept.Dir)
 	if err == nil {
 		err = s.Verify(ctx, kept)
 	}
@@ -156,10 +162,11 @@ func (v *verification) foreign(ctx context.Context, c *console, g *home.Guest) e
 	if err != nil {
 		return err
 	}
-	r.Guest = g.Name
+	r.Guest, r.Signer = g.Name, signer
 	if v.json {
 		err = printJSON(c.out, r)
 	} else {
+		tellSigner(c, signer)
 		tellOverlay(c, r)
 	}
 	if err == nil && r.count() > 0 {

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"crypto/rand"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"aead.dev/minisign"
+)
+
+// makeForeign makes the guest web of another system's disk, with more options, in a home and a store of its own.
+func makeForeign(t *testing.T, options ...string) {
+	t.Helper()
+	dir := t.TempDir()
+	t.Setenv("REMPART_GUESTS", filepath.Join(dir, "guests"))
+	t.Setenv("XDG_RUNTIME_DIR", filepath.Join(dir, "run"))
+	boot := make([]byte, 1<<20)
+	copy(boot, "code")
+	copy(boot[510:], "\x55\xaa")
+	image := filepath.Join(dir, "web.raw")
+	if err := os.WriteFile(image, boot, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := append([]string{"create", "web", "--image", image, "--store", filepath.Join(dir, "masters")}, options...)
+	if code, _, errs := rempart(args...); code != exitDone {
+		t.Fatalf("rempart %q = %d, %q", args, code, errs)
+	}
+}
+
+// TestVerifyForeignTrust: the key that must have signed the master is asked for whatever kind of guest it is.
+func TestVerifyForeignTrust(t *testing.T) {
+	makeForeign(t)
+	public, _, err := minisign.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := public.MarshalText()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := filepath.Join(t.TempDir(), "key.pub")
+	if err := os.WriteFile(key, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, out, errs := rempart("verify", "web"); code != exitDone || !strings.Contains(out, "manifest: NOT signed") {
+		t.Errorf("verify = %d, %q, %q; want it done, and told that nobody signed", code, out, errs)
+	}
+	if code, _, errs := rempart("verify", "web", "--trust", key); code != exitFailed || !strings.Contains(errs, "sign") {
+		t.Errorf("verify --trust of a master that nobody signed = %d, %q; want it refused", code, errs)
+	}
+}
