@@ -153,10 +153,8 @@ func (o foreignOptions) describe(m *guest.Master, d *home.Description, nets []st
 	if err != nil {
 		return err
 	}
-	if _, own := d.Image.Health.Port(); own {
-		if _, err := asked(d.Image.Links, backends); err != nil {
-			return usageError{"--healthy-tcp: " + err.Error()}
-		}
+	if err := askable(d.Image, backends); err != nil {
+		return usageError{"--healthy-tcp: " + err.Error()}
 	}
 	if err := d.Image.Health.Check(); err != nil {
 		return usageError{err.Error()}
@@ -175,7 +173,16 @@ func asked(links []string, backends map[string]hypervisor.Backend) (string, erro
 		"ADDRESS:PORT as this machine reaches it")
 }
 
-// image finds or takes in the master that --image names.
+// askable tells why a guest cannot be asked whether it is healthy, with its links plugged in so.
+func askable(i *home.Image, backends map[string]hypervisor.Backend) error {
+	if _, own := i.Health.Port(); !own {
+		return nil
+	}
+	_, err := asked(i.Links, backends)
+	return err
+}
+
+// master takes in the image that --image names, and tells the digest of the master that it became.
 func (o foreignOptions) master(ctx context.Context, c *console, masters *store.Store, s guest.Settings) (
 	string, error) {
 	var ways []hypervisor.Firmware

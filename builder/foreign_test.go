@@ -51,3 +51,15 @@ func TestVerifyForeignTrust(t *testing.T) {
 		t.Errorf("verify --trust of a master that nobody signed = %d, %q; want it refused", code, errs)
 	}
 }
+
+// TestSetForeignNet: a link that the guest is asked by whether it is healthy stays where it can be.
+func TestSetForeignNet(t *testing.T) {
+	makeForeign(t, "--net", "net0=user", "--healthy-tcp", "22")
+	code, _, errs := rempart("set", "web", "--net", "net0=none")
+	if code != exitUsage || !strings.Contains(errs, "user-mode network") {
+		t.Errorf("set --net of the link it is asked by = %d, %q; want it refused", code, errs)
+	}
+	if code, out, errs := rempart("set", "web", "--memory", "2G"); code != exitDone || !strings.Contains(out, "2048 MiB") {
+		t.Errorf("set --memory = %d, %q, %q; want it done", code, out, errs)
+	}
+}

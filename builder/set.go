@@ -76,8 +76,14 @@ func (s *setting) run(_ context.Context, c *console, name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := plug(m.Profile, g.NetOptions()); err != nil {
+	backends, err := plug(m.Profile, g.NetOptions())
+	if err != nil {
 		return err
+	}
+	if g.Image != nil {
+		if err := askable(g.Image, backends); err != nil {
+			return usageError{"--net: it is asked at a port of its own whether it is healthy: " + err.Error()}
+		}
 	}
 	if err := g.Save(); err != nil {
 		return err
