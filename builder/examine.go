@@ -15,9 +15,11 @@ import (
 
 	"rempart/builder/disk/imagefile"
 	"rempart/builder/files"
+	"rempart/builder/guest"
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/reprovision"
 	"rempart/builder/guest/verify"
+	"rempart/builder/hypervisor"
 	"rempart/builder/master"
 )
 
@@ -34,23 +36,20 @@ func (x examination) look(ctx context.Context, path string) (found reprovision.F
 		return found, err
 	}
 	report := verify.Report{Guest: x.g.Name, Master: m.Manifest.Disk.SHA256, Taken: time.Now().UTC().Truncate(time.Second)}
-	// The system disk first: a state that cannot be read must not hide it.
-	system, err := m.System(x.g.DiskFormat)
-	if err != nil {
-		return found, err
+	// Neither disk that cannot be read may hide the other.
+	system, err := systemDisk(x.g, m)
+	if err == nil {
+		report.System, err = lookAtSystem(ctx, system, m)
 	}
-	image, err := imagefile.Open(ctx, system.Path, imagefile.Options{Format: imagefile.Format(system.Format)})
-	if err != nil {
-		return found, err
+	if ctx.Err() != nil {
+		return found, ctx.Err()
 	}
-	defer image.Close()
-	report.System, err = compareSystem(ctx, m.Dir, system.Path, m.Manifest,
-		&verify.Disk{ReaderAt: image, Size: image.Size()})
 	if err != nil {
-		return found, err
-	}
-	for _, d := range report.System.Differences {
-		found.Suspects = append(found.Suspects, "system disk: "+describe(d))
+		found.Suspects = append(found.Suspects, fmt.Sprintf("system disk: it cannot be read: %v", err))
+	} else {
+		for _, d := range report.System.Differences {
+			found.Suspects = append(found.Suspects, "system disk: "+describe(d))
+		}
 	}
 	var failed error
 	if report.State, failed = inspectState(ctx, path); failed == nil {
@@ -62,9 +61,27 @@ func (x examination) look(ctx context.Context, path string) (found reprovision.F
 		return found, err
 	}
 	found.Evidence = func(ctx context.Context, file string) (string, error) {
-		return x.evidence(ctx, file, &report, system.Path, imagefile.Format(system.Format), path)
+		return x.evidence(ctx, file, &report, system, path)
 	}
 	return found, failed
+}
+
+// systemDisk is the system disk that a guest runs from: its own where it has one, else that of its master.
+func systemDisk(g *home.Guest, m *guest.Master) (hypervisor.Disk, error) {
+	if own := g.Settings().System; own != "" {
+		return hypervisor.Disk{Path: own, Format: hypervisor.Raw}, nil
+	}
+	return m.System(g.DiskFormat)
+}
+
+// lookAtSystem compares the system disk of a guest with its master.
+func lookAtSystem(ctx context.Context, system hypervisor.Disk, m *guest.Master) (*verify.System, error) {
+	image, err := imagefile.Open(ctx, system.Path, imagefile.Options{Format: imagefile.Format(system.Format)})
+	if err != nil {
+		return nil, err
+	}
+	defer image.Close()
+	return compareSystem(ctx, m.Dir, system.Path, m.Manifest, &verify.Disk{ReaderAt: image, Size: image.Size()})
 }
 
 // inspectState looks at the state disk in a raw file or on a volume.
@@ -81,26 +98,28 @@ func inspectState(ctx context.Context, path string) (*verify.State, error) {
 	return verify.InspectState(ctx, f, size, verify.DefaultRules(), nil)
 }
 
-// evidence writes what a report rests on into a file, and its signature beside it; it tells how it is signed.
-func (x examination) evidence(ctx context.Context, file string, r *verify.Report, system string,
-	format imagefile.Format, state string) (signed string, err error) {
-	image, err := imagefile.Open(ctx, system, imagefile.Options{Format: format})
-	if err != nil {
-		return "", err
-	}
-	defer image.Close()
-	disk, err := os.Open(state)
-	if err != nil {
-		return "", err
-	}
-	defer disk.Close()
-	size, err := disk.Seek(0, io.SeekEnd)
-	if err != nil {
-		return "", err
+// evidence writes what a report rests on into a file, and its signature beside it; it tells how it is signed. Of a disk
+// that the report has nothing of, because it is gone or cannot be read, there is none.
+func (x examination) evidence(ctx context.Context, file string, r *verify.Report, system hypervisor.Disk,
+	state string) (signed string, err error) {
+	var disks [2]*verify.Disk
+	for n, d := range []struct {
+		seen   bool
+		path   string
+		format hypervisor.Format
+	}{{r.System != nil, system.Path, system.Format}, {r.State != nil, state, hypervisor.Raw}} {
+		if !d.seen {
+			continue
+		}
+		image, err := imagefile.Open(ctx, d.path, imagefile.Options{Format: imagefile.Format(d.format)})
+		if err != nil {
+			return "", err
+		}
+		defer image.Close()
+		disks[n] = &verify.Disk{ReaderAt: image, Size: image.Size()}
 	}
 	err = files.WriteFrom(file, 0o600, func(f *os.File) error {
-		return verify.WriteEvidence(ctx, f, r, &verify.Disk{ReaderAt: image, Size: image.Size()},
-			&verify.Disk{ReaderAt: disk, Size: size})
+		return verify.WriteEvidence(ctx, f, r, disks[0], disks[1])
 	})
 	if err != nil {
 		return "", err

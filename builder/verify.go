@@ -20,7 +20,6 @@ import (
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/running"
 	"rempart/builder/guest/verify"
-	"rempart/builder/hypervisor"
 	"rempart/builder/master"
 	"rempart/builder/master/store"
 	"rempart/firstboot/contract/identity"
@@ -171,7 +170,7 @@ func (v *verification) ofGuest(ctx context.Context, c *console, name string) (di
 	r, err := openGuest(name)
 	if err == nil {
 		v.runs(c)
-		return r.Master, done, v.systemOf(r.Master, "")
+		return r.Master, done, v.systemOf(r.Master)
 	}
 	if !errors.Is(err, running.ErrAbsent) {
 		return "", done, err
@@ -192,12 +191,11 @@ func (v *verification) created(ctx context.Context, c *console, g *home.Guest) e
 	if err != nil {
 		return err
 	}
-	if err := v.systemOf(m.Dir, g.DiskFormat); err != nil {
+	system, err := systemDisk(g, m)
+	if err != nil {
 		return err
 	}
-	if g.Root {
-		v.image, v.format = g.Settings().System, string(hypervisor.Raw)
-	}
+	v.image, v.format = system.Path, string(system.Format)
 	if v.state != "" || g.State == 0 {
 		return nil
 	}
@@ -218,12 +216,12 @@ func (v *verification) runs(c *console) {
 }
 
 // systemOf takes the system disk of a master, which its guests share.
-func (v *verification) systemOf(dir string, format hypervisor.Format) error {
+func (v *verification) systemOf(dir string) error {
 	m, err := guest.OpenMaster(dir)
 	if err != nil {
 		return err
 	}
-	system, err := m.System(format)
+	system, err := m.System("")
 	v.image, v.format = system.Path, string(system.Format)
 	return err
 }
@@ -233,7 +231,7 @@ func (v *verification) besideMaster(c *console, dir, name string) error {
 	if !guest.IsMaster(dir) {
 		return fmt.Errorf("%s is no folder of a master, and no name of a guest", dir)
 	}
-	if err := v.systemOf(dir, ""); err != nil || v.state != "" {
+	if err := v.systemOf(dir); err != nil || v.state != "" {
 		return err
 	}
 	m, err := guest.OpenMaster(dir)
