@@ -1,13 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"crypto/rand"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"aead.dev/minisign"
+
+	"rempart/builder/guest/reprovision"
 )
 
 // makeForeign makes the guest web of another system's disk, with more options, in a home and a store of its own.
@@ -61,5 +65,31 @@ func TestSetForeignNet(t *testing.T) {
 	}
 	if code, out, errs := rempart("set", "web", "--memory", "2G"); code != exitDone || !strings.Contains(out, "2048 MiB") {
 		t.Errorf("set --memory = %d, %q, %q; want it done", code, out, errs)
+	}
+}
+
+// TestRollbackWithoutKey: a change is taken back without the key that was to sign its evidence, and goes on only with
+// it.
+func TestRollbackWithoutKey(t *testing.T) {
+	makeForeign(t)
+	g, err := lockCreated("web", "a test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var errs bytes.Buffer
+	o, err := transactionOptions(&console{err: &errs}, g, time.Minute, signingKey{})
+	if err == nil {
+		_, err = reprovision.Begin(t.Context(), g, reprovision.Plan{Kind: reprovision.Reprovision, To: g.Master,
+			State: reprovision.Empty, Size: g.State, Key: filepath.Join(t.TempDir(), "gone")}, o)
+	}
+	g.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := rempart("resume", "web"); code != exitFailed || !strings.Contains(errs, "key") {
+		t.Errorf("resume without the key = %d, %q; want it refused", code, errs)
+	}
+	if code, out, errs := rempart("rollback", "web"); code != exitDone || !strings.Contains(out, "as it was before") {
+		t.Errorf("rollback without the key = %d, %q, %q; want it done", code, out, errs)
 	}
 }
