@@ -77,7 +77,7 @@ meanwhile.`,
 					return exportText(c, *output, text)
 				}
 				if *to == exportXl && !guest.IsMaster(args[0]) && identity.IsHostname(args[0]) {
-					text, err := exportCreatedXl(ctx, args[0], x)
+					text, err := exportCreatedXl(ctx, c, args[0], x)
 					if err != nil {
 						return err
 					}
@@ -162,7 +162,7 @@ func xlFlags(flags *pflag.FlagSet) *xlOptions {
 	flags.StringVar(&x.identity, "identity", "", "volume or raw file with the identity disk; default: beside the master, "+
 		"where there is one")
 	flags.StringVar(&x.memory, "memory", "", "memory, such as 256M; default: the profile's")
-	flags.IntVar(&x.vcpus, "vcpus", 1, "virtual processors")
+	flags.IntVar(&x.vcpus, "vcpus", 0, "virtual processors; default: those of the GUEST, else 1")
 	flags.IntVar(&x.weight, "weight", 0, "share of the processors against other guests, 1 to 65535; Xen's own is 256")
 	flags.StringArrayVar(&x.bridges, "bridge", nil, "LINK=BRIDGE that a link is plugged into (repeat)")
 	flags.StringArrayVar(&x.vifs, "vif", nil, "LINK=NAME of a link's interface in dom0 (repeat)")

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"rempart/builder/guest/home"
 )
 
 // TestWriteFile: whole or not at all.
@@ -99,6 +101,22 @@ func TestExportUsage(t *testing.T) {
 		_, _, errs := rempart(c.args...)
 		if !strings.Contains(errs, c.want) {
 			t.Errorf("rempart %q says %q; want %q in it", c.args, errs, c.want)
+		}
+	}
+}
+
+// TestExportSize: a guest is as large under Xen as it was made, unless an option says something else.
+func TestExportSize(t *testing.T) {
+	g := &home.Guest{Description: home.Description{Memory: 200<<20 + 1, VCPUs: 4}}
+	for _, tt := range []struct{ given, want xlOptions }{
+		{xlOptions{}, xlOptions{vcpus: 4, memory: "201M"}},
+		{xlOptions{vcpus: 2, memory: "1G"}, xlOptions{vcpus: 2, memory: "1G"}},
+	} {
+		got := tt.given
+		got.of(g)
+		if got.vcpus != tt.want.vcpus || got.memory != tt.want.memory {
+			t.Errorf("of a guest with 4 processors, given %d and %q: %d and %q; want %d and %q", tt.given.vcpus,
+				tt.given.memory, got.vcpus, got.memory, tt.want.vcpus, tt.want.memory)
 		}
 	}
 }

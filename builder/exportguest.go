@@ -43,7 +43,7 @@ func exportGuest(ctx context.Context, name, to string, bridges []string) ([]byte
 
 // exportCreatedXl describes a guest that was created to Xen, with its own disks and addresses where the options name no
 // others. The guest must not run here.
-func exportCreatedXl(ctx context.Context, name string, x *xlOptions) ([]byte, error) {
+func exportCreatedXl(ctx context.Context, c *console, name string, x *xlOptions) ([]byte, error) {
 	g, err := lockIdle(name)
 	if errors.Is(err, home.ErrUnknown) {
 		return nil, fmt.Errorf("%s is no folder of a master, and %w", name, err)
@@ -72,10 +72,19 @@ func exportCreatedXl(ctx context.Context, name string, x *xlOptions) ([]byte, er
 	}
 	x.name, x.system, x.state = cmp.Or(x.name, g.Name), cmp.Or(x.system, s.System), cmp.Or(x.state, s.State)
 	x.identity = cmp.Or(x.identity, s.Identity)
+	x.of(g)
+	if n := len(g.Data); n > 0 {
+		fmt.Fprintf(c.err, "rempart: WARNING: %s has %d data disks, which are not attached to it under Xen\n", name, n)
+	}
+	return x.config(m, nics)
+}
+
+// of takes from a guest how large it is where the options do not say.
+func (x *xlOptions) of(g *home.Guest) {
+	x.vcpus = cmp.Or(x.vcpus, g.VCPUs)
 	if g.Memory > 0 && x.memory == "" {
 		x.memory = fmt.Sprintf("%dM", (g.Memory+1<<20-1)>>20)
 	}
-	return x.config(m, nics)
 }
 
 // lockIdle locks a guest that neither runs nor is being changed.
