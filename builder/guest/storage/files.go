@@ -104,7 +104,10 @@ func (f Files) Clone(ctx context.Context, from, to Disk) error {
 	if err := os.MkdirAll(filepath.Dir(f.Path(to)), 0o700); err != nil {
 		return err
 	}
-	return files.Clone(ctx, f.Path(from), f.Path(to))
+	if err := files.Clone(ctx, f.Path(from), f.Path(to)); err != nil {
+		return err
+	}
+	return files.SyncFolder(f.Dir) // in which the folder of the new one may be new
 }
 
 // OwnsSystem is Disks.OwnsSystem: the guests of a master share that of the store.
