@@ -69,6 +69,14 @@ func (g *Guest) alone(ctx context.Context, adopt bool) error {
 		return fmt.Errorf("%w: volumes in %s; give them to the new one with --volumes %[2]s --adopt, or remove them with "+
 			"`rempart rm --data %s`", ErrLeft, before, g.Name)
 	}
+	if g.Volumes != "" {
+		// It would be neither this guest's nor anybody's.
+		file := filepath.Join(g.Dir, storage.StateFile)
+		if _, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(fmt.Errorf("%w: %s, which is no volume; give it to the new one with --adopt and without "+
+				"--volumes, or remove it with `rempart rm --data %s`", ErrLeft, file, g.Name), err)
+		}
+	}
 	left, err := g.Disks().Left(ctx)
 	if err != nil && g.Volumes != "" {
 		err = fmt.Errorf("guest %s: its volumes in %s: %w; vgs and lvs tell what there is", g.Name, g.Volumes, err)
