@@ -34,6 +34,7 @@ func TestCheck(t *testing.T) {
 		"kernel of PVH": {write("m/vmlinuz", string(kernelWith(t, note("Xen\x00", notePhysEntry, "1234")))),
 			"does not support pv, Xen starts it as [hvm pvh] only"},
 		"no image":     {write("m/vmlinuz", "text"), "not a kernel image"},
+		"kernel pipe":  {pipe("m/vmlinuz"), "vmlinuz is no file"},
 		"odd kernel":   {folder("m/vmlinuz"), "is no file"},
 		"no bridge":    {remove("sys/class/net/brlan"), "no bridge brlan"},
 		"not a bridge": {remove("sys/class/net/brlan/bridge"), "no bridge brlan"},

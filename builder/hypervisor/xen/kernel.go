@@ -10,6 +10,8 @@ import (
 	"os"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"rempart/builder/kernel/bzimage"
 )
 
@@ -20,7 +22,7 @@ const (
 	notePhysEntry = 18 // XEN_ELFNOTE_PHYS32_ENTRY: where a PVH guest begins
 )
 
-// maxImage bounds the file of a kernel, maxNotes a section with notes, in bytes.
+// maxImage bounds the file of a kernel, maxNotes all of its notes, in bytes.
 const (
 	maxImage = 128 << 20
 	maxNotes = 1 << 20
@@ -37,15 +39,16 @@ func ModesOf(image []byte) ([]Mode, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the kernel in the image: %w", err)
 	}
-	modes := []Mode{HVM}
+	modes, left := []Mode{HVM}, int64(maxNotes)
 	for _, p := range f.Progs {
 		if p.Type != elf.PT_NOTE {
 			continue
 		}
-		b, err := io.ReadAll(io.LimitReader(p.Open(), maxNotes))
+		b, err := io.ReadAll(io.LimitReader(p.Open(), left))
 		if err != nil {
 			return nil, fmt.Errorf("the notes of the kernel: %w", err)
 		}
+		left -= int64(len(b)) // segments may lie on one another, and there may be thousands
 		for _, kind := range notes(b, f.ByteOrder) {
 			switch kind {
 			case noteEntry:
@@ -81,11 +84,14 @@ func notes(b []byte, order binary.ByteOrder) []uint32 {
 
 // checkKernel tells what keeps Xen from starting a kernel in a mode. Where the kernel cannot be asked, xl says it.
 func checkKernel(path string, mode Mode) error {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // as in volume
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return errors.Join(err, fmt.Errorf("%s is no file", path))
+	}
 	image, err := io.ReadAll(io.LimitReader(f, maxImage))
 	if err != nil {
 		return err

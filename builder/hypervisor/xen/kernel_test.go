@@ -25,12 +25,24 @@ func note(owner string, kind uint32, content string) []byte {
 // kernelWith is the image of a kernel that is nothing but its notes.
 func kernelWith(tb testing.TB, notes ...[]byte) []byte {
 	tb.Helper()
-	all := bytes.Join(notes, nil)
+	return kernelOf(tb, bytes.Join(notes, nil))
+}
+
+// kernelOf is the image of a kernel that is nothing but segments with notes.
+func kernelOf(tb testing.TB, segments ...[]byte) []byte {
+	tb.Helper()
 	var kernel bytes.Buffer
-	header := elf.Header64{Type: uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: 1, Phoff: 64, Ehsize: 64,
-		Phentsize: 56, Phnum: 1}
+	const headerSize, entrySize = 64, 56
+	header := elf.Header64{Type: uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: 1, Phoff: headerSize,
+		Ehsize: headerSize, Phentsize: entrySize, Phnum: uint16(len(segments))}
 	copy(header.Ident[:], elf.ELFMAG+string([]byte{byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), 1}))
-	for _, part := range []any{header, elf.Prog64{Type: uint32(elf.PT_NOTE), Off: 120, Filesz: uint64(len(all))}, all} {
+	parts := []any{header}
+	at := uint64(headerSize + entrySize*len(segments))
+	for _, s := range segments {
+		parts = append(parts, elf.Prog64{Type: uint32(elf.PT_NOTE), Off: at, Filesz: uint64(len(s))})
+		at += uint64(len(s))
+	}
+	for _, part := range append(parts, bytes.Join(segments, nil)) {
 		if err := binary.Write(&kernel, binary.LittleEndian, part); err != nil {
 			tb.Fatal(err)
 		}
@@ -68,6 +80,13 @@ func TestModesOf(t *testing.T) {
 		if got, err := ModesOf(kernelWith(t, c.notes...)); err != nil || !slices.Equal(got, c.want) {
 			t.Errorf("%s: ModesOf = %v, %v; want %v", name, got, err, c.want)
 		}
+	}
+	if got, err := ModesOf(kernelOf(t, pv, pvh)); err != nil || !slices.Equal(got, []Mode{HVM, PV, PVH}) {
+		t.Errorf("ModesOf a kernel with notes in two segments = %v, %v; want all", got, err)
+	}
+	// However many segments there are, no more is read than one with all notes may have.
+	if got, err := ModesOf(kernelOf(t, make([]byte, maxNotes), pv)); err != nil || !slices.Equal(got, []Mode{HVM}) {
+		t.Errorf("ModesOf a kernel with a MiB of notes and more = %v, %v; want what is in the first of them", got, err)
 	}
 	if got, err := ModesOf([]byte("no image")); !errors.Is(err, bzimage.ErrFormat) {
 		t.Errorf("ModesOf = %v, %v; want ErrFormat", got, err)
