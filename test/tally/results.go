@@ -175,7 +175,8 @@ func (s *suite) text(test string) string {
 // place is what the testing package puts before what a test says: "    file_test.go:12: ".
 var place = regexp.MustCompile(`^\s*[\w.-]+\.go:\d+: `)
 
-// Bounds of what the summary repeats of a failed test: lines in all, lines of one complaint, bytes of a line.
+// Bounds of what the summary repeats of a failed test: lines in all, half of them the last ones, for many a test logs a
+// lot before it fails; lines of one complaint; bytes of a line.
 const (
 	briefLines = 16
 	briefEach  = 3
@@ -185,21 +186,25 @@ const (
 // brief is how each thing begins that a failed test says, every line after a newline: for whoever sees but the end of a
 // long output.
 func brief(output string) string {
-	var b strings.Builder
-	lines, left := 0, 0
+	var lines []string
+	left := 0
 	for line := range strings.Lines(output) {
 		line = strings.TrimRight(line, "\n")
 		said := strings.TrimSpace(line)
 		if place.MatchString(line) || strings.HasPrefix(said, "panic:") || strings.Contains(said, "DATA RACE") {
 			left = briefEach
 		}
-		if left == 0 || lines == briefLines || said == "" || strings.HasPrefix(said, "--- ") {
+		if left == 0 || said == "" || strings.HasPrefix(said, "--- ") {
 			continue
 		}
-		lines, left = lines+1, left-1
-		b.WriteString("\n" + said[:min(len(said), briefWidth)])
+		left--
+		lines = append(lines, strings.ToValidUTF8("\n"+said[:min(len(said), briefWidth)], ""))
 	}
-	return strings.ToValidUTF8(b.String(), "")
+	if n := len(lines); n > briefLines {
+		const half = briefLines / 2
+		lines = slices.Concat(lines[:half], []string{fmt.Sprintf("\n(%d lines)", n-briefLines)}, lines[n-half:])
+	}
+	return strings.Join(lines, "")
 }
 
 // reason is what a skipped test says, without what go test adds.

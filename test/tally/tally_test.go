@@ -20,6 +20,7 @@ func TestTally(t *testing.T) {
 			t.Run("y", func(t *testing.T) { t.Skip("SKIPPED, NOT PASSED: no luck") })`),
 		"bad/a_test.go":     test(`t.Run("x", func(t *testing.T) { t.Error("worse than expected") })`),
 		"wordy/a_test.go":   test(`t.Log("first"); t.Error("1\n2\n3\n4\n5")`),
+		"long/a_test.go":    test(`for range 40 { t.Log("on the way") }; t.Fatal("what it fails by")`),
 		"alone/a_test.go":   test(`t.Run("x", func(t *testing.T) {}); t.Error("its own")`),
 		"crash/a_test.go":   test(`panic("broken to bits")`),
 		"exit/a_test.go":    test(`os.Exit(3)`),
@@ -59,6 +60,9 @@ func TestTally(t *testing.T) {
 		{"-- all ./wordy", 1, "0 passed, 1 failed, 0 skipped",
 			[]string{"  m/wordy TestIt\n      a_test.go:12: first\n" +
 				"      a_test.go:12: 1\n      2\n      3\n0 passed"}},
+		{"-- all ./long", 1, "0 passed, 1 failed, 0 skipped",
+			[]string{"  m/long TestIt\n      a_test.go:12: on the way\n", "      (25 lines)\n",
+				"      a_test.go:12: what it fails by\n0 passed"}},
 		{"-- all ./alone", 1, "1 passed, 1 failed, 0 skipped", []string{"  m/alone TestIt\n"}},
 		{"-- all ./crash ./good", 1, "2 passed, 1 failed, 0 skipped",
 			[]string{"broken to bits", "  m/crash TestIt\n      panic: broken to bits"}},
