@@ -90,7 +90,11 @@ func TestLVM(t *testing.T) {
 		}
 		if all && !seen[c.plan] {
 			seen[c.plan] = true
-			queue = append(queue, recorded(text, c)...)
+			more := recorded(text, c)
+			if len(more) == 0 {
+				t.Errorf("the machine tells no point of %q where the power is to be cut:\n%s", c.plan, text)
+			}
+			queue = append(queue, more...)
 		}
 	}
 	g := boot(t, m, made, d, all, cutWord)
