@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"rempart/builder/hypervisor"
 	"rempart/builder/rootfs/tree"
@@ -38,7 +39,7 @@ func TestInGuestKernel(t *testing.T) {
 	var files tree.Tree
 	addForeign(t, &files, "nft")
 	g := m.Boot(t, rig.Options{Firmware: hypervisor.Direct, Memory: memory, Append: "rdinit=/inside",
-		Sed: m.InsideSed(m.InsideInitrd(t, ".", &files))})
+		Patience: 10 * time.Minute, Sed: m.InsideSed(m.InsideInitrd(t, ".", &files))})
 	text, good := g.InsideEnd()
 	const ran = "--- PASS: TestInGuestKernel"
 	if good && strings.Contains(text, ran) {
