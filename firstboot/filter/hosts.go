@@ -103,9 +103,12 @@ func (b *prober) pick(link string, ranges spans) netip.Addr {
 	}
 	rest := slices.DeleteFunc(slices.Clone(ranges), func(s span) bool { return elsewhere(isV6(s.first)) })
 	for _, list := range append(wanted, rest) {
-		for _, s := range list {
-			if a := b.free(s); a.IsValid() {
-				return a
+		// Of two addresses one may be a network's own, which in IPv6 is every router's on it: the last choice.
+		for _, two := range []bool{false, true} {
+			for _, s := range list {
+				if a := b.free(s); a.IsValid() && (s.first.Next() == s.last) == two {
+					return a
+				}
 			}
 		}
 	}

@@ -59,3 +59,19 @@ func TestProbeOfNamedAdmin(t *testing.T) {
 	}
 	t.Errorf("there is no probe of the admin:\n%s", table(filter.Probes(p)))
 }
+
+// TestNoNetworksOwnAddress: nobody sends from a network's own address while it has others. In IPv6 that is every
+// router's on it, the guest's too, which answers itself.
+func TestNoNetworksOwnAddress(t *testing.T) {
+	for _, p := range filtertest.Profiles() {
+		for _, probe := range filter.Probes(p) {
+			for _, l := range p.Links {
+				for _, a := range l.Addresses {
+					if a.Bits() < a.Addr().BitLen()-2 && probe.Src == a.Masked().Addr() {
+						t.Errorf("%s: %+v is sent from the own address of %s", p.Name, probe, a)
+					}
+				}
+			}
+		}
+	}
+}
