@@ -108,10 +108,10 @@ func (v *validator) delegatesOwn(d *DHCP6, reject func(hint, format string, args
 
 // delegatesInZone checks that the policy knows who is behind the routers: those in a zone of the link.
 func (v *validator) delegatesInZone(d *DHCP6, reject func(hint, format string, args ...any)) {
-	pool := d.Delegate
+	pool, in := d.Delegate, false
 	for _, z := range v.p.Zones {
 		for _, m := range z.Members {
-			in := m.Link == d.Link && (len(m.Prefixes) == 0 || m.Rest)
+			in = in || m.Link == d.Link && (len(m.Prefixes) == 0 || m.Rest)
 			for _, p := range m.Prefixes {
 				part := PrefixBlock{Prefix: p}
 				in = in || m.Link == d.Link && part.Contains(pool.PrefixBlock)
@@ -119,13 +119,12 @@ func (v *validator) delegatesInZone(d *DHCP6, reject func(hint, format string, a
 					reject("choose another prefix", "%s overlaps with %s of zone %s", pool.PrefixBlock, p, clip(z.Name))
 				}
 			}
-			if in {
-				return
-			}
 		}
 	}
-	reject("add the whole link to a zone, or what it delegates", "%s is in no zone, so nothing of it passes",
-		pool.PrefixBlock)
+	if !in {
+		reject("add the whole link to a zone, or what it delegates", "%s is in no zone, so nothing of it passes",
+			pool.PrefixBlock)
+	}
 }
 
 // delegatesBesideHosts refuses a pool on a link of which lines of the policy name hosts by the ends of their addresses
