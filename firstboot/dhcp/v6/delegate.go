@@ -363,16 +363,40 @@ func (s *Server) tellWays() {
 	if s.cfg.Lead == nil {
 		return
 	}
+	if err := s.cfg.Lead(s.allWays()); err != nil {
+		s.cfg.Log.Error("delegated prefixes lead nowhere new", "error", err)
+	}
+}
+
+// allWays are the ways there are, in order, downstream.Most at most. Requests that came while others waited for the
+// disk, and named routers, may make them more: then those are left out whose routers have theirs for the shortest time.
+func (s *Server) allWays() []downstream.Way {
+	type known struct {
+		downstream.Way
+		since int64
+	}
 	s.mu.Lock()
-	all := make([]downstream.Way, 0, len(s.ways))
-	for _, w := range s.ways {
-		all = append(all, w)
+	ways := make([]known, 0, len(s.ways))
+	for key, w := range s.ways {
+		l, _ := s.cfg.Store.Get(key)
+		ways = append(ways, known{w, l.Since})
 	}
 	s.mu.Unlock()
+	if over := len(ways) - downstream.Most; over > 0 {
+		slices.SortFunc(ways, func(a, b known) int {
+			return cmp.Or(cmp.Compare(a.since, b.since), a.Block.Prefix.Compare(b.Block.Prefix))
+		})
+		ways = ways[:downstream.Most]
+		s.tooMany.Do(func() {
+			s.cfg.Log.Warn("more prefixes are delegated than ways are kept: the latest lead nowhere", "left out", over)
+		})
+	}
+	all := make([]downstream.Way, len(ways))
+	for i, w := range ways {
+		all[i] = w.Way
+	}
 	slices.SortFunc(all, func(a, b downstream.Way) int {
 		return cmp.Or(cmp.Compare(a.Link, b.Link), a.Block.Prefix.Compare(b.Block.Prefix))
 	})
-	if err := s.cfg.Lead(all[:min(len(all), downstream.Most)]); err != nil {
-		s.cfg.Log.Error("delegated prefixes lead nowhere new", "error", err)
-	}
+	return all
 }

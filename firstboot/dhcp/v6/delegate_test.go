@@ -295,3 +295,30 @@ func TestDelegatesToRouters(t *testing.T) {
 		}
 	}
 }
+
+// TestTooManyWays: when there are more than are kept, the router that has its prefix the longest keeps its way.
+func TestTooManyWays(t *testing.T) {
+	d := routers()
+	d.Delegate = &profiles.PrefixPool{PrefixBlock: block("fd00:f::/48", false), Shortest: 60, Longest: 60}
+	b := newBench(t, d, static)
+	now, blocks := b.store.Now(), &b.links["lan"].blocks
+	for n := range uint64(downstream.Most + 1) {
+		l := lease.Lease{Addr: blocks.key(blocks.nth(n)), Bits: 60, Via: ip("fe80::99"), Client: fmt.Sprint("router", n),
+			Since: now, Expires: now + 3600, State: lease.Bound}
+		if n == downstream.Most {
+			l.Since = now - 60
+		}
+		if err := b.store.Put(l, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.leadAll()
+	got := b.led()
+	last := fmt.Sprintf("%s via fe80::99 by lan", blocks.nth(downstream.Most))
+	if len(got) != downstream.Most || got[len(got)-1] != last {
+		t.Errorf("there are %d ways, the last one %s; want %d, and %s", len(got), got[len(got)-1], downstream.Most, last)
+	}
+	if !strings.Contains(b.log.String(), "more prefixes are delegated than ways are kept") {
+		t.Error("nobody is told that one is left out")
+	}
+}

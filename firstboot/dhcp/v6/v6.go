@@ -72,6 +72,7 @@ type Server struct {
 	news chan struct{}                 // holds one while ways have changed that nobody was told of
 	// clockSet is Store.ClockSet when names were last told.
 	clockSet int
+	tooMany  rate.Sometimes // ways
 }
 
 // link is what the server knows of one link, or of a subnet behind relay agents.
@@ -115,7 +116,8 @@ var servers = net.ParseIP("ff02::1:2")
 // New makes a server.
 func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, links: map[string]*link{}, told: map[netip.Addr][]netip.Addr{},
-		ways: map[netip.Addr]downstream.Way{}, odd: map[netip.Addr]bool{}, news: make(chan struct{}, 1)}
+		ways: map[netip.Addr]downstream.Way{}, odd: map[netip.Addr]bool{}, news: make(chan struct{}, 1),
+		tooMany: rate.Sometimes{First: 1, Interval: complaints}}
 	for i := range cfg.DHCP6 {
 		d := &cfg.DHCP6[i]
 		l := newLink(d, d.Link)
