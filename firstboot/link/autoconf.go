@@ -54,9 +54,9 @@ func (u *uplinks) heard(link string, before, now slaac.State) {
 	u.writeResolv()
 }
 
-// inside6 are the subnets that an advertisement on the link called name must not touch: those of all other links, and
-// what the profile routes by them. Subnets of what was delegated by the link called giver do not count: they are in
-// what it is to extend.
+// inside6 are the subnets that an advertisement on the link called name must not touch: those of all other links, what
+// the profile routes by them, and what routers inside are delegated. Subnets of what was delegated by the link called
+// giver do not count: they are in what it is to extend.
 func (u *uplinks) inside6(name, giver string) []netip.Prefix {
 	var out []netip.Prefix
 	for _, l := range u.env.Profile.Links {
@@ -94,6 +94,14 @@ func (u *uplinks) inside6(name, giver string) []netip.Prefix {
 					if subnet, ok := d.Of(p.Prefix); ok && l.Name != name {
 						out = append(out, subnet.Masked())
 					}
+				}
+			}
+			for _, d := range u.env.Profile.DHCP6 {
+				if d.Delegate == nil || !d.Delegate.Delegated {
+					continue
+				}
+				if part, ok := d.Delegate.In(p.Prefix); ok {
+					out = append(out, part)
 				}
 			}
 		}

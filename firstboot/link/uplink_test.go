@@ -110,7 +110,9 @@ func TestOwnDelegation(t *testing.T) {
 	env, _ := uplinkEnv(t)
 	env.Profile = &profiles.Profile{Links: []profiles.Link{{Name: "wan", Delegation: &profiles.Delegation{}},
 		{Name: "lan", Addresses: []netip.Prefix{pfx("fd00::1/64")},
-			Delegated: []profiles.Delegated{{Subnet: 1, Host: ip("::1")}}}}}
+			Delegated: []profiles.Delegated{{Subnet: 1, Host: ip("::1")}}}},
+		DHCP6: []profiles.DHCP6{{Link: "lan", Delegate: &profiles.PrefixPool{Shortest: 62, Longest: 62,
+			PrefixBlock: profiles.PrefixBlock{Prefix: pfx("0:0:0:10::/60"), Delegated: true}}}}}
 	u := uplinksOf(env)
 	later := u.now() + time.Hour
 	u.given6.states["wan"] = dhcp6.State{Prefixes: []dhcp6.Prefix{{Prefix: pfx("2001:db8:100::/56"), Valid: later,
@@ -120,5 +122,8 @@ func TestOwnDelegation(t *testing.T) {
 	}
 	if got := u.inside6("wan", ""); !slices.Contains(got, pfx("2001:db8:100:1::/64")) {
 		t.Errorf("routers on wan must not touch %v; want the subnet of lan among it", got)
+	}
+	if got := u.inside6("wan", ""); !slices.Contains(got, pfx("2001:db8:100:10::/60")) {
+		t.Errorf("routers on wan must not touch %v; want what lan delegates of it among it", got)
 	}
 }
