@@ -107,7 +107,7 @@ func (r *runner) downstream(ctx context.Context) (<-chan struct{}, error) {
 	if !slices.ContainsFunc(r.env.Profile.DHCP6, func(d profiles.DHCP6) bool { return d.Delegate != nil }) {
 		return nil, nil
 	}
-	r.uplinks.lookDownstream() // before the first look at the kernel: routes of the run before this one stay
+	r.uplinks.stale = true // read before the first look at the kernel: routes of the run before this one stay
 	return downstream.Watch(ctx, r.env.Root)
 }
 
@@ -177,9 +177,11 @@ func (r *runner) loop(ctx context.Context, broken <-chan error, ways <-chan stru
 				ways = nil // ctx is done
 				continue
 			}
-			r.uplinks.lookDownstream()
-			timer.Reset(0)
-			soon = true
+			r.uplinks.stale = true
+			if !soon { // as after any event: routers that ask again and again keep nobody busy
+				timer.Reset(r.pause())
+				soon = true
+			}
 			continue
 		case learn := <-r.uplinks.news:
 			learn()
@@ -218,6 +220,7 @@ func (r *runner) converge(ctx context.Context) (time.Duration, error) {
 	if again {
 		r.checked = time.Now()
 	}
+	r.uplinks.lookDownstream()
 	var failed map[int]error
 	for pass := 1; ; pass++ {
 		have, nics, err := r.kernel.look()

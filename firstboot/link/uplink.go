@@ -37,6 +37,8 @@ type uplinks struct {
 	adverts *learner[slaac.State, netip.Addr] // told of the address to send from
 	given6  *learner[dhcp6.State, netip.Addr] // likewise
 	ways    []downstream.Way                  // to what is delegated behind
+	stale   bool                              // there may be others
+	said    string                            // what is wrong with them
 }
 
 func newUplinks(env *child.Env, plan Plan) *uplinks {
@@ -48,13 +50,22 @@ func newUplinks(env *child.Env, plan Plan) *uplinks {
 	return u
 }
 
-// lookDownstream reads where what is delegated behind leads. What cannot be read or believed is said, and left out.
+// lookDownstream reads where what is delegated behind leads, when that may be news. What cannot be read or believed is
+// left out, and said once.
 func (u *uplinks) lookDownstream() {
+	if !u.stale {
+		return
+	}
+	u.stale = false
 	ways, err := downstream.Read(u.env.Root, u.env.Profile)
+	said := ""
 	if err != nil {
+		said = err.Error()
+	}
+	if said != u.said && said != "" {
 		u.env.Log.Warn("not everything that was delegated is routed", "error", err)
 	}
-	u.ways = ways
+	u.ways, u.said = ways, said
 }
 
 // wait ends when all clients have; their context must be done.

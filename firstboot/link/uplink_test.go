@@ -15,6 +15,7 @@ import (
 	"rempart/firstboot/boottime"
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/dhcp/downstream"
 	"rempart/firstboot/link/dhcp4"
 	"rempart/firstboot/link/dhcp6"
 	"rempart/profiles"
@@ -125,5 +126,34 @@ func TestOwnDelegation(t *testing.T) {
 	}
 	if got := u.inside6("wan", ""); !slices.Contains(got, pfx("2001:db8:100:10::/60")) {
 		t.Errorf("routers on wan must not touch %v; want what lan delegates of it among it", got)
+	}
+}
+
+// TestDownstreamSaidOnce: what the child that delegates cannot mean is said once, however often it says it.
+func TestDownstreamSaidOnce(t *testing.T) {
+	env, log := uplinkEnv(t)
+	u := uplinksOf(env)
+	way := downstream.Way{Link: "lan", Via: ip("fe80::7"), Block: profiles.PrefixBlock{Prefix: pfx("fd00:f::/60")}}
+	tell := func(ways ...downstream.Way) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Join(env.Root, contract.DownstreamDir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := downstream.Write(env.Root, ways); err != nil {
+			t.Fatal(err)
+		}
+		u.stale = true
+		u.lookDownstream()
+	}
+	for range 3 {
+		tell(way) // nothing is delegated there
+	}
+	if n := strings.Count(log.String(), "not everything that was delegated is routed"); n != 1 || len(u.ways) != 0 {
+		t.Errorf("it was said %d times, and there are the ways %v; want once, and none:\n%s", n, u.ways, log)
+	}
+	env.Profile.DHCP6 = []profiles.DHCP6{{Link: "lan", Delegate: &profiles.PrefixPool{PrefixBlock: way.Block, Shortest: 60,
+		Longest: 60}}}
+	if tell(way); !slices.Equal(u.ways, []downstream.Way{way}) {
+		t.Errorf("ways are %v; want %v", u.ways, way)
 	}
 }
