@@ -214,13 +214,15 @@ func (w *work) chooseBlock(client string, ia *dhcpv6.OptIAPD, sources []watch.Ad
 			return b.sized(block, cmp.Or(length, block.Bits())), true
 		}
 	}
+	others := w.others(client)
+	alone := func(slot netip.Prefix) bool { return !slices.ContainsFunc(others, slot.Overlaps) }
 	for _, p := range wanted {
 		for _, s := range sources {
 			block, ok := within(p, s.Prefix)
 			if !ok || p.Addr().IsUnspecified() {
 				continue
 			}
-			if slot := b.slot(block); b.open(slot) && w.free(b.key(slot), client) && w.alone(slot, client) {
+			if slot := b.slot(block); b.open(slot) && w.free(b.key(slot), client) && alone(slot) {
 				return b.sized(slot, length), true
 			}
 		}
@@ -233,7 +235,7 @@ func (w *work) chooseBlock(client string, ia *dhcpv6.OptIAPD, sources []watch.Ad
 		all := []span{{0, 1 << (b.pool.Shortest - b.pool.Prefix.Bits())}}
 		n, ok = w.unused(client, all, func(n uint64) (netip.Addr, bool) {
 			slot := b.nth(n)
-			return b.key(slot), b.open(slot) && w.alone(slot, client)
+			return b.key(slot), b.open(slot) && alone(slot)
 		})
 	}
 	if !ok {
@@ -260,19 +262,19 @@ func within(p, delegated netip.Prefix) (netip.Prefix, bool) {
 	return netip.PrefixFrom(netip.AddrFrom16(a), p.Bits()), true
 }
 
-// alone tells whether nobody else has a part of a slot, or one that it is a part of: by a lease of another profile,
-// with blocks of other lengths.
-func (w *work) alone(slot netip.Prefix, client string) bool {
+// others are the blocks that others have by leases of another profile: of other lengths, so that one may have a part of
+// a slot, or one that the slot is a part of.
+func (w *work) others(client string) (out []netip.Prefix) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	now := w.cfg.Store.Now()
 	for key := range w.odd {
 		l, known := w.cfg.Store.Get(key)
-		if block, ok := w.l.blocks.place(l); known && ok && l.Client != client && l.Active(w.cfg.Store.Now()) &&
-			block.Overlaps(slot) {
-			return false
+		if block, ok := w.l.blocks.place(l); known && ok && l.Client != client && l.Active(now) {
+			out = append(out, block)
 		}
 	}
-	return true
+	return out
 }
 
 // giveBackPrefixes is for prefixes that routers release.

@@ -293,6 +293,7 @@ func (s *Server) Sweep() {
 		s.mu.Lock()
 		s.forget(l.Addr)
 		s.follow(l.Addr, nil)
+		delete(s.odd, l.Addr)
 		s.mu.Unlock()
 	}
 }
