@@ -1,12 +1,12 @@
 package link_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
-	"os"
-	"path/filepath"
 	"rempart/firstboot/filter"
 	"rempart/profiles"
 )
