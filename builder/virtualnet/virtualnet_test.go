@@ -333,3 +333,56 @@ func TestSegmentIsBounded(t *testing.T) {
 		t.Errorf("a segment has learnt %d stations; want at most %d", n, maxStations)
 	}
 }
+
+// TestUnplugged: what is for a guest that has gone reaches the one that came in its place, before that has said a word.
+func TestUnplugged(t *testing.T) {
+	s := NewSegment("lan", quiet())
+	defer s.Close()
+	plug := func() net.Conn {
+		ours, theirs := net.Pipe()
+		s.PlugGuest(ours)
+		return theirs
+	}
+	frame := func(to, from net.HardwareAddr) []byte {
+		return append(append(append(make([]byte, 0, 60), to...), from...), make([]byte, 48)...)
+	}
+	patience := time.After(time.Minute)
+	gone := plug()
+	if _, err := gone.Write(AppendFrame(nil, frame(mac(9), mac(1)))); err != nil {
+		t.Fatal(err)
+	}
+	for learnt := false; !learnt; time.Sleep(time.Millisecond) {
+		s.mu.Lock()
+		learnt = s.where[[6]byte(mac(1))] != nil
+		s.mu.Unlock()
+		select {
+		case <-patience:
+			t.Fatal("the segment learns nothing of a guest that speaks")
+		default:
+		}
+	}
+	gone.Close()
+	came := plug()
+	defer came.Close()
+	got := make(chan []byte, 1)
+	go func() {
+		b, _ := ReadFrame(came, make([]byte, MaxFrame))
+		got <- b
+	}()
+	want := frame(mac(1), mac(9))
+	for i := s.NewInjector(); ; {
+		if err := i.Send(want); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case b := <-got:
+			if !bytes.Equal(b, want) {
+				t.Errorf("it is sent %x; want %x", b, want)
+			}
+			return
+		case <-time.After(10 * time.Millisecond):
+		case <-patience:
+			t.Fatal("frames still go to the guest that has gone")
+		}
+	}
+}
