@@ -209,13 +209,16 @@ func (w *work) chooseBlock(client string, ia *dhcpv6.OptIAPD, sources []watch.Ad
 	for _, p := range wanted {
 		length = cmp.Or(length, p.Bits())
 	}
-	for _, have := range w.cfg.Store.Of(client) {
-		if block, ok := b.of(have); ok && !b.hosts[block] && w.free(have.Addr, client) {
-			return b.sized(block, cmp.Or(length, block.Bits())), true
-		}
-	}
 	others := w.others(client)
 	alone := func(slot netip.Prefix) bool { return !slices.ContainsFunc(others, slot.Overlaps) }
+	for _, have := range w.cfg.Store.Of(client) {
+		if block, ok := b.of(have); ok && !b.hosts[block] && w.free(have.Addr, client) {
+			if more := b.sized(block, cmp.Or(length, block.Bits())); alone(more) {
+				return more, true
+			}
+			return block, true
+		}
+	}
 	for _, p := range wanted {
 		for _, s := range sources {
 			block, ok := within(p, s.Prefix)

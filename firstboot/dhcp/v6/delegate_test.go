@@ -276,6 +276,31 @@ func TestDelegatedOtherwise(t *testing.T) {
 	}
 }
 
+// TestDelegatedMore: a router that comes to need more has no room where others have some of it by another profile.
+func TestDelegatedMore(t *testing.T) {
+	b := newBench(t, routers(), static)
+	r, other := b.router(1), b.router(2)
+	r.hint, other.hint = "fd00:f::/62", "fd00:f:0:4::/62"
+	r.ask(requested)
+	other.ask(requested)
+	if err := b.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d := routers()
+	d.Delegate.Shortest = 61
+	b.open(d, static)
+	had, others := r.one(), other.one()
+	r.held, r.hint = nil, "::/61"
+	if r.ask(renew); r.one() != had {
+		t.Errorf("who had %s and asks for more is delegated %s; another has %s", had, r.one(), others)
+	}
+	b.pass(13 * time.Hour) // the other one has gone
+	r.held = nil
+	if r.ask(rebound); r.one() != netip.MustParsePrefix("fd00:f::/61") {
+		t.Errorf("when nobody else has any of it, it is delegated %s; want fd00:f::/61", r.one())
+	}
+}
+
 // TestDelegatesToRouters: who cannot be a router of the link is delegated nothing.
 func TestDelegatesToRouters(t *testing.T) {
 	b := newBench(t, routers(), static)
