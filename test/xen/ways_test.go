@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -182,7 +181,8 @@ func command(t *testing.T, name string, args ...string) string {
 		if err == nil {
 			return string(out)
 		}
-		lost := strings.Contains(err.Error(), ctl.ErrLost.Error()) || strings.Contains(err.Error(), io.ErrClosedPipe.Error())
+		lost := strings.Contains(err.Error(), ctl.ErrLost.Error()) ||
+			strings.Contains(err.Error(), xenstore.ErrClosed.Error())
 		if tries == 3 || !lost {
 			t.Fatal(err)
 		}
