@@ -56,7 +56,41 @@ func newDelegated(t *testing.T, m *rig.Master) *world {
 	w.learner(t, "guest", "lan0", "", "")
 	w.learner(t, "name", "dmz0", "", "::53")
 	w.learner(t, "other", "dmz0", "", "")
+	w.learner(t, "branch", "branch0", "", "")
 	return w
+}
+
+// branch has WIDE's client ask for a prefix for the hosts behind a router, and one of them reach the Internet.
+func (w *world) branch(t *testing.T, prefix netip.Prefix) {
+	t.Helper()
+	n, dir := w.hosts["branch"], t.TempDir()
+	n.In(t, func() error { return netns.Sysctl("ipv6/conf/eth0/accept_ra=2") }) // of a router too
+	n.In(t, func() error { return netns.Sysctl("ipv6/conf/all/forwarding=1") })
+	runOn(t, n, "ip", "link", "add", "name", "inside", "type", "bridge")
+	runOn(t, n, "ip", "link", "set", "inside", "up")
+	conf := filepath.Join(dir, "conf")
+	netns.Must(t, os.WriteFile(conf, []byte("interface eth0 { send ia-pd 0; };\n"+
+		"id-assoc pd 0 { prefix ::/62 infinity; prefix-interface inside { sla-id 1; sla-len 2; }; };\n"), 0o644))
+	const private = `mkdir -p /var/lib/dhcpv6 && mount -t tmpfs tmpfs /var/lib/dhcpv6 && exec "$@"`
+	daemon(t, n, "unshare", "-m", "sh", "-c", private, "sh", tool(t, "dhcp6c", "wide-dhcpv6-client"), "-f",
+		"-D", "-c", conf, "-p", filepath.Join(dir, "pid"), "eth0")
+	own := ""
+	eventually(t, "a router to be delegated a prefix", func() bool {
+		said := runOn(t, n, "ip", "-6", "-o", "address", "show", "dev", "inside", "scope", "global")
+		for _, f := range strings.Fields(said) {
+			if a, err := netip.ParsePrefix(f); err == nil {
+				own = a.Addr().String()
+			}
+		}
+		return own != ""
+	})
+	slots := netip.PrefixFrom(in(prefix, 0x10, "::"), 60)
+	if a := netip.MustParseAddr(own); !slots.Contains(a) || a.As16()[7]&3 != 1 {
+		t.Errorf("behind the router is %s; want the second subnet of a slot of %s", own, slots)
+	}
+	eventually(t, own+" behind the router to reach the Internet", func() bool {
+		return n.Command("ping", "-6", "-n", "-c", "1", "-W", "5", "-I", own, "2001:db8::7").Run() == nil
+	})
 }
 
 // learner is a host whose kernel configures itself by what routers advertise, with an end of its own where one is
@@ -268,6 +302,7 @@ func TestDelegated(t *testing.T) {
 	}
 	name(firstDelegation)
 	w.secure(t, id, m.Profile)
+	w.branch(t, firstDelegation)
 	t.Run("truth", func(t *testing.T) { w.truth(t, w.delegatedTruth(t, firstDelegation, host)) })
 	began := time.Now()
 	knocking := w.knock(t, forgeries(firstDelegation))
