@@ -292,15 +292,23 @@ func (r *reader) agents(v value) (from []netip.Prefix) {
 	return from
 }
 
+// subnet reads the key of an entry of v as a subnet of a family, "IPv4" or "IPv6".
+func (r *reader) subnet(v, entry value, family string) (netip.Prefix, bool) {
+	prefix, problem, hint := parsePrefix(entry.key.Value)
+	if problem == "" && prefix.Addr().Is6() != (family == "IPv6") {
+		problem = "the subnet " + quote(entry.key.Value) + " is not " + family
+	}
+	if problem != "" {
+		r.rejectAt(entry.keyPos(), hint, "%s: %s", v.name, problem)
+	}
+	return prefix, problem == ""
+}
+
 func readRelayed(r *reader, v value, d *dhcpDraft) {
 	const what = "a mapping such as 10.20.0.0/24: {from: 10.0.0.2, router: 10.20.0.1, pool: .100-.200}"
 	for _, entry := range r.entries(v, what, maxPrefixes) {
-		prefix, problem, hint := parsePrefix(entry.key.Value)
-		if problem == "" && !prefix.Addr().Is4() {
-			problem = "the subnet " + quote(entry.key.Value) + " is not IPv4"
-		}
-		if problem != "" {
-			r.rejectAt(entry.keyPos(), hint, "%s: %s", v.name, problem)
+		prefix, ok := r.subnet(v, entry, "IPv4")
+		if !ok {
 			continue
 		}
 		s := scopeDraft{subnets: []netip.Prefix{prefix}, lease: d.lease}

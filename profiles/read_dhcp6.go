@@ -67,12 +67,8 @@ func scope6Fields[T any](of func(*T) *DHCP6Scope) table[T] {
 func readRelayed6(r *reader, v value, d *DHCP6) {
 	const what = "a mapping such as 2001:db8:20::/64: {from: fe80::2, pool: ::1000-::1fff}"
 	for _, entry := range r.entries(v, what, maxPrefixes) {
-		prefix, problem, hint := parsePrefix(entry.key.Value)
-		if problem == "" && !prefix.Addr().Is6() {
-			problem = "the subnet " + quote(entry.key.Value) + " is not IPv6"
-		}
-		if problem != "" {
-			r.rejectAt(entry.keyPos(), hint, "%s: %s", v.name, problem)
+		prefix, ok := r.subnet(v, entry, "IPv6")
+		if !ok {
 			continue
 		}
 		s := DHCP6Relayed{Prefix: prefix, At: entry.keyPos()}

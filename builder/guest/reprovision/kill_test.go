@@ -211,12 +211,21 @@ func TestDiskFull(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED, NOT PASSED: a small filesystem needs root")
 	}
+	apart(t, t.TempDir, fill)
+}
+
+// apart does the inside of a test in a process and a mount namespace of its own, with the folder that dir gives.
+func apart(t *testing.T, dir func() string, inside func(t *testing.T, dir string)) {
+	t.Helper()
 	if dir := os.Getenv(worldVariable); dir != "" {
-		fill(t, dir)
+		if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+			t.Fatal(err)
+		}
+		inside(t, dir)
 		return
 	}
-	cmd := exec.Command(os.Args[0], "-test.run", "^TestDiskFull$", "-test.v")
-	cmd.Env = append(os.Environ(), worldVariable+"="+t.TempDir())
+	cmd := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), worldVariable+"="+dir())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -229,9 +238,6 @@ const page = 4096
 
 // fill is TestDiskFull in a mount namespace of its own.
 func fill(t *testing.T, dir string) {
-	if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
-		t.Fatal(err)
-	}
 	for name := range killed {
 		worked, failed := 0, 0
 		for room := 0; worked < 3; room++ { // until there is enough for three in a row

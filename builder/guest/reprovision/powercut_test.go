@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -24,25 +23,11 @@ func TestPowerCut(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED, NOT PASSED: a filesystem whose power can be cut needs root")
 	}
-	if dir := os.Getenv(worldVariable); dir != "" {
-		cutAll(t, dir)
-		return
-	}
-	cmd := exec.Command(os.Args[0], "-test.run", "^TestPowerCut$", "-test.v")
-	cmd.Env = append(os.Environ(), worldVariable+"="+memory(t))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	} else {
-		t.Logf("%s", out)
-	}
+	apart(t, func() string { return memory(t) }, cutAll)
 }
 
 // cutAll is TestPowerCut in a mount namespace of its own.
 func cutAll(t *testing.T, dir string) {
-	if err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		t.Fatal(err)
-	}
 	every := cutEvery
 	if text, ok := os.LookupEnv(everyVariable); ok {
 		var err error

@@ -87,6 +87,19 @@ func (l *lab) pdServer(prefix string, life, renew int) *process {
 	return p
 }
 
+// renumber has the provider of a guest delegate 2001:db8:200::/56 from now on, and know nothing of what was before.
+func (l *lab) renumber(g *guest, server *process, life, renew int) {
+	l.t.Helper()
+	server.stop()
+	if err := os.Truncate(filepath.Join(l.root, "dhcpd6.leases"), 0); err != nil {
+		l.t.Fatal(err)
+	}
+	l.pdServer("2001:db8:200::", life, renew)
+	l.in("isp", "ip", "link", "set", "p0", "down")
+	g.waitLink("wan", "down", func(r contract.LinkReport) bool { return !r.Up })
+	l.in("isp", "ip", "link", "set", "p0", "up")
+}
+
 // of are the global IPv6 addresses of a host, with what ip(8) says of them.
 func (l *lab) of(space string, filter ...string) string {
 	l.t.Helper()
@@ -140,14 +153,7 @@ func TestDelegation(t *testing.T) {
 		t.Errorf("after a restart the child changed something:\n%s", log)
 	}
 	// The provider is renumbered: hosts get the new prefix and use the old one no more.
-	server.stop()
-	if err := os.Truncate(filepath.Join(l.root, "dhcpd6.leases"), 0); err != nil {
-		t.Fatal(err)
-	}
-	l.pdServer("2001:db8:200::", 600, 200)
-	l.in("isp", "ip", "link", "set", "p0", "down")
-	g.waitLink("wan", "down", func(r contract.LinkReport) bool { return !r.Up })
-	l.in("isp", "ip", "link", "set", "p0", "up")
+	l.renumber(g, server, 600, 200)
 	l.eventually("the new prefix inside", 3*patience, func() bool {
 		return slices.Contains(l.addresses("lan"), "2001:db8:200:1::1/64")
 	})

@@ -221,14 +221,7 @@ func TestDownstream(t *testing.T) {
 
 	// The provider renumbers, and takes the old prefix back: routers that ask have the new one, and are told to leave the
 	// old.
-	server.stop()
-	if err := os.Truncate(filepath.Join(l.root, "dhcpd6.leases"), 0); err != nil {
-		t.Fatal(err)
-	}
-	l.pdServer("2001:db8:200::", 3600, 1200)
-	l.in("isp", "ip", "link", "set", "p0", "down")
-	g.waitLink("wan", "down", func(r contract.LinkReport) bool { return !r.Up })
-	l.in("isp", "ip", "link", "set", "p0", "up")
+	l.renumber(g, server, 3600, 1200)
 	l.in("isp", "ip", "-6", "route", "replace", "2001:db8:100::/56", "via", wan, "dev", "p0")
 	l.in("isp", "ip", "-6", "route", "replace", "2001:db8:200::/56", "via", wan, "dev", "p0")
 	l.eventually("the new prefix inside", slow, func() bool {
