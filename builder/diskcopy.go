@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"rempart/builder/disk/inside"
+	"rempart/builder/files"
 )
 
 // cp copies out of an image. What is in the image may mean harm: nothing is written but below what was named, nothing
@@ -167,7 +168,7 @@ func copyOut(ctx context.Context, v *inside.Volume, name string, to *os.File) er
 		Data(each func(offset, length int64) error) error
 	})
 	if !known {
-		_, err = io.Copy(to, &interruptible{ctx, f})
+		_, err = io.Copy(to, files.Interruptible(ctx, f))
 		return err
 	}
 	if err := to.Truncate(info.Size()); err != nil {
@@ -175,7 +176,7 @@ func copyOut(ctx context.Context, v *inside.Volume, name string, to *os.File) er
 	}
 	return sparse.Data(func(offset, length int64) error {
 		_, err := io.Copy(io.NewOffsetWriter(to, offset),
-			&interruptible{ctx, io.NewSectionReader(sparse, offset, length)})
+			files.Interruptible(ctx, io.NewSectionReader(sparse, offset, length)))
 		return err
 	})
 }

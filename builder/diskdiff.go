@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"rempart/builder/disk/inside"
+	"rempart/builder/files"
 )
 
 // fileDiff is a file in which two images differ.
@@ -121,7 +122,7 @@ func sameBytes(ctx context.Context, a, b io.Reader) (bool, error) {
 	var sums [2][sha256.Size]byte
 	for i, r := range []io.Reader{a, b} {
 		h := sha256.New()
-		if _, err := io.Copy(h, &interruptible{ctx, r}); err != nil {
+		if _, err := io.Copy(h, files.Interruptible(ctx, r)); err != nil {
 			return false, err
 		}
 		h.Sum(sums[i][:0])
@@ -236,7 +237,7 @@ func sumOf(ctx context.Context, v *inside.Volume, name string) (string, error) {
 	}
 	defer f.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, &interruptible{ctx, f}); err != nil {
+	if _, err := io.Copy(h, files.Interruptible(ctx, f)); err != nil {
 		return "", err
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil

@@ -15,6 +15,7 @@ import (
 
 	"rempart/builder/disk/imagefile"
 	"rempart/builder/disk/inside"
+	"rempart/builder/files"
 )
 
 // diskCommand is `rempart disk`.
@@ -313,21 +314,8 @@ func (d *disks) cat(ctx context.Context, c *console, args []string) error {
 		return fmt.Errorf("%s: %w", args[0], err)
 	}
 	defer f.Close()
-	_, err = io.Copy(c.out, &interruptible{ctx, f})
+	_, err = io.Copy(c.out, files.Interruptible(ctx, f))
 	return err
-}
-
-// interruptible ends a copy when nobody waits for it any more.
-type interruptible struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (i *interruptible) Read(b []byte) (int, error) {
-	if err := i.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return i.r.Read(b)
 }
 
 func (d *disks) df(ctx context.Context, c *console, args []string) error {

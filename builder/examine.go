@@ -18,6 +18,7 @@ import (
 	"rempart/builder/guest"
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/reprovision"
+	"rempart/builder/guest/storage"
 	"rempart/builder/guest/verify"
 	"rempart/builder/hypervisor"
 	"rempart/builder/master"
@@ -91,7 +92,7 @@ func inspectState(ctx context.Context, path string) (*verify.State, error) {
 		return nil, err
 	}
 	defer f.Close()
-	size, err := f.Seek(0, io.SeekEnd)
+	size, err := storage.Length(path)
 	if err != nil {
 		return nil, err
 	}

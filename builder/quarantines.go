@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/quarantine"
 	"rempart/builder/guest/reprovision"
+	"rempart/builder/guest/storage"
 )
 
 // quarantineCommand is `rempart quarantine`.
@@ -131,7 +131,7 @@ func listState(c *console, path string) error {
 		return err
 	}
 	defer f.Close()
-	size, err := f.Seek(0, io.SeekEnd)
+	size, err := storage.Length(path)
 	if err != nil {
 		return err
 	}

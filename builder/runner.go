@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/reprovision"
 	"rempart/builder/guest/running"
+	"rempart/builder/guest/storage"
 	"rempart/builder/master/store"
 )
 
@@ -86,7 +86,7 @@ func transactionOptions(c *console, g *home.Guest, patience time.Duration, key s
 				return nil, err
 			}
 			defer f.Close()
-			length, err := f.Seek(0, io.SeekEnd)
+			length, err := storage.Length(old)
 			if err != nil {
 				return nil, err
 			}

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rempart/firstboot/contract"
-	"rempart/firstboot/module"
+	"rempart/test/xen/early"
 )
 
 // Places inside.
@@ -27,18 +27,8 @@ const (
 
 // prepare loads the modules, and mounts what outlives the machine.
 func prepare(modules string) error {
-	loader, err := module.Open(modules, func(string) string { return "" })
-	if err != nil {
+	if err := early.LoadModules(modules); err != nil {
 		return err
-	}
-	list, err := os.ReadFile(contract.BootModules)
-	if err != nil {
-		return err
-	}
-	for _, name := range strings.Fields(string(list)) {
-		if err := loader.Load(name); err != nil {
-			return err
-		}
 	}
 	home, err := awaitDisk(contract.StateSerial)
 	if err != nil {

@@ -107,7 +107,7 @@ func digestOf(ctx context.Context, path string) (d digest, err error) {
 	}
 	defer f.Close()
 	h := sha256.New()
-	d.Size, err = io.Copy(h, &interruptible{ctx, f})
+	d.Size, err = io.Copy(h, files.Interruptible(ctx, f))
 	d.SHA256 = hex.EncodeToString(h.Sum(nil))
 	return d, err
 }
@@ -127,27 +127,11 @@ func putFile(ctx context.Context, archive *tar.Writer, name, path string) error 
 		return err
 	}
 	defer f.Close()
-	size, err := f.Seek(0, io.SeekEnd) // a device has no size of its own
-	if err == nil {
-		_, err = f.Seek(0, io.SeekStart)
-	}
+	size, err := storage.Length(path)
 	if err != nil {
 		return err
 	}
-	return put(archive, name, size, &interruptible{ctx, f})
-}
-
-// interruptible ends reading with a context.
-type interruptible struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (i *interruptible) Read(b []byte) (int, error) {
-	if err := i.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return i.r.Read(b)
+	return put(archive, name, size, files.Interruptible(ctx, f))
 }
 
 // Reader reads a backup.

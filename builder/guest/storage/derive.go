@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 
+	"rempart/builder/files"
 	"rempart/builder/guest/lvm"
 )
 
@@ -127,7 +128,7 @@ func lay(ctx context.Context, m Master, device string) error {
 		return err
 	}
 	defer out.Close()
-	n, err := io.Copy(out, &stoppable{ctx, io.LimitReader(in, m.Size)})
+	n, err := io.Copy(out, files.Interruptible(ctx, io.LimitReader(in, m.Size)))
 	if err == nil {
 		err = out.Sync()
 	}
@@ -135,7 +136,7 @@ func lay(ctx context.Context, m Master, device string) error {
 		return fmt.Errorf("%d of %d bytes are in %s: %w", n, m.Size, device, errors.Join(err, ctx.Err()))
 	}
 	sum := sha256.New()
-	if _, err := io.Copy(sum, &stoppable{ctx, io.NewSectionReader(out, 0, m.Size)}); err != nil {
+	if _, err := io.Copy(sum, files.Interruptible(ctx, io.NewSectionReader(out, 0, m.Size))); err != nil {
 		return err
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != m.SHA256 {
@@ -146,17 +147,4 @@ func lay(ctx context.Context, m Master, device string) error {
 		err = fmt.Errorf("%s is not zero behind the master", device)
 	}
 	return err
-}
-
-// stoppable ends reading with a context.
-type stoppable struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (s *stoppable) Read(b []byte) (int, error) {
-	if err := s.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return s.r.Read(b)
 }

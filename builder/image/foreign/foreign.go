@@ -106,13 +106,8 @@ func writeDisk(ctx context.Context, path string, content *disk.Sparse, m *master
 // first counts.
 func regions(parts []inside.Partition, size int64) []master.Region {
 	var all []master.Region
-	at, gaps := int64(0), 0
-	gap := func(end int64) {
-		if end > at {
-			gaps++
-			all = append(all, master.Region{Name: fmt.Sprintf("outside partitions %d", gaps), Offset: at, Length: end - at})
-		}
-	}
+	var taken []master.Extent
+	at := int64(0)
 	sorted := slices.SortedFunc(slices.Values(parts), func(a, b inside.Partition) int {
 		return cmp.Compare(a.Offset, b.Offset)
 	})
@@ -120,11 +115,15 @@ func regions(parts []inside.Partition, size int64) []master.Region {
 		if p.Offset < at || p.Size <= 0 || p.Size > size-p.Offset {
 			continue
 		}
-		gap(p.Offset)
 		all = append(all, master.Region{Name: fmt.Sprintf("partition %d", p.Number), Offset: p.Offset, Length: p.Size})
+		taken = append(taken, master.Extent{Offset: p.Offset, Length: p.Size})
 		at = p.Offset + p.Size
 	}
-	gap(size)
+	for i, gap := range master.Around(taken, size) {
+		all = append(all, master.Region{Name: fmt.Sprintf("outside partitions %d", i+1), Offset: gap.Offset,
+			Length: gap.Length})
+	}
+	slices.SortFunc(all, func(a, b master.Region) int { return cmp.Compare(a.Offset, b.Offset) })
 	return all
 }
 

@@ -33,7 +33,11 @@ func Begin() error {
 	if err := unix.Uname(&u); err != nil {
 		return err
 	}
-	dir := contract.ModulesDir + "/" + unix.ByteSliceToString(u.Release[:])
+	return LoadModules(contract.ModulesDir + "/" + unix.ByteSliceToString(u.Release[:]))
+}
+
+// LoadModules loads the modules of contract.BootModules in order, out of a kernel's directory of modules.
+func LoadModules(dir string) error {
 	loader, err := module.Open(dir, func(string) string { return "" })
 	if err != nil {
 		return err
