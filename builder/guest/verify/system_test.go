@@ -252,13 +252,18 @@ func TestImplants(t *testing.T) {
 	}
 }
 
+// bootPartition is a copy of a disk, and the boot partition in it.
+func bootPartition(whole []byte, m *master.Manifest) (b, volume []byte) {
+	i := slices.IndexFunc(m.Disk.Regions, func(r master.Region) bool { return r.Name == "partition esp" })
+	esp := m.Disk.Regions[i]
+	b = bytes.Clone(whole)
+	return b, b[esp.Offset : esp.Offset+esp.Length]
+}
+
 // TestAddedBootFile lays a file beside the master's into the boot partition, and takes one away.
 func TestAddedBootFile(t *testing.T) {
 	whole, m := system(t)
-	i := slices.IndexFunc(m.Disk.Regions, func(r master.Region) bool { return r.Name == "partition esp" })
-	esp := m.Disk.Regions[i]
-	b := bytes.Clone(whole)
-	volume := b[esp.Offset : esp.Offset+esp.Length]
+	b, volume := bootPartition(whole, m)
 	at := bytes.Index(volume, []byte("BOOTX64 EFI"))
 	copy(volume[at:], "BOOTIA32EFI") // a rename: one name gone, another there
 	s, err := verify.CompareSystem(t.Context(), bytes.NewReader(b), int64(len(b)), m, bytes.NewReader(whole))
@@ -272,10 +277,7 @@ func TestAddedBootFile(t *testing.T) {
 // TestAddedInPieces adds a boot file whose second cluster lies before its first.
 func TestAddedInPieces(t *testing.T) {
 	whole, m := system(t)
-	i := slices.IndexFunc(m.Disk.Regions, func(r master.Region) bool { return r.Name == "partition esp" })
-	esp := m.Disk.Regions[i]
-	b := bytes.Clone(whole)
-	volume := b[esp.Offset : esp.Offset+esp.Length]
+	b, volume := bootPartition(whole, m)
 	entry := volume[bytes.Index(volume, []byte("BOOTX64 EFI")):]
 	copy(entry, "BOOTIA32EFI")
 	le := binary.LittleEndian
@@ -307,10 +309,7 @@ func TestAddedInPieces(t *testing.T) {
 // TestManyAdded fills the boot partition with names.
 func TestManyAdded(t *testing.T) {
 	whole, m := system(t)
-	i := slices.IndexFunc(m.Disk.Regions, func(r master.Region) bool { return r.Name == "partition esp" })
-	esp := m.Disk.Regions[i]
-	b := bytes.Clone(whole)
-	volume := b[esp.Offset : esp.Offset+esp.Length]
+	b, volume := bootPartition(whole, m)
 	// A folder gets the clusters of a large file, whose content is names now.
 	kernel := bytes.Index(volume, noise(150_000, "kernel"))
 	file := volume[bytes.Index(volume, []byte("VMLINUZ    ")):]
