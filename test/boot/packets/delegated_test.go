@@ -72,7 +72,7 @@ func (w *world) branch(t *testing.T, prefix netip.Prefix) {
 	netns.Must(t, os.WriteFile(conf, []byte("interface eth0 { send ia-pd 0; };\n"+
 		"id-assoc pd 0 { prefix ::/62 infinity; prefix-interface inside { sla-id 1; sla-len 2; }; };\n"), 0o644))
 	const private = `mkdir -p /var/lib/dhcpv6 && mount -t tmpfs tmpfs /var/lib/dhcpv6 && exec "$@"`
-	daemon(t, n, "unshare", "-m", "sh", "-c", private, "sh", tool(t, "dhcp6c", "wide-dhcpv6-client"), "-f",
+	daemon(t, n, "unshare", "-m", "sh", "-c", private, "sh", netns.Tool(t, "dhcp6c", "wide-dhcpv6-client"), "-f",
 		"-D", "-c", conf, "-p", filepath.Join(dir, "pid"), "eth0")
 	own := ""
 	eventually(t, "a router to be delegated a prefix", func() bool {
@@ -126,8 +126,8 @@ func (w *world) delegates(t *testing.T, prefix netip.Prefix) (stop func()) {
 	conf, leases := filepath.Join(dir, "conf"), filepath.Join(dir, "leases")
 	netns.Must(t, os.WriteFile(conf, fmt.Appendf(nil, hosterConfig, prefix.Addr(), prefix.Bits()), 0o644))
 	netns.Must(t, os.WriteFile(leases, nil, 0o644))
-	said, end := stoppable(t, w.hosts["hoster"], tool(t, "dhcpd", "isc-dhcp-server"), "-6", "-f", "-d", "--no-pid", "-cf",
-		conf, "-lf", leases, "eth0")
+	said, end := stoppable(t, w.hosts["hoster"], netns.Tool(t, "dhcpd", "isc-dhcp-server"), "-6", "-f", "-d", "--no-pid",
+		"-cf", conf, "-lf", leases, "eth0")
 	eventually(t, "dhcpd to listen", func() bool { return strings.Contains(said.String(), "Sending on   Socket") })
 	return end
 }
@@ -146,8 +146,8 @@ DEPREF6) ip -6 address change "$cur_ip6_address/64" dev "$interface" preferred_l
 EXPIRE6|RELEASE6|STOP6) ip -6 address delete "$old_ip6_address/64" dev "$interface" ;;
 esac
 `), 0o755))
-	daemon(t, w.hosts[host], tool(t, "dhclient", "isc-dhcp-client"), "-6", "-d", "-v", "-cf", "/dev/null", "-sf", script,
-		"-lf", filepath.Join(dir, "leases"), "-pf", filepath.Join(dir, "pid"), "eth0")
+	daemon(t, w.hosts[host], netns.Tool(t, "dhclient", "isc-dhcp-client"), "-6", "-d", "-v", "-cf", "/dev/null", "-sf",
+		script, "-lf", filepath.Join(dir, "leases"), "-pf", filepath.Join(dir, "pid"), "eth0")
 }
 
 // addresses are a host's global ones that are as the words of ip(8) say: "-deprecated", "deprecated".
@@ -258,7 +258,7 @@ func (w *world) secure(t *testing.T, id *identity.Identity, p *profiles.Profile)
 	netns.Must(t, os.WriteFile(trusted, pem.EncodeToMemory(block), 0o600))
 	web := in(firstDelegation, 1, "::205").String()
 	for _, name := range []string{own.Names[0], "another.rented.lan"} {
-		out, _ := w.hosts["guest"].Command(tool(t, "kdig", "knot-dnsutils"), "@"+in(firstDelegation, 1, "::1").String(),
+		out, _ := w.hosts["guest"].Command(netns.Tool(t, "kdig", "knot-dnsutils"), "@"+in(firstDelegation, 1, "::1").String(),
 			"+tls", "+tls-ca="+trusted, "+tls-hostname="+name, "+timeout=20", "web.rented.lan", "AAAA").CombinedOutput()
 		if got := strings.Contains(string(out), web); got != (name == own.Names[0]) {
 			t.Errorf("by TLS of %s kdig says\n%s\nwant an answer by the name of the certificate and by no other", name, out)
@@ -288,7 +288,7 @@ func TestDelegated(t *testing.T) {
 	g.AwaitReady()
 	w.dhclient(t, "web")
 	host := w.inhabited(t, firstDelegation)
-	if got := runOn(t, w.hosts["guest"], tool(t, "rdisc6", "ndisc6"), "-1", "eth0"); !strings.Contains(got,
+	if got := runOn(t, w.hosts["guest"], netns.Tool(t, "rdisc6", "ndisc6"), "-1", "eth0"); !strings.Contains(got,
 		"2001:db8:100:1::/64") || !strings.Contains(got, "Stateful address conf.    :          Yes") {
 		t.Errorf("rdisc6 reads\n%s\nwant the delegated subnet, and addresses by DHCPv6", got)
 	}

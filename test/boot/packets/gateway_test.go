@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"rempart/test/net/clients"
 	"rempart/test/netns"
 	"rempart/test/rig"
 )
@@ -79,20 +80,6 @@ func stoppable(t *testing.T, n *netns.Node, command ...string) (said *words, sto
 	return said, stop
 }
 
-// tool is where a foreign program is; without it the test fails.
-func tool(t *testing.T, program, pkg string) string {
-	t.Helper()
-	tools, err := filepath.Abs("../../../bin/tools") // by test/setup: what would start a service if installed
-	netns.Must(t, err)
-	for _, dir := range []string{"/usr/sbin", "/sbin", "/usr/bin", "/bin", filepath.Join(tools, "usr/sbin")} {
-		if _, err := os.Stat(filepath.Join(dir, program)); err == nil {
-			return filepath.Join(dir, program)
-		}
-	}
-	t.Fatalf("%s of the package %s is missing; `make setup` brings it", program, pkg)
-	return ""
-}
-
 // leaser is a host on the inside that has its address from the guest by udhcpc.
 type leaser struct {
 	*netns.Node
@@ -118,9 +105,33 @@ bound|renew)
 	mv `+l.file+`.new `+l.file+`;;
 esac
 `), 0o755))
-	daemon(t, l.Node, tool(t, "udhcpc", "udhcpc"), "-f", "-i", "eth0", "-s", script, "-x", "hostname:"+name, "-t", "30",
-		"-T", "1", "-O", "ntpsrv", "-O", "19")
+	daemon(t, l.Node, netns.Tool(t, "udhcpc", "udhcpc"), "-f", "-i", "eth0", "-s", script, "-x", "hostname:"+name, "-t",
+		"30", "-T", "1", "-O", "ntpsrv", "-O", "19")
 	return l
+}
+
+// foreign has a host on the inside whose address is another client's of package clients to get, and waits until it has.
+func (w *world) foreign(t *testing.T, name string) (n *netns.Node, address string) {
+	t.Helper()
+	n = netns.NewNode(t, name)
+	n.Plug(t, "eth0", w.hyper, w.bridge("lan"))
+	args, err := clients.Command(name, clients.Host{Dir: t.TempDir(), Dev: "eth0", Bits: 24,
+		Find: func(program, pkg string) string { return netns.Tool(t, program, pkg) }})
+	netns.Must(t, err)
+	daemon(t, n, args...)
+	eventually(t, name+" to have an address", func() bool { address = ownAddress(t, n); return address != "" })
+	return n, address
+}
+
+// ownAddress is what a host has on the inside; empty: nothing.
+func ownAddress(t *testing.T, n *netns.Node) string {
+	t.Helper()
+	for _, f := range strings.Fields(runOn(t, n, "ip", "-4", "-o", "address", "show", "dev", "eth0")) {
+		if a, err := netip.ParsePrefix(f); err == nil && a.Contains(netip.MustParseAddr("10.10.10.1")) {
+			return a.Addr().String()
+		}
+	}
+	return ""
 }
 
 // given waits until the host has a lease, and returns it.
@@ -168,7 +179,7 @@ func dig(t *testing.T, n *netns.Node, words ...string) string {
 	if !slices.ContainsFunc(words, func(s string) bool { return strings.HasPrefix(s, "@") }) {
 		args = append(args, "@10.10.10.1")
 	}
-	out, err := n.Command(tool(t, "dig", "bind9-dnsutils"), args...).Output()
+	out, err := n.Command(netns.Tool(t, "dig", "bind9-dnsutils"), args...).Output()
 	status := "no answer"
 	var data []string
 	for line := range strings.Lines(string(out)) {
@@ -197,7 +208,7 @@ func TestGateway(t *testing.T) {
 	dir := t.TempDir()
 	netns.Must(t, os.WriteFile(filepath.Join(dir, "chrony"), []byte("local stratum 5\nallow all\n"+
 		"bindaddress 162.159.200.1\ncmdport 0\nbindcmdaddress /\npidfile "+dir+"/pid\n"), 0o600))
-	chronyd := tool(t, "chronyd", "chrony")
+	chronyd := netns.Tool(t, "chronyd", "chrony")
 	daemon(t, isp, chronyd, "-x", "-d", "-u", "root", "-f", filepath.Join(dir, "chrony"))
 	w.serve(t)
 
@@ -264,6 +275,15 @@ func TestGateway(t *testing.T) {
 			t.Error("the upstream was not asked for example.com: the test proves nothing")
 		}
 	})
+	owner, others := map[string]string{address: "shop"}, map[string]*netns.Node{}
+	for _, name := range clients.Names() {
+		n, a := w.foreign(t, name)
+		if owner[a] != "" {
+			t.Errorf("%s and %s both have %s", name, owner[a], a)
+		}
+		owner[a], others[a] = name, n
+		runOn(t, n, "ping", "-c1", "-W20", "10.10.10.1")
+	}
 	t.Run("time", func(t *testing.T) {
 		said := ""
 		eventually(t, "the guest's clock to be right", func() bool {
@@ -290,8 +310,14 @@ func TestGateway(t *testing.T) {
 		t.Errorf("after a power cut the leases are\n%s\nwant shop's %s", leases, address)
 	}
 	late := w.leaser(t, "late", "")
-	if got := late.given(t); strings.HasPrefix(got, "ip="+address+"\n") {
-		t.Errorf("a new host was given shop's address: %q", got)
+	taken, _, _ := strings.Cut(strings.TrimPrefix(late.given(t), "ip="), "\n")
+	if owner[taken] != "" {
+		t.Errorf("a new host was given %s, which %s has", taken, owner[taken])
+	}
+	for a, n := range others {
+		if got := ownAddress(t, n); got != a || !strings.Contains(leases, a) {
+			t.Errorf("after a power cut %s has %q, and the leases are\n%s\nwant it to have %s still", owner[a], got, leases, a)
+		}
 	}
 	if got := dig(t, late.Node, "shop.madyanne.lan"); got != "NOERROR "+address {
 		t.Errorf("after a power cut dig shop.madyanne.lan = %s; want %s", got, address)
@@ -304,7 +330,8 @@ func TestGateway(t *testing.T) {
 func (w *world) silent(t *testing.T, isp *netns.Node, chronyd, dir string) {
 	for _, at := range []string{"203.0.113.10", "10.10.10.1"} {
 		for _, how := range []string{"+notcp", "+tcp"} {
-			cmd := isp.Command(tool(t, "dig", "bind9-dnsutils"), "@"+at, how, "+timeout=1", "+tries=1", "gateway.madyanne.lan")
+			cmd := isp.Command(netns.Tool(t, "dig", "bind9-dnsutils"), "@"+at, how, "+timeout=1", "+tries=1",
+				"gateway.madyanne.lan")
 			if out, err := cmd.CombinedOutput(); err == nil {
 				t.Errorf("from outside, dig @%s %s was answered:\n%s", at, how, out)
 			}
@@ -315,8 +342,8 @@ func (w *world) silent(t *testing.T, isp *netns.Node, chronyd, dir string) {
 			t.Errorf("from outside, %s tells the time:\n%s", at, out)
 		}
 	}
-	out, err := isp.Command(tool(t, "udhcpc", "udhcpc"), "-f", "-n", "-q", "-i", "eth0", "-s", "/bin/true", "-t", "2",
-		"-T", "1").CombinedOutput()
+	out, err := isp.Command(netns.Tool(t, "udhcpc", "udhcpc"), "-f", "-n", "-q", "-i", "eth0", "-s", "/bin/true", "-t",
+		"2", "-T", "1").CombinedOutput()
 	if err == nil {
 		t.Errorf("from outside, an address was given:\n%s", out)
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"rempart/test/net/hostile"
+	"rempart/test/netns"
 )
 
 // TestAttacked has dhcpstarv, which is made for it, take every address of a pool and keep them. The host that had one
@@ -18,10 +19,10 @@ func TestAttacked(t *testing.T) {
 	p.DHCP[0].Subnets[0].Pools = ranges("10.0.0.100", "10.0.0.104")
 	s := l.start(p)
 	known := l.client("known", "lan")
-	foreign["dhclient"](known)
+	known.begin("dhclient")
 	l.eventually("an address", func() bool { return known.address() != "" })
 	had := known.address()
-	l.client("attacker", "lan").background(need(t, "dhcpstarv", "dhcpstarv"), "-v", "-i", "eth0")
+	l.client("attacker", "lan").background(netns.Tool(t, "dhcpstarv", "dhcpstarv"), "-v", "-i", "eth0")
 	l.eventually("the pool to be full", func() bool { return strings.Contains(s.log.String(), "the pool is full") })
 	acks := l.seen.acked(known.mac)
 	l.eventually("the known client to renew twice", func() bool { return l.seen.acked(known.mac) >= acks+2 })
@@ -36,7 +37,7 @@ func TestMalformed(t *testing.T) {
 	l := newLab(t)
 	s := l.start(profile(8))
 	known := l.client("known", "lan")
-	foreign["dhcpcd"](known)
+	known.begin("dhcpcd")
 	l.eventually("an address", func() bool { return known.address() != "" })
 	had := known.address()
 	attacker := l.client("attacker", "lan")
@@ -57,7 +58,7 @@ func TestMalformed(t *testing.T) {
 		t.Errorf("the known client has %s; want %s, which it had", got, had)
 	}
 	late := l.client("late", "lan")
-	foreign["dhclient"](late)
+	late.begin("dhclient")
 	l.eventually("a new client to have an address", func() bool { return late.address() != "" })
 	if lines := strings.Count(s.log.String(), "\n"); lines > 20*len(corpus) || strings.Contains(s.log.String(), "panic") {
 		t.Errorf("%d packets made %d lines of log:\n%.4096s", len(corpus), lines, s.log.String())

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"rempart/profiles"
+	"rempart/test/netns"
 )
 
 // manyLeases6 is below what this server keeps of DHCPv6 at most (1<<14).
@@ -114,5 +115,5 @@ func (l *lab) kea(dir, program, pkg, section string, config map[string]any) *exe
 	}
 	l.t.Setenv("KEA_PIDFILE_DIR", dir)
 	l.t.Setenv("KEA_LOCKFILE_DIR", dir)
-	return l.foreground(need(l.t, program, pkg), "-c", path)
+	return l.foreground(netns.Tool(l.t, program, pkg), "-c", path)
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"rempart/profiles"
+	"rempart/test/netns"
 )
 
 // rates are how many exchanges a second are asked for, one after the other: the best that a server reaches counts. Each
@@ -121,7 +122,7 @@ func perfdhcp(b *testing.B, c *client, how []string, args ...string) (rate float
 	last := len(how) - 1 // whom it is sent to
 	var out []byte
 	for range perfdhcpTries {
-		cmd := c.Command(need(b, "perfdhcp", "kea-admin"), slices.Concat(how[:last], []string{"-W", "1000000"}, args,
+		cmd := c.Command(netns.Tool(b, "perfdhcp", "kea-admin"), slices.Concat(how[:last], []string{"-W", "1000000"}, args,
 			how[last:])...)
 		if out, _ = cmd.CombinedOutput(); !bytes.Contains(out, []byte("timestamp must not be greater")) {
 			break
@@ -173,7 +174,8 @@ func ours(l *lab, dir string) *exec.Cmd {
 }
 
 func dnsmasq(l *lab, dir string) *exec.Cmd {
-	return l.foreground(need(l.t, "dnsmasq", "dnsmasq-base"), "--keep-in-foreground", "--conf-file=/dev/null", "--port=0",
+	return l.foreground(netns.Tool(l.t, "dnsmasq", "dnsmasq-base"), "--keep-in-foreground", "--conf-file=/dev/null",
+		"--port=0",
 		"--user=root", "--interface=lan", "--bind-interfaces", "--no-ping", "--dhcp-authoritative", "--dhcp-lease-max=65000",
 		"--dhcp-leasefile="+filepath.Join(dir, "leases"), "--pid-file="+filepath.Join(dir, "pid"), "--quiet-dhcp",
 		"--dhcp-range=10.64.1.0,10.64.255.254,255.255.0.0,1h", "--dhcp-range=10.0.0.100,10.0.0.120,1h")

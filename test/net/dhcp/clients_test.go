@@ -1,60 +1,18 @@
 package dhcp_test
 
 import (
-	"os"
-	"path/filepath"
+	"rempart/test/net/clients"
+	"rempart/test/netns"
 	"testing"
 )
 
-// foreign are the clients, each with how it is started.
-var foreign = map[string]func(c *client){
-	"dhclient": func(c *client) {
-		script := c.script(`case $reason in
-BOUND|RENEW|REBIND|REBOOT) ip address replace "$new_ip_address/24" dev "$interface" ;;
-EXPIRE|FAIL|RELEASE|STOP) ip address flush dev "$interface" ;;
-esac
-`)
-		c.background(need(c.lab.t, "dhclient", "isc-dhcp-client"), "-4", "-d", "-sf", script, "-cf", "/dev/null",
-			"-lf", filepath.Join(c.dir, "leases"), "-pf", filepath.Join(c.dir, "pid"), c.dev)
-	},
-	"udhcpc": func(c *client) {
-		script := c.script(`case $1 in
-bound|renew) ip address replace "$ip/$mask" dev "$interface" ;;
-deconfig) ip address flush dev "$interface" ;;
-esac
-`)
-		c.background(need(c.lab.t, "udhcpc", "udhcpc"), "-f", "-i", c.dev, "-s", script, "-t", "20", "-T", "1")
-	},
-	"dhcpcd": func(c *client) {
-		conf := filepath.Join(c.dir, "conf")
-		if err := os.WriteFile(conf, []byte("noarp\nnoipv6rs\n"), 0o644); err != nil {
-			c.lab.t.Fatal(err)
-		}
-		// It remembers leases by the interface's name, and all clients here call theirs the same.
-		c.background("unshare", "-m", "sh", "-c", `for d in /var/lib/dhcpcd /run/dhcpcd; do
-mkdir -p $d && mount -t tmpfs tmpfs $d || exit 1
-done
-exec "$@"`, "sh", need(c.lab.t, "dhcpcd", "dhcpcd-base"), "-4", "-B", "-d", "-f", conf, "-c", "/bin/true", c.dev)
-	},
-	// Without an init and a bus: it takes links for its own where /sys cannot be written, as in a container.
-	"systemd-networkd": func(c *client) {
-		networkd := need(c.lab.t, "systemd-networkd", "systemd")
-		unit := filepath.Join(c.dir, "10-lan.network")
-		if err := os.WriteFile(unit, []byte("[Match]\nName=eth0\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\n"+
-			"[DHCPv4]\nClientIdentifier=mac\n"), 0o644); err != nil {
-			c.lab.t.Fatal(err)
-		}
-		script := c.script(`set -e
-mount -t tmpfs tmpfs /run
-mkdir -p /run/systemd/network /run/systemd/netif/links /run/systemd/netif/leases /run/systemd/netif/lldp
-cp ` + unit + ` /run/systemd/network/
-chown -R systemd-network:systemd-network /run/systemd/netif
-mount -t sysfs -o ro sysfs /sys
-export SYSTEMD_LOG_LEVEL=debug SYSTEMD_LOG_TARGET=console
-exec ` + networkd + `
-`)
-		c.background(need(c.lab.t, "unshare", "util-linux"), "-m", script)
-	},
+// begin starts one of package clients until the test ends.
+func (c *client) begin(name string) {
+	c.lab.t.Helper()
+	find := func(program, pkg string) string { return netns.Tool(c.lab.t, program, pkg) }
+	args, err := clients.Command(name, clients.Host{Dir: c.dir, Dev: c.dev, Bits: 24, Find: find})
+	netns.Must(c.lab.t, err)
+	c.background(args...)
 }
 
 // TestForeignClients: each gets an address of its own and what the profile says, renews it, and keeps it over a crash
@@ -62,13 +20,13 @@ exec ` + networkd + `
 func TestForeignClients(t *testing.T) {
 	l := newLab(t)
 	s := l.start(profile(8)) // T1 after 4 s
-	clients, had := map[string]*client{}, map[string]string{}
-	for name, begin := range foreign {
-		clients[name] = l.client(name, "lan")
-		begin(clients[name])
+	all, had := map[string]*client{}, map[string]string{}
+	for _, name := range clients.Names() {
+		all[name] = l.client(name, "lan")
+		all[name].begin(name)
 	}
 	owner := map[string]string{}
-	for name, c := range clients {
+	for name, c := range all {
 		l.eventually(name+" to have an address", func() bool { had[name] = c.address(); return had[name] != "" })
 		if owner[had[name]] != "" {
 			t.Errorf("%s and %s both have %s", name, owner[had[name]], had[name])
@@ -84,10 +42,10 @@ func TestForeignClients(t *testing.T) {
 	renewed := func(what string) {
 		t.Helper()
 		before := map[string]int{}
-		for name, c := range clients {
+		for name, c := range all {
 			before[name] = l.seen.acked(c.mac)
 		}
-		for name, c := range clients {
+		for name, c := range all {
 			l.eventually(name+" to renew "+what, func() bool { return l.seen.acked(c.mac) > before[name] })
 			if got := c.address(); got != had[name] {
 				t.Errorf("%s: %s has %s; want %s, which it had", what, name, got, had[name])
@@ -105,7 +63,7 @@ func TestOnlyDeclared(t *testing.T) {
 	l := newLab(t)
 	l.start(profile(60))
 	c, known := l.client("stranger", "dmz"), l.client("host", "lan")
-	udhcpc := need(t, "udhcpc", "udhcpc")
+	udhcpc := netns.Tool(t, "udhcpc", "udhcpc")
 	if out, err := c.Command(udhcpc, "-f", "-n", "-q", "-i", c.dev, "-s", "/bin/true", "-t", "3", "-T", "1").
 		CombinedOutput(); err == nil {
 		t.Errorf("a client on a link without dhcp got an address:\n%s", out)
@@ -132,7 +90,7 @@ func TestInUse(t *testing.T) {
 	p.DHCP[0].NoProbe = false
 	l.start(p)
 	c := l.client("host", "lan")
-	foreign["udhcpc"](c)
+	c.begin("udhcpc")
 	l.eventually("an address", func() bool { return c.address() != "" })
 	if got := c.address(); got == "10.0.0.100" {
 		t.Errorf("the host got %s, which another one has", got)

@@ -104,23 +104,6 @@ func runChild(profile string) int {
 	return 0
 }
 
-// need is where a foreign program is; without it the test fails.
-func need(t testing.TB, program, pkg string) string {
-	t.Helper()
-	tools, err := filepath.Abs("../../../bin/tools") // by test/setup: what would start a service if installed
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, dir := range []string{"/usr/sbin", "/sbin", "/usr/bin", "/bin", "/lib/systemd",
-		filepath.Join(tools, "usr/sbin")} {
-		if _, err := os.Stat(filepath.Join(dir, program)); err == nil {
-			return filepath.Join(dir, program)
-		}
-	}
-	t.Fatalf("%s of the package %s is missing; `make setup` brings it", program, pkg)
-	return ""
-}
-
 // lab is a server on the link lan and clients on the same switch.
 type lab struct {
 	t    testing.TB
@@ -205,7 +188,7 @@ func (l *lab) start(p *profiles.Profile) *server {
 	}
 	uid := fmt.Sprint(contract.UIDDHCP)
 	s := &server{lab: l}
-	s.cmd = l.fw.Command(need(l.t, "setpriv", "util-linux"), "--reuid="+uid, "--regid="+uid, "--clear-groups",
+	s.cmd = l.fw.Command(netns.Tool(l.t, "setpriv", "util-linux"), "--reuid="+uid, "--regid="+uid, "--clear-groups",
 		"--no-new-privs", "--bounding-set=-all,"+childGrant, "--inh-caps=-all,"+childGrant,
 		"--ambient-caps=-all,"+childGrant, childPath)
 	s.cmd.Env = append(os.Environ(), childEnv+"="+string(b), rootEnv+"="+l.root,
@@ -298,15 +281,6 @@ func (c *client) address() string {
 		}
 	}
 	return ""
-}
-
-// script writes a program for clients that leave the work to one.
-func (c *client) script(body string) string {
-	path := filepath.Join(c.dir, "script")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+body), 0o755); err != nil {
-		c.lab.t.Fatal(err)
-	}
-	return path
 }
 
 // sniffer counts DHCP messages by link and kind.

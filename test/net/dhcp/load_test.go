@@ -20,6 +20,7 @@ import (
 	"rempart/firstboot/contract"
 	"rempart/firstboot/dhcp"
 	"rempart/firstboot/dhcp/lease"
+	"rempart/test/netns"
 )
 
 func netnsAddr(t testing.TB, c *client, prefix string) {
@@ -176,7 +177,7 @@ func TestStarvation(t *testing.T) {
 	p.DHCP[0].Subnets[1].Lease = 3600
 	s := l.start(p)
 	known := l.client("known", "lan")
-	foreign["udhcpc"](known)
+	known.begin("udhcpc")
 	l.eventually("an address", func() bool { return known.address() != "" })
 	had, acks := known.address(), l.seen.acked(known.mac)
 	stop := make(chan struct{})
@@ -237,15 +238,16 @@ func TestPerfdhcp(t *testing.T) {
 	netnsAddr(t, c, relayed+"/32")
 	l.fw.Route(t, l.fw.Device(t, "lan"), netip.MustParsePrefix("10.64.0.0/16"), netip.MustParseAddr("10.0.0.2"), 0)
 	// It takes the address it sends from for giaddr.
-	out, err := c.Command(need(t, "perfdhcp", "kea-admin"), "-4", "-r", "200", "-n", "600", "-R", "600", "-W", "2000000",
-		"-l", relayed, gateway).CombinedOutput()
+	out, err := c.Command(netns.Tool(t, "perfdhcp", "kea-admin"), "-4", "-r", "200", "-n", "600", "-R", "600", "-W",
+		"2000000", "-l", relayed, gateway).CombinedOutput()
 	if err != nil {
 		t.Errorf("perfdhcp: %v\n%s", err, out)
 	}
 	if got := strings.Count(string(out), "drops: 0\n"); got < 2 {
 		t.Errorf("perfdhcp does not report two exchanges without drops:\n%s", out)
 	}
-	out, err = c.Command(need(t, "dhcping", "dhcping"), "-s", gateway, "-c", "10.0.0.2", "-h", "52:54:00:00:00:77", "-i").
+	out, err = c.Command(netns.Tool(t, "dhcping", "dhcping"), "-s", gateway, "-c", "10.0.0.2", "-h", "52:54:00:00:00:77",
+		"-i").
 		CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "Got answer from: "+gateway) {
 		t.Errorf("dhcping: %v\n%s", err, out)

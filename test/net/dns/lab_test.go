@@ -3,6 +3,7 @@
 package dns_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -213,22 +214,13 @@ type logWriter struct {
 func (w *logWriter) Write(b []byte) (int, error) { return w.text.Write(b) }
 func (w *logWriter) String() string              { return w.text.String() }
 
-// tool finds a foreign program, also among those unpacked.
+// packages have the programs that are not called as they are.
+var packages = map[string]string{"kdig": "knot-dnsutils", "dig": "bind9-dnsutils", "delv": "bind9-dnsutils"}
+
+// tool is where a foreign program is; without it the test fails.
 func tool(t testing.TB, name string) string {
 	t.Helper()
-	if path, err := exec.LookPath(name); err == nil {
-		return path
-	}
-	for _, dir := range []string{"usr/sbin", "usr/bin"} {
-		path, err := filepath.Abs(filepath.Join("../../../bin/tools", dir, name))
-		if err == nil {
-			if _, err := os.Stat(path); err == nil {
-				return path
-			}
-		}
-	}
-	t.Fatalf("there is no %s: test/setup test brings it", name)
-	return ""
+	return netns.Tool(t, name, cmp.Or(packages[name], name))
 }
 
 // serve runs a foreign name server among the others until the test ends or the function it returns is called.

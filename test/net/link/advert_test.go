@@ -18,6 +18,7 @@ import (
 
 	"rempart/firstboot/contract"
 	"rempart/profiles"
+	"rempart/test/netns"
 )
 
 // autoUplink is a firewall whose wan listens to routers, beside an address of its own.
@@ -53,7 +54,7 @@ const autoAddress = "2001:db8:1::ff:fe00:a/64"
 // routerd starts dnsmasq as a router that advertises 2001:db8:1::/64.
 func (l *lab) routerd(options ...string) *process {
 	l.t.Helper()
-	args := append([]string{need(l.t, "dnsmasq", "dnsmasq-base"), "--keep-in-foreground", "--conf-file=/dev/null",
+	args := append([]string{netns.Tool(l.t, "dnsmasq", "dnsmasq-base"), "--keep-in-foreground", "--conf-file=/dev/null",
 		"--user=root", "--port=0", "--interface=p0", "--bind-dynamic", "--log-facility=-", "--log-dhcp", "--enable-ra",
 		"--pid-file=" + filepath.Join(l.root, "dnsmasq.pid"),
 		"--dhcp-leasefile=" + filepath.Join(l.root, "dnsmasq.leases")}, options...)

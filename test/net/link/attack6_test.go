@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rempart/test/net/hostile"
+	"rempart/test/netns"
 )
 
 // inSpace runs f on a thread in a namespace; sockets f makes stay there.
@@ -86,7 +87,7 @@ func TestMalformed6(t *testing.T) {
 		t.Errorf("after the malformed messages the named host has\n%s\nwant ::10", said)
 	}
 	l.eventually("an advertisement after the malformed solicitations", patience, func() bool {
-		out, _ := l.try("ip", "netns", "exec", l.space("nas"), need(t, "rdisc6", "ndisc6"), "-1", "-w", "2000", "h0")
+		out, _ := l.try("ip", "netns", "exec", l.space("nas"), netns.Tool(t, "rdisc6", "ndisc6"), "-1", "-w", "2000", "h0")
 		return strings.Contains(out, "fd00:1::/64")
 	})
 	g.mu.Lock()
@@ -99,8 +100,8 @@ func TestMalformed6(t *testing.T) {
 // TestPerfdhcp6: Kea's load generator gets all its leases.
 func TestPerfdhcp6(t *testing.T) {
 	l, _ := serve6(t)
-	out, err := l.try("ip", "netns", "exec", l.space("host"), need(t, "perfdhcp", "kea-admin"), "-6", "-r", "200", "-n",
-		"600", "-R", "600", "-W", "2000000", "-l", "h0", "all")
+	out, err := l.try("ip", "netns", "exec", l.space("host"), netns.Tool(t, "perfdhcp", "kea-admin"), "-6", "-r", "200",
+		"-n", "600", "-R", "600", "-W", "2000000", "-l", "h0", "all")
 	if err != nil || strings.Count(out, "drops: 0\n") < 2 {
 		t.Errorf("perfdhcp -6: %v\n%s\nwant two exchanges without drops", err, out)
 	}

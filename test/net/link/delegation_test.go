@@ -14,6 +14,7 @@ import (
 
 	"rempart/firstboot/contract"
 	"rempart/profiles"
+	"rempart/test/netns"
 )
 
 // delegating is a firewall that is delegated a prefix on wan, for lan and dmz.
@@ -81,7 +82,7 @@ func (l *lab) pdServer(prefix string, life, renew int) *process {
 		l.t.Fatal(err)
 	}
 	_ = f.Close()
-	p := l.background("isp", need(l.t, "dhcpd", "isc-dhcp-server"), "-6", "-f", "-d", "--no-pid", "-cf", file, "-lf",
+	p := l.background("isp", netns.Tool(l.t, "dhcpd", "isc-dhcp-server"), "-6", "-f", "-d", "--no-pid", "-cf", file, "-lf",
 		leases, "p0")
 	l.eventually("dhcpd listens", patience, func() bool { return strings.Contains(p.out.String(), "Sending on   Socket") })
 	return p
@@ -190,11 +191,11 @@ func TestAdvertisementsJudged(t *testing.T) {
 	}
 	g := l.start(p)
 	g.waitReady()
-	dump := l.background("host", need(t, "radvdump", "radvdump"))
+	dump := l.background("host", netns.Tool(t, "radvdump", "radvdump"))
 	said := l.startChild("ra", p, raUser, raGrant)
 	rdisc6 := func(until ...string) (out string) {
 		l.eventually(strings.Join(until, ", "), patience, func() bool {
-			out, _ = l.try("ip", "netns", "exec", l.space("host"), need(t, "rdisc6", "ndisc6"), "-1", "-w", "2000", "h0")
+			out, _ = l.try("ip", "netns", "exec", l.space("host"), netns.Tool(t, "rdisc6", "ndisc6"), "-1", "-w", "2000", "h0")
 			return !slices.ContainsFunc(until, func(s string) bool { return !strings.Contains(squeezed(out), s) })
 		})
 		return out

@@ -7,6 +7,7 @@ import (
 
 	"rempart/firstboot/contract"
 	"rempart/profiles"
+	"rempart/test/netns"
 )
 
 // The kinds of links that this machine's kernel may lack (VLANs, bonds, dummies) are tested in guests: test/boot.
@@ -32,7 +33,7 @@ func joined() *profiles.Profile {
 
 func joinedLab(t *testing.T) *lab {
 	l := newLab(t, "one", "two", "three", "four")
-	need(t, "ethtool", "ethtool")
+	netns.Tool(t, "ethtool", "ethtool")
 	l.wire("eth0", macA, "one", "e0", "10.2.0.9/24", "fd02::9/64")
 	l.wire("eth1", macB, "two", "e0", "10.2.0.10/24")
 	l.wire("eth2", "02:00:00:00:00:0c", "three", "e0", "10.5.0.9/24", "10.6.0.9/24")
@@ -98,7 +99,7 @@ func TestMadeLinks(t *testing.T) {
 		t.Errorf("a link without ARP answers one who has to ask: %s", out)
 	}
 
-	through := l.background("one", need(t, "ping", "iputils-ping"), "-qi0.01", "-c200", "-W1", "10.2.0.10")
+	through := l.background("one", netns.Tool(t, "ping", "iputils-ping"), "-qi0.01", "-c200", "-W1", "10.2.0.10")
 	g.kill(syscall.SIGKILL)
 	g = l.start(joined())
 	g.waitReady()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"rempart/profiles"
+	"rempart/test/netns"
 )
 
 const (
@@ -65,8 +66,8 @@ func serve6(t *testing.T) (*lab, *guest) {
 func (l *lab) dhclient6(host string, options ...string) (out string) {
 	l.t.Helper()
 	file := filepath.Join(l.root, host+".leases")
-	args := append([]string{"netns", "exec", l.space(host), need(l.t, "dhclient", "isc-dhcp-client"), "-6", "-1", "-v",
-		"-sf", "/bin/true", "-lf", file, "-pf", filepath.Join(l.root, host+".pid"), "-cf", "/dev/null"}, options...)
+	args := append([]string{"netns", "exec", l.space(host), netns.Tool(l.t, "dhclient", "isc-dhcp-client"), "-6", "-1",
+		"-v", "-sf", "/bin/true", "-lf", file, "-pf", filepath.Join(l.root, host+".pid"), "-cf", "/dev/null"}, options...)
 	l.eventually("an answer to dhclient -6", patience, func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
@@ -140,8 +141,8 @@ func (l *lab) dhcpcd(host, text string, args ...string) *process {
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 		l.t.Fatal(err)
 	}
-	p := l.private(host, "/var/lib/dhcpcd /run/dhcpcd", append([]string{need(l.t, "dhcpcd", "dhcpcd-base"), "-B", "-d",
-		"-f", conf}, args...)...)
+	p := l.private(host, "/var/lib/dhcpcd /run/dhcpcd", append([]string{netns.Tool(l.t, "dhcpcd", "dhcpcd-base"), "-B",
+		"-d", "-f", conf}, args...)...)
 	l.t.Cleanup(func() { // it ends its helpers when asked to; should it not end itself, nobody waits for ever
 		defer time.AfterFunc(patience, func() { _ = p.cmd.Process.Kill() }).Stop()
 		_ = p.cmd.Process.Signal(syscall.SIGTERM)

@@ -12,6 +12,7 @@ import (
 
 	"rempart/firstboot/contract"
 	"rempart/profiles"
+	"rempart/test/netns"
 )
 
 // uplink is a firewall whose wan asks for its address.
@@ -48,7 +49,7 @@ func (l *lab) dhcpd(config string) *process {
 		l.t.Fatal(err)
 	}
 	_ = f.Close()
-	p := l.background("isp", need(l.t, "dhcpd", "isc-dhcp-server"), "-4", "-f", "-d", "--no-pid", "-cf", file, "-lf",
+	p := l.background("isp", netns.Tool(l.t, "dhcpd", "isc-dhcp-server"), "-4", "-f", "-d", "--no-pid", "-cf", file, "-lf",
 		leases, "p0")
 	l.eventually("dhcpd listens", patience, func() bool { return strings.Contains(p.out.String(), "Sending on   LPF") })
 	return p
@@ -104,7 +105,7 @@ func TestISCDhcpd(t *testing.T) {
 	l.in("lan", "ping", "-c1", "-W20", "8.8.8.8")
 
 	// Renewing by unicast at T1 = 10 s, killed and started again meanwhile, loses no packet.
-	loss := l.background("lan", need(t, "ping", "iputils-ping"), "-qi0.02", "-c900", "-W1", "8.8.8.8")
+	loss := l.background("lan", netns.Tool(t, "ping", "iputils-ping"), "-qi0.02", "-c900", "-W1", "8.8.8.8")
 	before := strings.Count(server.out.String(), "DHCPACK")
 	g.kill(syscall.SIGKILL)
 	g = l.start(uplink())
@@ -202,7 +203,8 @@ func TestNAK(t *testing.T) {
 // address by MAC, and a gateway outside the subnet.
 func TestDnsmasq(t *testing.T) {
 	l := uplinkLab(t)
-	server := l.background("isp", need(t, "dnsmasq", "dnsmasq-base"), "--no-daemon", "--port=0", "--conf-file=/dev/null",
+	server := l.background("isp", netns.Tool(t, "dnsmasq", "dnsmasq-base"), "--no-daemon", "--port=0",
+		"--conf-file=/dev/null",
 		"--interface=p0", "--bind-interfaces", "--dhcp-range=198.51.100.50,198.51.100.60,255.255.255.0,2m", "--log-dhcp",
 		"--dhcp-host="+macA+",198.51.100.55", "--dhcp-leasefile="+filepath.Join(l.root, "dnsmasq.leases"), "--user=root",
 		"--dhcp-option=121,0.0.0.0/0,203.0.113.1,192.0.2.0/24,198.51.100.1,10.10.10.0/25,198.51.100.1",

@@ -13,6 +13,7 @@ import (
 
 	"rempart/firstboot/contract"
 	"rempart/profiles"
+	"rempart/test/netns"
 )
 
 // downstreamProfile delegates a part of what the guest is delegated to routers on lan: sixteen subnets, four to a slot.
@@ -93,8 +94,8 @@ id-assoc pd 0 { prefix ::/62 infinity; prefix-interface i0 { sla-id 1; sla-len 2
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 		l.t.Fatal(err)
 	}
-	return l.private(router, "/var/lib/dhcpv6", need(l.t, "dhcp6c", "wide-dhcpv6-client"), "-f", "-D", "-c", conf, "-p",
-		filepath.Join(l.root, "dhcp6c.pid"), "h0")
+	return l.private(router, "/var/lib/dhcpv6", netns.Tool(l.t, "dhcp6c", "wide-dhcpv6-client"), "-f", "-D", "-c", conf,
+		"-p", filepath.Join(l.root, "dhcp6c.pid"), "h0")
 }
 
 // dhcpcdPD has dhcpcd ask for a prefix, and give the subnet 2 of it to the router's own link.
@@ -271,6 +272,6 @@ func (l *lab) forged(own netip.Prefix) {
 func (l *lab) dhclient6Release(router string) {
 	l.t.Helper()
 	file := filepath.Join(l.root, router+".leases")
-	l.in(router, need(l.t, "dhclient", "isc-dhcp-client"), "-6", "-r", "-P", "-v", "-sf", "/bin/true", "-lf", file, "-pf",
-		filepath.Join(l.root, router+".pid"), "-cf", "/dev/null", "h0")
+	l.in(router, netns.Tool(l.t, "dhclient", "isc-dhcp-client"), "-6", "-r", "-P", "-v", "-sf", "/bin/true", "-lf", file,
+		"-pf", filepath.Join(l.root, router+".pid"), "-cf", "/dev/null", "h0")
 }

@@ -30,6 +30,7 @@ import (
 	"rempart/firstboot/link"
 	"rempart/firstboot/ra"
 	"rempart/profiles"
+	"rempart/test/netns"
 )
 
 // The test binary is three programs: the test as it was started, the test inside namespaces of its own, and the link
@@ -159,22 +160,6 @@ func runChild(profile string) int {
 	return 0
 }
 
-// need fails the test when a foreign program is missing.
-func need(t *testing.T, program, pkg string) string {
-	t.Helper()
-	unpacked, err := filepath.Abs("../../../bin/tools/usr/sbin") // by test/setup: what would start a service if installed
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, dir := range []string{"/usr/sbin", "/sbin", "/usr/bin", "/bin", unpacked} {
-		if _, err := os.Stat(filepath.Join(dir, program)); err == nil {
-			return filepath.Join(dir, program)
-		}
-	}
-	t.Fatalf("%s of the package %s is missing; `make setup` brings it", program, pkg)
-	return ""
-}
-
 // lab is a set of network namespaces that goes when the test ends.
 type lab struct {
 	t    *testing.T
@@ -190,7 +175,7 @@ func (l *lab) space(name string) string { return fmt.Sprintf("%s-%d", name, l.id
 func newLab(t *testing.T, spaces ...string) *lab {
 	t.Helper()
 	t.Parallel()
-	need(t, "ip", "iproute2")
+	netns.Tool(t, "ip", "iproute2")
 	l := &lab{t: t, id: labs.Add(1), root: filepath.Join("/run", "root-"+strings.ReplaceAll(t.Name(), "/", "-"))}
 	for _, dir := range []string{l.root, filepath.Join(l.root, contract.LinkDir),
 		filepath.Join(l.root, "run/rempart/ra")} {
@@ -330,7 +315,7 @@ func (l *lab) start(p *profiles.Profile) *guest {
 
 func (l *lab) startChild(kind string, p *profiles.Profile, user, grant string) *guest {
 	l.t.Helper()
-	need(l.t, "setpriv", "util-linux")
+	netns.Tool(l.t, "setpriv", "util-linux")
 	b, err := json.Marshal(p)
 	if err != nil {
 		l.t.Fatal(err)

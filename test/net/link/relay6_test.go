@@ -9,6 +9,7 @@ import (
 
 	"rempart/firstboot/filter"
 	"rempart/profiles"
+	"rempart/test/netns"
 )
 
 // relayedProfile serves a subnet that is two relay agents away.
@@ -50,7 +51,7 @@ func TestRelayed6(t *testing.T) {
 	l.start(p).waitReady()
 	d := l.startChild("dhcp", p, dhcpUser, dhcpGrant)
 	d.waitReady()
-	relay := need(t, "dhcrelay", "isc-dhcp-relay")
+	relay := netns.Tool(t, "dhcrelay", "isc-dhcp-relay")
 	l.background("near", relay, "-6", "-d", "--no-pid", "-l", "n1", "-u", "ff02::1:2%n0")
 	l.background("far", relay, "-6", "-d", "--no-pid", "-l", "f1", "-u", "ff02::1:2%f0")
 	for round := range 2 {
@@ -88,6 +89,6 @@ func (l *lab) withPolicy(file, text string) *profiles.Profile {
 	if err := os.WriteFile(nft, []byte(rules.Text()), 0o644); err != nil {
 		l.t.Fatal(err)
 	}
-	l.in("fw", need(l.t, "nft", "nftables"), "-f", nft)
+	l.in("fw", netns.Tool(l.t, "nft", "nftables"), "-f", nft)
 	return p
 }

@@ -13,6 +13,7 @@ import (
 
 	"rempart/firstboot/contract"
 	"rempart/profiles"
+	"rempart/test/netns"
 )
 
 func pfx(s ...string) []netip.Prefix {
@@ -76,7 +77,7 @@ func checkHome(t *testing.T, l *lab) {
 
 func TestStatic(t *testing.T) {
 	l := homeLab(t)
-	tap := l.background("dmz", need(t, "tcpdump", "tcpdump"), "-lnni", "p1", "ip6")
+	tap := l.background("dmz", netns.Tool(t, "tcpdump", "tcpdump"), "-lnni", "p1", "ip6")
 	time.Sleep(300 * time.Millisecond)
 	g := l.start(home())
 	g.waitReady()
@@ -146,7 +147,7 @@ func TestOneArmed(t *testing.T) {
 	g := l.start(p)
 	g.waitReady()
 	redirects := func() int {
-		tap := l.background("host", need(t, "tcpdump", "tcpdump"), "-lnni", "e0", "icmp[0] == 5")
+		tap := l.background("host", netns.Tool(t, "tcpdump", "tcpdump"), "-lnni", "e0", "icmp[0] == 5")
 		l.eventually("tcpdump listens", patience, func() bool { return strings.Contains(tap.out.String(), "listening on") })
 		l.in("host", "ping", "-c3", "-i0.2", "-W20", "8.8.8.8")
 		time.Sleep(500 * time.Millisecond)
@@ -315,7 +316,7 @@ func TestKilledWithoutLoss(t *testing.T) {
 	g := l.start(home())
 	g.waitReady()
 	const packets = "600"
-	through := l.background("lan", need(t, "ping", "iputils-ping"), "-qi0.01", "-c"+packets, "-W1", "10.9.0.2")
+	through := l.background("lan", netns.Tool(t, "ping", "iputils-ping"), "-qi0.01", "-c"+packets, "-W1", "10.9.0.2")
 	six := l.background("lan", "ping", "-qi0.01", "-c"+packets, "-W1", "fd00:192:168::101")
 	for range 5 {
 		time.Sleep(500 * time.Millisecond)
