@@ -95,19 +95,21 @@ func policyRouted(p *profiles.Profile) bool {
 	})
 }
 
-// RoutingChanges lists what makes have into want. It is pure, and empty for a state and itself. Rules are added before
+// RoutingChanges lists what makes have into want: what comes before changes of links, and what comes after. It is pure,
+// and empty for a state and itself. Routes to nowhere come first and go last: a link has its subnet of a larger prefix
+// before another has, and what is for the other must not leave by the default route meanwhile. Rules are added before
 // others are removed, so that no packet falls between them to the main table.
-func RoutingChanges(have, want Routing) []Change {
+func RoutingChanges(have, want Routing) (before, after []Change) {
 	const nobody = "routing"
-	var add, remove []Change
+	var remove []Change
 	for _, r := range want.Dead {
 		if !slices.Contains(have.Dead, r) {
-			add = append(add, Change{Kind: AddRoute, Link: nobody, Route: r})
+			before = append(before, Change{Kind: AddRoute, Link: nobody, Route: r})
 		}
 	}
 	for _, r := range want.Rules {
 		if !slices.Contains(have.Rules, r) {
-			add = append(add, Change{Kind: AddRule, Link: nobody, Rule: r})
+			after = append(after, Change{Kind: AddRule, Link: nobody, Rule: r})
 		}
 	}
 	for _, r := range have.Rules {
@@ -116,12 +118,12 @@ func RoutingChanges(have, want Routing) []Change {
 		}
 	}
 	for _, r := range have.Dead {
-		replaced := slices.ContainsFunc(add, func(c Change) bool { return c.Kind == AddRoute && c.Route.slot() == r.slot() })
+		replaced := slices.ContainsFunc(before, func(c Change) bool { return c.Route.slot() == r.slot() })
 		if !replaced && r.Protocol != ProtocolKernel && !slices.Contains(want.Dead, r) {
 			remove = append(remove, Change{Kind: DeleteRoute, Link: nobody, Route: r})
 		}
 	}
-	return append(add, remove...)
+	return before, append(after, remove...)
 }
 
 // routeTypes are the kernel's numbers, rtnetlink(7).

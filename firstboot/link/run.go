@@ -245,11 +245,12 @@ func (r *runner) converge(ctx context.Context) (time.Duration, error) {
 		if err != nil {
 			return 0, err
 		}
-		changes := slices.Concat(v.found.Remove, Changes(have, want), v.found.Create)
-		if len(v.found.Create) == 0 { // rules and routes name links
-			wanted := r.plan.Routing
-			wanted.Dead = slices.Concat(wanted.Dead, unused(r.plan, v.assigned, learnt.Given6, r.uplinks.now()))
-			changes = append(changes, RoutingChanges(routing, wanted)...)
+		wanted := r.plan.Routing
+		wanted.Dead = slices.Concat(wanted.Dead, unused(r.plan, v.assigned, learnt.Given6, r.uplinks.now()))
+		nowhere, ruled := RoutingChanges(routing, wanted)
+		changes := slices.Concat(nowhere, v.found.Remove, Changes(have, want), v.found.Create)
+		if len(v.found.Create) == 0 { // rules name links
+			changes = append(changes, ruled...)
 		}
 		if again && pass == 1 {
 			changes = append(duplicates(have, want), changes...)

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -107,6 +108,17 @@ func (l *lab) of(space string, filter ...string) string {
 	return l.in(space, append([]string{"ip", "-6", "-o", "address", "show", "scope", "global"}, filter...)...)
 }
 
+// monitor6 starts ip(8) telling of what changes in the firewall's IPv6, and returns once it listens.
+func (l *lab) monitor6(what ...string) *process {
+	l.t.Helper()
+	p := l.background("fw", append([]string{"ip", "-6", "monitor"}, what...)...)
+	subscribed := regexp.MustCompile(fmt.Sprintf(`(?m)^\S+ +0 +%d +0*[1-9a-f]`, p.cmd.Process.Pid))
+	l.eventually("the monitor to listen", patience, func() bool {
+		return subscribed.MatchString(l.in("fw", "cat", "/proc/net/netlink"))
+	})
+	return p
+}
+
 // learnTime is after how long links are called ready whatever they have learnt, see package link.
 const learnTime = 15 * time.Second
 
@@ -114,6 +126,7 @@ const learnTime = 15 * time.Second
 func TestDelegation(t *testing.T) {
 	l := delegationLab(t)
 	server := l.pdServer("2001:db8:100::", 600, 200)
+	monitor := l.monitor6("address", "route")
 	started := time.Now()
 	g := l.start(delegating())
 	l.startChild("ra", delegating(), raUser, raGrant)
@@ -133,6 +146,15 @@ func TestDelegation(t *testing.T) {
 	l.eventually("the route to nowhere", patience, func() bool {
 		return slices.ContainsFunc(l.routes("-6"), func(r string) bool { return strings.HasPrefix(r, unused) })
 	})
+	// What is for a subnet that another link is yet to have must not go back to the provider.
+	const delegated = "2001:db8:100:"
+	l.eventually("the prefix is told of", patience, func() bool {
+		return strings.Contains(monitor.out.String(), delegated)
+	})
+	told := monitor.out.String()
+	if first := told[strings.Index(told, delegated):]; !strings.HasPrefix(first, "2001:db8:100::/56 dev lo") {
+		t.Errorf("the first that is told of the delegated prefix is not its route to nowhere:\n%s", told)
+	}
 	l.eventually("hosts to have addresses and the route", patience, func() bool {
 		return strings.Contains(l.of("host", "dev", "h0"), "2001:db8:100:1:") &&
 			strings.Contains(l.of("host", "dev", "h0"), "fd00:1:") &&

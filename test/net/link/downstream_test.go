@@ -197,11 +197,7 @@ func TestDownstream(t *testing.T) {
 
 	// Killed and started again, neither child takes a route away. An announcement of one that went would be here.
 	ways := strings.Join(l.waysOf(), "\n")
-	monitor := l.background("fw", "ip", "-6", "monitor", "route")
-	subscribed := regexp.MustCompile(fmt.Sprintf(`(?m)^\S+ +0 +%d +0*[1-9a-f]`, monitor.cmd.Process.Pid))
-	l.eventually("the monitor to listen", slow, func() bool {
-		return subscribed.MatchString(l.in("fw", "cat", "/proc/net/netlink"))
-	})
+	monitor := l.monitor6("route")
 	g.kill(syscall.SIGKILL)
 	d.kill(syscall.SIGKILL)
 	g = l.start(p)

@@ -1,0 +1,47 @@
+package link
+
+import (
+	"net/netip"
+	"reflect"
+	"testing"
+
+	"rempart/profiles"
+)
+
+func TestRoutingChanges(t *testing.T) {
+	nowhere := func(p string, metric uint32) Route {
+		return Route{Dst: netip.MustParsePrefix(p), Dead: profiles.Unreachable, Metric: metric, Protocol: ProtocolDHCP}
+	}
+	kernels := nowhere("2001:db8:9::/48", 1)
+	kernels.Protocol = ProtocolKernel
+	other := nowhere("2001:db8::/56", metricUnused)
+	other.Dead = profiles.Blackhole
+	rule := Rule{Priority: 100, Table: 7}
+	change := func(k Kind, r Route) Change { return Change{Kind: k, Link: "routing", Route: r} }
+	ruled := func(k Kind) Change { return Change{Kind: k, Link: "routing", Rule: rule} }
+	unused := nowhere("2001:db8::/56", metricUnused)
+	for name, tt := range map[string]struct {
+		have, want    Routing
+		before, after []Change
+	}{
+		"nothing":   {},
+		"the same":  {have: Routing{Dead: []Route{unused}}, want: Routing{Dead: []Route{unused}}},
+		"kernel's":  {have: Routing{Dead: []Route{kernels}}},
+		"delegated": {want: Routing{Dead: []Route{unused}}, before: []Change{change(AddRoute, unused)}},
+		"ended":     {have: Routing{Dead: []Route{unused}}, after: []Change{change(DeleteRoute, unused)}},
+		"replaced": {have: Routing{Dead: []Route{other}}, want: Routing{Dead: []Route{unused}},
+			before: []Change{change(AddRoute, unused)}},
+		"renumbered": {have: Routing{Dead: []Route{unused}, Rules: []Rule{rule}},
+			want:   Routing{Dead: []Route{nowhere("2001:db8:100::/56", metricUnused)}},
+			before: []Change{change(AddRoute, nowhere("2001:db8:100::/56", metricUnused))},
+			after:  []Change{ruled(DeleteRule), change(DeleteRoute, unused)}},
+		"ruled": {want: Routing{Rules: []Rule{rule}}, after: []Change{ruled(AddRule)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before, after := RoutingChanges(tt.have, tt.want)
+			if !reflect.DeepEqual(before, tt.before) || !reflect.DeepEqual(after, tt.after) {
+				t.Errorf("RoutingChanges(%v, %v) = %v, %v; want %v, %v", tt.have, tt.want, before, after, tt.before, tt.after)
+			}
+		})
+	}
+}
