@@ -45,7 +45,8 @@ func newKey(t *testing.T, passphrase string) (ed25519.PrivateKey, ssh.Signer, st
 	return private, signer, file
 }
 
-// serve is a guest: it takes one key, and runs "echo" (which also copies its input), "status 5" and "wait".
+// serve is a guest: it takes one key, and runs "echo" (which also copies its input), "status 5" and
+// "wait", which says so once its input has ended.
 func serve(t *testing.T, host ssh.Signer, user ssh.PublicKey) (addr string) {
 	t.Helper()
 	config := &ssh.ServerConfig{PublicKeyCallback: func(_ ssh.ConnMetadata, k ssh.PublicKey) (*ssh.Permissions, error) {
@@ -115,6 +116,8 @@ func session(c ssh.Channel, requests <-chan *ssh.Request) {
 			fmt.Fprintln(c.Stderr(), "beware")
 			go func() {
 				if line == "wait" {
+					_, _ = io.Copy(io.Discard, c)
+					fmt.Fprintln(c, "waiting")
 					return
 				}
 				_, _ = io.Copy(c, c)
@@ -168,11 +171,11 @@ func TestRun(t *testing.T) {
 		!strings.Contains(out.String(), "typed\n") {
 		t.Errorf("prompt = %d, %v, %q", got, err, out.String())
 	}
-	// A command that is interrupted.
+	// A command that is interrupted, once it runs and Run has ended its input.
 	ctx, cancel := context.WithCancel(t.Context())
 	pr, pw := io.Pipe()
 	go func() {
-		_, _ = pr.Read(make([]byte, 5))
+		_, _ = io.ReadFull(pr, make([]byte, len("wait\nwaiting\n")))
 		cancel()
 		_, _ = io.Copy(io.Discard, pr)
 	}()

@@ -186,6 +186,10 @@ func TestHostileRouter(t *testing.T) {
 	g.waitLink("wan", "waiting for a router", func(r contract.LinkReport) bool {
 		return r.Up && strings.Contains(r.Error, "no router advertisement yet")
 	})
+	// What is sent before it listens it does not hear; this router says everything once.
+	l.eventually("a packet socket of IPv6", patience, func() bool {
+		return strings.Contains(l.in("fw", "cat", "/proc/net/packet"), " 86dd ")
+	})
 	const both = 0xc0 // on-link, autonomous
 	for _, options := range [][][]byte{
 		{prefixInfo("fd00:1::/64", both, 7200, 3600)},   // the inside's
