@@ -97,9 +97,8 @@ func prove(ctx context.Context, c *console, g *home.Guest, masters *store.Store,
 	if err != nil {
 		return proof, err
 	}
-	s := g.Settings()
-	s.State, s.Data, s.RebootEnds, s.Log = "", nil, true, logger(c, false)
-	s.Identity = filepath.Join(work, filepath.Base(g.Identity()))
+	s := proofSettings(g, work)
+	s.Log = logger(c, false)
 	if err := files.Clone(ctx, g.Identity(), s.Identity); err != nil {
 		return proof, err
 	}
@@ -120,6 +119,15 @@ func prove(ctx context.Context, c *console, g *home.Guest, masters *store.Store,
 		return proof, err
 	}
 	return proofOf(report)
+}
+
+// proofSettings are how a guest runs to be proven: from the system disk of the master in question, not from a volume of
+// its own, which has the master of now.
+func proofSettings(g *home.Guest, work string) guest.Settings {
+	s := g.Settings()
+	s.System, s.State, s.Data, s.RebootEnds = "", "", nil, true
+	s.Identity = filepath.Join(work, filepath.Base(g.Identity()))
+	return s
 }
 
 // proofOf is what a report amounts to.
