@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -36,38 +37,54 @@ all.
 				if len(args) != 2 {
 					return usageError{"want a guest and the file to write"}
 				}
-				g, err := lockCreated(args[0], "rempart backup")
+				const what = "rempart backup"
+				g, err := lockUnchanged(args[0], what)
 				if err != nil {
 					return err
 				}
 				defer g.Unlock()
-				if err := notPending(g); err != nil {
-					return err
-				}
-				state, release, err := stillState(ctx, g)
-				if err != nil {
-					return err
-				}
-				size, err := writeBackup(ctx, args[1], g, state, release)
-				if err != nil {
-					return err
-				}
-				fmt.Fprintf(c.out, "%s: %s, %.1f MiB; its master is %.12s\n", args[1], g.Name, float64(size)/(1<<20), g.Master)
-				return nil
+				return atWork(c, g, what, func(c *console) error { return backUp(ctx, c, g, args[1]) })
 			}
 		},
 	}
 }
 
+func backUp(ctx context.Context, c *console, g *home.Guest, file string) error {
+	state, release, err := stillState(ctx, g)
+	if err != nil {
+		return err
+	}
+	size, err := writeBackup(ctx, file, g, state, release, sparing(c))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "%s: %s, %.1f MiB; its master is %.12s\n", file, g.Name, float64(size)/(1<<20), g.Master)
+	return nil
+}
+
+// tellEvery is how long something that takes long goes on without a word of how far it is.
+const tellEvery = 5 * time.Second
+
+// sparing tells how far something is, in words, where it takes long.
+func sparing(c *console) func(done, total int64) {
+	next := time.Now().Add(tellEvery)
+	return func(done, total int64) {
+		if now := time.Now(); now.After(next) && done < total {
+			fmt.Fprintf(c.err, "rempart: %d of %d MiB, %d %%\n", done>>20, total>>20, done*100/total)
+			next = now.Add(tellEvery)
+		}
+	}
+}
+
 // writeBackup writes a guest into a file with the state disk at a path, which it releases in any case, and tells how
 // large the file is.
-func writeBackup(ctx context.Context, file string, g *home.Guest, state string, release func() error) (size int64,
-	err error) {
+func writeBackup(ctx context.Context, file string, g *home.Guest, state string, release func() error,
+	tell func(done, total int64)) (size int64, err error) {
 	begun := false
 	err = files.WriteFrom(file, 0o600, func(f *os.File) error {
 		begun = true
 		// What was read of a snapshot holds if it still does.
-		err := errors.Join(backup.Write(ctx, f, g, state), release())
+		err := errors.Join(backup.Write(ctx, f, g, state, tell), release())
 		if info, statErr := f.Stat(); statErr == nil {
 			size = info.Size()
 		}

@@ -56,7 +56,8 @@ type command struct {
 // commands are all subcommands, in the order of the help.
 func commands() []*command {
 	return slices.Concat([]*command{newCommand(), checkCommand(), schemaCommand(), policyCommand(), buildCommand(),
-		masterCommand(), lockCommand(), runCommand(), createCommand(), listCommand(), statusCommand(), startCommand(),
+		masterCommand(), lockCommand(), runCommand(), createCommand(), listCommand(), statusCommand(), watchCommand(),
+		startCommand(),
 		stopCommand(), removeCommand(), verifyCommand(), diskCommand(), consoleCommand(), sshCommand(), ctlCommand(),
 		exportCommand(), xenCommand(), hostCommand()},
 		changeCommands(), liveCommands(),
@@ -198,31 +199,40 @@ func likeOption(flags *pflag.FlagSet, err error) string {
 	return ""
 }
 
-// report prints an error the way every subcommand does and returns the exit code it stands for.
-func report(c *console, name string, err error) int {
+// codeOf is the exit code that an error of a subcommand stands for.
+func codeOf(err error) int {
 	var usage usageError
 	var invalid profiles.Invalid
 	var status exitStatus
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.As(err, &invalid):
-		fmt.Fprintln(c.err, invalid.Error())
-		return exitUsage
-	case errors.As(err, &usage):
-		fmt.Fprintf(c.err, "rempart %s: %s; see `rempart help %s`\n", name, usage.what, name)
-		return exitUsage
-	case errors.Is(err, boot.ErrArch), errors.Is(err, debian.ErrUnknown):
-		fmt.Fprintf(c.err, "rempart %s: %v; see `rempart help %s`\n", name, err, name)
+	case errors.As(err, &invalid), errors.As(err, &usage), errors.Is(err, boot.ErrArch), errors.Is(err, debian.ErrUnknown):
 		return exitUsage
 	case errors.Is(err, errDifferent):
 		return exitDifferent
 	case errors.As(err, &status):
 		return int(status)
 	}
-	// An error may quote what a guest wrote: no terminal obeys it.
-	fmt.Fprintf(c.err, "rempart %s: %s\n", name, printable(err.Error()))
 	return exitFailed
+}
+
+// report prints an error the way every subcommand does and returns the exit code it stands for.
+func report(c *console, name string, err error) int {
+	code := codeOf(err)
+	var invalid profiles.Invalid
+	var status exitStatus
+	switch {
+	case errors.As(err, &status):
+	case errors.As(err, &invalid):
+		fmt.Fprintln(c.err, invalid.Error())
+	case code == exitUsage:
+		fmt.Fprintf(c.err, "rempart %s: %v; see `rempart help %s`\n", name, err, name)
+	case code == exitFailed:
+		// An error may quote what a guest wrote: no terminal obeys it.
+		fmt.Fprintf(c.err, "rempart %s: %s\n", name, printable(err.Error()))
+	}
+	return code
 }
 
 func find(name string) *command {

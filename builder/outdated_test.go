@@ -24,14 +24,14 @@ func TestGuestUsage(t *testing.T) {
 	t.Setenv("REMPART_GUESTS", t.TempDir())
 	for _, args := range [][]string{{"create"}, {"create", "fw"}, {"start"}, {"stop", "fw", "--timeout", "-1s"}, {"rm"},
 		{"upgrade", "fw"}, {"quarantine"}, {"quarantine", "list"}, {"quarantine", "burn", "fw"}, {"backup", "fw"},
-		{"restore"}, {"list", "fw"}, {"status"}, {"reprovision"}, {"resume"}, {"prepare", "a", "b"}} {
+		{"restore"}, {"list", "fw"}, {"status"}, {"watch"}, {"reprovision"}, {"resume"}, {"prepare", "a", "b"}} {
 		if code, out, errs := rempart(args...); code != exitUsage || out != "" || errs == "" {
 			t.Errorf("rempart %q = %d, %q, %q; want wrong usage", args, code, out, errs)
 		}
 	}
-	for _, args := range [][]string{{"start", "fw"}, {"stop", "fw"}, {"status", "fw"}, {"rm", "fw"}, {"console", "fw"},
-		{"reprovision", "fw"}, {"rollback", "fw"}, {"resume", "fw"}, {"quarantine", "list", "fw"}, {"backup", "fw", "x"},
-		{"outdated", "fw"}} {
+	for _, args := range [][]string{{"start", "fw"}, {"stop", "fw"}, {"status", "fw"}, {"watch", "fw"}, {"rm", "fw"},
+		{"console", "fw"}, {"reprovision", "fw"}, {"rollback", "fw"}, {"resume", "fw"}, {"quarantine", "list", "fw"},
+		{"backup", "fw", "x"}, {"outdated", "fw"}} {
 		if code, _, errs := rempart(args...); code != exitFailed || errs == "" {
 			t.Errorf("rempart %q of a guest that is not there = %d, %q; want it said", args, code, errs)
 		}

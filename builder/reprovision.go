@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -123,26 +121,6 @@ has what should not be there is refused.
 	}
 }
 
-// rollbackCommand is `rempart rollback`.
-func rollbackCommand() *command {
-	return &command{
-		name:     "rollback",
-		synopsis: "GUEST",
-		summary:  "take back the last change of a guest: its master and the state it had then",
-		help: `
-While a change is under way, that is taken back. Else the guest gets the master it had before, and the state that was
-set aside then; what it has now goes to quarantine in its turn.
-` + transactionHelp,
-		words: createdNames,
-		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
-			o := changeFlags(flags, reprovision.Rollback)
-			return guestCommand(func(ctx context.Context, c *console, name string) error {
-				return rollback(ctx, c, name, o)
-			})(flags)
-		},
-	}
-}
-
 // resumeCommand is `rempart resume`.
 func resumeCommand() *command {
 	return &command{
@@ -175,20 +153,17 @@ the guest, and ` + "`rempart rollback`" + ` drops what was prepared.`,
 			o.reset = flags.Bool("reset-state", false, "carry nothing over, not even what is declared")
 			o.keys = newKeysFlag(flags)
 			return guestCommand(func(ctx context.Context, c *console, name string) error {
-				g, err := lockUnchanged(name, "rempart prepare")
-				if err != nil {
-					return err
-				}
-				defer g.Unlock()
-				t, err := begin(ctx, c, g, reprovision.Reprovision, o)
-				if err != nil || t == nil {
-					return err
-				}
-				if err := t.Prepare(ctx); err != nil {
-					return err
-				}
-				fmt.Fprintf(c.out, "%s is prepared for master %.12s; switch by `rempart resume %[1]s`\n", name, t.To)
-				return nil
+				return changing(c, name, "prepare", o, func(c *console, g *home.Guest) error {
+					t, err := begin(ctx, c, g, reprovision.Reprovision, o)
+					if err != nil || t == nil {
+						return err
+					}
+					if err := t.Prepare(ctx); err != nil {
+						return err
+					}
+					fmt.Fprintf(c.out, "%s is prepared for master %.12s; switch by `rempart resume %[1]s`\n", name, t.To)
+					return nil
+				})
 			})(flags)
 		},
 	}
@@ -196,7 +171,7 @@ the guest, and ` + "`rempart rollback`" + ` drops what was prepared.`,
 
 // lockUnchanged locks a guest for a change, while no other is under way. What ends the terminal does not end that.
 func lockUnchanged(name, what string) (*home.Guest, error) {
-	signal.Ignore(syscall.SIGHUP)
+	outlive()
 	g, err := lockCreated(name, what)
 	if err != nil {
 		return nil, err
@@ -208,17 +183,29 @@ func lockUnchanged(name, what string) (*home.Guest, error) {
 	return g, nil
 }
 
-func change(ctx context.Context, c *console, name, kind string, o changeOptions) error {
-	g, err := lockUnchanged(name, "rempart "+kind)
+// changing does something to a guest that no other change of is under way, where others can watch it, unless it is only
+// to be told what would be done.
+func changing(c *console, name, what string, o changeOptions, do func(c *console, g *home.Guest) error) error {
+	what = "rempart " + what
+	g, err := lockUnchanged(name, what)
 	if err != nil {
 		return err
 	}
 	defer g.Unlock()
-	t, err := begin(ctx, c, g, kind, o)
-	if err != nil || t == nil {
-		return err
+	if *o.dry {
+		return do(c, g)
 	}
-	return finish(ctx, c, t)
+	return atWork(c, g, what, func(c *console) error { return do(c, g) })
+}
+
+func change(ctx context.Context, c *console, name, kind string, o changeOptions) error {
+	return changing(c, name, kind, o, func(c *console, g *home.Guest) error {
+		t, err := begin(ctx, c, g, kind, o)
+		if err != nil || t == nil {
+			return err
+		}
+		return finish(ctx, c, t)
+	})
 }
 
 // finish goes on with a transaction to its end, and says how long the guest was away.
@@ -364,7 +351,7 @@ func sayPlan(c *console, g *home.Guest, p reprovision.Plan, m *store.Master) err
 
 // goOn finishes what is under way for a guest, or takes it back.
 func goOn(ctx context.Context, c *console, name string, stop time.Duration, back bool) error {
-	signal.Ignore(syscall.SIGHUP)
+	outlive()
 	what := "rempart resume"
 	if back {
 		what = "rempart rollback"
@@ -381,6 +368,11 @@ func goOn(ctx context.Context, c *console, name string, stop time.Duration, back
 	if err != nil {
 		return err
 	}
+	return atWork(c, g, what, func(c *console) error { return end(ctx, c, g, p, stop, back) })
+}
+
+// end finishes a change that is under way for a guest, or takes it back.
+func end(ctx context.Context, c *console, g *home.Guest, p reprovision.Plan, stop time.Duration, back bool) error {
 	key := signingKey{p.Key, p.Password}
 	if back {
 		key = signingKey{} // nothing is examined any more: a key that is gone must not stand in the way
@@ -402,88 +394,6 @@ func goOn(ctx context.Context, c *console, name string, stop time.Duration, back
 	if err := t.Run(ctx); !errors.Is(err, reprovision.ErrReturned) {
 		return err
 	}
-	fmt.Fprintf(c.out, "%s is as it was before %s %s\n", name, t.Kind, t.ID)
+	fmt.Fprintf(c.out, "%s is as it was before %s %s\n", g.Name, t.Kind, t.ID)
 	return nil
-}
-
-func rollback(ctx context.Context, c *console, name string, o changeOptions) error {
-	g, err := openCreated(name)
-	if err != nil {
-		return err
-	}
-	if _, _, err := reprovision.Pending(g); err == nil {
-		return goOn(ctx, c, name, *o.stop, true)
-	} else if !errors.Is(err, reprovision.ErrNone) {
-		return err
-	}
-	if g, err = lockUnchanged(name, "rempart rollback"); err != nil {
-		return err
-	}
-	defer g.Unlock()
-	last, err := lastChange(g)
-	if err != nil {
-		return err
-	}
-	if err := o.signing.absolute(); err != nil {
-		return err
-	}
-	options, err := transactionOptions(c, g, *o.stop, *o.signing)
-	if err != nil {
-		return err
-	}
-	m, err := options.Store.Find(last.From)
-	if err != nil {
-		return err
-	}
-	p := reprovision.Plan{Kind: reprovision.Rollback, At: time.Now().UTC(), To: last.From, State: reprovision.Restore,
-		Source: last.ID, Size: max(g.State, leastSize(g, m)), Start: !*o.noStart, Patience: *o.timeout,
-		Key: o.signing.file, Password: o.signing.password}
-	have, err := last.HasState(ctx, g.Disks())
-	if err != nil {
-		return err
-	}
-	switch {
-	case g.State == 0:
-		p.State, p.Size = reprovision.None, 0
-	case !have:
-		p.State, p.Source = reprovision.Keep, ""
-	}
-	if *o.dry {
-		return sayPlan(c, g, p, m)
-	}
-	t, err := reprovision.Begin(ctx, g, p, options)
-	if err != nil {
-		return err
-	}
-	return finish(ctx, c, t)
-}
-
-// lastChange is what a rollback takes back: the last change of a guest that stayed, or what `rempart commit` made of
-// its master since, which no state was set aside for.
-func lastChange(g *home.Guest) (*quarantine.Entry, error) {
-	last, err := lastCommitted(g)
-	if err != nil && !errors.Is(err, quarantine.ErrUnknown) {
-		return nil, err // else it would take back another change, and leave the state
-	}
-	if err == nil && last.To == g.Master {
-		return last, nil
-	}
-	if g.Previous != "" {
-		return &quarantine.Entry{From: g.Previous, To: g.Master}, nil
-	}
-	return nil, fmt.Errorf("guest %s: there is no change of it that could be taken back", g.Name)
-}
-
-// lastCommitted is the last change of a guest that stayed.
-func lastCommitted(g *home.Guest) (*quarantine.Entry, error) {
-	all, err := quarantine.List(g.Dir)
-	if err != nil {
-		return nil, err
-	}
-	for i := len(all) - 1; i >= 0; i-- {
-		if all[i].Outcome == quarantine.Committed {
-			return all[i], nil
-		}
-	}
-	return nil, fmt.Errorf("guest %s: %w", g.Name, quarantine.ErrUnknown)
 }

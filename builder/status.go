@@ -13,6 +13,7 @@ import (
 
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/keeper"
+	"rempart/builder/guest/progress"
 	"rempart/builder/guest/reprovision"
 	"rempart/builder/guest/running"
 	"rempart/builder/guest/storage"
@@ -37,6 +38,8 @@ type guestStatus struct {
 	Accel    string     `json:"accel,omitempty"`
 	Dir      string     `json:"dir"`
 	Pending  string     `json:"pending,omitempty"` // the change that is not over, and how far it is
+	// AtWork is the command that is at work on the guest and that can be watched.
+	AtWork *progress.Work `json:"at_work,omitempty"`
 	// LastEnd tells how the last run ended, of a guest that does not run.
 	LastEnd *home.Ended `json:"last_end,omitempty"`
 	Problem []string    `json:"problems,omitempty"`
@@ -66,6 +69,10 @@ func statusOf(ctx context.Context, g *home.Guest) guestStatus {
 	if p, last, err := reprovision.Pending(g); err == nil {
 		s.Pending = fmt.Sprintf("%s %s to master %.12s, last step: %s", p.Kind, p.ID, p.To, printable(last))
 	} else if !errors.Is(err, reprovision.ErrNone) {
+		problem(err)
+	}
+	var err error
+	if s.AtWork, err = progress.Now(g.Dir); err != nil {
 		problem(err)
 	}
 	r, err := g.Running()
@@ -149,7 +156,14 @@ func printStatus(out io.Writer, s guestStatus) error {
 	if s.Previous != "" {
 		line("previous", "%.12s", s.Previous)
 	}
-	if s.Pending != "" {
+	switch {
+	case s.AtWork != nil:
+		line("AT WORK", "%s, process %d, for %v; rempart watch %s", printable(s.AtWork.Command), s.AtWork.PID,
+			time.Since(s.AtWork.Began).Round(time.Second), s.Name)
+		if s.Pending != "" {
+			line("", "%s", s.Pending)
+		}
+	case s.Pending != "":
 		line("PENDING", "%s; rempart resume %s, or rempart rollback %[2]s", s.Pending, s.Name)
 	}
 	if s.State > 0 {

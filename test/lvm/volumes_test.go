@@ -285,7 +285,7 @@ func backups(t *testing.T, v storage.Volumes) {
 	path, release, err := g.Disks().Snapshot(ctx)
 	if err == nil {
 		write(t, g.StateDisk(), []byte("written meanwhile"), 0)
-		err = errors.Join(backup.Write(ctx, &file, g, path), release())
+		err = errors.Join(backup.Write(ctx, &file, g, path, func(done, total int64) {}), release())
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -232,28 +232,49 @@ func (f *family) elsewhere(t *testing.T) *family {
 	return there
 }
 
-// losesTerminal has what is under way finished by a command whose terminal is gone as soon as it has the guest's lock.
+// losesTerminal has what is under way finished by a command whose terminal is gone as soon as it has the guest's lock,
+// as is whoever read its words. How it ended is learnt by watching it, in two other terminals.
 func (f *family) losesTerminal(t *testing.T) {
 	t.Helper()
-	s := newScreen()
+	f.do(t, 1, "rempart resume fw", "watch", "fw") // the one that was killed
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
 	cmd := f.command("resume", "fw")
-	cmd.Stdout, cmd.Stderr = s, s
+	cmd.Stdout, cmd.Stderr = write, write
 	p := start(t, cmd)
-	lock := filepath.Join(f.dir, "guests", "fw", "lock")
-	for deadline := time.Now().Add(rig.Patience); ; time.Sleep(time.Millisecond) {
-		if b, err := os.ReadFile(lock); err == nil && strings.Contains(string(b), "rempart resume") {
-			break
+	write.Close()
+	for _, at := range []string{"lock", "progress"} {
+		file := filepath.Join(f.dir, "guests", "fw", at)
+		for deadline := time.Now().Add(rig.Patience); ; time.Sleep(time.Millisecond) {
+			if b, err := os.ReadFile(file); err == nil && strings.Contains(string(b), "rempart resume") {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s does not say that rempart resume is at work", file)
+			}
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("rempart resume did not take the lock:\n%s", s)
+		if at == "lock" {
+			if err := cmd.Process.Signal(unix.SIGHUP); err != nil {
+				t.Error(err)
+			}
+			read.Close()
 		}
 	}
-	if err := cmd.Process.Signal(unix.SIGHUP); err != nil {
-		t.Error(err)
+	other := newScreen()
+	watching := f.command("watch", "fw")
+	watching.Stdout, watching.Stderr = other, other
+	second := start(t, watching)
+	f.do(t, 0, "READY on master", "watch", "fw")
+	if code := second.exit(t, other); code != 0 || !strings.Contains(other.String(), "starting fw on master") {
+		t.Errorf("the second watcher = %d\n%s\nwant 0, and what was done", code, other)
 	}
-	if code := p.exit(t, s); code != 0 || !strings.Contains(s.String(), "READY") {
-		t.Errorf("rempart resume that lost its terminal = %d\n%s\nwant 0 and READY", code, s)
+	if code := p.exit(t, other); code < 0 {
+		t.Errorf("rempart resume that lost its terminal = %v; want it ended by itself", cmd.ProcessState)
 	}
+	f.do(t, 0, "ready", "list")
 }
 
 // movesHouse writes the stopped guest as one file, and makes the same guest of it in another home with another store.

@@ -62,15 +62,23 @@ const (
 var ErrDamaged = errors.New("no whole backup")
 
 // Write writes a guest, which must be locked, with the state disk that is at path: its own while it does not run, or a
-// snapshot of that.
-func Write(ctx context.Context, w io.Writer, g *home.Guest, state string) error {
+// snapshot of that. It tells how many of how many bytes have been read, each byte of a disk twice.
+func Write(ctx context.Context, w io.Writer, g *home.Guest, state string, tell func(done, total int64)) error {
 	a := about{Format: Format, Guest: g.Description}
+	read := reading{tell: tell}
 	disks := []struct{ name, path string }{{identityName, g.Identity()}}
 	if g.State > 0 {
 		disks = append(disks, struct{ name, path string }{stateName, state})
 	}
 	for _, d := range disks {
-		sum, err := digestOf(ctx, d.path)
+		size, err := storage.Length(d.path)
+		if err != nil {
+			return err
+		}
+		read.total += 2 * size // its digest stands before it
+	}
+	for _, d := range disks {
+		sum, err := read.digestOf(ctx, d.path)
 		if err != nil {
 			return err
 		}
@@ -91,7 +99,7 @@ func Write(ctx context.Context, w io.Writer, g *home.Guest, state string) error 
 	}
 	for _, d := range disks {
 		if err == nil {
-			err = putFile(ctx, archive, d.name, d.path)
+			err = read.put(ctx, archive, d.name, d.path)
 		}
 	}
 	if err == nil {
@@ -100,14 +108,32 @@ func Write(ctx context.Context, w io.Writer, g *home.Guest, state string) error 
 	return errors.Join(err, packed.Close())
 }
 
-func digestOf(ctx context.Context, path string) (d digest, err error) {
+// reading tells how far it is with all disks.
+type reading struct {
+	done, total int64
+	tell        func(done, total int64)
+}
+
+// of reads a disk, until ctx ends.
+func (r *reading) of(ctx context.Context, disk io.Reader) io.Reader {
+	return io.TeeReader(files.Interruptible(ctx, disk), r)
+}
+
+// Write implements io.Writer for what was read.
+func (r *reading) Write(b []byte) (int, error) {
+	r.done += int64(len(b))
+	r.tell(r.done, r.total)
+	return len(b), nil
+}
+
+func (r *reading) digestOf(ctx context.Context, path string) (d digest, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return d, err
 	}
 	defer f.Close()
 	h := sha256.New()
-	d.Size, err = io.Copy(h, files.Interruptible(ctx, f))
+	d.Size, err = io.Copy(h, r.of(ctx, f))
 	d.SHA256 = hex.EncodeToString(h.Sum(nil))
 	return d, err
 }
@@ -121,7 +147,7 @@ func put(archive *tar.Writer, name string, size int64, content io.Reader) error 
 	return err
 }
 
-func putFile(ctx context.Context, archive *tar.Writer, name, path string) error {
+func (r *reading) put(ctx context.Context, archive *tar.Writer, name, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -131,7 +157,7 @@ func putFile(ctx context.Context, archive *tar.Writer, name, path string) error 
 	if err != nil {
 		return err
 	}
-	return put(archive, name, size, files.Interruptible(ctx, f))
+	return put(archive, name, size, r.of(ctx, f))
 }
 
 // Reader reads a backup.

@@ -63,12 +63,24 @@ func restore(b []byte, dir string) (d home.Description, identity, state []byte, 
 	return r.Guest(), identity, state, err
 }
 
+func untold(done, total int64) {}
+
 func TestBackup(t *testing.T) {
 	for _, size := range []int64{0, 1 << 20, 20<<20 + 4096} {
 		g := stopped(t, size)
 		var b bytes.Buffer
-		if err := Write(t.Context(), &b, g, g.StateDisk()); err != nil {
+		var last, all int64
+		tell := func(done, total int64) {
+			if done <= last || done > total {
+				t.Errorf("it tells %d of %d bytes after %d; want more, and no more than all", done, total, last)
+			}
+			last, all = done, total
+		}
+		if err := Write(t.Context(), &b, g, g.StateDisk(), tell); err != nil {
 			t.Fatal(err)
+		}
+		if want := 2 * (size + int64(len("identity"))); last != want || all != want {
+			t.Errorf("at the end it has told %d of %d bytes; want %d", last, all, want)
 		}
 		dir := t.TempDir()
 		d, identity, state, err := restore(b.Bytes(), dir)
@@ -99,7 +111,7 @@ func TestBackup(t *testing.T) {
 func TestDamaged(t *testing.T) {
 	g := stopped(t, 1<<20)
 	var b bytes.Buffer
-	if err := Write(t.Context(), &b, g, g.StateDisk()); err != nil {
+	if err := Write(t.Context(), &b, g, g.StateDisk(), untold); err != nil {
 		t.Fatal(err)
 	}
 	want, err := os.ReadFile(g.StateDisk())
@@ -132,7 +144,7 @@ func TestDamaged(t *testing.T) {
 func FuzzOpen(f *testing.F) {
 	var b bytes.Buffer
 	g := stopped(f, 4096)
-	if err := Write(context.Background(), &b, g, g.StateDisk()); err != nil {
+	if err := Write(context.Background(), &b, g, g.StateDisk(), untold); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(b.Bytes())

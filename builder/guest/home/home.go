@@ -10,6 +10,7 @@
 //	NAME/identity.raw   its identity disk
 //	NAME/volumes        where in LVM the state disk of a removed guest is; one of LVM has no state.raw
 //	NAME/keeper.log     what the process said that kept it last
+//	NAME/progress       what the command says that is at work on it for long, or said last
 //
 // Other folders in it belong to the packages that make them. The master is not here but in a store, by its digest; the
 // store is told which homes use it.

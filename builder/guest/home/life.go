@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rempart/builder/files"
+	"rempart/builder/guest/progress"
 	"rempart/builder/guest/quarantine"
 	"rempart/builder/guest/running"
 	"rempart/builder/guest/storage"
@@ -152,7 +153,7 @@ func (g *Guest) Remove(ctx context.Context, data bool) error {
 	if data {
 		return g.clear(ctx)
 	}
-	for _, name := range []string{runningFile, endedFile, keeperLogFile} {
+	for _, name := range []string{runningFile, endedFile, keeperLogFile, progress.File} {
 		if err := os.Remove(filepath.Join(g.Dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
