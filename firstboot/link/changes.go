@@ -187,6 +187,9 @@ const lifetimeSlack = 3 * time.Second
 //
 // What the kernel makes by itself is left alone: routes of protocol kernel, and link-local IPv6 addresses. All else
 // on a wanted interface that is not wanted goes.
+//
+// Ports leave bridges and VLANs before any joins: of two that change places, the first would otherwise meet the other
+// where neither what was nor what is wanted has them together, and a bridge asks no policy.
 func Changes(have, want []Interface) []Change {
 	out := renames(have, want)
 	byIndex := map[int]Interface{}
@@ -199,6 +202,7 @@ func Changes(have, want []Interface) []Change {
 			renamedDown[c.Index] = true
 		}
 	}
+	var all []differ
 	for _, w := range want {
 		h, ok := byIndex[w.Index]
 		if !ok {
@@ -206,6 +210,13 @@ func Changes(have, want []Interface) []Change {
 		}
 		h.Up = h.Up && !renamedDown[h.Index]
 		d := differ{have: h, want: w}
+		d.leave()
+		out = append(out, d.out...)
+		d.out = nil
+		all = append(all, d)
+	}
+	for _, d := range all {
+		w := d.want
 		d.interfaceItself()
 		if !w.Kept {
 			d.addresses()
@@ -240,9 +251,6 @@ func (d *differ) interfaceItself() {
 		d.add(Change{Kind: SetDown})
 		d.have.Up = false
 	}
-	if joins && h.Master != 0 {
-		d.add(Change{Kind: SetMaster})
-	}
 	if mac {
 		d.add(Change{Kind: SetMAC, MAC: w.MAC})
 	}
@@ -261,8 +269,20 @@ func (d *differ) interfaceItself() {
 	if joins && w.Master != 0 {
 		d.add(Change{Kind: SetMaster, Master: w.Master})
 	}
-	d.vlans(joins)
+	d.joinVLANs()
 	d.tunnel()
+}
+
+// leave ends what the interface is a member of and is not to be.
+func (d *differ) leave() {
+	if d.want.Master != d.have.Master && !d.want.Kept {
+		if d.have.Master != 0 {
+			d.add(Change{Kind: SetMaster})
+		}
+		// What joins a bridge has no VLAN yet: bridges are made without a default one.
+		d.have.VLANs = nil
+	}
+	d.leaveVLANs()
 }
 
 // settings are those of the NIC and of the kernel's queue before it.

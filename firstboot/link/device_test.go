@@ -136,7 +136,7 @@ func TestMembers(t *testing.T) {
 	}
 	have[0].Master = 13 // a stranger moved it
 	have[0].MTU = 9000
-	if got := find(Changes(have, want), 1); !slices.Equal(got, []string{"p1: down", "p1: leave what it is a member of",
+	if got := find(Changes(have, want), 1); !slices.Equal(got, []string{"p1: leave what it is a member of", "p1: down",
 		"p1: member of interface 10", "p1: up"}) {
 		t.Errorf("p1 in another's bridge: %q; want it back in its bond", got)
 	}

@@ -81,6 +81,45 @@ func routing(p *profiles.Profile) Routing {
 	return out
 }
 
+// metricLost is behind every other route there can be (rtm priorities are 32 bits).
+const metricLost = math.MaxUint32
+
+// withoutLink are routes to nowhere for what the profile says is reached by a link, behind those by the link itself:
+// while it is not there, pulled or made anew, packets for it must not leave by the default route. The policy would stop
+// new connections, as their destination belongs to the link that has gone; but not those that were let through to it,
+// nor what the guest itself sends. With one link there is no other to leave by.
+func withoutLink(links []Link) (out []Route) {
+	if len(links) < 2 {
+		return nil
+	}
+	taken := map[slot]bool{}
+	for _, l := range links {
+		for _, r := range l.Routes {
+			taken[r.slot()] = true
+		}
+	}
+	lost := func(p netip.Prefix) {
+		r := Route{Dst: p.Masked(), Dead: profiles.Unreachable, Metric: metricLost, Protocol: ProtocolStatic}
+		if !taken[r.slot()] {
+			taken[r.slot()] = true
+			out = append(out, r)
+		}
+	}
+	for _, l := range links {
+		for _, a := range l.Addresses {
+			if !a.IsSingleIP() && !a.Addr().IsLinkLocalUnicast() {
+				lost(a)
+			}
+		}
+		for _, r := range l.Routes {
+			if r.Table == 0 && r.Dst.Bits() > 0 {
+				lost(r.Dst)
+			}
+		}
+	}
+	return out
+}
+
 // staticRoute is a route of the profile.
 func staticRoute(r profiles.Route) Route {
 	return Route{Dst: r.To, Table: r.Table, Dead: r.Type, Gateway: r.Via, OnLink: r.OnLink, Source: r.Source,
@@ -97,11 +136,12 @@ func policyRouted(p *profiles.Profile) bool {
 
 // RoutingChanges lists what makes have into want: what comes before changes of links, and what comes after. It is pure,
 // and empty for a state and itself. Routes to nowhere come first and go last: a link has its subnet of a larger prefix
-// before another has, and what is for the other must not leave by the default route meanwhile. Rules are added before
-// others are removed, so that no packet falls between them to the main table.
+// before another has, and what is for the other must not leave by the default route meanwhile. So are rules there
+// before any link is up, which the kernel takes before there are the links they name: what a rule sends to a tunnel,
+// or to nowhere while there is no tunnel, must not leave by the main table's default route meanwhile. And they are
+// added before others are removed, so that no packet falls between them to the main table.
 func RoutingChanges(have, want Routing) (before, after []Change) {
 	const nobody = "routing"
-	var remove []Change
 	for _, r := range want.Dead {
 		if !slices.Contains(have.Dead, r) {
 			before = append(before, Change{Kind: AddRoute, Link: nobody, Route: r})
@@ -109,21 +149,23 @@ func RoutingChanges(have, want Routing) (before, after []Change) {
 	}
 	for _, r := range want.Rules {
 		if !slices.Contains(have.Rules, r) {
-			after = append(after, Change{Kind: AddRule, Link: nobody, Rule: r})
+			before = append(before, Change{Kind: AddRule, Link: nobody, Rule: r})
 		}
 	}
 	for _, r := range have.Rules {
 		if !slices.Contains(want.Rules, r) {
-			remove = append(remove, Change{Kind: DeleteRule, Link: nobody, Rule: r})
+			after = append(after, Change{Kind: DeleteRule, Link: nobody, Rule: r})
 		}
 	}
 	for _, r := range have.Dead {
-		replaced := slices.ContainsFunc(before, func(c Change) bool { return c.Route.slot() == r.slot() })
+		replaced := slices.ContainsFunc(before, func(c Change) bool {
+			return c.Kind == AddRoute && c.Route.slot() == r.slot()
+		})
 		if !replaced && r.Protocol != ProtocolKernel && !slices.Contains(want.Dead, r) {
-			remove = append(remove, Change{Kind: DeleteRoute, Link: nobody, Route: r})
+			after = append(after, Change{Kind: DeleteRoute, Link: nobody, Route: r})
 		}
 	}
-	return before, append(after, remove...)
+	return before, after
 }
 
 // routeTypes are the kernel's numbers, rtnetlink(7).

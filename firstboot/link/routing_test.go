@@ -16,7 +16,7 @@ func TestRoutingChanges(t *testing.T) {
 	kernels.Protocol = ProtocolKernel
 	other := nowhere("2001:db8::/56", metricUnused)
 	other.Dead = profiles.Blackhole
-	rule := Rule{Priority: 100, Table: 7}
+	rule, later := Rule{Priority: 100, Table: 7}, Rule{Priority: 101, Table: 7}
 	change := func(k Kind, r Route) Change { return Change{Kind: k, Link: "routing", Route: r} }
 	ruled := func(k Kind) Change { return Change{Kind: k, Link: "routing", Rule: rule} }
 	unused := nowhere("2001:db8::/56", metricUnused)
@@ -35,7 +35,9 @@ func TestRoutingChanges(t *testing.T) {
 			want:   Routing{Dead: []Route{nowhere("2001:db8:100::/56", metricUnused)}},
 			before: []Change{change(AddRoute, nowhere("2001:db8:100::/56", metricUnused))},
 			after:  []Change{ruled(DeleteRule), change(DeleteRoute, unused)}},
-		"ruled": {want: Routing{Rules: []Rule{rule}}, after: []Change{ruled(AddRule)}},
+		"ruled": {want: Routing{Rules: []Rule{rule}}, before: []Change{ruled(AddRule)}},
+		"ruled otherwise": {have: Routing{Rules: []Rule{rule}}, want: Routing{Rules: []Rule{later}},
+			before: []Change{{Kind: AddRule, Link: "routing", Rule: later}}, after: []Change{ruled(DeleteRule)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before, after := RoutingChanges(tt.have, tt.want)

@@ -247,10 +247,10 @@ func (r *runner) converge(ctx context.Context) (time.Duration, error) {
 		}
 		wanted := r.plan.Routing
 		wanted.Dead = slices.Concat(wanted.Dead, unused(r.plan, v.assigned, learnt.Given6, r.uplinks.now()))
-		nowhere, ruled := RoutingChanges(routing, wanted)
-		changes := slices.Concat(nowhere, v.found.Remove, Changes(have, want), v.found.Create)
-		if len(v.found.Create) == 0 { // rules name links
-			changes = append(changes, ruled...)
+		before, after := RoutingChanges(routing, wanted)
+		changes := slices.Concat(before, v.found.Remove, Changes(have, want), v.found.Create)
+		if len(v.found.Create) == 0 { // what is made has its routes in the next pass
+			changes = append(changes, after...)
 		}
 		if again && pass == 1 {
 			changes = append(duplicates(have, want), changes...)

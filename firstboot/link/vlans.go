@@ -86,42 +86,46 @@ func entries(table []VLANs) []VLANs {
 	return normal(slices.DeleteFunc(slices.Clone(table), func(v VLANs) bool { return v.First == 0 }))
 }
 
-// vlans takes foreign VLANs from a port, then gives it those it lacks. What joins a bridge has none yet: no port is in
-// a VLAN that nobody gave it, for bridges are made without a default one.
-func (d *differ) vlans(joins bool) {
-	h, w := d.have, d.want
-	if w.Kept || w.Claim == "" || w.Bridging == nil && w.Master == 0 {
-		return // the last: its bridge is not there yet
-	}
-	if joins {
-		h.VLANs = nil
-	}
-	if slices.Equal(h.VLANs, w.VLANs) {
-		return
-	}
-	var had, add, remove [maxVLAN + 1]VLANs
-	each := func(list []VLANs, do func(VLANs)) {
-		for _, v := range list {
-			for id := v.First; id <= v.Last; id++ {
-				do(VLANs{First: id, Last: id, Untagged: v.Untagged, PVID: v.PVID})
-			}
+// onVLANs tells whether an interface may have VLANs: it is a bridge, or a port of one that is there.
+func (w Interface) onVLANs() bool {
+	return !w.Kept && w.Claim != "" && (w.Bridging != nil || w.Master != 0)
+}
+
+// each does something with the VLANs of a list one by one.
+func each(list []VLANs, do func(VLANs)) {
+	for _, v := range list {
+		for id := v.First; id <= v.Last; id++ {
+			do(VLANs{First: id, Last: id, Untagged: v.Untagged, PVID: v.PVID})
 		}
 	}
-	each(h.VLANs, func(v VLANs) { had[v.First] = v; remove[v.First] = v })
-	each(w.VLANs, func(v VLANs) {
-		remove[v.First] = VLANs{}
+}
+
+// leaveVLANs takes foreign VLANs from a port.
+func (d *differ) leaveVLANs() {
+	if !d.want.onVLANs() {
+		return
+	}
+	var remove [maxVLAN + 1]VLANs
+	each(d.have.VLANs, func(v VLANs) { remove[v.First] = VLANs{First: v.First, Last: v.First} })
+	each(d.want.VLANs, func(v VLANs) { remove[v.First] = VLANs{} })
+	if list := entries(remove[:]); len(list) > 0 {
+		d.add(Change{Kind: DeleteVLANs, VLANs: list, Self: d.want.Bridging != nil})
+	}
+}
+
+// joinVLANs gives a port the VLANs it lacks.
+func (d *differ) joinVLANs() {
+	if !d.want.onVLANs() {
+		return
+	}
+	var had, add [maxVLAN + 1]VLANs
+	each(d.have.VLANs, func(v VLANs) { had[v.First] = v })
+	each(d.want.VLANs, func(v VLANs) {
 		if had[v.First] != v {
 			add[v.First] = v
 		}
 	})
-	self := w.Bridging != nil
-	if list := entries(remove[:]); len(list) > 0 {
-		for i := range list {
-			list[i].PVID, list[i].Untagged = false, false
-		}
-		d.add(Change{Kind: DeleteVLANs, VLANs: normal(list), Self: self})
-	}
 	if list := entries(add[:]); len(list) > 0 {
-		d.add(Change{Kind: AddVLANs, VLANs: list, Self: self})
+		d.add(Change{Kind: AddVLANs, VLANs: list, Self: d.want.Bridging != nil})
 	}
 }

@@ -63,6 +63,35 @@ func TestVLANChanges(t *testing.T) {
 	}
 }
 
+// TestPortsChangePlaces: two ports that change their VLANs, or their bridges, are never together in one on the way.
+func TestPortsChangePlaces(t *testing.T) {
+	port := func(index int, name string, master, vlan int) Interface {
+		i := Interface{Index: index, Name: name, Claim: name, Master: master, Up: true}
+		if vlan > 0 {
+			i.VLANs = []VLANs{{First: vlan, Last: vlan, PVID: true, Untagged: true}}
+		}
+		return i
+	}
+	for name, c := range map[string]struct {
+		have, want []Interface
+		changes    []string
+	}{
+		"VLANs": {[]Interface{port(2, "p", 7, 10), port(3, "q", 7, 20)},
+			[]Interface{port(2, "p", 7, 20), port(3, "q", 7, 10)},
+			[]string{"p: remove VLANs 10", "q: remove VLANs 20", "p: VLANs 20 pvid untagged", "q: VLANs 10 pvid untagged"}},
+		"bridges": {[]Interface{port(2, "p", 7, 0), port(3, "q", 8, 0)}, []Interface{port(2, "p", 8, 0), port(3, "q", 7, 0)},
+			[]string{"p: leave what it is a member of", "q: leave what it is a member of", "p: member of interface 8",
+				"q: member of interface 7"}},
+		"one bridge is left": {[]Interface{port(2, "p", 7, 10), port(3, "q", 8, 10)}, []Interface{port(2, "p", 8, 10),
+			port(3, "q", 0, 0)}, []string{"p: leave what it is a member of", "q: leave what it is a member of",
+			"p: member of interface 8", "p: VLANs 10 pvid untagged"}},
+	} {
+		if got := texts(Changes(c.have, c.want)); !slices.Equal(got, c.changes) {
+			t.Errorf("%s: %q; want %q", name, got, c.changes)
+		}
+	}
+}
+
 // TestPortWithoutBridge: a port whose bridge is not made yet cannot be in a VLAN.
 func TestPortWithoutBridge(t *testing.T) {
 	have := Interface{Index: 2, Name: "p", Claim: "p"}

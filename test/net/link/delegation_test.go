@@ -108,10 +108,10 @@ func (l *lab) of(space string, filter ...string) string {
 	return l.in(space, append([]string{"ip", "-6", "-o", "address", "show", "scope", "global"}, filter...)...)
 }
 
-// monitor6 starts ip(8) telling of what changes in the firewall's IPv6, and returns once it listens.
-func (l *lab) monitor6(what ...string) *process {
+// monitor starts ip(8) telling of what changes of a family in the firewall, and returns once it listens.
+func (l *lab) monitor(family string, what ...string) *process {
 	l.t.Helper()
-	p := l.background("fw", append([]string{"ip", "-6", "monitor"}, what...)...)
+	p := l.background("fw", append([]string{"ip", family, "monitor"}, what...)...)
 	subscribed := regexp.MustCompile(fmt.Sprintf(`(?m)^\S+ +0 +%d +0*[1-9a-f]`, p.cmd.Process.Pid))
 	l.eventually("the monitor to listen", patience, func() bool {
 		return subscribed.MatchString(l.in("fw", "cat", "/proc/net/netlink"))
@@ -126,7 +126,7 @@ const learnTime = 15 * time.Second
 func TestDelegation(t *testing.T) {
 	l := delegationLab(t)
 	server := l.pdServer("2001:db8:100::", 600, 200)
-	monitor := l.monitor6("address", "route")
+	monitor := l.monitor("-6", "address", "route")
 	started := time.Now()
 	g := l.start(delegating())
 	l.startChild("ra", delegating(), raUser, raGrant)

@@ -197,7 +197,7 @@ func TestDownstream(t *testing.T) {
 
 	// Killed and started again, neither child takes a route away. An announcement of one that went would be here.
 	ways := strings.Join(l.waysOf(), "\n")
-	monitor := l.monitor6("route")
+	monitor := l.monitor("-6", "route")
 	g.kill(syscall.SIGKILL)
 	d.kill(syscall.SIGKILL)
 	g = l.start(p)

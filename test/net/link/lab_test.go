@@ -427,12 +427,13 @@ func (l *lab) addresses(dev string) []string {
 	return got
 }
 
-// routes are what ip(8) says are the guest's routes of a family, kernel's own left out.
+// routes are what ip(8) says are the guest's routes of a family. The kernel's own are left out, and those for what
+// belongs to a link that has gone.
 func (l *lab) routes(family string) []string {
 	l.t.Helper()
 	var got []string
 	for line := range strings.Lines(l.in("fw", "ip", family, "route", "show")) {
-		if !strings.Contains(line, "proto kernel") {
+		if !strings.Contains(line, "proto kernel") && !strings.Contains(line, "metric 4294967295") {
 			got = append(got, strings.Join(strings.Fields(line), " "))
 		}
 	}

@@ -50,6 +50,13 @@ var wantRouting = []string{
 	"fd05::/48 via fd00:192:168::1 dev lan0 proto static src fd00:192:168::101 metric 100 pref medium",
 	"prohibit fd66::/16 dev lo proto static metric 100 pref medium",
 	"unreachable 10.0.0.0/8 proto static metric 100",
+	"unreachable 10.5.0.0/16 proto static metric 4294967295", // from here on should the link be gone
+	"unreachable 10.6.0.1 proto static metric 4294967295",
+	"unreachable 10.7.0.0/16 proto static metric 4294967295",
+	"unreachable 10.9.0.0/24 proto static metric 4294967295",
+	"unreachable 192.168.0.0/24 proto static metric 4294967295",
+	"unreachable fd00:192:168::/64 dev lo proto static metric 4294967295 pref medium",
+	"unreachable fd05::/48 dev lo proto static metric 4294967295 pref medium",
 }
 
 var wantRules = []string{
@@ -85,8 +92,21 @@ func (l *lab) routing() (routes, rules []string) {
 
 func TestRoutesAndRules(t *testing.T) {
 	l := homeLab(t)
+	monitor := l.monitor("-4", "route", "rule")
 	g := l.start(routed())
 	g.waitReady()
+	// What a rule sends elsewhere, and what leads nowhere, must not leave by the default route meanwhile.
+	const first, last = "default via 203.0.113.1", "1000:"
+	l.eventually("rules and default route to be told of", patience, func() bool {
+		told := monitor.out.String()
+		return strings.Contains(told, first) && strings.Contains(told, last)
+	})
+	told, _, _ := strings.Cut(monitor.out.String(), first)
+	for _, want := range []string{"1000:", "1002:", "blackhole 10.66.0.0/16", "unreachable 10.9.0.0/24"} {
+		if !strings.Contains(told, want) {
+			t.Errorf("%s is told of after the default route:\n%s", want, monitor.out.String())
+		}
+	}
 	routes, rules := l.routing()
 	if !slices.Equal(routes, wantRouting) {
 		t.Errorf("routes are\n%s\nwant\n%s", strings.Join(routes, "\n"), strings.Join(wantRouting, "\n"))
@@ -125,6 +145,7 @@ func TestRoutesAndRules(t *testing.T) {
 		{"ip", "-6", "route", "del", "prohibit", "fd66::/16"},
 		{"ip", "route", "add", "blackhole", "10.67.0.0/16"},
 		{"ip", "-6", "route", "add", "unreachable", "fd67::/48"},
+		{"ip", "route", "del", "unreachable", "10.9.0.0/24", "metric", "4294967295"},
 		{"ip", "route", "add", "10.8.0.0/16", "dev", "dmz0", "table", "77"},
 		{"ip", "route", "flush", "table", "100"},
 		{"ip", "address", "del", "10.9.0.1/24", "dev", "dmz0"},

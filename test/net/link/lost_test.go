@@ -1,0 +1,99 @@
+package link_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"testing"
+
+	"rempart/firstboot/contract"
+	"rempart/firstboot/filter"
+	"rempart/profiles"
+	"rempart/test/netns"
+)
+
+// parsed is the profile of a YAML text.
+func parsed(t *testing.T, text string) *profiles.Profile {
+	t.Helper()
+	p, err := profiles.Parse("profile.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// load puts a profile's policy in force in the firewall, as a text by nft(8).
+func (l *lab) load(p *profiles.Profile) {
+	l.t.Helper()
+	rules, err := filter.Compile(p)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	file := filepath.Join(l.root, "policy")
+	if err := os.WriteFile(file, []byte(rules.Text()), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	l.in("fw", netns.Tool(l.t, "nft", "nftables"), "-f", file)
+}
+
+const threeLegs = `rempart: 1
+name: fw-1
+admin: none
+links:
+  wan:
+    mac: "02:00:00:00:00:0a"
+    address: [203.0.113.1/24, "2001:db8:1::1/64"]
+    gateway: [203.0.113.254, "2001:db8:1::fe"]
+  dmz: {mac: "02:00:00:00:00:0b", address: [10.0.2.1/24, "fd00:2::1/64"]}
+  lan: {mac: "02:00:00:00:00:0c", address: [10.0.1.1/24, "fd00:1::1/64"], routes: [{to: 10.1.0.0/16, via: 10.0.1.10}]}
+zones: {internet: wan, dmz: dmz, lan: lan}
+policy: [dmz -> lan: any, dmz -> internet: any]
+`
+
+// What is for a link that has gone does not leave by the default route, also where it belongs to a connection that
+// was let through to that link.
+func TestLostLinkKeepsItsPackets(t *testing.T) {
+	p := parsed(t, threeLegs)
+	l := newLab(t, "outside", "server", "inside")
+	l.wire("eth0", "02:00:00:00:00:0a", "outside", "o0", "203.0.113.254/24", "2001:db8:1::fe/64")
+	l.wire("eth1", "02:00:00:00:00:0b", "server", "s0", "10.0.2.10/24", "fd00:2::10/64")
+	plug := func() {
+		l.wire("eth2", "02:00:00:00:00:0c", "inside", "i0", "10.0.1.10/24", "fd00:1::10/64")
+		l.in("inside", "ip", "address", "replace", "10.1.0.1/32", "dev", "lo")
+		l.in("inside", "ip", "route", "add", "default", "via", "10.0.1.1")
+		l.in("inside", "ip", "route", "add", "default", "via", "fd00:1::1")
+	}
+	plug()
+	l.in("server", "ip", "route", "add", "default", "via", "10.0.2.1")
+	l.in("server", "ip", "route", "add", "default", "via", "fd00:2::1")
+	l.load(p)
+	l.in("outside", "nft", `table inet count {
+	counter leaked {}
+	chain arrived {
+		type filter hook prerouting priority 0
+		ip daddr { 10.0.1.0/24, 10.1.0.0/16 } counter name leaked
+		ip6 daddr fd00:1::/64 counter name leaked
+	}
+}`)
+	g := l.start(p)
+	g.waitReady()
+	ping := netns.Tool(t, "ping", "iputils-ping")
+	for _, host := range []string{"10.0.1.10", "10.1.0.1", "fd00:1::10"} {
+		l.in("server", ping, "-c1", "-W20", host)
+		l.background("server", ping, "-qi0.02", host)
+	}
+	for range 3 {
+		l.in("fw", "ip", "link", "del", "lan")
+		g.waitLink("lan", "gone", func(r contract.LinkReport) bool { return !r.Up })
+		l.in("server", "sh", "-c", "! "+ping+" -qi0.02 -c20 -W1 10.0.1.10") // the others go on meanwhile
+		plug()
+		g.waitLink("lan", "back", func(r contract.LinkReport) bool { return r.Up && r.Error == "" })
+		l.in("server", ping, "-c1", "-W20", "10.0.1.10")
+	}
+	text := l.in("outside", "nft", "list", "counter", "inet", "count", "leaked")
+	n, err := strconv.Atoi(regexp.MustCompile(`packets (\d+)`).FindStringSubmatch(text)[1])
+	if err != nil || n > 0 {
+		t.Errorf("%d packets for a link that had gone left by the default route; want none", n)
+	}
+}
