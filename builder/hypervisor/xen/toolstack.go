@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -244,29 +242,13 @@ func (t Toolstack) Commands(ctx context.Context, name string) (io.ReadWriteClose
 	}
 	open := t.Store
 	if open == nil {
-		open = dom0Store
+		open = func() (io.ReadWriteCloser, error) { return dom0Store(ctx, xenstoreSocket, xenstore.Device) }
 	}
 	f, err := open()
 	if err != nil {
 		return nil, fmt.Errorf("xenstore, which only a Xen host's root reaches: %w", err)
 	}
 	return xenstore.Dial(ctx, xenstore.New(f), xenstore.DomainPath(id))
-}
-
-// xenstored's socket, where it runs in dom0 (xenstored(8)).
-const xenstoreSocket = "/run/xenstored/socket"
-
-// dom0Store connects as Xen's own tools do: by the socket of xenstored, and where that runs elsewhere by the device.
-func dom0Store() (io.ReadWriteCloser, error) {
-	conn, err := net.Dial("unix", xenstoreSocket)
-	if err == nil {
-		return conn, nil
-	}
-	f, errDevice := os.OpenFile(xenstore.Device, os.O_RDWR, 0)
-	if errDevice != nil {
-		return nil, errors.Join(err, errDevice)
-	}
-	return f, nil
 }
 
 // Await waits until a guest says that it is ready, and returns its report. One that says FAILED may become ready after
