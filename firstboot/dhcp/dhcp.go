@@ -102,7 +102,16 @@ func run(ctx context.Context, env *child.Env) error {
 	ctx, stop := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	failed := make(chan error, 5)
-	all.Go(func() { feed.Serve(ctx, followers, env.Log); failed <- nil })
+	all.Go(func() {
+		if len(env.Profile.DHCP6) > 0 { // who follows had all names of a process before this one, and is not told of fewer
+			select {
+			case <-server6.Looked():
+			case <-ctx.Done():
+			}
+		}
+		feed.Serve(ctx, followers, env.Log)
+		failed <- nil
+	})
 	all.Go(func() {
 		failed <- onlink.Serve(ctx, links, env.Log, func(ctx context.Context, l onlink.Link) error {
 			return probes.Run(ctx, l, env.Log)

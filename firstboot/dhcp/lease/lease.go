@@ -330,6 +330,28 @@ func (s *Store) anEnded() (a netip.Addr) {
 	return a
 }
 
+// Pass makes the lease that a client has of an address another client's, which is the same machine under another name;
+// what else it is stays. When nobody or somebody else has it nothing changes.
+func (s *Store) Pass(a netip.Addr, from, to string) error {
+	s.mu.Lock()
+	e := s.byAddr[a]
+	switch {
+	case s.closed:
+		s.mu.Unlock()
+		return ErrClosed
+	case len(to) > MaxClient:
+		s.mu.Unlock()
+		return fmt.Errorf("lease of %v: out of bounds", a)
+	case e == nil || e.Client != from:
+		s.mu.Unlock()
+		return nil
+	}
+	l := e.Lease
+	l.Client = to
+	s.set(l)
+	return s.told(func(j *journal) { j.put(l, s.now()) }, nil)
+}
+
 // Remove forgets an address, and calls done as Put does.
 func (s *Store) Remove(a netip.Addr, done func(error)) error {
 	s.mu.Lock()

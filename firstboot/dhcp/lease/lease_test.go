@@ -73,6 +73,43 @@ func put(t *testing.T, s *Store, l Lease) {
 	}
 }
 
+// TestPass: a lease goes to another client as it is, and is that client's after a restart, too; nobody else's goes.
+func TestPass(t *testing.T) {
+	path, c := filepath.Join(t.TempDir(), "leases"), newClock()
+	s, _ := open(t, path, c)
+	l := bound(1, c.wall.Unix()+3600)
+	put(t, s, l)
+	for _, from := range []string{"another", ""} {
+		if err := s.Pass(l.Addr, from, "thief"); err != nil {
+			t.Errorf("Pass from %q = %v; want no error", from, err)
+		}
+	}
+	has(t, s, l)
+	if err := s.Pass(l.Addr, l.Client, strings.Repeat("x", MaxClient+1)); err == nil {
+		t.Error("Pass to a client that is longer than any took place")
+	}
+	if err := s.Pass(l.Addr, l.Client, "printer"); err != nil {
+		t.Errorf("Pass = %v; want no error", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Pass(l.Addr, "printer", "other"); !errors.Is(err, ErrClosed) {
+		t.Errorf("Pass by a closed store = %v; want %v", err, ErrClosed)
+	}
+	former := l.Client
+	s, _ = open(t, path, c)
+	l.Client = "printer"
+	has(t, s, l)
+	if len(s.Of(former)) != 0 || len(s.Of("printer")) != 1 {
+		t.Errorf("leases of who had it: %v, of who has it: %v", s.Of(former), s.Of("printer"))
+	}
+	c.pass(2 * time.Hour)
+	if got := s.Expired(); len(got) != 1 || got[0].Client != "printer" {
+		t.Errorf("Expired() = %v; want the one lease", got)
+	}
+}
+
 func has(t *testing.T, s *Store, want Lease) {
 	t.Helper()
 	if got, ok := s.Get(want.Addr); !ok || got != want {

@@ -42,6 +42,7 @@ func (s *Server) Handle(p Packet, send func(Reply)) {
 	if x.client = ln.clientOf(m); x.client.ignore || len(x.client.id) > lease.MaxClient {
 		return
 	}
+	x.adopt()
 	switch m.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
 		x.discover()
@@ -277,15 +278,14 @@ func (x *exchange) request() {
 	}
 	l, known := x.s.Store.Get(a)
 	switch {
-	case known && l.Client == x.client.id && l.State != lease.Declined && x.mine(sub, a):
-		x.grant(sub, a)
 	case x.link.dhcp.Quiet && !known:
 		// Another server's client.
+	case x.elsewhere(a):
+		x.nak("the profile has another address for you")
+	case known && l.Client == x.client.id && l.State != lease.Declined && x.mine(sub, a):
+		x.grant(sub, a)
 	case known && l.Active(x.now), !x.mine(sub, a), sub.pool.offers[a] != nil:
 		x.nak("the address is not yours")
-	case x.client.host != nil && x.client.host.Address.IsValid() && x.client.host.Address != a &&
-		x.in(x.client.host.Address) != nil:
-		x.nak("the profile has another address for you")
 	default:
 		// Free, and the client says it had it: we have forgotten, or it was long away.
 		x.grant(sub, a)
@@ -343,7 +343,6 @@ func (x *exchange) grant(sub *subnet, a netip.Addr) {
 	if before, known := x.s.Store.Get(a); known && before.Client == l.Client && before.Active(x.now) {
 		l.Since = before.Since
 	}
-	old, moved := x.held(sub)
 	ack := x.reply(dhcpv4.MessageTypeAck, sub, a, term)
 	name, send, on := x.s.Names, x.send, x.packet.Link
 	err := x.s.Store.Put(l, func(err error) {
@@ -369,9 +368,7 @@ func (x *exchange) grant(sub *subnet, a netip.Addr) {
 	}
 	sub.pool.ended.remove(a)
 	delete(sub.pool.back, a)
-	if moved && old.Addr != a && old.Active(x.now) {
-		x.s.free(sub, old, nil) // a client has one address in a subnet
-	}
+	x.leave(sub, a)
 }
 
 // decline is what a client says that finds somebody else at the address.
@@ -387,10 +384,11 @@ func (x *exchange) decline() {
 	}
 	x.s.rarely("decline"+a.String(), "a client found its address in use by somebody else: nobody gets it for a while",
 		"link", x.packet.Link, "address", a, "client", x.m.ClientHWAddr)
-	if x.s.Names != nil {
-		x.s.Names.Gone(a)
-	}
-	x.shun(a)
+	x.shun(a, func(error) { // after what was told of the lease, which may still wait for the disk
+		if x.s.Names != nil {
+			x.s.Names.Gone(a)
+		}
+	})
 }
 
 // forUs tells whether a message names this server, or none.

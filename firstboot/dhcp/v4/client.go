@@ -40,6 +40,7 @@ func (ln *link) addHost(h *profiles.DHCPHost) {
 // client is who sent a message, and what the profile says of it.
 type client struct {
 	id      string // of the lease
+	plain   string // what that is where no profile names the client
 	name    string // as it calls itself
 	host    *profiles.DHCPHost
 	classes []*profiles.DHCPClass
@@ -54,13 +55,13 @@ func (ln *link) clientOf(m *dhcpv4.DHCPv4) client {
 	if h == nil || len(option61) == 0 {
 		h = ln.byMAC[string(m.ClientHWAddr)]
 	}
-	switch {
-	case h != nil:
+	if len(option61) > 1 { // a type and something: RFC 2132 section 9.14
+		c.plain = byClientID + string(option61)
+	} else {
+		c.plain = byHardware + string([]byte{byte(m.HWType)}) + string(m.ClientHWAddr)
+	}
+	if c.id = c.plain; h != nil {
 		c.host, c.id, c.ignore = h.DHCPHost, byName+h.Name, h.Ignore
-	case len(option61) > 1: // a type and something: RFC 2132 section 9.14
-		c.id = byClientID + string(option61)
-	default:
-		c.id = byHardware + string([]byte{byte(m.HWType)}) + string(m.ClientHWAddr)
 	}
 	c.name = hostName(m)
 	for i := range ln.dhcp.Classes {

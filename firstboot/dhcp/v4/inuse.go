@@ -31,7 +31,7 @@ func (x *exchange) asked(sub *subnet, o *offer, by string) {
 	} else {
 		x.s.rarely("used"+o.addr.String(), "an address that nobody was given is in use: it is left alone for a while",
 			"link", x.packet.Link, "address", o.addr, "answered by", by)
-		x.shun(o.addr)
+		x.shun(o.addr, nil)
 	}
 	if o.tries >= maxTries {
 		return // the client asks again
@@ -50,10 +50,10 @@ func (x *exchange) stays(l lease.Lease) {
 	}
 }
 
-// shun keeps an address from everybody for a while.
-func (x *exchange) shun(a netip.Addr) {
+// shun keeps an address from everybody for a while; done is as Store.Put's.
+func (x *exchange) shun(a netip.Addr, done func(error)) {
 	err := x.s.Store.Put(lease.Lease{Addr: a, Client: x.client.id, Hardware: x.hardware(), State: lease.Declined,
-		Expires: x.now + declineTime}, nil)
+		Expires: x.now + declineTime}, done)
 	if err != nil {
 		x.s.Log.Warn("address in use by somebody else not noted", "address", a, "error", err)
 	}

@@ -178,8 +178,25 @@ func (w *work) association(ia *dhcpv6.OptIANA, keep bool) *dhcpv6.OptIANA {
 	}
 	if keep {
 		w.remember(lease.Lease{Addr: w.l.key(e), Client: client})
+		w.leave(client, w.l.key(e), func(l lease.Lease) bool { return l.Bits == 0 && w.l.key(end(l.Addr)) == l.Addr })
 	}
 	return out
+}
+
+// leaving is for how long a client keeps what it is told to leave, by an answer that it may not get: it asks again, a
+// few times at least, before that (RFC 8415, section 7.6: REN_TIMEOUT is 10 seconds).
+const leaving = time.Minute
+
+// leave has end soon what else of the same kind a client was leased: where the profile has changed since, it is given
+// another address or prefix than it had, which somebody else may be waiting for.
+func (w *work) leave(client string, given netip.Addr, same func(lease.Lease) bool) {
+	now := w.cfg.Store.Now()
+	until := now + int64(leaving/time.Second)
+	for _, l := range w.cfg.Store.Of(client) {
+		if l.Addr != given && l.State == lease.Bound && l.Active(now) && l.Expires > until && same(l) {
+			w.end(l, lease.Bound, until)
+		}
+	}
 }
 
 // none says why a client gets nothing. One that extends what nobody here remembers is told so.

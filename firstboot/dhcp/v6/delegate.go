@@ -168,6 +168,7 @@ func (w *work) delegation(ia *dhcpv6.OptIAPD, keep bool) *dhcpv6.OptIAPD {
 	}
 	if keep {
 		w.remember(lease.Lease{Addr: b.key(block), Bits: block.Bits(), Via: w.from, Client: client})
+		w.leave(client, b.key(block), func(l lease.Lease) bool { _, ours := b.place(l); return ours })
 	}
 	return out
 }

@@ -73,6 +73,9 @@ type Server struct {
 	// clockSet is Store.ClockSet when names were last told.
 	clockSet int
 	tooMany  rate.Sometimes // ways
+
+	first  sync.Once
+	looked chan struct{} // closed when Look was called
 }
 
 // link is what the server knows of one link, or of a subnet behind relay agents.
@@ -117,7 +120,7 @@ var servers = net.ParseIP("ff02::1:2")
 func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, links: map[string]*link{}, told: map[netip.Addr][]netip.Addr{},
 		ways: map[netip.Addr]downstream.Way{}, odd: map[netip.Addr]bool{}, news: make(chan struct{}, 1),
-		tooMany: rate.Sometimes{First: 1, Interval: complaints}}
+		tooMany: rate.Sometimes{First: 1, Interval: complaints}, looked: make(chan struct{})}
 	for i := range cfg.DHCP6 {
 		d := &cfg.DHCP6[i]
 		l := newLink(d, d.Link)
@@ -192,7 +195,12 @@ func (s *Server) Look(v watch.View) {
 		l.mu.Unlock()
 	}
 	s.nameAll()
+	s.first.Do(func() { close(s.looked) })
 }
+
+// Looked is closed when the server knows what its links are and has told the names of all leases. Nobody is answered
+// before: clients would be told that there are no addresses, and no name servers, where there are.
+func (s *Server) Looked() <-chan struct{} { return s.looked }
 
 // prefixes are the link's prefixes that hosts have addresses in, with what is left of their lifetimes, and what it is.
 // A subnet behind relay agents has its own, for ever.
@@ -215,25 +223,29 @@ func (l *link) prefixes() ([]watch.Address, watch.Link) {
 
 // nameAll tells names of all leases anew.
 func (s *Server) nameAll() {
-	now := s.cfg.Store.Now()
-	all := map[netip.Addr]bool{}
 	for _, l := range s.cfg.Store.All() {
-		if l.State == lease.Bound && l.Active(now) {
-			all[l.Addr] = true
-			s.name(l)
-		}
+		s.name(l)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for key := range s.told {
-		if !all[key] {
+		if l, known := s.cfg.Store.Get(key); !known || !s.holds(l) {
 			s.forget(key)
 		}
 	}
 }
 
-// name tells the addresses of a lease, and takes back those it had before.
+// holds tells whether a client has what a lease is of.
+func (s *Server) holds(l lease.Lease) bool {
+	return l.State == lease.Bound && l.Active(s.cfg.Store.Now())
+}
+
+// name tells the addresses of a lease, and takes back those it had before. What has become of it meanwhile counts: who
+// changed it tells that, or has told it.
 func (s *Server) name(of lease.Lease) {
+	if of.Bits > 0 || !s.holds(of) {
+		return
+	}
 	b := of.Addr.As16()
 	number := binary.BigEndian.Uint64(b[:8])
 	for _, l := range s.scopes {
@@ -242,6 +254,10 @@ func (s *Server) name(of lease.Lease) {
 		}
 		prefixes, _ := l.prefixes()
 		s.mu.Lock()
+		if now, known := s.cfg.Store.Get(of.Addr); !known || !s.holds(now) || now.Client != of.Client {
+			s.mu.Unlock()
+			return
+		}
 		before := s.told[of.Addr]
 		var list []netip.Addr
 		for _, p := range prefixes {
@@ -290,12 +306,21 @@ func (s *Server) Sweep() {
 		s.nameAll()
 	}
 	for _, l := range s.cfg.Store.Expired() {
-		s.mu.Lock()
-		s.forget(l.Addr)
-		s.follow(l.Addr, nil)
-		delete(s.odd, l.Addr)
-		s.mu.Unlock()
+		s.ended(l.Addr)
 	}
+}
+
+// ended takes back what was told of a lease that has ended, unless it has been extended, or made another's, meanwhile:
+// that may have been told already.
+func (s *Server) ended(key netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l, known := s.cfg.Store.Get(key); known && s.holds(l) {
+		return
+	}
+	s.forget(key)
+	s.follow(key, nil)
+	delete(s.odd, key)
 }
 
 // Serve answers on a link until ctx is done.
@@ -370,7 +395,13 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stop()
 	failed := make(chan error, 2)
 	all.Go(func() { failed <- watch.Run(ctx, s.cfg.Log, s.Look) })
-	all.Go(func() { failed <- onlink.Serve(ctx, s.Links(), s.cfg.Log, s.Serve) })
+	all.Go(func() {
+		select {
+		case <-s.looked:
+			failed <- onlink.Serve(ctx, s.Links(), s.cfg.Log, s.Serve)
+		case <-ctx.Done():
+		}
+	})
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {
