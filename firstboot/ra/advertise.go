@@ -32,6 +32,7 @@ const (
 	flagOnLink     = 0x80 // of a prefix
 	flagAutonomous = 0x40
 	endless        = 0xffffffff // a lifetime
+	onePacket      = 1280       // bytes: every link carries them (RFC 8200, section 5), and RFC 6980 has no fragments
 	hostHops       = 64         // what hosts shall send with: the recommended default (IANA, IP option numbers)
 	prefixBits     = 64         // of a prefix hosts make addresses in (RFC 4862, section 5.5.3 d; RFC 4291, 2.5.1)
 )
@@ -50,6 +51,7 @@ type message struct {
 	advert   *profiles.Advert
 	prefixes []prefix
 	servers  []netip.Addr
+	left     []netip.Addr  // name servers hosts were told of and shall not ask any more
 	naming   time.Duration // how long servers and search domains hold
 	final    bool          // the guest stops: nothing leads by it any more
 }
@@ -148,6 +150,10 @@ func (m *message) encode() []byte {
 		b = append(b, r.To.Masked().Addr().AsSlice()...)
 	}
 	b = m.naming106(b)
+	// A profile may fill the packet: then hosts find out by themselves, when what they were told of ends.
+	if room := (onePacket - len(b) - optionUnit) / 16; room > 0 {
+		b = servers106(b, m.left[max(0, len(m.left)-room):], 0)
+	}
 	binary.BigEndian.PutUint16(b[4:], uint16(len(b)-ipHeader))
 	body := b[ipHeader:]
 	binary.BigEndian.PutUint16(body[2:], ^packet.Sum(packet.Pseudo6(b), body))
@@ -174,13 +180,7 @@ func (m *message) naming106(b []byte) []byte {
 	if m.final {
 		held = 0
 	}
-	if len(m.servers) > 0 {
-		b = append(b, optionDNS, byte(1+2*len(m.servers)), 0, 0)
-		b = appendSeconds(b, held)
-		for _, a := range m.servers {
-			b = append(b, a.AsSlice()...)
-		}
-	}
+	b = servers106(b, m.servers, held)
 	if len(m.advert.Search) > 0 {
 		var names []byte
 		for _, name := range m.advert.Search {
@@ -194,6 +194,19 @@ func (m *message) naming106(b []byte) []byte {
 		}
 		b = append(b, optionSearch, byte(1+len(names)/optionUnit), 0, 0)
 		b = append(appendSeconds(b, held), names...)
+	}
+	return b
+}
+
+// servers106 are name servers to be asked for a time; zero: no more.
+func servers106(b []byte, servers []netip.Addr, held time.Duration) []byte {
+	if len(servers) == 0 {
+		return b
+	}
+	b = append(b, optionDNS, byte(1+2*len(servers)), 0, 0)
+	b = appendSeconds(b, held)
+	for _, a := range servers {
+		b = append(b, a.AsSlice()...)
 	}
 	return b
 }

@@ -17,17 +17,20 @@ import (
 // changed profile, takes back what its predecessor said.
 const runDir = "/run/rempart/ra"
 
-// kept is what hosts of a link were promised, in a file. /run forgets it at the next boot, as CLOCK_BOOTTIME does its
-// times.
+// kept is what hosts of a link were promised, in a file: a prefix, or a name server. /run forgets it at the next boot,
+// as CLOCK_BOOTTIME does its times.
 type kept struct {
 	Link   string        `json:"link"`
-	Prefix netip.Prefix  `json:"prefix"`
+	Prefix netip.Prefix  `json:"prefix,omitzero"`
+	Server netip.Addr    `json:"server,omitzero"`
 	Until  time.Duration `json:"until"`
 }
 
 const (
 	maxKept     = 64 << 10 // bytes of the file
 	maxPromised = 30 * 24 * time.Hour
+	// maxKeptServers is of a link: as many as one option holds, whose length is a byte (RFC 8106, section 5.1).
+	maxKeptServers = 127
 )
 
 func keptFile(root string) string { return filepath.Join(root, runDir, "promised") }
@@ -37,7 +40,10 @@ func (s *server) save() {
 	var all []kept
 	for _, v := range s.voices {
 		for _, p := range v.said {
-			all = append(all, kept{v.advert.Link, p.prefix.prefix, p.until})
+			all = append(all, kept{Link: v.advert.Link, Prefix: p.prefix.prefix, Until: p.until})
+		}
+		for _, n := range v.named {
+			all = append(all, kept{Link: v.advert.Link, Server: n.addr, Until: n.until})
 		}
 	}
 	b, err := json.Marshal(all)
@@ -65,7 +71,11 @@ func (s *server) load() {
 	}
 	for _, k := range all {
 		for _, v := range s.voices {
-			if v.advert.Link == k.Link && len(v.said) < maxPromises {
+			switch {
+			case v.advert.Link != k.Link:
+			case k.Server.IsValid() && len(v.named) < maxKeptServers:
+				v.named = append(v.named, server6{k.Server, k.Until})
+			case k.Prefix.IsValid() && len(v.said) < maxPromises:
 				v.said = append(v.said, promise{prefix{prefix: k.Prefix}, k.Until})
 			}
 		}
@@ -82,8 +92,10 @@ func readKept(name string, now time.Duration) ([]kept, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	for _, k := range all {
-		if !k.Prefix.IsValid() || !k.Prefix.Addr().Is6() || k.Prefix.Bits() != prefixBits || k.Until > now+maxPromised {
-			return nil, fmt.Errorf("%s: %s until %s is no promise", name, k.Prefix, k.Until)
+		prefix := k.Prefix.IsValid() && k.Prefix.Addr().Is6() && k.Prefix.Bits() == prefixBits
+		server := k.Server.Is6() && k.Server.Zone() == ""
+		if prefix == server || k.Until > now+maxPromised { // neither, or both
+			return nil, fmt.Errorf("%s: %s%s until %s is no promise", name, k.Prefix, k.Server, k.Until)
 		}
 	}
 	return all, nil

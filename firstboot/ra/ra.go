@@ -237,8 +237,12 @@ func (s *server) listen(v *voice, socket *packet.Socket) {
 	}
 }
 
+// speak advertises on a link. What it promises is kept first: a process that ends in between leaves its successor too
+// much to take back, never too little.
 func (s *server) speak(v *voice) {
 	m := v.message(s.now())
+	v.spoke(s.now(), m)
+	s.save()
 	if err := v.socket.Send(m.encode(), allNodesMAC); err != nil {
 		if !v.mute {
 			s.env.Log.Warn("an advertisement was not sent", "link", v.advert.Link, "error", err)
@@ -247,8 +251,6 @@ func (s *server) speak(v *voice) {
 	} else {
 		v.mute = false
 	}
-	v.spoke(s.now(), m)
-	s.save()
 }
 
 func (s *server) closeAll() {

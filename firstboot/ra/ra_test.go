@@ -291,6 +291,81 @@ func TestRenumbering(t *testing.T) {
 	}
 }
 
+// TestNameServersAreTakenBack: a name server that hosts were told of, the guest's own address in a prefix that is gone
+// above all, is said to be none any more for as long as they would ask it.
+func TestNameServersAreTakenBack(t *testing.T) {
+	r := newRouter()
+	r.advert.DNSSelf = true
+	r.advert.DNS = []netip.Addr{netip.MustParseAddr("fd00::53")}
+	old, fresh := address("2001:db8:1::1/64", time.Hour, time.Hour), address("2001:db8:2::1/64", time.Hour, time.Hour)
+	r.look(time.Second, lanLink(old), true, true)
+	r.spoke(time.Second, r.message(time.Second))
+	const now = 10 * time.Minute
+	r.look(now, lanLink(fresh), true, true)
+	m := r.message(now)
+	r.spoke(now, m)
+	left := append([]byte{optionDNS, 3, 0, 0, 0, 0, 0, 0}, old.Prefix.Addr().AsSlice()...)
+	if b := m.encode(); !bytes.Contains(b, left) || fmt.Sprint(m.servers) != "[2001:db8:2::1 fd00::53]" {
+		t.Errorf("it names %v and takes %v back, as % x; want the old address taken back", m.servers, m.left, b)
+	}
+	const later = time.Second + 1801*time.Second // three intervals after the first
+	if m := r.message(later); len(m.left) != 0 {
+		t.Errorf("it goes on taking %v back", m.left)
+	}
+	r.look(20*time.Minute, lanLink(old), true, true)
+	if m := r.message(20 * time.Minute); fmt.Sprint(m.left) != "[2001:db8:2::1]" {
+		t.Errorf("back in the old prefix it takes %v back; want the address in the other", m.left)
+	}
+	for i := range 300 { // prefixes that keep changing
+		r.look(now, lanLink(address(fmt.Sprintf("fd00:%x::1/64", i), time.Hour, time.Hour)), true, true)
+		m := r.message(now)
+		if r.spoke(now, m); len(r.named) > maxLeft+2 || len(m.left) > maxLeft || len(m.encode()) > onePacket {
+			t.Fatalf("%d name servers are remembered, %d taken back, in %d bytes", len(r.named), len(m.left), len(m.encode()))
+		}
+	}
+	m = r.message(now)
+	for full := (message{from: m.from, mac: m.mac, advert: m.advert, prefixes: m.prefixes}); ; {
+		full.servers = append(full.servers, old.Prefix.Addr())
+		if len(full.encode()) > onePacket {
+			break
+		}
+		m.servers = full.servers
+		if n := len(m.encode()); n > onePacket {
+			t.Fatalf("with %d name servers a packet has %d bytes; want %d at most", len(m.servers), n, onePacket)
+		}
+	}
+}
+
+// TestPromisedFirst: what is said is kept before it is said.
+func TestPromisedFirst(t *testing.T) {
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket, err := open(lo.Index)
+	if errors.Is(err, os.ErrPermission) {
+		t.Skip("SKIPPED, NOT PASSED: a packet socket needs CAP_NET_RAW: run it as root")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket.Close() // whatever is sent by it is lost, as when the process ends there
+	env := &child.Env{Root: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
+	if err := os.MkdirAll(filepath.Join(env.Root, runDir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	v := &voice{router: *newRouter(), socket: socket}
+	v.advert.DNS = []netip.Addr{netip.MustParseAddr("fd00::53")}
+	v.look(boottime.Now(), lanLink(address("2001:db8:1::1/64", time.Hour, time.Hour)), true, true)
+	(&server{env: env, voices: []*voice{v}}).speak(v)
+	next := &server{env: env, voices: []*voice{{router: *newRouter()}}}
+	next.load()
+	m := next.voices[0].message(next.now())
+	if find(m.prefixes, netip.MustParsePrefix("2001:db8:1::/64")) < 0 || fmt.Sprint(m.left) != "[fd00::53]" {
+		t.Errorf("the next run takes back %v and %v; want the prefix and the name server", m.prefixes, m.left)
+	}
+}
+
 // TestShortLife: what lives shorter than the interval is said again before hosts stop using it.
 func TestShortLife(t *testing.T) {
 	r := newRouter()
@@ -372,7 +447,9 @@ func TestKept(t *testing.T) {
 	if at := find(m.prefixes, old); at < 0 || m.prefixes[at].preferred != 0 || m.prefixes[at].valid > time.Hour {
 		t.Errorf("the next run says %+v; want %s deprecated", m.prefixes, old)
 	}
-	for _, bad := range []string{"", "{", "[{}]", `[{"link":"lan","prefix":"10.0.0.0/8","until":1}]`,
+	for _, bad := range []string{"", "{", "[{}]", `[{"link":"lan","server":"10.0.0.1","until":1}]`,
+		`[{"link":"lan","server":"fd00::1","prefix":"fd00::/64","until":1}]`,
+		`[{"link":"lan","prefix":"10.0.0.0/8","until":1}]`,
 		`[{"link":"lan","prefix":"fd00::/64","until":9000000000000000000}]`} {
 		if err := os.WriteFile(keptFile(env.Root), []byte(bad), 0o600); err != nil {
 			t.Fatal(err)

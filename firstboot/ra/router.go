@@ -1,6 +1,7 @@
 package ra
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -17,6 +18,13 @@ type router struct {
 	seen   time.Duration // when link was looked at
 	uplink bool
 	said   []promise
+	named  []server6
+}
+
+// server6 is a name server hosts were told of.
+type server6 struct {
+	addr  netip.Addr
+	until time.Duration // when nobody asks it any more
 }
 
 // promise is a prefix hosts may have an address in.
@@ -29,8 +37,12 @@ type promise struct {
 // the life of an address (RFC 4862, section 5.5.3 e).
 const deprecating = 2 * time.Hour
 
-// maxPromises bounds what is remembered of a link whose prefixes keep changing.
-const maxPromises = 2 * profiles.MaxAdvertPrefixes
+// Bounds of what is remembered of a link whose prefixes, and with them the guest's own address for names, keep
+// changing. Name servers beside those there are now are the latest few: a host uses three (glibc's MAXNS).
+const (
+	maxPromises = 2 * profiles.MaxAdvertPrefixes
+	maxLeft     = 8
+)
 
 // look is told what the link is; ok is false while there is none to speak on. It reports whether there is news.
 func (r *router) look(now time.Duration, l watch.Link, ok, uplink bool) {
@@ -55,13 +67,27 @@ func (r *router) message(now time.Duration) message {
 			gone = append(gone, prefix{s.prefix.prefix, min(left, deprecating), 0})
 		}
 	}
-	return compose(r.advert, r.link.After(now-r.seen), r.uplink, gone)
+	m := compose(r.advert, r.link.After(now-r.seen), r.uplink, gone)
+	for _, s := range r.named {
+		if s.until > now && !slices.Contains(m.servers, s.addr) {
+			m.left = append(m.left, s.addr)
+		}
+	}
+	m.left = m.left[max(0, len(m.left)-maxLeft):]
+	return m
 }
 
 // spoke is told what went out.
 func (r *router) spoke(now time.Duration, m message) {
 	r.sent(now)
 	r.said = slices.DeleteFunc(r.said, func(s promise) bool { return s.until <= now })
+	r.named = slices.DeleteFunc(r.named, func(s server6) bool {
+		return s.until <= now || slices.Contains(m.servers, s.addr)
+	})
+	r.named = r.named[max(0, len(r.named)-maxLeft):]
+	for _, a := range m.servers {
+		r.named = append(r.named, server6{a, now + m.naming})
+	}
 	soonest := r.at - now
 	for _, p := range m.prefixes {
 		if p.preferred > 0 {

@@ -98,8 +98,8 @@ func TestRenamed(t *testing.T) {
 	b.free("10.0.0.9")
 }
 
-// TestDeclaredForAnother: who has an address that a changed profile gives to another is told to leave it, and it is free
-// as soon as it has left.
+// TestDeclaredForAnother: who has an address that a changed profile gives to another is told to leave it, and it is
+// free as soon as it has left.
 func TestDeclaredForAnother(t *testing.T) {
 	b := newBench(t, home())
 	b.lease(2, "10.0.0.100")
@@ -114,8 +114,8 @@ func TestDeclaredForAnother(t *testing.T) {
 	b.free("10.0.0.101")
 }
 
-// TestNobodyTakesOver: a lease goes to another identity of the same machine only, and only where the profile has made it
-// another.
+// TestNobodyTakesOver: a lease goes to another identity of the same machine only, and only where the profile has made
+// it another.
 func TestNobodyTakesOver(t *testing.T) {
 	b := newBench(t, home())
 	b.lease(1, "10.0.0.100", "id ab") // a machine with two systems
