@@ -109,7 +109,9 @@ func Run(ctx context.Context, env *child.Env) error {
 	if len(env.Profile.BlockLists()) > 0 {
 		all.Go(func() { h.lists.follow(ctx) })
 	}
-	all.Go(func() { h.followUplink(ctx, filepath.Join(env.Root, contract.LearntPath)) })
+	learnt := filepath.Join(env.Root, contract.LearntPath)
+	h.lookUplink(learnt) // who asks first is not told that there is nobody to ask
+	all.Go(func() { h.followUplink(ctx, learnt) })
 	status, err := counter(env.Log).Listen(filepath.Join(env.Root, contract.DNSSocket))
 	if err != nil {
 		return err

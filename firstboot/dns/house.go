@@ -56,6 +56,7 @@ type house struct {
 	groups     []*upstream.Group
 	uplink     []*uplinkGroup
 	learnt     map[netip.Addr]*upstream.Server // of the uplink
+	named      []byte                          // what that was read from
 	local      *local.Names
 	zones      *zone.Zones
 	validators []*dnssec.Validator
@@ -289,22 +290,29 @@ func (h *house) followUplink(ctx context.Context, path string) {
 	}
 	tick := time.NewTicker(followEach)
 	defer tick.Stop()
-	var before []byte
 	for {
-		b, err := child.ReadUntrusted(path, maxLearnt)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-		case err != nil:
-			h.log.Warn("name servers of the uplink cannot be read", "error", err)
-		case !bytes.Equal(b, before):
-			before = b
-			h.setUplink(slices.DeleteFunc(nameServers(b), own))
-		}
 		select {
 		case <-tick.C:
+			h.lookUplink(path)
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// lookUplink looks once whom the uplink names.
+func (h *house) lookUplink(path string) {
+	if len(h.uplink) == 0 {
+		return
+	}
+	b, err := child.ReadUntrusted(path, maxLearnt)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		h.log.Warn("name servers of the uplink cannot be read", "error", err)
+	case !bytes.Equal(b, h.named):
+		h.named = b
+		h.setUplink(slices.DeleteFunc(nameServers(b), own))
 	}
 }
 

@@ -51,10 +51,10 @@ func (h *house) names(env *child.Env) ([]answer.Source, error) {
 	}
 	overridden := override.NewNames(p.DNS.Names)
 	c.Taken = func(name string) bool { return overridden.Has(name) || zones.Has(name) }
-	h.local = local.New(c)
-	if len(p.DHCP)+len(p.DHCP6) > 0 {
+	if c.Fed = len(p.DHCP)+len(p.DHCP6) > 0; c.Fed {
 		h.leases = filepath.Join(env.Root, contract.NamesSocket)
 	}
+	h.local = local.New(c)
 	h.zones = zones
 	return []answer.Source{h.local, zones}, nil
 }

@@ -33,6 +33,7 @@ type Config struct {
 	// that has the same name. Taken tells names of them, and others, that clients must not have; nil: none.
 	Zones []string
 	Taken func(name string) bool
+	Fed   bool                 // names of clients come by Apply, the whole of them first
 	Now   func() time.Time     // nil: time.Now
 	Boot  func() time.Duration // the clock that nobody sets; nil: boottime.Now
 }
@@ -73,9 +74,20 @@ type Names struct {
 	reverse    map[netip.Addr]string // names of hosts and of the guest
 	generation atomic.Uint64
 
+	began   time.Duration // by Config.Boot
 	mu      sync.RWMutex
 	clients map[string]*client
 	leased  map[netip.Addr]*client
+	whole   bool // the names of clients have come
+}
+
+// feedWait is how long nothing is said of names that may be a client's while they have not come: what serves leases may
+// be starting, too, and clients ask again. After that whoever has no name by then does not exist.
+const feedWait = 5 * time.Second
+
+// early tells whether it is not known yet which names clients have; n.mu is held.
+func (n *Names) early() bool {
+	return n.config.Fed && !n.whole && n.config.Boot()-n.began < feedWait
 }
 
 // New returns the names of the profile; Apply adds those of clients.
@@ -88,6 +100,7 @@ func New(c Config) *Names {
 	}
 	n := &Names{config: c, links: map[string]*domain{}, reverse: map[netip.Addr]string{}, clients: map[string]*client{},
 		leased: map[netip.Addr]*client{}}
+	n.began = c.Boot()
 	byName := map[string]*domain{}
 	for _, l := range c.Links {
 		if l.Domain == "" {
@@ -160,7 +173,7 @@ func (n *Names) until(unix int64) int64 {
 // Generation changes with the clients' names: a short one is only known while somebody has it.
 func (n *Names) Generation() uint64 { return n.generation.Load() }
 
-// Answer answers for local names and addresses.
+// Answer answers for local names and addresses. No message for what is its own: nothing is known yet.
 func (n *Names) Answer(_ context.Context, q *answer.Query) (*dns.Msg, bool) {
 	name := q.Name()
 	if strings.HasSuffix(name, ".arpa.") {
@@ -190,6 +203,8 @@ func (n *Names) Answer(_ context.Context, q *answer.Query) (*dns.Msg, bool) {
 	switch {
 	case exists:
 		return n.positive(q, d, found, ttl), true
+	case rest == d.name && n.early() && !n.taken(name):
+		return nil, true
 	case n.zoned(name):
 		return nil, false
 	}
@@ -235,8 +250,11 @@ func (n *Names) short(q *answer.Query, label string) (*dns.Msg, bool) {
 			return n.positive(q, d, found, ttl), true
 		}
 	}
-	return nil, false
+	return nil, n.early() && len(n.domains) > 0 && !n.taken(label+".")
 }
+
+// taken tells whether a name is one that no client can have.
+func (n *Names) taken(name string) bool { return n.config.Taken != nil && n.config.Taken(name) }
 
 // addresses are those of a label of a domain.
 func (n *Names) addresses(d *domain, label, link string) (found []netip.Addr, ttl uint32, exists bool) {
@@ -370,6 +388,12 @@ func (n *Names) answerReverse(q *answer.Query, name string) (*dns.Msg, bool) {
 		m.Answer = []dns.RR{&dns.PTR{Hdr: h, Ptr: ptr}}
 		return m, true
 	case p.IsSingleIP() && !found:
+		n.mu.RLock()
+		early := n.early()
+		n.mu.RUnlock()
+		if early {
+			return nil, true
+		}
 		m.Rcode = dns.RcodeNameError
 	}
 	m.Ns = []dns.RR{n.soa(zone, server, ttlNegative)}

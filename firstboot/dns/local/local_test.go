@@ -67,6 +67,9 @@ func ask(n *Names, link, name string, kind uint16) string {
 	if !ok {
 		return "not mine"
 	}
+	if got == nil {
+		return "silence"
+	}
 	var said []string
 	if got.Rcode != dns.RcodeSuccess || len(got.Answer) == 0 {
 		said = append(said, dns.RcodeToString[got.Rcode])

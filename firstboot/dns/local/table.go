@@ -82,6 +82,7 @@ func (n *Names) Apply(c names.Change) {
 	defer n.generation.Add(1)
 	put := c.Put
 	if c.Whole {
+		n.whole = true
 		put = slices.Clone(put)
 		// Whoever had an address first is asked for its name first, so that the same names come out after a restart.
 		slices.SortStableFunc(put, func(a, b names.Binding) int {
