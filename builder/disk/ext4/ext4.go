@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 
 	"rempart/builder/disk"
@@ -64,6 +65,19 @@ type Info struct {
 }
 
 const stateErrors = 0x2 // EXT4_ERROR_FS
+
+// Length is how many bytes the filesystem that begins at the first byte of an image says it takes; the image may have
+// fewer. Errors are as those of Open.
+func Length(image io.ReaderAt) (int64, error) {
+	b := make([]byte, superSize)
+	if _, err := image.ReadAt(b, superOffset); errors.Is(err, io.EOF) {
+		return 0, fmt.Errorf("%w: it is too short", ErrNotExt4)
+	} else if err != nil {
+		return 0, fmt.Errorf("superblock: %w", err)
+	}
+	s, err := parseSuper(b, math.MaxInt64)
+	return int64(s.blocks) * s.blockSize, err // which parseSuper has seen to fit
+}
 
 // Open reads the superblock and the journal of the filesystem that begins at the first byte of an image of size bytes.
 // Errors wrap ErrNotExt4, ErrFeature or ErrDamaged, or are the image's own.

@@ -90,9 +90,13 @@ func FuzzOpen(f *testing.F) {
 			at := int(binary.BigEndian.Uint32(changes)>>8) % len(image)
 			image[at] = changes[3]
 		}
+		length, lengthErr := Length(bytes.NewReader(image))
 		fs, err := Open(bytes.NewReader(image), int64(len(image)))
 		if err == nil {
 			readAll(fs)
+		}
+		if lengthErr == nil && length <= 0 || err == nil && (lengthErr != nil || length > int64(len(image))) {
+			t.Errorf("Length = %d, %v of %d bytes; Open = %v", length, lengthErr, len(image), err)
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"rempart/builder/disk/ext4"
 	"rempart/builder/guest"
 	"rempart/builder/guest/storage"
 	"rempart/builder/hypervisor"
@@ -58,6 +59,9 @@ func (g *Guest) Ensure(ctx context.Context) error {
 		return nil
 	}
 	if g.Growing == 0 {
+		if err := shrunk(g.StateDisk(), now); err != nil {
+			return fmt.Errorf("guest %s: %w", g.Name, err)
+		}
 		g.Growing = now
 		if err := g.Save(); err != nil { // whatever ends this in between, what is new becomes zero before it is used
 			return err
@@ -68,6 +72,26 @@ func (g *Guest) Ensure(ctx context.Context) error {
 	}
 	g.Growing = 0
 	return g.Save()
+}
+
+// shrunk tells of a disk of so many bytes that it is smaller than the filesystem on it: somebody has cut it off, and
+// zeros where the rest was would pass for what the guest has written.
+func shrunk(path string, now int64) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	size, err := ext4.Length(f)
+	if errors.Is(err, ext4.ErrNotExt4) || errors.Is(err, ext4.ErrDamaged) || errors.Is(err, ext4.ErrFeature) {
+		return nil // blank, or for the guest to tell
+	}
+	if err == nil && size > now {
+		err = fmt.Errorf("state disk %s has %d bytes, and the filesystem on it %d: it was made smaller, and what lay behind "+
+			"is gone; put it back, by `rempart restore` say, or start with a clean state: rempart reprovision --reset-state",
+			path, now, size)
+	}
+	return err
 }
 
 // Resize makes the state disk of a guest that does not run larger, in whole extents where it is a volume. The guest
@@ -130,6 +154,11 @@ func (g *Guest) Missing(ctx context.Context) error {
 	}
 	if g.Root {
 		look("system disk", g.Disks().Path(storage.Disk{Kind: storage.System}), "make it anew: rempart reprovision "+g.Name)
+	}
+	if on, ok := g.Disks().(storage.Volumes); ok {
+		if err := on.Sealed(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("guest %s: %w", g.Name, err))
+		}
 	}
 	look("identity disk", g.Identity(), "put it back, or make the guest anew")
 	for _, d := range g.Data {

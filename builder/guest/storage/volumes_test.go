@@ -89,6 +89,32 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestSealed: a system disk that can be written to is told, and so is which disks are in use.
+func TestSealed(t *testing.T) {
+	const state = "fw_var 8388608 -wi-ao---- active open"
+	for _, tt := range []struct {
+		system, want string // of the error; empty: none
+		root         bool
+		open         int
+	}{
+		{"fw_root 8388608 sri-a-s--- active", "", true, 1},
+		{"fw_root 8388608 Vri-aotz-k active open", "", true, 2},
+		{"fw_root 8388608 swi-a-s--- active", "lvchange --permission r vg0/fw_root", true, 1},
+		{"fw_root 8388608 swi-a-s--- active", "", false, 1}, // nobody's
+		{"other 8388608 -wi-ao---- active open", "", true, 1},
+	} {
+		v := reported(t, "", 0, state, tt.system)
+		v.Root = tt.root
+		err := v.Sealed(t.Context())
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("Sealed with %s = %v; want %q", tt.system, err, tt.want)
+		}
+		if open, err := v.Open(t.Context()); err != nil || len(open) != tt.open || open[0] != "/dev/vg0/fw_var" {
+			t.Errorf("Open with %s = %q, %v; want %d", tt.system, open, err, tt.open)
+		}
+	}
+}
+
 // TestNobodyElses: what removing a volume would take with it, or pull from under somebody, stays.
 func TestNobodyElses(t *testing.T) {
 	v := reported(t, "", 0, "fw_var.0001 8388608 owi-a-s--- active", "mine 4194304 swi-a-s--- active origin=fw_var.0001",
