@@ -111,8 +111,8 @@ func stillState(ctx context.Context, g *home.Guest) (path string, release func()
 	}
 	path, release, err = g.Disks().Snapshot(ctx)
 	if errors.Is(err, errors.ErrUnsupported) {
-		err = fmt.Errorf("%w: %s, kept by process %d; its state changes meanwhile: stop it first: rempart stop %[2]s",
-			home.ErrRuns, g.Name, r.PID)
+		err = fmt.Errorf("%w: %s, %s; its state changes meanwhile: stop it first: rempart stop %[2]s", home.ErrRuns,
+			g.Name, whoRuns(r))
 	}
 	return path, release, err
 }

@@ -384,6 +384,9 @@ func withGuest(ctx context.Context, name string, do func(admin, *running.Guest) 
 	if err != nil {
 		return err
 	}
+	if g.Xen {
+		return withXenGuest(ctx, xen.Toolstack{}, name, func(a admin) error { return do(a, g) })
+	}
 	client, err := dialGuest(ctx, g.Commands())
 	if err != nil {
 		return fmt.Errorf("guest %s: %w", name, err)

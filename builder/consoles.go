@@ -28,6 +28,9 @@ it, and the guest runs on. Several may look at once.`,
 				if err != nil {
 					return err
 				}
+				if r.Xen {
+					return xenConsole(ctx, name)
+				}
 				if _, err := os.Stat(r.Keeper()); err != nil {
 					return fmt.Errorf("%s runs on another terminal, by `rempart run`: its console is there", name)
 				}

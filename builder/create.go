@@ -39,6 +39,9 @@ which the guest finds by the serial data-NAME; it is never copied, moved or remo
 take no time. Its size is rounded up to whole extents. With --root-volume there is GROUP/NAME_root as well, for Xen:
 a read-only snapshot of a volume with the master, which reprovisioning derives anew.
 
+--xen has Xen run it, on the dom0 of its host and as root: start, stop, reprovision and the others call xl. Each link is
+plugged into a bridge of the host, --net LINK=bridge:NAME. Without --root-volume it has the system.raw of the store.
+
 --image FILE makes it of another system's disk: an image in any format that ` + "`rempart convert`" + ` reads. Its
 bytes are taken into the store as a master, which stays as it is; the guest runs on an overlay of its own, as large as
 --state-size says, and ` + "`rempart reprovision`" + ` gives it a new one. It has NICs and disks of virtio and a serial
@@ -50,7 +53,7 @@ a command prints (run by /bin/sh). It is in no argument, log or master.`,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			o := machineFlags(flags)
 			own := identityFlags(flags)
-			other := foreignFlags(flags)
+			other, onXen := foreignFlags(flags), onXenFlags(flags)
 			ref := flags.String("master", "", "the master it is made from: a tag or digest")
 			dir := flags.String("store", "", "folder of the store; default: the user's own, or /var/lib/rempart/masters")
 			size := flags.String("state-size", "", "size of the state disk, such as 4G; default: the profile's")
@@ -77,6 +80,9 @@ a command prints (run by /bin/sh). It is in no argument, log or master.`,
 				d.Volumes, d.Root = *volumes, *root
 				if d.Root && d.Volumes == "" {
 					return usageError{"--root-volume wants --volumes"}
+				}
+				if err := onXen.describe(&d); err != nil {
+					return err
 				}
 				if d.State, err = parseSize("--state-size", *size); err != nil {
 					return err
@@ -159,12 +165,12 @@ func create(ctx context.Context, c *console, masters *store.Store, ref string, d
 	if d.Store, err = filepath.Abs(masters.Dir()); err != nil {
 		return err
 	}
-	if _, err := plug(m.Profile, nets); err != nil {
-		return err
-	}
 	for _, n := range nets {
 		link, what, _ := strings.Cut(n, "=")
 		d.Nets[link] = what
+	}
+	if _, err := pluggable(m.Profile, &d, nets); err != nil {
+		return err
 	}
 	h, err := home.Default()
 	if err != nil {

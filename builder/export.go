@@ -136,6 +136,7 @@ func exportText(c *console, output string, text []byte) error {
 
 // xlOptions are those of a guest of Xen.
 type xlOptions struct {
+	flags                            *pflag.FlagSet // nil: none was given
 	name, mode, loader, layout, grub string
 	system, state, identity          string
 	memory                           string
@@ -147,7 +148,7 @@ type xlOptions struct {
 }
 
 func xlFlags(flags *pflag.FlagSet) *xlOptions {
-	x := &xlOptions{}
+	x := &xlOptions{flags: flags}
 	choice := func(p *string, name string, all []string, value, text string) {
 		flags.StringVar(p, name, value, text+": "+strings.Join(all, ", "))
 		oneOf(flags, name, all)

@@ -23,6 +23,9 @@ func exportGuest(ctx context.Context, name, to string, bridges []string) ([]byte
 		return nil, err
 	}
 	defer g.Unlock()
+	if g.Xen != nil {
+		return nil, fmt.Errorf("guest %s is one of Xen, which is described by --to xl", g.Name)
+	}
 	m, err := describeCreated(ctx, g)
 	if err != nil {
 		return nil, err
@@ -62,21 +65,48 @@ func exportCreatedXl(ctx context.Context, c *console, name string, x *xlOptions)
 	if err := g.Ensure(ctx); err != nil {
 		return nil, err
 	}
-	s := g.Settings()
-	if _, err := guest.EnsureIdentity(s.Identity, g.Name, m.Profile, nil); err != nil {
+	nics, err := x.created(g, m)
+	if err != nil {
 		return nil, err
 	}
-	nics, err := guest.NICs(m.Profile, s)
+	if n := len(g.Data); n > 0 {
+		fmt.Fprintf(c.err, "rempart: WARNING: %s has %d data disks, which are not attached to it under Xen\n", name, n)
+	}
+	return x.config(m, nics)
+}
+
+// created takes from a guest its disks, its NICs and, of one of Xen, how that is to run it, where the options do not
+// say.
+func (x *xlOptions) created(g *home.Guest, m *guest.Master) ([]hypervisor.NIC, error) {
+	s := g.Settings()
+	id, err := guest.EnsureIdentity(s.Identity, g.Name, m.Profile, nil)
 	if err != nil {
+		return nil, err
+	}
+	if _, err := profileOfGuest(s, id, m); err != nil {
 		return nil, err
 	}
 	x.name, x.system, x.state = cmp.Or(x.name, g.Name), cmp.Or(x.system, s.System), cmp.Or(x.state, s.State)
 	x.identity = cmp.Or(x.identity, s.Identity)
 	x.of(g)
-	if n := len(g.Data); n > 0 {
-		fmt.Fprintf(c.err, "rempart: WARNING: %s has %d data disks, which are not attached to it under Xen\n", name, n)
+	if g.Xen != nil {
+		bridges, err := bridgesOf(m.Profile, g.Nets)
+		if err != nil {
+			return nil, err
+		}
+		x.bridges = append(bridges, x.bridges...) // of two for a link the last counts
+		x.unless("mode", &x.mode, string(g.Xen.Mode))
+		x.unless("loader", &x.loader, string(g.Xen.Loader))
+		x.weight, x.script = cmp.Or(x.weight, g.Xen.Weight), cmp.Or(x.script, g.Xen.Script)
 	}
-	return x.config(m, nics)
+	return guest.NICs(m.Profile, s)
+}
+
+// unless gives an option a value unless it was given one.
+func (x *xlOptions) unless(option string, to *string, value string) {
+	if x.flags == nil || !x.flags.Changed(option) {
+		*to = value
+	}
 }
 
 // of takes from a guest how large it is where the options do not say.

@@ -64,7 +64,7 @@ func notRunning(g *home.Guest) error {
 		return nil
 	}
 	if err == nil {
-		err = fmt.Errorf("%w: %s, kept by process %d; stop it first: rempart stop %[2]s", home.ErrRuns, g.Name, r.PID)
+		err = fmt.Errorf("%w: %s, %s; stop it first: rempart stop %[2]s", home.ErrRuns, g.Name, whoRuns(r))
 	}
 	return err
 }

@@ -29,8 +29,11 @@ const begun = "begun\n"
 // maxWords bounds what is read from that pipe.
 const maxWords = 64 << 10
 
-// launch has another process run a guest, which it does after this one has ended; it returns once QEMU runs.
+// launch has another process run a guest, which it does after this one has ended; it returns once QEMU or Xen runs it.
 func launch(ctx context.Context, g *home.Guest, verbose bool) (*running.Guest, error) {
+	if g.Xen != nil {
+		return launchXen(ctx, g)
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -136,9 +139,12 @@ func keepIt(ctx context.Context, c *console, name string, lock int, verbose bool
 		}
 	}
 	if r, err := g.Running(); err == nil {
-		return fmt.Errorf("%w: %s, kept by process %d", home.ErrRuns, name, r.PID)
+		return fmt.Errorf("%w: %s, %s", home.ErrRuns, name, whoRuns(r))
 	} else if !errors.Is(err, running.ErrAbsent) {
 		return err
+	}
+	if g.Xen != nil {
+		return keepXen(ctx, g)
 	}
 	m, _, err := masterOf(g)
 	if err != nil {
@@ -216,6 +222,9 @@ func openToKeep(name string, lock int) (*home.Guest, error) {
 
 // awaitReady waits until a guest that runs is ready, or says why it is not.
 func awaitReady(ctx context.Context, r *running.Guest) error {
+	if r.Xen {
+		return awaitXen(ctx, r)
+	}
 	a, err := keeper.Ask(ctx, r.Keeper(), keeper.Request{Do: keeper.DoReady})
 	if err != nil {
 		return fmt.Errorf("guest %s: %w", r.Name, err)

@@ -34,14 +34,7 @@ func announce(g *running.Guest, s *guest.Settings, m *guest.Master, p *profiles.
 	}
 	info := running.Info{PID: os.Getpid(), Master: master}
 	if s.Firmware.TakesIdentity() && !m.Foreign() {
-		id, err := guest.ReadIdentity(s.Identity)
-		if err != nil {
-			return err
-		}
-		if info.Fingerprint, err = guest.HostKeyFingerprint(id); err != nil {
-			return err
-		}
-		if info.HostKey, err = guest.HostKeyLine(id); err != nil {
+		if err := hostKey(&info, s.Identity); err != nil {
 			return err
 		}
 		if info.SSH, err = leadToSSH(s.Backends, p); err != nil {
@@ -54,6 +47,19 @@ func announce(g *running.Guest, s *guest.Settings, m *guest.Master, p *profiles.
 	}
 	s.Console = io.MultiWriter(s.Console, &keptLog{path: g.Console()})
 	return g.Announce(info)
+}
+
+// hostKey writes down by which key the guest with an identity disk is known.
+func hostKey(info *running.Info, disk string) error {
+	id, err := guest.ReadIdentity(disk)
+	if err != nil {
+		return err
+	}
+	if info.Fingerprint, err = guest.HostKeyFingerprint(id); err != nil {
+		return err
+	}
+	info.HostKey, err = guest.HostKeyLine(id)
+	return err
 }
 
 // sshPort is the port of SSH (IANA).

@@ -76,7 +76,7 @@ func (s *setting) run(_ context.Context, c *console, name string) error {
 	if err != nil {
 		return err
 	}
-	backends, err := plug(m.Profile, g.NetOptions())
+	backends, err := pluggable(m.Profile, &g.Description, g.NetOptions())
 	if err != nil {
 		return err
 	}

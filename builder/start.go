@@ -24,6 +24,8 @@ Returns when the guest is READY. A process of its own keeps the guest: it reads 
 shows, and knows how the guest is, which ` + "`rempart status`" + ` tells. It outlives this terminal, and the guest
 ends with it.
 
+A guest of Xen an xl watches over, which starts it again when it restarts, and nothing of rempart stays.
+
 With --foreground this process is the one that keeps the guest, for a service manager: SIGTERM ends the guest in order.
 
 Exit status: 0 when it is READY, 1 when it failed or was not within --timeout; it runs on then, to be looked at.`,
@@ -46,7 +48,7 @@ Exit status: 0 when it is READY, 1 when it failed or was not within --timeout; i
 					return err
 				}
 				if r, err := g.Running(); err == nil {
-					return fmt.Errorf("%w: %s, kept by process %d", home.ErrRuns, name, r.PID)
+					return fmt.Errorf("%w: %s, %s", home.ErrRuns, name, whoRuns(r))
 				} else if !errors.Is(err, running.ErrAbsent) {
 					return err
 				}

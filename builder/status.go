@@ -36,6 +36,7 @@ type guestStatus struct {
 	SSH      string     `json:"ssh,omitempty"`
 	PID      int        `json:"pid,omitempty"`
 	Accel    string     `json:"accel,omitempty"`
+	Domain   int        `json:"domain,omitempty"` // its number, of a guest of Xen that runs
 	Dir      string     `json:"dir"`
 	Pending  string     `json:"pending,omitempty"` // the change that is not over, and how far it is
 	// AtWork is the command that is at work on the guest and that can be watched.
@@ -81,7 +82,9 @@ func statusOf(ctx context.Context, g *home.Guest) guestStatus {
 			problem(err)
 		}
 		var killed bool
-		if s.LastEnd, killed = g.LastEnd(); killed {
+		if s.LastEnd, killed = g.LastEnd(); killed && g.Xen != nil {
+			s.Why = "it ended by itself; see " + xlLog(g.Name)
+		} else if killed {
 			s.Why = "the process that kept it was killed"
 		} else if s.LastEnd != nil {
 			s.Why = strings.TrimSpace(s.LastEnd.Cause + " " + printable(s.LastEnd.Detail))
@@ -94,6 +97,12 @@ func statusOf(ctx context.Context, g *home.Guest) guestStatus {
 		return s
 	}
 	s.SSH, s.PID, s.Runs = r.SSH, r.PID, r.Master
+	if r.Xen {
+		if err := xenStatus(ctx, &s); err != nil {
+			problem(err)
+		}
+		return s
+	}
 	ctx, cancel := context.WithTimeout(ctx, statusTime)
 	defer cancel()
 	a, err := keeper.Ask(ctx, r.Keeper(), keeper.Request{Do: keeper.DoStatus})
@@ -178,6 +187,9 @@ func printStatus(out io.Writer, s guestStatus) error {
 	}
 	if s.PID != 0 {
 		line("kept by", "process %d, %s", s.PID, s.Accel)
+	}
+	if s.Domain != 0 {
+		line("run by", "Xen, as number %d", s.Domain)
 	}
 	line("folder", "%s", s.Dir)
 	for _, p := range s.Problem {

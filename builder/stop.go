@@ -62,6 +62,9 @@ const keeperTime = 30 * time.Second
 // stopGuest stops a guest that runs and waits for its end: in order, by the hypervisor's quit, and when the process
 // that keeps it does not answer by ending that. It tells how.
 func stopGuest(ctx context.Context, r *running.Guest, patience time.Duration) (how string, err error) {
+	if r.Xen {
+		return stopXen(ctx, r, patience)
+	}
 	wait, cancel := context.WithTimeoutCause(ctx, patience+keeperTime,
 		fmt.Errorf("it did not end within %v", patience+keeperTime))
 	defer cancel()

@@ -80,7 +80,12 @@ func (x *xenGuests) run(ctx context.Context, c *console, args []string) error {
 	case "destroy":
 		return x.tools.Destroy(ctx, rest[0])
 	}
-	cmd := exec.CommandContext(ctx, "xl", "console", rest[0])
+	return xenConsole(ctx, rest[0])
+}
+
+// xenConsole puts the console of a guest of Xen on this terminal.
+func xenConsole(ctx context.Context, name string) error {
+	cmd := exec.CommandContext(ctx, "xl", "console", name)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	return cmd.Run()
 }

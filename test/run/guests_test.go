@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +24,8 @@ type family struct {
 	dir string
 	env []string
 	key string // SSH key of its owner
+	// within are words that a call of rempart begins with, a program that runs it; none: it is run as it is.
+	within []string
 }
 
 // newFamily publishes the master of a profile that came with rempart.
@@ -42,7 +45,8 @@ func newFamily(t *testing.T) *family {
 
 // command is one call of rempart.
 func (f *family) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(binary, args...)
+	all := slices.Concat(f.within, []string{binary}, args)
+	cmd := exec.Command(all[0], all[1:]...)
 	cmd.Dir, cmd.Env = f.dir, f.env
 	return cmd
 }

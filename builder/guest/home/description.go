@@ -44,13 +44,16 @@ type Description struct {
 	Root bool `json:"root,omitempty"`
 	// Growing is the size that the state disk had when a growth began which is not over; 0: none is under way.
 	Growing int64 `json:"growing,omitempty"`
-	// Nets are what its links are plugged into, by link, in the words of `rempart run --net`.
+	// Nets are what its links are plugged into, by link, in the words of `rempart run --net`; of a guest of Xen each is
+	// bridge:NAME.
 	Nets map[string]string `json:"nets,omitempty"`
 	Data []Data            `json:"data,omitempty"`
 	// Keep are places of its state disk, below /var, whose files are carried over when it is reprovisioned.
 	Keep []string `json:"keep,omitempty"`
 	// Image says that its master is the disk of another system; nil: one that was built.
 	Image *Image `json:"image,omitempty"`
+	// Xen says that Xen runs it; nil: QEMU does.
+	Xen *Xen `json:"xen,omitempty"`
 }
 
 // Image is what is said of a guest of another system, which has no profile to say it.
@@ -151,7 +154,7 @@ func (d *Description) Check() error {
 		bad("firmware %s has no place for data disks", d.Firmware)
 	}
 	for link, what := range d.Nets {
-		if _, err := hypervisor.ParseBackend(what); err != nil {
+		if _, err := hypervisor.ParseBackend(what); err != nil && d.Xen == nil {
 			bad("link %.32s: %w", link, err)
 		}
 	}
@@ -160,6 +163,9 @@ func (d *Description) Check() error {
 	}
 	if d.Image != nil {
 		errs = append(errs, d.Image.check(d))
+	}
+	if d.Xen != nil {
+		errs = append(errs, d.Xen.check(d))
 	}
 	seen := map[string]bool{}
 	for _, disk := range d.Data {

@@ -237,9 +237,12 @@ func (g *Guest) Running() (*running.Guest, error) {
 	return r, err
 }
 
-// absent is ErrAbsent of package running, unless a QEMU that rempart does not know writes to the guest's state: then
-// whatever looks at that or replaces it would do so under a machine that runs.
+// absent is ErrAbsent of package running, unless a QEMU that rempart does not know writes to the guest's state, or Xen
+// runs it: then whatever looks at that or replaces it would do so under a machine that runs.
 func (g *Guest) absent() error {
+	if g.Xen != nil {
+		return g.absentOnXen()
+	}
 	if g.State > 0 {
 		writes, err := qemu.Writes(g.StateDisk())
 		if err != nil {

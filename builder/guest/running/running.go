@@ -42,12 +42,15 @@ const (
 // Info is what is written down about a guest.
 type Info struct {
 	Name    string `json:"name"`
-	PID     int    `json:"pid"`    // of the rempart that runs it
+	PID     int    `json:"pid"`    // of the rempart that runs it; 0: none does
 	Master  string `json:"master"` // folder
 	HostKey string `json:"host_key,omitempty"`
 	// Fingerprint is that of HostKey, "SHA256:...".
 	Fingerprint string `json:"fingerprint,omitempty"`
 	SSH         string `json:"ssh,omitempty"` // address and port that lead to the guest's SSH; empty: none
+	// Xen tells that it is a guest of Xen: no process of rempart's keeps it, and the hypervisor's lock is held by the xl
+	// that watches over it.
+	Xen bool `json:"xen,omitempty"`
 }
 
 // Guest is a guest that runs.
@@ -169,6 +172,9 @@ func (g *Guest) Announce(info Info) error {
 	g.Info = info
 	return os.Rename(file+".new", file)
 }
+
+// Leave leaves a guest to the hypervisor, which has its lock: it is found as long as that runs.
+func (g *Guest) Leave() error { return errors.Join(g.machine.Close(), g.lock.Close()) }
 
 // endInterval is how long AwaitEnd leaves between two looks.
 const endInterval = 10 * time.Millisecond

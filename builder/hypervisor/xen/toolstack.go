@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -24,6 +25,9 @@ type Toolstack struct {
 	// Run runs a program, found by PATH, and returns its standard output; what it says on standard error is part of the
 	// error. nil: on this machine.
 	Run func(ctx context.Context, args ...string) ([]byte, error)
+	// Held is a lock that xl has from Create on until the guest is gone for good: the xl that stays behind to start the
+	// guest again inherits it, and so does all that it starts. Only without Run; nil: none.
+	Held *os.File
 	// Store opens a connection with xenstore as dom0; nil: this machine's.
 	Store func() (io.ReadWriteCloser, error)
 }
@@ -33,7 +37,13 @@ func (t Toolstack) run(ctx context.Context, args ...string) ([]byte, error) {
 	if t.Run != nil {
 		return t.Run(ctx, args...)
 	}
+	return t.local(ctx, nil, args...)
+}
+
+// local runs a program on this machine, which inherits the files given.
+func (t Toolstack) local(ctx context.Context, held []*os.File, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.ExtraFiles = held
 	var out, complaints bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaints
 	if err := cmd.Run(); err != nil {
@@ -62,8 +72,19 @@ func (t Toolstack) Dry(ctx context.Context, config string) ([]byte, error) {
 
 // Create starts a guest from a file with its configuration.
 func (t Toolstack) Create(ctx context.Context, config string) error {
+	if t.Run == nil && t.Held != nil {
+		_, err := t.local(ctx, []*os.File{t.Held}, "xl", "create", config)
+		return err
+	}
 	_, err := t.run(ctx, "xl", "create", config)
 	return err
+}
+
+// Host tells whether the machine whose file system is at root, "/", runs on Xen, as dom0 does
+// (Documentation/ABI/stable/sysfs-hypervisor-xen).
+func Host(root string) bool {
+	b, err := os.ReadFile(filepath.Join(root, "sys/hypervisor/type"))
+	return err == nil && strings.TrimSpace(string(b)) == "xen"
 }
 
 // Domain is a running guest as xl lists it.
