@@ -153,8 +153,12 @@ next:
 	return i, nil
 }
 
-// mostWalked bounds the depth of a walk; paths of 4096 bytes have no more.
-const mostWalked = 2048
+// Bounds of a walk.
+const (
+	mostWalked = 2048 // of its depth; paths of 4096 bytes have no more
+	// mostHeld bounds the names that directories within directories make it keep at a time.
+	mostHeld = 2 * mostEntries
+)
 
 // leastEntry is what a name takes of a directory, in bytes: a filesystem has no more names than fit into all of it.
 const leastEntry = 12
@@ -164,6 +168,7 @@ type walk struct {
 	f    *FS
 	seen map[uint32]bool // directories
 	left uint64          // names that may still come
+	held int             // names of the directories that it is in
 	// blocks are those that directories may still have: each is of one only.
 	blocks uint64
 	each   func(string, *Inode, error) error
@@ -172,7 +177,8 @@ type walk struct {
 // Walk calls each for every file below and including the root, parents before children, with its path from the root
 // ("" for the root itself), in stored order. A file that cannot be read is called with a nil inode and why; a directory
 // that is read in part is called twice, the second time with why. A directory that is reached a second time, which no
-// kernel makes, is told as an error and not walked again. An error of each ends the walk and is returned.
+// kernel makes, is told as an error and not walked again. An error of each ends the walk and is returned, as is one
+// that wraps ErrDamaged where there are more names than fit, or than can be kept in memory.
 func (f *FS) Walk(each func(path string, i *Inode, err error) error) error {
 	w := &walk{f: f, seen: map[uint32]bool{}, left: f.s.blocks * uint64(f.s.blockSize) / leastEntry, blocks: f.s.blocks,
 		each: each}
@@ -208,6 +214,11 @@ func (w *walk) file(name string, number uint32, depth int) error {
 			return err
 		}
 	}
+	if w.held += len(entries); w.held > mostHeld {
+		return fmt.Errorf("inode %d: %w: directories within directories with more than %d names", number, ErrDamaged,
+			mostHeld)
+	}
+	defer func() { w.held -= len(entries) }()
 	for _, e := range entries {
 		if err := w.file(path.Join(name, e.Name), e.Inode, depth+1); err != nil {
 			return err
