@@ -26,6 +26,7 @@ func StatePlaces() []StatePlace {
 		{Path: "lib/rempart", Mode: 0o755, Files: []string{"seed", "seed.new"}, FileMode: 0o600},
 		{Path: "lib/rempart/time", Mode: 0o750, Owner: UIDTime, Files: []string{"clock", "clock.new"}, FileMode: 0o644},
 		{Path: "lib/rempart/dhcp", Mode: 0o750, Owner: UIDDHCP, Files: []string{"leases4*", "leases6*"}, FileMode: 0o640},
+		{Path: "lib/rempart/ra", Mode: 0o750, Owner: UIDRA, Files: []string{"advertised", "advertised.new"}, FileMode: 0o640},
 		{Path: "spool", Mode: 0o755},
 		{Path: "cache", Mode: 0o755},
 		{Path: "lib/rempart/lists", Mode: 0o755, Owner: UIDLists, Files: []string{"*"}, FileMode: 0o644},

@@ -1,6 +1,7 @@
 package ra
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"rempart/firstboot/child"
@@ -17,42 +20,56 @@ import (
 // changed profile, takes back what its predecessor said.
 const runDir = "/run/rempart/ra"
 
-// kept is what hosts of a link were promised, in a file: a prefix, or a name server. /run forgets it at the next boot,
-// as CLOCK_BOOTTIME does its times.
+// stateDir is where it keeps that on the state disk, without times: a guest that is started again, after a power cut
+// above all, may be delegated another prefix than its hosts were told of (RFC 9096, section 3.5).
+const stateDir = "/var/lib/rempart/ra"
+
+// kept is what hosts of a link were promised, in a file: a prefix, or a name server. Times are of CLOCK_BOOTTIME: /run
+// forgets them at the next boot, and on the state disk there are none.
 type kept struct {
 	Link   string        `json:"link"`
 	Prefix netip.Prefix  `json:"prefix,omitzero"`
 	Server netip.Addr    `json:"server,omitzero"`
-	Until  time.Duration `json:"until"`
+	Until  time.Duration `json:"until,omitzero"`
+	From   time.Duration `json:"from,omitzero"` // when it is taken back first
 }
 
 const (
-	maxKept     = 64 << 10 // bytes of the file
+	maxKept     = 64 << 10 // bytes of a file
 	maxPromised = 30 * 24 * time.Hour
 	// maxKeptServers is of a link: as many as one option holds, whose length is a byte (RFC 8106, section 5.1).
 	maxKeptServers = 127
+	// returning is how long what was advertised before the guest was started again is not taken back: it may be delegated
+	// the same prefix again, and hosts shall not turn from it and back.
+	returning = 2 * time.Minute
 )
 
-func keptFile(root string) string { return filepath.Join(root, runDir, "promised") }
+func keptFile(root string) string  { return filepath.Join(root, runDir, "promised") }
+func stateFile(root string) string { return filepath.Join(root, stateDir, "advertised") }
 
 // save writes what all links promised. Readers see the old file or the new one.
 func (s *server) save() {
-	var all []kept
+	var all, timeless []kept
 	for _, v := range s.voices {
 		for _, p := range v.said {
-			all = append(all, kept{Link: v.advert.Link, Prefix: p.prefix.prefix, Until: p.until})
+			all = append(all, kept{Link: v.advert.Link, Prefix: p.prefix.prefix, Until: p.until, From: p.from})
 		}
 		for _, n := range v.named {
-			all = append(all, kept{Link: v.advert.Link, Server: n.addr, Until: n.until})
+			all = append(all, kept{Link: v.advert.Link, Server: n.addr, Until: n.until, From: n.from})
 		}
 	}
-	b, err := json.Marshal(all)
-	name := keptFile(s.env.Root)
-	if err == nil {
-		err = os.WriteFile(name+".new", b, 0o600)
+	for _, k := range all {
+		timeless = append(timeless, kept{Link: k.Link, Prefix: k.Prefix, Server: k.Server})
 	}
-	if err == nil {
-		err = os.Rename(name+".new", name)
+	slices.SortFunc(timeless, func(a, b kept) int {
+		return cmp.Or(strings.Compare(a.Link, b.Link), a.Prefix.Compare(b.Prefix), a.Server.Compare(b.Server))
+	})
+	err := write(keptFile(s.env.Root), all, 0o600, false)
+	if s.env.Profile.State.Size > 0 && !slices.Equal(timeless, s.onDisk) {
+		problem := write(stateFile(s.env.Root), timeless, 0o640, true)
+		if err = errors.Join(err, problem); problem == nil {
+			s.onDisk = timeless
+		}
 	}
 	if err != nil && !s.unkept {
 		s.unkept = true
@@ -60,9 +77,44 @@ func (s *server) save() {
 	}
 }
 
-// load takes over what the run before this one promised.
+// write lays a file down whole; on a disk it is there when write returns, whatever happens to the power.
+func write(name string, all []kept, mode fs.FileMode, disk bool) error {
+	b, err := json.Marshal(all)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if disk && err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err = os.Rename(name+".new", name); err != nil || !disk {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// load takes over what the run before this one promised; where there was none since the guest was started, what it
+// promised before that.
 func (s *server) load() {
 	all, err := readKept(keptFile(s.env.Root), s.now())
+	if errors.Is(err, fs.ErrNotExist) && s.env.Profile.State.Size > 0 {
+		all, err = readKept(stateFile(s.env.Root), s.now())
+		for i := range all {
+			all[i].From = s.now() + returning
+			all[i].Until = all[i].From + deprecating
+		}
+	}
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			s.env.Log.Warn("ignored what was promised before", "error", err)
@@ -74,9 +126,9 @@ func (s *server) load() {
 			switch {
 			case v.advert.Link != k.Link:
 			case k.Server.IsValid() && len(v.named) < maxKeptServers:
-				v.named = append(v.named, server6{k.Server, k.Until})
+				v.named = append(v.named, server6{k.Server, k.Until, k.From})
 			case k.Prefix.IsValid() && len(v.said) < maxPromises:
-				v.said = append(v.said, promise{prefix{prefix: k.Prefix}, k.Until})
+				v.said = append(v.said, promise{prefix{prefix: k.Prefix}, k.Until, k.From})
 			}
 		}
 	}
@@ -94,7 +146,7 @@ func readKept(name string, now time.Duration) ([]kept, error) {
 	for _, k := range all {
 		prefix := k.Prefix.IsValid() && k.Prefix.Addr().Is6() && k.Prefix.Bits() == prefixBits
 		server := k.Server.Is6() && k.Server.Zone() == ""
-		if prefix == server || k.Until > now+maxPromised { // neither, or both
+		if prefix == server || k.Until > now+maxPromised || k.From > now+returning { // neither, or both
 			return nil, fmt.Errorf("%s: %s%s until %s is no promise", name, k.Prefix, k.Server, k.Until)
 		}
 	}

@@ -3,9 +3,9 @@
 // long, which name servers there are, and whether the guest leads anywhere. It is a child of PID 1.
 //
 // What it says follows what the links are: a prefix that was delegated is advertised once the guest has an address in
-// it, never for longer than it is delegated, and taken back when it goes. The guest is a default router only while it
-// has a default route itself. Answers to solicitations go to everybody, so that a flood of these costs one packet in
-// three seconds and no memory.
+// it, never for longer than it is delegated, and taken back when it goes, while the guest is off too: what was
+// advertised is kept on the state disk. The guest is a default router only while it has a default route itself. Answers
+// to solicitations go to everybody, so that a flood of these costs one packet in three seconds and no memory.
 //
 // Packets come and go beside the packet filter, by a packet socket on the one link, so the policy needs no opening; the
 // kernel lets nobody on another link reach it.
@@ -47,11 +47,12 @@ func Spec() child.Spec {
 			p, _, err := child.ReadProfile(root)
 			return err == nil && len(p.RA) > 0
 		},
-		After:       []string{"policy"},
+		After:       []string{"policy", "state"},
 		Follows:     true,
 		UID:         contract.UIDRA,
 		Caps:        []uintptr{unix.CAP_NET_RAW},
 		Own:         []string{runDir},
+		Write:       []string{stateDir},
 		OOMScore:    300,
 		MemoryLimit: 8 << 20,
 	}
@@ -101,7 +102,8 @@ type server struct {
 	wake    chan struct{} // a host asked on some link
 	broken  chan error
 	readers sync.WaitGroup
-	unkept  bool // it was said that promises are not kept
+	unkept  bool   // it was said that promises are not kept
+	onDisk  []kept // what the state disk has of them; nil: not known
 	open    func(index int) (*packet.Socket, error)
 }
 

@@ -350,10 +350,7 @@ func TestPromisedFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	socket.Close() // whatever is sent by it is lost, as when the process ends there
-	env := &child.Env{Root: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
-	if err := os.MkdirAll(filepath.Join(env.Root, runDir), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	env := guestRoot(t)
 	v := &voice{router: *newRouter(), socket: socket}
 	v.advert.DNS = []netip.Addr{netip.MustParseAddr("fd00::53")}
 	v.look(boottime.Now(), lanLink(address("2001:db8:1::1/64", time.Hour, time.Hour)), true, true)
@@ -431,13 +428,10 @@ func TestOpenedLater(t *testing.T) {
 
 // TestKept: what one run promised the next takes back.
 func TestKept(t *testing.T) {
-	env := &child.Env{Root: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
-	if err := os.MkdirAll(filepath.Join(env.Root, runDir), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	env := guestRoot(t)
 	old := netip.MustParsePrefix("2001:db8:1::/64")
 	r := newRouter()
-	r.said = []promise{{prefix{prefix: old, valid: time.Hour}, boottime.Now() + time.Hour}}
+	r.said = []promise{{prefix: prefix{prefix: old, valid: time.Hour}, until: boottime.Now() + time.Hour}}
 	(&server{env: env, voices: []*voice{{router: *r}}}).save()
 	next := &server{env: env, voices: []*voice{{router: *newRouter()}}}
 	next.load()

@@ -25,12 +25,14 @@ type router struct {
 type server6 struct {
 	addr  netip.Addr
 	until time.Duration // when nobody asks it any more
+	from  time.Duration // when it is taken back first, if it is none then
 }
 
 // promise is a prefix hosts may have an address in.
 type promise struct {
 	prefix prefix        // as it was last said
 	until  time.Duration // when nobody keeps it any more
+	from   time.Duration // when it is taken back first, if it is gone then
 }
 
 // deprecating bounds how long hosts keep addresses in a prefix that is gone: below two hours no advertisement shortens
@@ -63,13 +65,13 @@ func (r *router) next() (time.Duration, bool) { return r.at, r.up }
 func (r *router) message(now time.Duration) message {
 	var gone []prefix
 	for _, s := range r.said {
-		if left := s.until - now; left > 0 {
+		if left := s.until - now; left > 0 && s.from <= now {
 			gone = append(gone, prefix{s.prefix.prefix, min(left, deprecating), 0})
 		}
 	}
 	m := compose(r.advert, r.link.After(now-r.seen), r.uplink, gone)
 	for _, s := range r.named {
-		if s.until > now && !slices.Contains(m.servers, s.addr) {
+		if s.until > now && s.from <= now && !slices.Contains(m.servers, s.addr) {
 			m.left = append(m.left, s.addr)
 		}
 	}
@@ -86,7 +88,7 @@ func (r *router) spoke(now time.Duration, m message) {
 	})
 	r.named = r.named[max(0, len(r.named)-maxLeft):]
 	for _, a := range m.servers {
-		r.named = append(r.named, server6{a, now + m.naming})
+		r.named = append(r.named, server6{addr: a, until: now + m.naming})
 	}
 	soonest := r.at - now
 	for _, p := range m.prefixes {
@@ -96,9 +98,14 @@ func (r *router) spoke(now time.Duration, m message) {
 		at := slices.IndexFunc(r.said, func(s promise) bool { return s.prefix.prefix == p.prefix })
 		switch {
 		case at >= 0:
-			r.said[at] = promise{p, now + p.valid}
+			r.said[at] = promise{prefix: p, until: now + p.valid}
 		case len(r.said) < maxPromises:
-			r.said = append(r.said, promise{p, now + p.valid})
+			r.said = append(r.said, promise{prefix: p, until: now + p.valid})
+		}
+	}
+	for _, s := range r.said {
+		if s.from > now {
+			soonest = min(soonest, s.from-now)
 		}
 	}
 	// A prefix that was delegated for a short time is renewed in time on hosts too.

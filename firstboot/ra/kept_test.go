@@ -1,0 +1,149 @@
+package ra
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"rempart/firstboot/child"
+	"rempart/firstboot/contract"
+	"rempart/firstboot/link/watch"
+	"rempart/profiles"
+)
+
+// guestRoot is a root with the child's directories, and a state disk.
+func guestRoot(t *testing.T) *child.Env {
+	t.Helper()
+	env := &child.Env{Root: t.TempDir(), Log: slog.New(slog.DiscardHandler), Profile: &profiles.Profile{}}
+	env.Profile.State.Size = 1 << 30
+	for _, dir := range []string{runDir, stateDir} {
+		if err := os.MkdirAll(filepath.Join(env.Root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return env
+}
+
+// newServer is a run of the child that has taken over what there is, with one link that advertises its own address for
+// names.
+func newServer(env *child.Env) (*server, *voice) {
+	v := &voice{router: *newRouter()}
+	v.advert.DNSSelf = true
+	s := &server{env: env, voices: []*voice{v}}
+	s.load()
+	return s, v
+}
+
+// says has a link with addresses advertised, at a time after now, and returns what is said.
+func (s *server) says(v *voice, after time.Duration, addresses ...watch.Address) message {
+	now := s.now() + after
+	v.look(now, lanLink(addresses...), true, true)
+	m := v.message(now)
+	v.spoke(now, m)
+	s.save()
+	return m
+}
+
+// told is what is said, as text: prefixes with how long they are preferred, and name servers that are taken back.
+func told(m message) string {
+	var all []string
+	for _, p := range m.prefixes {
+		all = append(all, fmt.Sprint(p.prefix, " ", p.preferred))
+	}
+	slices.Sort(all)
+	return fmt.Sprint(all, "; ", m.left)
+}
+
+// TestStartedAgain: a guest that is started again, with another prefix, takes back what it advertised before, when it
+// has had the time to get the same again.
+func TestStartedAgain(t *testing.T) {
+	forever := watch.Forever
+	own := address("fd00::1/64", forever, forever)
+	old, fresh := address("2001:db8:1::1/64", time.Hour, time.Hour), address("2001:db8:2::1/64", time.Hour, time.Hour)
+	for _, c := range []struct {
+		what  string
+		now   []watch.Address
+		early string // said at once, and after a while
+		later string
+	}{
+		{"another prefix", []watch.Address{fresh, own}, "[2001:db8:2::/64 1h0m0s fd00::/64 1h0m0s]; []",
+			"[2001:db8:1::/64 0s 2001:db8:2::/64 1h0m0s fd00::/64 1h0m0s]; [2001:db8:1::1]"},
+		{"the same", []watch.Address{old, own}, "[2001:db8:1::/64 1h0m0s fd00::/64 1h0m0s]; []",
+			"[2001:db8:1::/64 1h0m0s fd00::/64 1h0m0s]; []"},
+		{"none", []watch.Address{own}, "[fd00::/64 1h0m0s]; []", "[2001:db8:1::/64 0s fd00::/64 1h0m0s]; [2001:db8:1::1]"},
+	} {
+		env := guestRoot(t)
+		s, v := newServer(env)
+		v.advert.Preferred = 3600
+		s.says(v, 0, old, own)
+		if err := os.Remove(keptFile(env.Root)); err != nil { // as a boot does
+			t.Fatal(err)
+		}
+		for run := range 2 { // and again by a process that is started again meanwhile
+			s, v = newServer(env)
+			v.advert.Preferred = 3600
+			if got := told(s.says(v, 0, c.now...)); got != c.early {
+				t.Errorf("%s, run %d: at first it says %s; want %s", c.what, run, got, c.early)
+			}
+			if at, _ := v.next(); at > s.now()+returning {
+				t.Errorf("%s, run %d: it speaks next in %s; want what is gone said then", c.what, run, at-s.now())
+			}
+		}
+		m := s.says(v, returning, c.now...)
+		if got := told(m); got != c.later {
+			t.Errorf("%s: later it says %s; want %s", c.what, got, c.later)
+		}
+		if at := find(m.prefixes, old.Prefix.Masked()); at >= 0 && m.prefixes[at].valid > deprecating {
+			t.Errorf("%s: what is gone is said to be valid for %s", c.what, m.prefixes[at].valid)
+		}
+		m = s.says(v, returning+deprecating, c.now...)
+		if c.what != "the same" && find(m.prefixes, old.Prefix.Masked()) >= 0 {
+			t.Errorf("%s: in the end it still says %s", c.what, told(m))
+		}
+	}
+}
+
+// TestStateDisk: what is kept there has no times, and is written when it changes, not with each advertisement; without
+// a state disk it is not.
+func TestStateDisk(t *testing.T) {
+	env := guestRoot(t)
+	s, v := newServer(env)
+	one, two := address("2001:db8:1::1/64", time.Hour, time.Hour), address("2001:db8:2::1/64", time.Hour, time.Hour)
+	state := func() os.FileInfo {
+		t.Helper()
+		info, err := os.Stat(stateFile(env.Root))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	s.says(v, 0, one)
+	first := state()
+	s.says(v, time.Minute, one)
+	if !os.SameFile(first, state()) {
+		t.Error("it was written again, though nothing new was said")
+	}
+	s.says(v, 2*time.Minute, one, two)
+	b, err := os.ReadFile(stateFile(env.Root))
+	want := `[{"link":"lan","server":"2001:db8:1::1"},{"link":"lan","prefix":"2001:db8:1::/64"},` +
+		`{"link":"lan","prefix":"2001:db8:2::/64"}]`
+	if err != nil || string(b) != want {
+		t.Errorf("the state disk has %s, %v; want %s", b, err, want)
+	}
+	for _, p := range contract.StatePlaces() {
+		if filepath.Join(contract.StateDir, p.Path) == stateDir && state().Mode().Perm() & ^p.FileMode != 0 {
+			t.Errorf("it has mode %o; want %o at most", state().Mode().Perm(), p.FileMode)
+		}
+	}
+	env = guestRoot(t)
+	env.Profile.State.Size = 0
+	s, v = newServer(env)
+	s.says(v, 0, one)
+	if _, err := os.Stat(stateFile(env.Root)); err == nil {
+		t.Error("it was written without a state disk")
+	}
+}
