@@ -51,13 +51,8 @@ func (v *validator) dhcp() {
 				}
 			}
 			subnets = append(subnets, s.Prefix)
-			for _, r := range s.Pools {
-				if r.First.Is4() && r.Last.Is4() {
-					leases += uint64(number4(r.Last)-number4(r.First)) + 1
-				}
-			}
 		}
-		leases += uint64(len(d.Hosts))
+		leases += d.leases()
 		if leases > MaxLeases {
 			v.reject(d.At, "make the pools smaller", "dhcp.%s: with this link %d addresses are given out, at most %d can be",
 				clip(d.Link), leases, MaxLeases)

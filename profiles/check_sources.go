@@ -33,25 +33,16 @@ func (v *validator) sources() {
 	if len(all) == 0 {
 		return
 	}
-	need := int64(0)
 	for _, l := range all {
 		before := len(v.findings)
 		v.source(l)
 		if l.URL != "" && len(v.findings) == before && !v.places.spoilt("links") && !v.places.spoilt("zones") {
 			v.wayOut(l)
 		}
-		need += scratchPerSource
-		if l.names {
-			need = max(need, scratchPerSource+MaxBlockFile)
-		}
 	}
 	if v.p.State.Size == 0 && !v.places.spoilt("state") {
 		v.warn(all[0].At, "give the guest a state disk", "%s: without a state disk nothing of it is kept when the guest"+
 			" stops", all[0].called)
-	}
-	if v.p.State.Size > 0 && v.p.State.Size < need && v.p.State.Size >= minState {
-		v.warn(v.places.find(Pos{}, "state"), "write "+sizeText(need), "state: %d lists may take %s", len(all),
-			sizeText(need))
 	}
 }
 

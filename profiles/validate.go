@@ -62,6 +62,7 @@ func (v *validator) profile() {
 	v.sourceNAT()
 	v.masquerade()
 	v.mappings()
+	v.shares()
 }
 
 func (v *validator) link(name string) *Link {

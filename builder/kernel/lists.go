@@ -44,6 +44,7 @@ func RootWants() []Want {
 		{Name: "xen_netfront", Optional: true, Why: "NICs of Xen"},
 		{Name: "virtio_console", Why: "the control channel"},
 		{Name: "virtio_rng", Why: "entropy: without it the first boot waits seconds"},
+		{Name: "quota_v2", Why: "keeps each child to its share of the state disk; brings quota_tree"},
 		{Name: "virtio_balloon", Optional: true, Why: "gives memory back to the host"},
 		{Name: "softdog", Optional: true, Why: "watchdog where the hypervisor has none"},
 		{Name: "i6300esb", Optional: true, Why: "watchdog of QEMU"},

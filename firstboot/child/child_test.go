@@ -18,10 +18,10 @@ import (
 
 func TestParseInjections(t *testing.T) {
 	got,
-		err := ParseInjections("slow:policy:3s,panic:link,fail:link,hog:control,,slow:x,nonsense,slow:y:-1s,fail:," +
+		err := ParseInjections("slow:policy:3s,panic:link,fail:link,hog:control,fill:log,,slow:x,nonsense,slow:y:-1s,fail:," +
 		"panic:z:1s,slow:w:11m")
 	want := map[string]Injection{"policy": {Slow: 3 * time.Second}, "link": {Panic: true, Fail: true},
-		"control": {Hog: true}}
+		"control": {Hog: true}, "log": {Fill: true}}
 	if len(got) != len(want) || got["policy"] != want["policy"] || got["link"] != want["link"] {
 		t.Errorf("ParseInjections = %+v; want %+v", got, want)
 	}

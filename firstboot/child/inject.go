@@ -5,19 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"rempart/firstboot/contract"
 )
 
-// Injection makes a child worse than it is, for tests: see contract.KeyInject. It can only delay, fail, panic or
-// waste memory, so it can open nothing. The zero value changes nothing.
+// Injection makes a child worse than it is, for tests: see contract.KeyInject. It can only delay, fail, panic, or waste
+// memory or its part of the state disk, so it can open nothing. The zero value changes nothing.
 type Injection struct {
 	Slow  time.Duration // before the child's work begins
 	Fail  bool          // the work returns an error instead of beginning
 	Panic bool          // the child panics soon after it became ready
 	Hog   bool          // the child takes memory until it is killed: a daemon soon after it became ready, a task at once
+	Fill  bool          // the child writes to the state disk, wherever it may, until it can no more, before its work begins
 	Jump  time.Duration // of "clock", no child: how far the clock jumps when the profile is changed while the guest runs
 }
 
@@ -28,7 +32,7 @@ const (
 )
 
 // grammar is what an injection may say.
-const grammar = "slow:CHILD:DURATION, fail:CHILD, panic:CHILD, hog:CHILD or jump:clock:DURATION"
+const grammar = "slow:CHILD:DURATION, fail:CHILD, panic:CHILD, hog:CHILD, fill:CHILD or jump:clock:DURATION"
 
 // errInjected is what an injected failure returns.
 var errInjected = errors.New("made to fail by the kernel command line")
@@ -69,6 +73,8 @@ func ParseInjections(s string) (map[string]Injection, error) {
 			in.Panic = true
 		case what == "hog" && !hasArg:
 			in.Hog = true
+		case what == "fill" && !hasArg:
+			in.Fill = true
 		default:
 			errs = append(errs, fmt.Errorf("injection %.80q: want %s", spec, grammar))
 			continue
@@ -96,6 +102,9 @@ func (in Injection) String(name string) string {
 	if in.Hog {
 		words = append(words, "hog:"+name)
 	}
+	if in.Fill {
+		words = append(words, "fill:"+name)
+	}
 	return strings.Join(words, ",")
 }
 
@@ -115,6 +124,15 @@ func (in Injection) run(ctx context.Context, spec Spec, env *Env) error {
 	}
 	if in.Fail {
 		return errInjected
+	}
+	if in.Fill {
+		for _, dir := range spec.Write {
+			if strings.HasPrefix(dir, contract.StateDir+"/") {
+				files, bytes, err := fill(filepath.Join(env.Root, dir))
+				env.Log.Warn("made to fill the state disk by the kernel command line", "in", dir, "files", files, "bytes", bytes,
+					"until", err)
+			}
+		}
 	}
 	if in.Panic {
 		ready := env.Ready
@@ -151,4 +169,39 @@ func hog() {
 			b[i] = 1
 		}
 	}
+}
+
+// Bounds of what fill writes, should nothing stop it.
+const (
+	maxFillFiles = 1 << 16
+	maxFillBytes = 1 << 32
+)
+
+// fill makes files in a directory until that fails, then writes to one of them until that fails too, the last bytes one
+// by one, and returns what it got and why it got no more.
+func fill(dir string) (files int, bytes int64, err error) {
+	var first *os.File
+	for ; files < maxFillFiles && err == nil; files++ {
+		var f *os.File
+		if f, err = os.OpenFile(filepath.Join(dir, fmt.Sprintf("fill-%d", files)), os.O_WRONLY|os.O_CREATE, 0o600); err != nil {
+			break
+		}
+		if first == nil {
+			first = f
+			defer f.Close()
+		} else {
+			f.Close()
+		}
+	}
+	if first == nil {
+		return files, 0, err
+	}
+	for piece := make([]byte, 1<<20); len(piece) > 0 && bytes < maxFillBytes; {
+		n, failed := first.Write(piece)
+		if bytes += int64(n); failed != nil {
+			err, piece = failed, piece[:len(piece)/2]
+		}
+	}
+	// What is written is in memory until then, and the disk may still refuse it.
+	return files, bytes, errors.Join(err, first.Sync())
 }

@@ -22,8 +22,8 @@ const (
 	// KeyVerity carries the parameters of the root: "rempart.verity=ROOTHASH,DATABLOCKS"; see Verity.
 	KeyVerity = "rempart.verity"
 	// KeyInject makes a named piece of the guest slow, failing, panicking or hungry, for tests:
-	// "rempart.inject=SPEC,...". SPEC is "slow:CHILD:DURATION", "fail:CHILD", "panic:CHILD" or "hog:CHILD". No
-	// injection can open anything.
+	// "rempart.inject=SPEC,...". SPEC is "slow:CHILD:DURATION", "fail:CHILD", "panic:CHILD", "hog:CHILD" or
+	// "fill:CHILD". No injection can open anything.
 	KeyInject = "rempart.inject"
 )
 

@@ -38,9 +38,6 @@ const (
 	leases6 = "leases6"
 )
 
-// most6 bounds the leases of DHCPv6, each of which may go by several addresses.
-const most6 = 1 << 14
-
 // Spec is the child, there when the profile gives out addresses. CAP_NET_RAW is for answers to clients that have no
 // address yet and for asking whether an address is in use, CAP_NET_BIND_SERVICE for the server's port.
 //
@@ -65,7 +62,7 @@ func Spec() child.Spec {
 }
 
 // memoryLimit bounds the child, in bytes: the 40 MiB that 65,536 leases and their names take (TestMemory), a quarter of
-// that for most6 more, and garbage. A guest with a few hundred leases needs a tenth.
+// that for profiles.MaxLeases6 more, and garbage. A guest with a few hundred leases needs a tenth.
 const memoryLimit = 72 << 20
 
 // sweepEvery is how often what has ended is taken back.
@@ -76,7 +73,7 @@ func run(ctx context.Context, env *child.Env) error {
 	if err != nil {
 		return err
 	}
-	store6, problem6, err := openStore(env, leases6, most6)
+	store6, problem6, err := openStore(env, leases6, profiles.MaxLeases6)
 	if err != nil {
 		return errors.Join(err, store.Close())
 	}

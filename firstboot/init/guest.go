@@ -33,6 +33,7 @@ import (
 	"rempart/firstboot/init/cgroup"
 	"rempart/firstboot/init/launch"
 	"rempart/firstboot/init/supervise"
+	"rempart/firstboot/state"
 	"rempart/profiles"
 )
 
@@ -60,6 +61,9 @@ type Options struct {
 type System struct {
 	Mount  func(source, target, fstype string, flags uintptr, data string) error
 	Reboot func(cmd int) error
+	// Share has the kernel hold users to their part of the filesystem mounted at dir from node; Reshare changes that.
+	Share   func(dir, node string, limits []state.Limit) error
+	Reshare func(node string, limits []state.Limit) error
 }
 
 // DefaultSettling allows for a slow emulated machine and a DHCP server that needs a few tries.
@@ -84,6 +88,7 @@ type guest struct {
 
 	seedMutex sync.Mutex // held while a seed is written to /var, and while /var is taken off
 	stateLeft bool       // /var is, or is about to be, off
+	shared    bool       // the kernel holds children to their shares of /var
 
 	mu       sync.Mutex
 	profile  *profiles.Profile // replaced as a whole, once the identity is known

@@ -17,6 +17,7 @@ import (
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/identity"
 	"rempart/firstboot/init/supervise"
+	"rempart/firstboot/state"
 	"rempart/profiles"
 )
 
@@ -120,12 +121,27 @@ var raceless = []string{"GORACE=atexit_sleep_ms=10"}
 // testGuest is a guest in a temporary directory.
 type testGuest struct {
 	*guest
-	root    string
-	signals chan os.Signal
-	ended   chan int // argument of reboot(2)
-	mu      sync.Mutex
-	said    strings.Builder
-	mounted []string
+	root     string
+	signals  chan os.Signal
+	ended    chan int // argument of reboot(2)
+	mu       sync.Mutex
+	said     strings.Builder
+	mounted  []string
+	limits   []limited
+	noShares error // of sharing
+}
+
+// limited is a time that the guest shared its state disk out.
+type limited struct {
+	dir, node string
+	limits    []state.Limit
+}
+
+func (g *testGuest) limited(dir, node string, limits []state.Limit) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.limits = append(g.limits, limited{dir, node, limits})
+	return g.noShares
 }
 
 func (g *testGuest) Write(p []byte) (int, error) {
@@ -180,6 +196,12 @@ func startGuest(t *testing.T, cmdline string, profile *profiles.Profile) *testGu
 				return nil
 			},
 			Reboot: func(cmd int) error { g.ended <- cmd; return nil },
+			Share: func(dir, node string, limits []state.Limit) error {
+				return g.limited(strings.TrimPrefix(dir, root), strings.TrimPrefix(node, root), limits)
+			},
+			Reshare: func(node string, limits []state.Limit) error {
+				return g.limited("again", strings.TrimPrefix(node, root), limits)
+			},
 		}})
 	ctx, cancel := context.WithCancel(context.Background())
 	g.run(ctx)

@@ -233,6 +233,7 @@ func (g *guest) putInForce(ctx context.Context, live []byte, p *profiles.Profile
 	g.profile = p
 	g.mu.Unlock()
 	g.warn("name", g.setName)
+	g.warn("shares of the state disk", g.shareAgain)
 	g.fact(func(f *facts) {
 		f.settled, f.changing = false, time.Now()
 		f.live.Profile, f.live.Since, f.live.UndoAt = digest, boottime.Now().Seconds(), 0

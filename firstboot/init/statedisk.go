@@ -1,6 +1,7 @@
 package pid1
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,6 +17,13 @@ import (
 // varSize bounds /var in memory, for a guest without a state disk.
 const varSize = "mode=0755,size=25%"
 
+// stateOptions are those of the state disk. A filesystem that stumbles is kept as it is, for e2fsck, rather than
+// written on.
+const stateOptions = "errors=remount-ro"
+
+// quotaModule is the kernel module for the format of the books that package state makes.
+const quotaModule = "quota_v2"
+
 // mountState mounts what the state child prepared on /var, or memory where there is nothing to mount. It runs once the
 // child is done, before anything that needs /var.
 func (g *guest) mountState() {
@@ -27,12 +35,14 @@ func (g *guest) mountState() {
 	}
 	report := contract.StateReport{Device: r.Device, Action: r.Action}
 	why := oneLine(r.Error)
-	dir := filepath.Join(g.Root, contract.StateDir)
+	dir := g.stateDir()
 	switch r.Action {
 	case state.Mounted, state.Formatted, state.Reformatted:
 		node := filepath.Join(g.Root, "dev", r.Device)
-		// errors=remount-ro: a filesystem that stumbles is kept as it is, for e2fsck, rather than written on.
-		err := g.System.Mount(node, dir, "ext4", confined, "errors=remount-ro")
+		err := g.System.Mount(node, dir, "ext4", confined, stateOptions+",usrquota")
+		if err != nil {
+			err = g.System.Mount(node, dir, "ext4", confined, stateOptions) // no state was ever lost for want of quotas
+		}
 		if err != nil {
 			report.Action, why = state.FailedDisk, fmt.Sprintf("mounting %s: %v", node, err)
 			break
@@ -59,6 +69,9 @@ func (g *guest) mountState() {
 		g.log.Warn("state", "error", err)
 		g.fact(func(f *facts) { f.warnings["init: var"] = oneLine(err.Error()) })
 	}
+	if report.Bytes > 0 {
+		g.warn("shares of the state disk", func() error { return g.shareState(report.Device) })
+	}
 	if why != "" && report.Action != state.Absent {
 		g.log.Error("state disk", "error", why)
 	}
@@ -76,6 +89,60 @@ func (g *guest) mountState() {
 		}
 	}
 }
+
+// shareState has the kernel see to it that no child takes more of the state disk than its share.
+func (g *guest) shareState(device string) error {
+	limits, err := g.stateLimits()
+	if err != nil {
+		return err
+	}
+	lacks := g.loadNamed([]string{quotaModule})
+	if err := g.System.Share(g.stateDir(), filepath.Join(g.Root, "dev", device), limits); err != nil {
+		if !errors.Is(err, state.ErrUncounted) {
+			return fmt.Errorf("%w; what a child writes is bounded by the disk alone", errors.Join(err, lacks))
+		}
+		g.log.Warn("shares of the state disk", "error", err)
+	}
+	var said []any
+	for _, l := range limits {
+		if l.Bytes > 0 {
+			said = append(said, fmt.Sprintf("user %d", l.UID), fmt.Sprintf("%d KiB", l.Bytes>>10))
+		}
+	}
+	g.log.Info("the state disk is shared out", said...)
+	g.mu.Lock()
+	g.shared = true
+	g.mu.Unlock()
+	return nil
+}
+
+// shareAgain does so for a profile that has changed.
+func (g *guest) shareAgain() error {
+	g.mu.Lock()
+	shared, device := g.shared, g.facts.state.Device
+	g.mu.Unlock()
+	if !shared {
+		return nil
+	}
+	limits, err := g.stateLimits()
+	if err != nil {
+		return err
+	}
+	return g.System.Reshare(filepath.Join(g.Root, "dev", device), limits)
+}
+
+func (g *guest) stateLimits() ([]state.Limit, error) {
+	room, err := state.Room(g.stateDir())
+	if err != nil {
+		return nil, err
+	}
+	g.mu.Lock()
+	p := g.profile
+	g.mu.Unlock()
+	return state.Limits(p, room), nil
+}
+
+func (g *guest) stateDir() string { return filepath.Join(g.Root, contract.StateDir) }
 
 // makeSeed leaves a seed as soon as there is randomness for one. A guest without a generator that nobody asks for a key
 // would have none when it stops, and none at its next start.
@@ -133,4 +200,6 @@ func mountSyscall(source, target, fstype string, flags uintptr, data string) err
 }
 
 // Machine is the real System.
-func Machine() System { return System{Mount: mountSyscall, Reboot: unix.Reboot} }
+func Machine() System {
+	return System{Mount: mountSyscall, Reboot: unix.Reboot, Share: state.Bound, Reshare: state.Rebound}
+}

@@ -23,14 +23,13 @@ import (
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/logging/segment"
+	"rempart/profiles"
 )
 
-// How much log is kept, in bytes. On a disk it is a part of it, but never less than a few hours' worth.
+// How much log is kept in memory, in bytes; on a disk it is what profiles.LogRoom says.
 const (
-	mostOnDisk   = 8 << 20
 	mostInMemory = 512 << 10 // of a /var in memory
 	inSpare      = 256 << 10 // in /run, when /var cannot be written
-	partOfDisk   = 8         // 1/8 of the state disk at most
 )
 
 // Spec is the child.
@@ -103,11 +102,11 @@ func bound(dir string) int64 {
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return mostInMemory
 	}
-	most := int64(mostOnDisk)
+	room := profiles.LogRoom(int64(fs.Blocks) * fs.Bsize)
 	if fs.Type == unix.TMPFS_MAGIC {
-		most = mostInMemory
+		room = min(room, mostInMemory)
 	}
-	return min(most, max(int64(fs.Blocks)*fs.Bsize/partOfDisk, inSpare))
+	return room
 }
 
 // keeper puts what arrives into the store.

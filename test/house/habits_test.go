@@ -92,7 +92,7 @@ var unsafeUsers = map[string]string{
 	"firstboot/link":        "ioctl SIOCETHTOOL",
 	"firstboot/link/packet": "the size of a packet socket's ancillary data",
 	"firstboot/seed":        "ioctl RNDADDENTROPY",
-	"firstboot/state":       "ioctl EXT4_IOC_RESIZE_FS",
+	"firstboot/state":       "ioctl EXT4_IOC_RESIZE_FS, and quotactl",
 }
 
 func TestImports(t *testing.T) {

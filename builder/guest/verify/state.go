@@ -83,6 +83,7 @@ type inspection struct {
 	f        *ext4.FS
 	rules    Rules
 	places   map[string]*contract.StatePlace
+	held     map[string]bool // files that the guest's kernel makes immutable
 	links    map[string]string
 	state    *State
 	suspects map[string]*Suspect
@@ -97,11 +98,16 @@ type inspection struct {
 // nil one compares with nothing. Whatever the disk holds, it ends: damage is told as a suspect, not as an error. Errors
 // are those of reading the disk.
 func InspectState(ctx context.Context, disk io.ReaderAt, size int64, rules Rules, last *Listing) (*State, error) {
-	n := &inspection{ctx: ctx, rules: rules, places: map[string]*contract.StatePlace{}, links: map[string]string{},
+	n := &inspection{ctx: ctx, rules: rules, places: map[string]*contract.StatePlace{}, held: map[string]bool{},
+		links:    map[string]string{},
 		state:    &State{Suspects: []Suspect{}, Changes: []Change{}, Listing: &Listing{Format: listingFormat}},
 		suspects: map[string]*Suspect{}, seen: map[uint32]string{}, left: size, room: mostKept, foreign: map[string]bool{}}
 	for i := range rules.Places {
-		n.places[rules.Places[i].Path] = &rules.Places[i]
+		p := &rules.Places[i]
+		n.places[p.Path] = p
+		if p.Held != "" {
+			n.held[path.Join(p.Path, p.Held)] = true
+		}
 	}
 	n.places[lostFound] = &contract.StatePlace{Path: lostFound, Mode: 0o700}
 	for _, l := range rules.Links {
@@ -335,7 +341,8 @@ func (n *inspection) special(shown string, i *ext4.Inode) {
 	case mode.IsRegular() && mode&0o111 != 0:
 		n.suspect(shown, whyExecutable)
 	}
-	if i.Flags&(ext4.FlagImmutable|ext4.FlagAppend) != 0 {
+	held := mode.IsRegular() && n.held[shown]
+	if i.Flags&ext4.FlagImmutable != 0 && !held || i.Flags&ext4.FlagAppend != 0 {
 		n.suspect(shown, whyFlag)
 	}
 }

@@ -16,6 +16,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"rempart/profiles"
 )
 
 // header is the first line of a file, with the version of its format.
@@ -28,13 +30,13 @@ const (
 )
 
 // maxLine bounds one line: the bounds of a lease, its client and hardware address in hex, its name quoted at worst.
-const maxLine = 2*MaxClient + 2*MaxHardware + 4*MaxName + 256
+const maxLine = profiles.MaxLeaseLine
 
 // castagnoli is the polynomial of CRC-32C, for which processors have an instruction.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // spare is how many outdated lines a file may have beyond twice the leases before it is written anew.
-const spare = 4096
+const spare = profiles.LeaseSpare
 
 // journal is the file and what is on its way into it. All but end, ended and file is guarded by the store's mutex.
 type journal struct {

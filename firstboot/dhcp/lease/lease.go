@@ -33,6 +33,7 @@ import (
 	"time"
 
 	"rempart/firstboot/boottime"
+	"rempart/profiles"
 )
 
 // State is what a lease is.
@@ -101,7 +102,7 @@ type Options struct {
 }
 
 // DefaultMost bounds how many leases a store keeps, whatever clients do. Each takes some 300 bytes.
-const DefaultMost = 1 << 16
+const DefaultMost = profiles.MaxLeases
 
 // entry is a lease and where it stands.
 type entry struct {

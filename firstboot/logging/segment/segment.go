@@ -233,7 +233,7 @@ func (s *Store) write(b []byte) error {
 	}
 	s.drop(int64(len(b)))
 	_, err := s.out.WriteAt(b, last.size)
-	if errors.Is(err, unix.ENOSPC) && s.dropOldest() {
+	if (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) && s.dropOldest() {
 		_, err = s.out.WriteAt(b, last.size)
 	}
 	if err != nil {
