@@ -21,7 +21,7 @@ type Injection struct {
 	Fail  bool          // the work returns an error instead of beginning
 	Panic bool          // the child panics soon after it became ready
 	Hog   bool          // the child takes memory until it is killed: a daemon soon after it became ready, a task at once
-	Fill  bool          // the child writes to the state disk, wherever it may, until it can no more, before its work begins
+	Fill  bool          // the child writes to the state disk, where it may, until it can no more, before its work begins
 	Jump  time.Duration // of "clock", no child: how far the clock jumps when the profile is changed while the guest runs
 }
 
@@ -183,7 +183,8 @@ func fill(dir string) (files int, bytes int64, err error) {
 	var first *os.File
 	for ; files < maxFillFiles && err == nil; files++ {
 		var f *os.File
-		if f, err = os.OpenFile(filepath.Join(dir, fmt.Sprintf("fill-%d", files)), os.O_WRONLY|os.O_CREATE, 0o600); err != nil {
+		name := filepath.Join(dir, fmt.Sprintf("fill-%d", files))
+		if f, err = os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o600); err != nil {
 			break
 		}
 		if first == nil {

@@ -158,6 +158,14 @@ func (g *testGuest) console() string {
 
 func startGuest(t *testing.T, cmdline string, profile *profiles.Profile) *testGuest {
 	t.Helper()
+	g := prepareGuest(t, cmdline, profile)
+	g.begin(t)
+	return g
+}
+
+// prepareGuest makes a guest that has not begun to run.
+func prepareGuest(t *testing.T, cmdline string, profile *profiles.Profile) *testGuest {
+	t.Helper()
 	root := t.TempDir()
 	lay := func(name string, b []byte) {
 		t.Helper()
@@ -203,6 +211,12 @@ func startGuest(t *testing.T, cmdline string, profile *profiles.Profile) *testGu
 				return g.limited("again", strings.TrimPrefix(node, root), limits)
 			},
 		}})
+	return g
+}
+
+// begin runs it until the test ends.
+func (g *testGuest) begin(t *testing.T) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	g.run(ctx)
 	gone := make(chan struct{})
@@ -221,7 +235,6 @@ func startGuest(t *testing.T, cmdline string, profile *profiles.Profile) *testGu
 			t.Log(g.console())
 		}
 	})
-	return g
 }
 
 // wait waits for a report.
@@ -286,6 +299,9 @@ func TestGuestBecomesReady(t *testing.T) {
 	}
 	if len(g.mounted) != 1 || !strings.HasSuffix(g.mounted[0], "dev/vdb /var ext4") {
 		t.Errorf("mounted %v; want the state disk only", g.mounted)
+	}
+	if len(g.limits) != 1 || g.limits[0].dir != "/var" || g.limits[0].node != "/dev/vdb" || len(g.limits[0].limits) == 0 {
+		t.Errorf("shared out %+v; want the state disk, once", g.limits)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path"
 	"strconv"
@@ -187,14 +186,10 @@ func quotactl(command uintptr, node string, id uint32, addr unsafe.Pointer) erro
 // fresh makes the file of quotas, in place of whatever is there. The kernel makes it immutable while it holds it, and
 // after a power cut it still is.
 func fresh(root *os.Root) (*os.File, error) {
-	old, err := root.OpenFile(contract.QuotaFile, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err == nil {
-		err = os.NewSyscallError("FS_IOC_SETFLAGS", unix.IoctlSetPointerInt(int(old.Fd()), unix.FS_IOC_SETFLAGS, 0))
-		old.Close()
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ELOOP) && !errors.Is(err, unix.EOPNOTSUPP) &&
-		!errors.Is(err, unix.ENOTTY) {
-		return nil, err
+	if info, err := root.Lstat(contract.QuotaFile); err == nil && info.Mode().IsRegular() {
+		if err := release(root); err != nil {
+			return nil, err
+		}
 	}
 	if err := root.RemoveAll(contract.QuotaFile); err != nil {
 		return nil, err
@@ -209,6 +204,20 @@ func fresh(root *os.Root) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// release takes every flag off the file of quotas.
+func release(root *os.Root) error {
+	old, err := root.OpenFile(contract.QuotaFile, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	err = unix.IoctlSetPointerInt(int(old.Fd()), unix.FS_IOC_SETFLAGS, 0)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY) {
+		return nil // a filesystem without flags
+	}
+	return os.NewSyscallError("FS_IOC_SETFLAGS", err)
 }
 
 // usage is what a user has on the disk.

@@ -93,6 +93,12 @@ func TestStateImplants(t *testing.T) {
 		want         []string // "path: reason; reason"
 	}{
 		{"nothing", "", nil},
+		{"what the kernel of a guest holds", "write CONTENT /" + contract.QuotaFile + "\nsif /" + contract.QuotaFile +
+			" mode 0100600\nsif /" + contract.QuotaFile + " flags 0x80010\n", nil},
+		{"another that is as unchangeable", "write CONTENT /lib/rempart/seed.new\nsif /lib/rempart/seed.new mode 0100600\n" +
+			"sif /lib/rempart/seed.new flags 0x80010\n", []string{"lib/rempart/seed.new: made unchangeable by a flag"}},
+		{"what the kernel holds, held otherwise", "mkdir /" + contract.QuotaFile + "\nsif /" + contract.QuotaFile +
+			" flags 0x80010\n", []string{"lib/rempart/quota: nothing declares it; made unchangeable by a flag"}},
 		{"a file where none may be", "write CONTENT /home/x\n", []string{"home/x: nothing declares it"}},
 		{"a program in place of a log", "write ELF /log/rempart/9.log\nsif /log/rempart/9.log mode 0100640\n" +
 			"sif /log/rempart/9.log uid 914\nsif /log/rempart/9.log gid 914\n",

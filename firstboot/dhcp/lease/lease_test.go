@@ -465,3 +465,18 @@ func TestFull(t *testing.T) {
 	}
 	put(t, s, bound(2, Forever))
 }
+
+// TestLongestLine: what a client can make the longest line of is within what the state disk is shared out by.
+func TestLongestLine(t *testing.T) {
+	far := netip.MustParseAddr("2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff")
+	l := Lease{Addr: far, Bits: 128, Via: far, Client: strings.Repeat("\xff", MaxClient),
+		Hardware: strings.Repeat("\xff", MaxHardware), Name: strings.Repeat("\x80", MaxName), Since: -Forever,
+		Expires: Forever, State: Declined}
+	line := appendLine(nil, l, -Forever)
+	if len(line) > maxLine {
+		t.Errorf("the longest line has %d bytes; want %d at most", len(line), maxLine)
+	}
+	if got, _, _, err := parseLine(string(line[:len(line)-1])); err != nil || got != l {
+		t.Errorf("parseLine of the longest line = %+v, %v; want %+v", got, err, l)
+	}
+}
