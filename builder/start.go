@@ -27,6 +27,7 @@ ends with it.
 A guest of Xen an xl watches over, which starts it again when it restarts, and nothing of rempart stays.
 
 With --foreground this process is the one that keeps the guest, for a service manager: SIGTERM ends the guest in order.
+Of a guest of Xen that SIGTERM must not reach xl too: KillMode=mixed of systemd.
 
 Exit status: 0 when it is READY, 1 when it failed or was not within --timeout; it runs on then, to be looked at.`,
 		words: createdNames,

@@ -14,6 +14,7 @@ import (
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/reprovision"
 	"rempart/builder/hypervisor"
+	"rempart/builder/hypervisor/qemu"
 	"rempart/builder/master/store"
 	"rempart/builder/packettest"
 	"rempart/profiles"
@@ -112,6 +113,10 @@ func prove(ctx context.Context, c *console, g *home.Guest, masters *store.Store,
 	}
 	report, err := trial{master: m, settings: s, profile: p, timeout: patience,
 		say: func(string, ...any) {}}.run(ctx)
+	if errors.Is(err, qemu.ErrNotInstalled) && g.Xen != nil {
+		return proof, fmt.Errorf("%w; or prove the master on a machine that has QEMU, by `rempart test`, and then have it "+
+			"here with --prove never", err)
+	}
 	if errors.Is(err, errNoBench) {
 		return reprovision.Proof{Verdict: "NOT PROVEN: " + err.Error()}, nil
 	}

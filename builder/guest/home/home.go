@@ -8,6 +8,7 @@
 //	NAME/state.raw      its state disk
 //	NAME/root.qcow2     in place of that, what a guest of another system writes to
 //	NAME/identity.raw   its identity disk
+//	NAME/xen.cfg        of a guest of Xen, what xl starts it from
 //	NAME/volumes        where in LVM the state disk of a removed guest is; one of LVM has no state.raw
 //	NAME/keeper.log     what the process said that kept it last
 //	NAME/progress       what the command says that is at work on it for long, or said last

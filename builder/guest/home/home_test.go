@@ -45,6 +45,18 @@ func makeGuest(t *testing.T, h Home, name string) *Guest {
 	return g
 }
 
+// lockedGuest makes one called fw, which nobody else changes until the test is over.
+func lockedGuest(t *testing.T, h Home) *Guest {
+	t.Helper()
+	makeGuest(t, h, "fw")
+	g, err := h.Lock("fw", "a test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.Unlock)
+	return g
+}
+
 func TestLife(t *testing.T) {
 	h := Home{Dir: filepath.Join(t.TempDir(), "guests")}
 	if names, err := h.Names(); err != nil || len(names) != 0 {
@@ -297,13 +309,7 @@ func TestRunning(t *testing.T) {
 }
 
 func TestEnsure(t *testing.T) {
-	h := Home{Dir: t.TempDir()}
-	makeGuest(t, h, "fw")
-	g, err := h.Lock("fw", "a test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer g.Unlock()
+	g := lockedGuest(t, Home{Dir: t.TempDir()})
 	g.Data[0].Path = g.StateDisk() // some file
 	if err := g.Ensure(t.Context()); err != nil {
 		t.Fatal(err)
@@ -332,7 +338,7 @@ func TestEnsure(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	err = g.Ensure(t.Context())
+	err := g.Ensure(t.Context())
 	for _, want := range []string{"state disk", "identity disk", "data disk www"} {
 		if err == nil || !strings.Contains(err.Error(), "its "+want) {
 			t.Errorf("Ensure without disks = %v; want it to name the %s", err, want)

@@ -8,12 +8,7 @@ import (
 // TestResizeFails: a size that cannot be had leaves a guest that starts, with the size it had.
 func TestResizeFails(t *testing.T) {
 	h := Home{Dir: t.TempDir()}
-	makeGuest(t, h, "fw")
-	g, err := h.Lock("fw", "a test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer g.Unlock()
+	g := lockedGuest(t, h)
 	g.Data = nil
 	if err := g.Ensure(t.Context()); err != nil {
 		t.Fatal(err)

@@ -103,13 +103,7 @@ func TestElsewhereOnXen(t *testing.T) {
 
 // TestShrunk: a state disk that was made smaller than what is on it is not filled up with zeros.
 func TestShrunk(t *testing.T) {
-	h := Home{Dir: t.TempDir()}
-	makeGuest(t, h, "fw")
-	g, err := h.Lock("fw", "a test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer g.Unlock()
+	g := lockedGuest(t, Home{Dir: t.TempDir()})
 	g.Data, g.State = nil, 32<<20
 	disk := g.StateDisk()
 	f, err := os.Create(disk)
