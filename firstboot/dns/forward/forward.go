@@ -13,6 +13,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -279,7 +280,17 @@ func (f *Forwarder) fetch(msg *dns.Msg, view uint8) (a *wire.Answer, failed bool
 	if a = pack(out, empty); a != nil {
 		a.Options = explanations(m)
 	}
-	return a, out.Rcode == dns.RcodeServerFailure
+	return a, out.Rcode == dns.RcodeServerFailure && !refuted(m)
+}
+
+// refuted tells whether a failure is that what was answered is not true by its signatures (RFC 8914, sections 4.7 to
+// 4.13). Somebody was asked then, and what was true before is not given in place of that.
+func refuted(m *dns.Msg) bool {
+	opt := m.IsEdns0()
+	return opt != nil && slices.ContainsFunc(opt.Option, func(o dns.EDNS0) bool {
+		e, ok := o.(*dns.EDNS0_EDE)
+		return ok && e.InfoCode >= dns.ExtendedErrorCodeDNSBogus && e.InfoCode <= dns.ExtendedErrorCodeNSECMissing
+	})
 }
 
 // missing is the TTL of what the forwarder itself says does not exist, in seconds.

@@ -282,6 +282,37 @@ func TestCrowdedLink(t *testing.T) {
 }
 
 // TestStale: what was true lately is given when nobody answers, and again at once for a while.
+// TestBogusIsNotStale: what was true once is given when nobody can be asked, not when what is answered now is forged.
+func TestBogusIsNotStale(t *testing.T) {
+	q := question(t, "a.example.", dns.TypeA, false)
+	key := q.Key(nil, 0)
+	m := new(dns.Msg)
+	m.SetQuestion("a.example.", dns.TypeA)
+	rr, err := dns.NewRR("a.example. 1 A 192.0.2.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Answer = []dns.RR{rr}
+	for code, stale := range map[uint16]bool{
+		dns.ExtendedErrorCodeDNSBogus: false, dns.ExtendedErrorCodeSignatureExpired: false,
+		dns.ExtendedErrorCodeNSECMissing: false, dns.ExtendedErrorCodeDNSSECIndeterminate: true,
+		dns.ExtendedErrorCodeOther: true, dns.ExtendedErrorCodeNetworkError: true, dns.ExtendedErrorCodeCachedError: true,
+	} {
+		f := forwarder(exchange(func(_ context.Context, q *dns.Msg) (*dns.Msg, error) {
+			return answer.Explain(new(dns.Msg).SetRcode(q, dns.RcodeServerFailure), code, "as it is"), nil
+		}))
+		f.Cache.Put(key, pack(m, 0), f.Cache.Now()-int64(time.Hour), 0)
+		for look := range 2 { // and that it was asked for lately changes nothing
+			found := f.Cache.Get(key, f.Cache.Now(), 0)
+			r := f.Ask(t.Context(), q, 0, client1, found, 0)
+			if (r.Stale == staleTTL) != stale || !stale && r.Answer.Rcode() != dns.RcodeServerFailure {
+				t.Errorf("a failure explained by %d, look %d: stale for %d s, %s; want it stale: %t", code, look, r.Stale,
+					dns.RcodeToString[r.Answer.Rcode()], stale)
+			}
+		}
+	}
+}
+
 func TestStale(t *testing.T) {
 	asks := 0
 	f := forwarder(exchange(func(context.Context, *dns.Msg) (*dns.Msg, error) {
