@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"rempart/firstboot/contract"
+	"rempart/firstboot/power"
 )
 
 // console writes lines without ever making PID 1 wait: a serial line nobody reads, or a hypervisor that stopped taking
@@ -17,6 +19,7 @@ import (
 type console struct {
 	book    *logbook
 	lines   chan string
+	drained chan chan struct{} // asks for the channel to be closed when all lines have been sent
 	mu      sync.Mutex
 	dropped int
 }
@@ -25,10 +28,24 @@ type console struct {
 const queued = 256
 
 func newConsole(w io.Writer) *console {
-	c := &console{book: newLogbook(), lines: make(chan string, queued)}
+	c := &console{book: newLogbook(), lines: make(chan string, queued), drained: make(chan chan struct{}, 1)}
 	go func() {
-		for line := range c.lines {
-			_, _ = io.WriteString(w, line) // there is nobody to tell of a console that fails
+		for {
+			select {
+			case line := <-c.lines:
+				_, _ = io.WriteString(w, line) // there is nobody to tell of a console that fails
+				continue
+			default:
+			}
+			select {
+			case line := <-c.lines:
+				_, _ = io.WriteString(w, line)
+			case done := <-c.drained:
+				if f, ok := w.(*os.File); ok {
+					power.Sent(f)
+				}
+				close(done)
+			}
 		}
 	}()
 	return c
@@ -60,12 +77,19 @@ func (c *console) tell(from, said string) {
 	c.book.keep(from, said)
 }
 
-// drain waits until what was said is written, at most for d.
+// drain waits until what was said is sent, at most for d.
 func (c *console) drain(d time.Duration) {
-	for end := time.Now().Add(d); len(c.lines) > 0 && time.Now().Before(end); {
-		time.Sleep(10 * time.Millisecond)
+	end := time.After(d)
+	done := make(chan struct{})
+	select {
+	case c.drained <- done:
+	case <-end: // somebody else waits already
+		return
 	}
-	time.Sleep(50 * time.Millisecond) // the line being written
+	select {
+	case <-done:
+	case <-end:
+	}
 }
 
 // maxSaid bounds one line of a child on the console, in bytes.

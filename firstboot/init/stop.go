@@ -17,7 +17,8 @@ import (
 const (
 	stopChildren = 15 * time.Second
 	stopOthers   = 100 * time.Millisecond // orphans hold nothing that needs longer
-	lastWords    = 500 * time.Millisecond
+	lastWords    = 500 * time.Millisecond // of a child, from its pipe
+	lastLines    = 2 * time.Second        // on the console: what is queued takes as long at 115200 baud
 )
 
 // ending is how a guest ends.
@@ -119,7 +120,7 @@ func (g *guest) stop(end ending) {
 	g.warn("state", func() error { g.leaveState(); return nil })
 	unix.Sync()
 	g.log.Info(end.word)
-	g.console.drain(lastWords)
+	g.console.drain(lastLines)
 	for {
 		if err := g.System.Reboot(end.cmd); err == nil {
 			return

@@ -3,6 +3,7 @@ package pid1
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -49,5 +50,32 @@ func TestSignals(t *testing.T) {
 	}
 	if _, ok := SignalFor("init"); ok {
 		t.Error("SignalFor(init) is known")
+	}
+}
+
+// gate is a console that takes a line whenever it is let.
+type gate struct {
+	let  chan struct{}
+	took []string
+}
+
+func (g *gate) Write(b []byte) (int, error) {
+	<-g.let
+	g.took = append(g.took, string(b))
+	return len(b), nil
+}
+
+// TestDrain: the end waits until the console has taken all that was said, and not for one that takes nothing.
+func TestDrain(t *testing.T) {
+	g := &gate{let: make(chan struct{})}
+	c := newConsole(g)
+	for _, line := range []string{"one", "two", "three"} {
+		c.say(line)
+	}
+	c.drain(time.Millisecond) // it takes nothing
+	close(g.let)
+	c.drain(time.Hour)
+	if len(g.took) != 3 || !strings.Contains(g.took[2], "three") {
+		t.Errorf("when drain returns the console has taken %q; want one, two, three", g.took)
 	}
 }

@@ -1,5 +1,5 @@
-// Package power watches for the power button: the KEY_POWER event that ACPI's button driver, or a hypervisor's
-// virtual one, sends to /dev/input.
+// Package power is about the end of a machine: it watches for the power button, the KEY_POWER event that ACPI's button
+// driver, or a hypervisor's virtual one, sends to /dev/input, and sees the last words off.
 //
 // What it deliberately does not do: decide what a press means.
 package power

@@ -68,7 +68,7 @@ var plan = map[string]string{
 	"firstboot/onlink":   "which links are there to be served?",
 	"firstboot/ra":       "what do hosts learn of the router and the prefixes of their link?",
 	"firstboot/names":    "who has which name and address?",
-	"firstboot/power":    "who pressed the button?",
+	"firstboot/power":    "how does the machine end?",
 	"firstboot/refresh":  "how does what changes elsewhere get here, and stay when it cannot?",
 	"firstboot/scrub":    "is the whole root still what was built?",
 	"firstboot/seed":     "where does randomness come from without a device for it?",

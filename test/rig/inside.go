@@ -17,6 +17,7 @@ import (
 	"rempart/builder/master"
 	"rempart/builder/rootfs/tree"
 	"rempart/firstboot/contract"
+	"rempart/firstboot/power"
 )
 
 // InsideVerdict is what a test that runs inside a guest says last on the console, and then "good" or "bad".
@@ -41,6 +42,7 @@ func Inside(m *testing.M, prepare func(modules string) error, args ...string) {
 	}
 	fmt.Println("\n" + InsideVerdict + word)
 	unix.Sync()
+	power.Sent(os.Stdout)
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	select {}
 }

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rempart/firstboot/contract/xenstore"
+	"rempart/firstboot/power"
 	"rempart/test/xen/early"
 )
 
@@ -35,6 +36,7 @@ func main() {
 	if err := run(); err != nil {
 		fmt.Println("probe:", err)
 	}
+	power.Sent(os.Stdout)
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	select {} // an init that ends takes the kernel with it
 }
