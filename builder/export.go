@@ -51,7 +51,9 @@ The system disk is attached read-only, each NIC has the hardware address that th
 guest says READY in xenstore: xenstore-read /local/domain/$(xl domid fw-1)/data/rempart/status. --check says what this
 machine lacks for it: volumes, bridges, files.
 
---to root writes the root alone with its hash tree, to lay into a volume for --layout partitions.
+--to root writes the root alone with its hash tree, to lay into a volume for --layout partitions: xvda1 is the root,
+xvda2 the state. There is no xvda3 for swap, and one that is attached is left alone: what a guest has in memory, keys
+among it, is not to lie on a disk of the host in clear.
 
 --to libvirt prints the XML of a guest that ` + "`rempart create`" + ` made, for ` + "`virsh define FILE`" + `; --bridge
 plugs its links into bridges of this machine. --to qemu prints the command that runs it. The guest must not run here

@@ -85,6 +85,11 @@ func Config(g Guest) ([]byte, error) {
 		fmt.Fprintf(&b, "    'format=raw, vdev=%s, access=%s, target=%s', # %s\n", d.vdev, access, d.target, d.why)
 	}
 	b.WriteString("]\n")
+	if g.Layout == Partitions {
+		// What has been swapped out lies on the host's disk in clear: keys, secrets of leases, parts of connections. And a
+		// child that grows is meant to meet its bound of memory, not to slow the machine down (firstboot/init/cgroup).
+		b.WriteString("# There is no disk to swap on: a guest uses none, not even one that it is given.\n")
+	}
 	b.WriteString("vif = [\n")
 	for _, v := range g.VIFs {
 		// type=vif: no emulated NIC beside it, which a HVM guest would have.
