@@ -225,6 +225,14 @@ func (t Toolstack) read(ctx context.Context, paths ...string) ([]byte, error) {
 	}
 }
 
+// store is Store, or this machine's.
+func (t Toolstack) store(ctx context.Context) (io.ReadWriteCloser, error) {
+	if t.Store != nil {
+		return t.Store()
+	}
+	return dom0Store(ctx, xenstoreSocket, xenstore.Device)
+}
+
 // Status is what a guest says of itself in one word; ErrAbsent of package xenstore while it has said nothing.
 func (t Toolstack) Status(ctx context.Context, id int) (string, error) {
 	b, err := t.read(ctx, xenstore.DomainPath(id)+"/"+xenstore.StatusPath)
@@ -261,15 +269,14 @@ func (t Toolstack) Commands(ctx context.Context, name string) (io.ReadWriteClose
 	if err != nil {
 		return nil, err
 	}
-	open := t.Store
-	if open == nil {
-		open = func() (io.ReadWriteCloser, error) { return dom0Store(ctx, xenstoreSocket, xenstore.Device) }
+	dial := func(ctx context.Context) (*xenstore.Conn, error) {
+		f, err := t.store(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("xenstore, which only a Xen host's root reaches: %w", err)
+		}
+		return xenstore.New(f), nil
 	}
-	f, err := open()
-	if err != nil {
-		return nil, fmt.Errorf("xenstore, which only a Xen host's root reaches: %w", err)
-	}
-	return xenstore.Dial(ctx, xenstore.New(f), xenstore.DomainPath(id))
+	return xenstore.Connect(ctx, dial, xenstore.DomainPath(id))
 }
 
 // Await waits until a guest says that it is ready, and returns its report. One that says FAILED may become ready after

@@ -2,10 +2,12 @@ package xenstore
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
+	"sync/atomic"
 	"testing"
 
 	"rempart/firstboot/contract/xenstore/storetest"
@@ -92,6 +94,99 @@ func TestChannelBeginsAnew(t *testing.T) {
 	// What nobody took may still be heard, once, or be lost; what was taken is not heard again.
 	if s := string(heard); s != "second" && s != "never takensecond" {
 		t.Errorf("heard %q; want second, perhaps after what nobody took", s)
+	}
+}
+
+// brittle is a connection that ends after so many messages were written.
+type brittle struct {
+	net.Conn
+	left atomic.Int32
+}
+
+func (b *brittle) Write(p []byte) (int, error) {
+	if b.left.Add(-1) == 0 {
+		defer b.Conn.Close() // the message is taken; nobody hears what became of it
+	}
+	return b.Conn.Write(p)
+}
+
+// TestChannelOutlivesConnections: what breaks is replaced, in whatever moment it breaks, and neither end hears anything
+// twice or misses it.
+func TestChannelOutlivesConnections(t *testing.T) {
+	store, guestConn := storetest.New(t)
+	guest := dial(t, guestConn, "")
+	var dials atomic.Int32
+	host, err := Connect(t.Context(), func(context.Context) (*Conn, error) {
+		b := &brittle{Conn: store.Connect()}
+		b.left.Store(8 + dials.Add(1)%9) // no round number, so that each kind of request is the last one once
+		return New(b), nil
+	}, storetest.Domain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	want := make([]byte, 30*maxChunk+7)
+	_, _ = rand.NewChaCha8([32]byte{2}).Read(want)
+	failed := make(chan error, 4)
+	for from, to := range map[*Channel]*Channel{guest: host, host: guest} {
+		go func() {
+			_, err := from.Write(want)
+			failed <- err
+		}()
+		go func() {
+			got := make([]byte, len(want))
+			_, err := io.ReadFull(to, got)
+			if err == nil && !bytes.Equal(got, want) {
+				err = errors.New("other bytes were heard than said")
+			}
+			failed <- err
+		}()
+	}
+	for range 4 {
+		if err := <-failed; err != nil {
+			t.Error(err)
+		}
+	}
+	if n := dials.Load(); n < 10 {
+		t.Errorf("it took %d connections; want so many breaks that they show something", n)
+	}
+}
+
+// TestChannelGivesUp: on a store that takes nobody any more, or closes every connection, at once or after a request.
+func TestChannelGivesUp(t *testing.T) {
+	gone := errors.New("of the dial")
+	for name, c := range map[string]struct {
+		messages int32 // that a connection takes; 0: there is none
+		want     error
+		dials    int32 // at most
+	}{"gone": {0, gone, 2}, "closed at once": {1, ErrClosed, maxBreaks + 1}, "closed soon": {2, ErrClosed, maxBreaks + 1}} {
+		t.Run(name, func(t *testing.T) {
+			store, guestConn := storetest.New(t)
+			dial(t, guestConn, "")
+			var dials atomic.Int32
+			host, err := Connect(t.Context(), func(context.Context) (*Conn, error) {
+				b := &brittle{Conn: store.Connect()}
+				switch dials.Add(1) {
+				case 1:
+					b.left.Store(3)
+				default:
+					if b.left.Store(c.messages); c.messages == 0 {
+						return nil, gone
+					}
+				}
+				return New(b), nil
+			}, storetest.Domain)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer host.Close()
+			if _, err := host.Read(make([]byte, 8)); !errors.Is(err, ErrClosed) || !errors.Is(err, c.want) {
+				t.Errorf("Read = %v; want %v and %v", err, ErrClosed, c.want)
+			}
+			if n := dials.Load(); n > c.dials {
+				t.Errorf("%d connections; want %d at most", n, c.dials)
+			}
+		})
 	}
 }
 
