@@ -59,9 +59,9 @@ type Channel struct {
 	changed chan struct{} // closed when something may have changed
 }
 
-// Connect opens the host's end of the guest whose DomainPath domain is, over what dial returns. A connection that breaks
-// is replaced by another: xenstored may close one, or be replaced itself by its host's administrator, while a guest
-// carries out a command. Neither end says or hears anything twice for it.
+// Connect opens the host's end of the guest whose DomainPath domain is, over what dial returns. A connection that
+// breaks is replaced by another: xenstored may close one, or be replaced itself by its host's administrator, while a
+// guest carries out a command. Neither end says or hears anything twice for it.
 func Connect(ctx context.Context, dial func(context.Context) (*Conn, error), domain string) (*Channel, error) {
 	conn, err := dial(ctx)
 	if err != nil {

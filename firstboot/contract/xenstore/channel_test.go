@@ -159,7 +159,11 @@ func TestChannelGivesUp(t *testing.T) {
 		messages int32 // that a connection takes; 0: there is none
 		want     error
 		dials    int32 // at most
-	}{"gone": {0, gone, 2}, "closed at once": {1, ErrClosed, maxBreaks + 1}, "closed soon": {2, ErrClosed, maxBreaks + 1}} {
+	}{
+		"gone":           {0, gone, 2},
+		"closed at once": {1, ErrClosed, maxBreaks + 1},
+		"closed soon":    {2, ErrClosed, maxBreaks + 1},
+	} {
 		t.Run(name, func(t *testing.T) {
 			store, guestConn := storetest.New(t)
 			dial(t, guestConn, "")

@@ -77,17 +77,28 @@ type Conn struct {
 	rw     io.ReadWriteCloser
 	events chan Event
 
-	write sync.Mutex // held while one message is written
+	// turn is held from a request until its answer has come, also when who asked has given up. Device keeps the body of a
+	// request where it was written to until a thread of the kernel has sent it, and what is written meanwhile is sent in
+	// its place (drivers/xen/xenbus/xenbus_xs.c, xenbus_dev_request_and_reply). Xen's own library makes one request at a
+	// time too (tools/libs/store/xs.c, request_mutex).
+	turn chan struct{}
+	over chan struct{} // closed when nothing more comes
 
-	mu      sync.Mutex
-	last    uint32
-	waiting map[uint32]chan message
-	broken  error // why nothing more comes
+	mu     sync.Mutex
+	last   uint32
+	asked  *request // that has no answer yet; nil: none
+	broken error    // why nothing more comes
+}
+
+// request is one that an answer is due to.
+type request struct {
+	id     uint32
+	answer chan message // holds one
 }
 
 // New takes a connection over and begins to read from it.
 func New(rw io.ReadWriteCloser) *Conn {
-	c := &Conn{rw: rw, events: make(chan Event, maxEvents), waiting: map[uint32]chan message{}}
+	c := &Conn{rw: rw, events: make(chan Event, maxEvents), turn: make(chan struct{}, 1), over: make(chan struct{})}
 	go c.listen()
 	return c
 }
@@ -116,20 +127,17 @@ func (c *Conn) listen() {
 			continue
 		}
 		c.mu.Lock()
-		answer := c.waiting[m.request]
-		delete(c.waiting, m.request)
-		c.mu.Unlock()
-		if answer != nil {
-			answer <- m
+		if r := c.asked; r != nil && r.id == m.request {
+			r.answer <- m
+			c.asked = nil
+			<-c.turn
 		}
+		c.mu.Unlock()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.broken = fmt.Errorf("%w: %w", ErrClosed, err)
-	for _, answer := range c.waiting {
-		close(answer)
-	}
-	c.waiting = nil
+	close(c.over)
 	close(c.events)
 }
 
@@ -170,48 +178,60 @@ func (c *Conn) ask(ctx context.Context, kind, transaction uint32, payload []byte
 	if len(payload) > maxRequest {
 		return nil, fmt.Errorf("a message of %d bytes; xenstore takes %d at most", len(payload), maxRequest)
 	}
-	answer := make(chan message, 1)
-	c.mu.Lock()
-	if c.waiting == nil {
-		c.mu.Unlock()
-		return nil, c.broken
-	}
-	for c.last++; c.waiting[c.last] != nil; c.last++ {
-	}
-	request := c.last
-	c.waiting[request] = answer
-	c.mu.Unlock()
-	defer func() {
-		c.mu.Lock()
-		delete(c.waiting, request)
-		c.mu.Unlock()
-	}()
-	b := make([]byte, 0, headerSize+len(payload))
-	for _, word := range []uint32{kind, request, transaction, uint32(len(payload))} {
-		b = binary.LittleEndian.AppendUint32(b, word)
-	}
-	c.write.Lock()
-	_, err := c.rw.Write(append(b, payload...)) // as a whole: the kernel acts on whole messages
-	c.write.Unlock()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrClosed, err)
-	}
 	select {
-	case m, ok := <-answer:
-		switch {
-		case !ok:
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			return nil, c.broken
-		case m.kind == typeError:
-			return nil, errorOf(string(bytes.TrimRight(m.payload, "\x00")))
-		case m.kind != kind:
-			return nil, fmt.Errorf("%w: an answer of type %d to a request of type %d", ErrProtocol, m.kind, kind)
-		}
-		return m.payload, nil
+	case c.turn <- struct{}{}:
+	case <-c.over:
+		return nil, c.whyBroken()
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+	r := &request{answer: make(chan message, 1)}
+	c.mu.Lock()
+	c.last++
+	r.id, c.asked = c.last, r
+	c.mu.Unlock()
+	b := make([]byte, 0, headerSize+len(payload))
+	for _, word := range []uint32{kind, r.id, transaction, uint32(len(payload))} {
+		b = binary.LittleEndian.AppendUint32(b, word)
+	}
+	if _, err := c.rw.Write(append(b, payload...)); err != nil { // as a whole: the kernel acts on whole messages
+		c.withdraw(r)
+		return nil, fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	select {
+	case m := <-r.answer:
+		return m.of(kind)
+	case <-ctx.Done():
+		return nil, context.Cause(ctx) // listen ends the turn
+	case <-c.over:
+	}
+	select {
+	case m := <-r.answer: // the last thing that came
+		return m.of(kind)
+	default:
+		return nil, c.whyBroken()
+	}
+}
+
+// withdraw ends the turn of a request that was not sent.
+func (c *Conn) withdraw(r *request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.asked == r {
+		c.asked = nil
+		<-c.turn
+	}
+}
+
+// of is what an answer says to a request of a type.
+func (m message) of(kind uint32) ([]byte, error) {
+	switch m.kind {
+	case typeError:
+		return nil, errorOf(string(bytes.TrimRight(m.payload, "\x00")))
+	case kind:
+		return m.payload, nil
+	}
+	return nil, fmt.Errorf("%w: an answer of type %d to a request of type %d", ErrProtocol, m.kind, kind)
 }
 
 // errorOf is the error of a name of xsd_errors (xs_wire.h).
