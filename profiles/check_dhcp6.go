@@ -79,13 +79,26 @@ func (v *validator) relayed6(d *DHCP6, s *DHCP6Relayed, others []DHCP6Relayed) {
 		bad("lease", "", "%d s, expected %d to %d", s.Lease, minLease6, maxLease6)
 	}
 	v.nameService(s.DNS, s.Search, bad)
+	switch via := l.Way(p); {
+	case s.Delegate && d.Delegate == nil:
+		bad("delegate", fmt.Sprintf("write dhcp6: {%s: {delegate: {from: PREFIX}}}", clip(d.Link)),
+			"the link delegates nothing, of which routers there could have some")
+	case s.Delegate && (!via.Is6() || !linkLocal(netip.PrefixFrom(via, 128)) && !l.onLink(via)):
+		bad("delegate", "add routes: {to: "+p.String()+", via: ADDRESS of the relay agent} to the link",
+			"no route of the link says by which router on it the subnet is reached")
+	}
 	for _, h := range s.Hosts {
 		if h.Delegate != nil {
-			v.reject(h.At, "remove it", "%s.hosts.%s: prefixes are delegated to routers on the link alone", name, clip(h.Name))
+			v.reject(h.At, "remove it", "%s.hosts.%s: prefixes are kept for routers on the link alone", name, clip(h.Name))
 		}
 	}
 	v.pools6(&s.DHCP6Scope, nil, bad)
 	v.hosts6(name, &DHCP6{Link: d.Link, DHCP6Scope: s.DHCP6Scope}, nil)
+}
+
+// onLink tells whether an address is in a subnet that the profile gives the link.
+func (l *Link) onLink(a netip.Addr) bool {
+	return slices.ContainsFunc(l.Addresses, func(own netip.Prefix) bool { return own.Contains(a) })
 }
 
 func (v *validator) pools6(d *DHCP6Scope, mine []netip.Addr, bad func(field, hint, format string, args ...any)) {

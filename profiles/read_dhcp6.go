@@ -41,6 +41,9 @@ func relayed6Fields() table[DHCP6Relayed] {
 		{name: "from", doc: "Where the relay agents send from: an address, a prefix, or a list. Link-local ones too.",
 			kind: oneOrMore(textLike(prefixPattern)), required: true,
 			decode: func(r *reader, v value, d *DHCP6Relayed) { d.From = r.agents(v) }},
+		{name: "delegate", doc: "true: routers there are delegated prefixes of what the link delegates, too, and what is" +
+			" behind them is in its zone. The way to each is the route to the subnet; the agents must lead on.", kind: yesOrNo(),
+			decode: func(r *reader, v value, d *DHCP6Relayed) { d.Delegate, _ = r.boolean(v) }},
 	}, scope6Fields(func(d *DHCP6Relayed) *DHCP6Scope { return &d.DHCP6Scope })...)
 }
 

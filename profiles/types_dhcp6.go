@@ -19,6 +19,9 @@ type DHCP6 struct {
 type DHCP6Relayed struct {
 	Prefix netip.Prefix   `json:"prefix"` // of 64 bits, masked: where the agents say that their clients are
 	From   []netip.Prefix `json:"from"`   // where the agents send from
+	// Delegate: routers there are delegated prefixes of what the link delegates, too. The way to these is that to the
+	// subnet, where the agents lead on to the routers (RFC 8987).
+	Delegate bool `json:"delegate,omitempty"`
 	DHCP6Scope
 	At Pos `json:"at"`
 }
@@ -52,6 +55,17 @@ type DHCP6Host struct {
 	// Delegate is the prefix it is delegated, in the link's PrefixPool; nil: one from there as anybody's.
 	Delegate *PrefixBlock `json:"delegate,omitempty"`
 	At       Pos          `json:"at"`
+}
+
+// Way is the router on the link by which its routes lead to a subnet; zero: there is none, or it is not said.
+func (l *Link) Way(to netip.Prefix) (via netip.Addr) {
+	longest := -1
+	for _, r := range l.Routes {
+		if r.To.Bits() <= to.Bits() && r.To.Contains(to.Addr()) && r.To.Bits() > longest {
+			longest, via = r.To.Bits(), r.Via
+		}
+	}
+	return via
 }
 
 // Gives tells whether the server gives addresses or prefixes at all.

@@ -114,10 +114,14 @@ func (l *link) sources() (out []watch.Address) {
 	if !l.blocks.pool.Delegated {
 		return []watch.Address{{Valid: watch.Forever, Preferred: watch.Forever}}
 	}
-	addresses, _ := l.prefixes()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, p := range l.delegated {
+	at := l
+	if l.behind != nil {
+		at = l.behind
+	}
+	addresses, _ := at.prefixes()
+	at.mu.Lock()
+	defer at.mu.Unlock()
+	for _, p := range at.delegated {
 		// The guest has an address of the link in it for just as long.
 		i := slices.IndexFunc(addresses, func(a watch.Address) bool { return p.Contains(a.Prefix.Addr()) })
 		if _, ok := l.blocks.pool.In(p); ok && i >= 0 {
@@ -167,16 +171,36 @@ func (w *work) delegation(ia *dhcpv6.OptIAPD, keep bool) *dhcpv6.OptIAPD {
 		}
 	}
 	if keep {
-		w.remember(lease.Lease{Addr: b.key(block), Bits: block.Bits(), Via: w.from, Client: client})
+		w.remember(lease.Lease{Addr: b.key(block), Bits: block.Bits(), Via: w.via(), Client: client})
 		w.leave(client, b.key(block), func(l lease.Lease) bool { _, ours := b.place(l); return ours })
 	}
 	return out
 }
 
+// via is the router on the link by which what is delegated is reached: who asks, or the one before the subnet it is in.
+// That one's agents have a route to what they see delegated (RFC 8987, section 4).
+func (w *work) via() netip.Addr {
+	if w.l.behind != nil {
+		return w.l.way
+	}
+	return w.from
+}
+
+// way is the router on a link by which the profile leads to a subnet.
+func way(links []profiles.Link, name string, subnet netip.Prefix) (via netip.Addr) {
+	for i := range links {
+		if links[i].Name == name {
+			via = links[i].Way(subnet)
+		}
+	}
+	return via
+}
+
 // router tells whether what is delegated can be led to who asks.
 func (w *work) router() bool {
-	own := func(a watch.Address) bool { return a.Prefix.Addr() == w.from }
-	return downstream.Router(w.cfg.Links, w.l.settings.Link, w.from) && w.from != w.self.LinkLocal &&
+	via := w.via()
+	own := func(a watch.Address) bool { return a.Prefix.Addr() == via }
+	return downstream.Router(w.cfg.Links, w.l.settings.Link, via) && via != w.self.LinkLocal &&
 		!slices.ContainsFunc(w.self.Addresses, own)
 }
 

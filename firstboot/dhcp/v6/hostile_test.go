@@ -103,7 +103,13 @@ func FuzzMessage(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	s := New(Config{DHCP6: []profiles.DHCP6{routers()}, Store: store, Names: book{}, Log: slog.New(slog.DiscardHandler)})
+	d := foreign()
+	d.Delegate, d.Relayed[0].Delegate = routers().Delegate, true
+	d.Relayed[0].From = append(d.Relayed[0].From, netip.MustParsePrefix("fe80::99/128"))
+	lan := profiles.Link{Name: "lan", Addresses: []netip.Prefix{static.Prefix},
+		Routes: []profiles.Route{{To: netip.MustParsePrefix("fd20::/64"), Via: ip("fd00:1::2")}}}
+	s := New(Config{DHCP6: []profiles.DHCP6{d}, Links: []profiles.Link{lan}, Store: store, Names: book{},
+		Log: slog.New(slog.DiscardHandler)})
 	s.Look(watch.View{Links: map[string]watch.Link{"lan": {Running: true, LinkLocal: ip("fe80::1"),
 		Addresses: []watch.Address{static, gua}}}})
 	c := &client{duid: &dhcpv6.DUIDLL{HWType: 1, LinkLayerAddr: net.HardwareAddr{2, 0, 0, 1, 0, 1}}, name: "x",
@@ -114,6 +120,11 @@ func FuzzMessage(f *testing.F) {
 	relay := &dhcpv6.RelayMessage{MessageType: dhcpv6.MessageTypeRelayForward, LinkAddr: net.ParseIP("fd00:1::2"),
 		PeerAddr: net.ParseIP("fe80::99")}
 	relay.AddOption(dhcpv6.OptRelayMessage(c.compose(requested, nil)))
+	f.Add(relay.ToBytes())
+	relay.LinkAddr = net.ParseIP("fd20::1")
+	relay.Options.Update(dhcpv6.OptRelayMessage(c.compose(requested, func(m *dhcpv6.Message) {
+		m.AddOption(&dhcpv6.OptIAPD{})
+	})))
 	f.Add(relay.ToBytes())
 	for _, kind := range []dhcpv6.MessageType{solicit, requested, renew, rebound, release} {
 		f.Add(c.compose(kind, func(m *dhcpv6.Message) {

@@ -11,7 +11,7 @@ import (
 func (s *Server) Leases() (out []lease.Lease) {
 	for _, l := range s.cfg.Store.All() {
 		for _, on := range s.scopes {
-			if block, ok := on.blocks.of(l); ok {
+			if block, ok := on.blocks.of(l); ok && on.behind == nil { // those have of the link's
 				for _, source := range on.sources() {
 					if p, ok := on.blocks.in(block, source.Prefix); ok {
 						l.Addr = p.Addr()
@@ -53,7 +53,7 @@ func (s *Server) Release(a netip.Addr, done func(error)) bool {
 // has tells whether a lease is of an address, or of a prefix with it.
 func (s *Server) has(l lease.Lease, a netip.Addr) bool {
 	for _, on := range s.scopes {
-		if block, ok := on.blocks.of(l); ok {
+		if block, ok := on.blocks.of(l); ok && on.behind == nil { // those have of the link's
 			for _, source := range on.sources() {
 				if p, ok := on.blocks.in(block, source.Prefix); ok && p.Contains(a) {
 					return true

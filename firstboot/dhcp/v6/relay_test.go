@@ -1,8 +1,11 @@
 package v6
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/insomniacslk/dhcp/dhcpv6"
@@ -113,6 +116,108 @@ func TestForeignSubnets(t *testing.T) {
 	if got := c.through("fe80::2", renew, append(deep, "::")...); got != "" {
 		t.Errorf("by %d agents it is answered %q; want silence", len(deep)+1, got)
 	}
+}
+
+// TestDelegatesBehindAgents: where the profile says so, routers behind relay agents are delegated prefixes of what the
+// link delegates, none that others have; the way there is the route to their subnet, whoever forwards.
+func TestDelegatesBehindAgents(t *testing.T) {
+	lan := profiles.Link{Name: "lan", Addresses: []netip.Prefix{netip.MustParsePrefix("fd00:1::1/64")},
+		Routes: []profiles.Route{{To: netip.MustParsePrefix("fd20::/48"), Via: ip("fd00:1::2")}}}
+	for _, c := range []struct {
+		what  string
+		edit  func(*profiles.DHCP6, *profiles.Link)
+		agent string
+		given bool
+		way   string
+	}{
+		{"of its own", func(*profiles.DHCP6, *profiles.Link) {}, "fe80::2", true, "fd00:1::2"},
+		{"by another agent", func(*profiles.DHCP6, *profiles.Link) {}, "fd00:1::2", true, "fd00:1::2"},
+		{"not said", func(d *profiles.DHCP6, _ *profiles.Link) { d.Relayed[0].Delegate = false }, "fe80::2", false, ""},
+		{"nothing delegated", func(d *profiles.DHCP6, _ *profiles.Link) { d.Delegate = nil }, "fe80::2", false, ""},
+		{"no way", func(_ *profiles.DHCP6, l *profiles.Link) { l.Routes = nil }, "fe80::2", false, ""},
+		{"by itself", func(_ *profiles.DHCP6, l *profiles.Link) { l.Routes[0].Via = ip("fd00:1::1") }, "fe80::2", false, ""},
+		{"another subnet's way", func(_ *profiles.DHCP6, l *profiles.Link) {
+			l.Routes = append(slices.Clone(l.Routes), profiles.Route{To: netip.MustParsePrefix("fd20::/64"),
+				Via: ip("fe80::3")})
+		}, "fe80::2", true, "fe80::3"},
+	} {
+		d := foreign()
+		d.Delegate, d.Relayed[0].Delegate = routers().Delegate, true
+		at := lan
+		at.Routes = slices.Clone(lan.Routes)
+		c.edit(&d, &at)
+		b := newBench(t, d, static)
+		b.Server = New(Config{DHCP6: []profiles.DHCP6{d}, Links: []profiles.Link{at}, Store: b.store, Names: b.names,
+			Log: b.cfg.Log})
+		b.prefixes(static)
+		r, on := b.router(1), b.router(2)
+		on.ask(requested)
+		far := func(kind dhcpv6.MessageType) string {
+			t.Helper()
+			return r.throughPD(c.agent, kind)
+		}
+		got := far(requested)
+		if !c.given {
+			if got != "REPLY, PD NoPrefixAvail" {
+				t.Errorf("%s: it is answered %q; want nothing", c.what, got)
+			}
+			continue
+		}
+		if len(r.held) != 1 || len(on.held) == 1 && r.one().Overlaps(on.one()) {
+			t.Fatalf("%s: it is answered %q and has %v, a router on the link %v", c.what, got, r.held, on.held)
+		}
+		led := func(what string, n int) {
+			t.Helper()
+			ways := fmt.Sprint(b.led())
+			want := fmt.Sprintf("%s via %s by lan", r.one(), c.way)
+			if strings.Contains(ways, want) != (n > 0) || strings.Count(ways, " via "+c.way+" ") != n {
+				t.Errorf("%s, %s: ways are %s; want %d to %s", c.what, what, ways, n, want)
+			}
+		}
+		led("given", 1)
+		if all := b.Leases(); len(all) != 2 {
+			t.Errorf("%s: leases are %v; want one of each router", c.what, all)
+		}
+		had := r.one()
+		if far(renew); r.one() != had {
+			t.Errorf("%s: it renews %s and has %v", c.what, had, r.held)
+		}
+		if got := far(release); got != "REPLY, Success" {
+			t.Errorf("%s: it gives it back and is answered %q", c.what, got)
+		}
+		led("given back", 0)
+	}
+}
+
+// throughPD has a router behind an agent of fd20::/64 ask for a prefix alone.
+func (r *router) throughPD(agent string, kind dhcpv6.MessageType) string {
+	r.t.Helper()
+	m := r.compose(kind, func(m *dhcpv6.Message) {
+		m.Options.Del(dhcpv6.OptionIANA)
+		ia := &dhcpv6.OptIAPD{IaId: [4]byte{0, 0, 0, 1}}
+		for _, p := range r.held {
+			ia.Options.Add(&dhcpv6.OptIAPrefix{Prefix: ipNet(p)})
+		}
+		m.AddOption(ia)
+	})
+	answers, err := r.send(ip(agent), relayed(m, "fd20::1"))
+	if len(answers) != 1 {
+		r.t.Fatalf("%d answers, %v", len(answers), err)
+	}
+	outer, err := dhcpv6.RelayMessageFromBytes(answers[0])
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if r.got, err = outer.GetInnerMessage(); err != nil {
+		r.t.Fatal(err)
+	}
+	if kind != release {
+		r.held = nil
+		for _, ia := range r.got.Options.IAPD() {
+			r.held = append(r.held, asked(ia)...)
+		}
+	}
+	return describe(r.got)
 }
 
 // TestTwoDelegations: a router that asks for two prefixes has two, although just one is kept for it.

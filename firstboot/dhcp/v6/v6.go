@@ -13,7 +13,7 @@
 // and is the same when it is requested. A lease is on the disk before the reply leaves.
 //
 // What it deliberately does not do: temporary addresses, Reconfigure, authentication, excluding a prefix from what is
-// delegated (RFC 6603), and prefixes for routers behind relay agents.
+// delegated (RFC 6603), and keeping certain prefixes for routers behind relay agents.
 package v6
 
 import (
@@ -82,10 +82,12 @@ type Server struct {
 type link struct {
 	settings *profiles.DHCP6
 	relayed  []*link // behind relay agents on the link
-	// Of such a subnet: the link by which its agents send, the subnet, and where they send from.
+	// Of such a subnet: the link by which its agents send, the subnet, where they send from, and the router on the link
+	// that leads there.
 	behind *link
 	subnet netip.Prefix
 	from   []netip.Prefix
+	way    netip.Addr
 
 	net      uint64 // the upper half of the keys of its leases
 	byDUID   map[string]*profiles.DHCP6Host
@@ -129,6 +131,10 @@ func New(cfg Config) *Server {
 		for _, r := range d.Relayed {
 			sub := newLink(&profiles.DHCP6{Link: d.Link, DHCP6Scope: r.DHCP6Scope}, d.Link+" "+r.Prefix.String())
 			sub.behind, sub.subnet, sub.from = l, r.Prefix, r.From
+			if r.Delegate {
+				sub.blocks = l.blocks
+				sub.way = way(cfg.Links, d.Link, r.Prefix)
+			}
 			l.relayed = append(l.relayed, sub)
 			s.scopes = append(s.scopes, sub)
 		}

@@ -1,6 +1,7 @@
 package link_test
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,8 +25,9 @@ policy: [inside -> self: ping]
 dhcp6:
   lan:
     pool: ::1000-::1fff
+    delegate: {from: "fd00:f::/56", length: 60}
     relayed:
-      "fd20::/64": {from: ["fe80::/64", "fd00:1::2"], pool: "::5-::5", lease: 1h, dns: self}
+      "fd20::/64": {from: ["fe80::/64", "fd00:1::2"], pool: "::5-::5", lease: 1h, dns: self, delegate: true}
 `
 
 // TestRelayed6: ISC's dhcrelay, twice, between a client and the guest with its policy.
@@ -68,10 +70,32 @@ func TestRelayed6(t *testing.T) {
 	// It can be reached there, as the route of the profile has it.
 	l.in("host", "ip", "address", "add", "fd20::5/64", "dev", "h0", "nodad")
 	l.in("host", "ip", "-6", "route", "add", "default", "via", "fd20::1")
-	l.eventually("the client to reach the guest", slow, func() bool {
-		_, err := l.try("ip", "netns", "exec", l.space("host"), "ping", "-6", "-n", "-c", "1", "-W", "2", "fd00:1::1")
-		return err == nil
-	})
+	reached := func(what string, from ...string) {
+		t.Helper()
+		l.eventually(what, slow, func() bool {
+			args := append([]string{"netns", "exec", l.space("host"), "ping", "-6", "-n", "-c", "1", "-W", "2"}, from...)
+			_, err := l.try("ip", append(args, "fd00:1::1")...)
+			return err == nil
+		})
+	}
+	reached("the client to reach the guest")
+	// It is a router, too, and has a prefix delegated; the agents lead on to it.
+	if err := os.Remove(filepath.Join(l.root, "host.leases")); err != nil {
+		t.Fatal(err)
+	}
+	all := l.delegated6("host")
+	if len(all) != 1 || all[0].Bits() != 60 || !netip.MustParsePrefix("fd00:f::/56").Contains(all[0].Addr()) {
+		t.Fatalf("behind two agents dhclient -P is delegated %v; want a /60 of fd00:f::/56", all)
+	}
+	way := all[0].String() + " via fd00:1::2 "
+	l.eventually("the way to "+way, slow, func() bool { return strings.Contains(strings.Join(l.waysOf(), "\n"), way) })
+	l.in("near", "ip", "-6", "route", "add", all[0].String(), "via", "fd20:0:0:1::2")
+	l.in("far", "ip", "-6", "route", "add", all[0].String(), "via", "fd20::5")
+	inside := all[0].Addr().Next()
+	l.in("host", "ip", "address", "add", inside.String()+"/128", "dev", "lo")
+	reached("what is in the delegated prefix to reach the guest", "-I", inside.String())
+	l.dhclient6Release("host")
+	l.eventually("the way to be gone", slow, func() bool { return len(l.waysOf()) == 0 })
 }
 
 // withPolicy reads a profile and puts its policy in force.
