@@ -218,8 +218,12 @@ func Changes(have, want []Interface) []Change {
 	for _, d := range all {
 		w := d.want
 		d.interfaceItself()
+		var left []Change
 		if !w.Kept {
-			d.addresses()
+			left = d.addresses()
+		}
+		if !d.have.Up {
+			d.out, left = append(d.out, left...), nil
 		}
 		if w.Up && !d.have.Up {
 			d.add(Change{Kind: SetUp})
@@ -227,7 +231,7 @@ func Changes(have, want []Interface) []Change {
 		if !w.Kept && w.Up {
 			d.routes()
 		}
-		out = append(out, d.out...)
+		out = append(append(out, d.out...), left...)
 	}
 	return out
 }
@@ -320,9 +324,11 @@ func (d *differ) settings() {
 }
 
 // addresses adds before it removes, so that an address that moves within a subnet takes nothing with it; except
-// where the same address only changes its length, which IPv6 refuses while the old one is there.
-func (d *differ) addresses() {
-	var add, remove, before []Change
+// where the same address only changes its length, which IPv6 refuses while the old one is there. What it returns is to
+// be removed once the routes are there: those from an address go with it, and until others stand in their place packets
+// would have no way out.
+func (d *differ) addresses() (left []Change) {
+	var add, before []Change
 	for _, a := range d.want.Addresses {
 		i := slices.IndexFunc(d.have.Addresses, func(h Address) bool { return h.Prefix == a.Prefix })
 		if i < 0 || !sameLifetimes(d.have.Addresses[i], a) {
@@ -333,18 +339,19 @@ func (d *differ) addresses() {
 		if slices.ContainsFunc(d.want.Addresses, func(a Address) bool { return a.Prefix == h.Prefix }) {
 			continue
 		}
-		c := Change{Kind: DeleteAddress, Address: Address{Prefix: h.Prefix}}
+		c := Change{Kind: DeleteAddress, Index: d.want.Index, Link: d.want.Name, Address: Address{Prefix: h.Prefix}}
 		switch ip := h.Prefix.Addr(); {
 		case slices.ContainsFunc(d.want.Addresses, func(a Address) bool { return a.Prefix.Addr() == ip }):
 			before = append(before, c)
 		case ip.Is6() && ip.IsLinkLocalUnicast():
 		default:
-			remove = append(remove, c)
+			left = append(left, c)
 		}
 	}
-	for _, c := range slices.Concat(before, add, remove) {
+	for _, c := range slices.Concat(before, add) {
 		d.add(c)
 	}
+	return left
 }
 
 func sameLifetimes(a, b Address) bool {

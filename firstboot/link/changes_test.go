@@ -70,6 +70,14 @@ func TestChanges(t *testing.T) {
 			[]string{"wan: remove address 192.0.2.1/16", "wan: address 192.0.2.1/24"}},
 		"moved within the subnet": {with(func(h *Interface) { h.Addresses[0].Prefix = pfx("192.0.2.9/24") }),
 			[]string{"wan: address 192.0.2.1/24", "wan: remove address 192.0.2.9/24"}},
+		"moved to another subnet": {with(func(h *Interface) {
+			h.Addresses[0].Prefix = pfx("198.51.100.9/24")
+			h.Routes[0].Gateway, h.Routes[0].Source = ip("198.51.100.1"), ip("198.51.100.9")
+		}), []string{"wan: address 192.0.2.1/24", "wan: route 0.0.0.0/0 via 192.0.2.254 metric 100",
+			"wan: remove address 198.51.100.9/24"}},
+		"moved while it is down": {with(func(h *Interface) { h.Up, h.Addresses[0].Prefix = false, pfx("192.0.2.9/24") }),
+			[]string{"wan: address 192.0.2.1/24", "wan: remove address 192.0.2.9/24", "wan: up",
+				"wan: route 0.0.0.0/0 via 192.0.2.254 metric 100"}},
 		"made mortal": {with(func(h *Interface) { h.Addresses[0].Valid = time.Hour }), []string{"wan: address 192.0.2.1/24"}},
 		"other gateway is replaced, not removed": {with(func(h *Interface) { h.Routes[0].Gateway = ip("192.0.2.9") }),
 			[]string{"wan: route 0.0.0.0/0 via 192.0.2.254 metric 100"}},
