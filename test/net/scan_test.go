@@ -31,9 +31,9 @@ func (n *node) scan(src, dst string, how ...string) ([]string, error) {
 	if netip.MustParseAddr(dst).Is6() {
 		args = append(args, "-6")
 	}
-	out, err := n.Command("nmap", append(append(args, how...), dst)...).Output()
+	out, err := n.Nmap(append(append(args, how...), dst)...)
 	if err != nil {
-		return nil, fmt.Errorf("nmap %q: %w\n%s", args, err, out)
+		return nil, err
 	}
 	var run struct {
 		Hosts []struct {

@@ -80,10 +80,10 @@ func (r row) check(t *testing.T, cmd *exec.Cmd) {
 // openPorts is what nmap finds open, of all it is told to try.
 func (n *node) openPorts(t *testing.T, args ...string) []string {
 	t.Helper()
-	out, err := n.Command("nmap", append([]string{"-n", "-Pn", "-T5", "--max-retries", "1", "--min-rate", "2000",
-		"-oG", "-"}, args...)...).Output()
+	out, err := n.Nmap(append([]string{"-n", "-Pn", "-T5", "--max-retries", "1", "--min-rate", "2000", "-oG", "-"},
+		args...)...)
 	if err != nil {
-		t.Fatalf("nmap %v: %v", args, err)
+		t.Fatal(err)
 	}
 	var open []string
 	for _, m := range regexp.MustCompile(`(\d+)/open/`).FindAllStringSubmatch(string(out), -1) {

@@ -148,19 +148,9 @@ func (s scan) nmap(w *world, ports, retries string) (found []string, silent int,
 	if strings.Contains(s.target, ":") {
 		args = append(args, "-6")
 	}
-	args = append(args, s.target)
-	// nmap asks for the hardware address three times within half a second, and scans nothing where a busy guest or
-	// router takes longer to say it.
-	const asks = 20
-	var out []byte
-	for range asks {
-		out, err = w.hosts[s.from].Command("nmap", args...).CombinedOutput()
-		if err != nil {
-			return nil, 0, "", fmt.Errorf("from %s: nmap %s %s: %w\n%s", s.from, ports, s.target, err, out)
-		}
-		if !strings.Contains(string(out), "(0 hosts up)") {
-			break
-		}
+	out, err := w.hosts[s.from].Nmap(append(args, s.target)...)
+	if err != nil {
+		return nil, 0, "", fmt.Errorf("from %s: %w", s.from, err)
 	}
 	for _, m := range answering.FindAllStringSubmatch(string(out), -1) {
 		found = append(found, m[1]+"/"+m[3])
