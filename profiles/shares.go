@@ -23,6 +23,7 @@ const (
 	WriterClock  Writer = "clock"
 	WriterLeases Writer = "leases"
 	WriterLists  Writer = "lists"
+	WriterAdvert Writer = "router advertisements"
 )
 
 // What the log takes.
@@ -53,6 +54,8 @@ const (
 const (
 	clockRoom  = 64 << 10 // bytes: the time that was kept, and the one that takes its place
 	systemRoom = 1 << 20  // bytes
+	// advertRoom is for what was advertised, of which a reader takes 64 KiB, and for what takes its place, in bytes.
+	advertRoom = 160 << 10
 	// shareSlack is for directories and for the ends of files, in bytes.
 	shareSlack = 256 << 10
 	shareFiles = 64
@@ -66,6 +69,9 @@ func (p *Profile) Shares(room int64) []Share {
 		{WriterSystem, systemRoom, systemRoom, shareFiles},
 		{WriterLog, LogRoom(room), LogRoom(room) + shareSlack, shareFiles},
 		{WriterClock, clockRoom, clockRoom, shareFiles},
+	}
+	if len(p.RA) > 0 {
+		all = append(all, Share{WriterAdvert, advertRoom, advertRoom, shareFiles})
 	}
 	if len(p.DHCP)+len(p.DHCP6) > 0 {
 		lines := leaseLines(p.leases4()) + leaseLines(p.leases6())

@@ -35,7 +35,8 @@ type Limit struct {
 
 // uids are those of who writes to the state disk.
 var uids = map[profiles.Writer]uint32{profiles.WriterLog: contract.UIDLog, profiles.WriterClock: contract.UIDTime,
-	profiles.WriterLeases: contract.UIDDHCP, profiles.WriterLists: contract.UIDLists}
+	profiles.WriterLeases: contract.UIDDHCP, profiles.WriterLists: contract.UIDLists,
+	profiles.WriterAdvert: contract.UIDRA}
 
 // Limits are those of every account of the guest, for a profile and a filesystem with room for so many bytes. Root has
 // none: that is PID 1, which bounds itself.

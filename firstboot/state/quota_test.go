@@ -38,6 +38,26 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestOwnersHaveShares: whoever has a directory of the state disk has a share of it: without one nothing can be written
+// there.
+func TestOwnersHaveShares(t *testing.T) {
+	have := map[uint32]bool{contract.UIDRoot: true}
+	for _, uid := range uids {
+		have[uid] = true
+	}
+	for _, p := range contract.StatePlaces() {
+		if !have[uint32(p.Owner)] {
+			t.Errorf("/var/%s is user %d's, who has no share of the state disk", p.Path, p.Owner)
+		}
+	}
+	p := &profiles.Profile{RA: []profiles.Advert{{Link: "lan"}}}
+	for _, l := range Limits(p, 1<<30) {
+		if advertises := l.UID == contract.UIDRA; advertises && l.Bytes < 2*64<<10 {
+			t.Errorf("router advertisements get %d bytes; want room for two files of 64 KiB", l.Bytes)
+		}
+	}
+}
+
 // TestRoomOfADisk: what a profile is checked with is what mke2fs leaves, or a little less.
 func TestRoomOfADisk(t *testing.T) {
 	for _, mib := range []int64{16, 31, 64, 130, 256, 511, 513, 1100} {
