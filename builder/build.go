@@ -125,7 +125,7 @@ func publishMaster(ctx context.Context, c *console, into, folder string) error {
 		fmt.Fprintf(c.out, "published as %.12s, without a tag: %v\n", m.Digest, err)
 		return nil
 	}
-	if err := s.Tag(m.Digest, name); err != nil {
+	if err := tag(c, s, m.Digest, name); err != nil {
 		return err
 	}
 	fmt.Fprintf(c.out, "published as %s, %.12s\n", name, m.Digest)

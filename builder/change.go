@@ -14,6 +14,7 @@ import (
 
 	cryptossh "golang.org/x/crypto/ssh"
 
+	"rempart/builder/bounded"
 	"rempart/builder/guest"
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/running"
@@ -94,7 +95,7 @@ func profileOf(ctx context.Context, g admin, like *profiles.Profile) (*profiles.
 
 // plainProfileOf asks a guest for the profile it runs, without what that stores beside its JSON.
 func plainProfileOf(ctx context.Context, g admin) (*profiles.Profile, string, error) {
-	out := &bounded{most: contract.MaxLive}
+	out := &bounded.Buffer{Most: contract.MaxLive}
 	if err := say(ctx, g, nil, out, io.Discard, "profile"); err != nil {
 		return nil, "", err
 	}
@@ -109,25 +110,10 @@ func plainProfileOf(ctx context.Context, g admin) (*profiles.Profile, string, er
 	return p, contract.ProfileDigest(b), nil
 }
 
-// bounded keeps what a guest says, up to a number of bytes: it may be in a stranger's hands.
-type bounded struct {
-	bytes.Buffer
-	most int
-}
-
-var errTooMuch = errors.New("the guest says more than any answer has")
-
-func (b *bounded) Write(p []byte) (int, error) {
-	if b.Len()+len(p) > b.most {
-		return 0, errTooMuch
-	}
-	return b.Buffer.Write(p)
-}
-
 // say runs a command in a guest; an exit status other than 0 is an error with what the guest said.
 func say(ctx context.Context, g admin, stdin io.Reader, stdout, stderr io.Writer, args ...string) error {
 	const most = 64 << 10
-	words := &bounded{most: most}
+	words := &bounded.Buffer{Most: most}
 	status, err := g.Run(ctx, ctl.Call{Args: args}, stdin, stdout, words)
 	text := strings.TrimSpace(printable(words.String()))
 	switch {
@@ -155,7 +141,7 @@ func printable(s string) string {
 
 // tell runs a command of a guest and prints what it answers.
 func tell(ctx context.Context, c *console, g admin, args ...string) error {
-	out := &bounded{most: 64 << 10}
+	out := &bounded.Buffer{Most: 64 << 10}
 	if err := say(ctx, g, nil, out, c.err, args...); err != nil {
 		return err
 	}
@@ -200,7 +186,7 @@ func confirmedProfile(ctx context.Context, c *console, g admin, name string) (*p
 	if err != nil {
 		return nil, "", err
 	}
-	state := &bounded{most: 1 << 20}
+	state := &bounded.Buffer{Most: 1 << 20}
 	if err := say(ctx, g, nil, state, c.err, "status", "--json"); err != nil {
 		return nil, "", err
 	}

@@ -65,7 +65,7 @@ func (o imageOptions) take(ctx context.Context, c *console, masters *store.Store
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", path, err)
 	}
-	if err := masters.Tag(m.Digest, name); err != nil {
+	if err := tag(c, masters, m.Digest, name); err != nil {
 		return nil, err
 	}
 	fmt.Fprintf(c.err, "rempart: it is master %s, %.12s, and boots by %s\n", name, m.Digest,

@@ -56,6 +56,29 @@ func TestVerifyForeignTrust(t *testing.T) {
 	}
 }
 
+// TestTagMoves: a tag that another master had is not moved without a word, by whichever command.
+func TestTagMoves(t *testing.T) {
+	makeForeign(t)
+	dir := t.TempDir()
+	store := filepath.Join(os.Getenv("REMPART_GUESTS"), "..", "masters")
+	_, before, _ := rempart("master", "list", "--store", store)
+	image := filepath.Join(dir, "web.raw")
+	if err := os.WriteFile(image, append([]byte("other"), make([]byte, 1<<20-5)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out, errs := rempart("create", "web2", "--image", image, "--store", store, "--firmware", "bios")
+	if code != exitDone || !strings.Contains(errs, "the tag web meant master") ||
+		!strings.Contains(before, strings.Fields(errs[strings.Index(errs, "meant master"):])[2]) {
+		t.Errorf("create of another image of the name = %d, %q, %q; want it told what the tag meant, of\n%s", code, out, errs,
+			before)
+	}
+	if code, _, errs := rempart("create", "web3", "--image", image, "--store", store, "--firmware",
+		"bios"); code != exitDone ||
+		strings.Contains(errs, "meant") {
+		t.Errorf("create of the same image again = %d, %q; want no word of the tag", code, errs)
+	}
+}
+
 // TestSetForeignNet: a link that the guest is asked by whether it is healthy stays where it can be.
 func TestSetForeignNet(t *testing.T) {
 	makeForeign(t, "--net", "net0=user", "--healthy-tcp", "22")

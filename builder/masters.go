@@ -235,8 +235,18 @@ func (m *masters) verify(ctx context.Context, c *console, args []string) error {
 	return nil
 }
 
-func (m *masters) tag(_ context.Context, _ *console, args []string) error {
-	return m.store.Tag(args[0], args[1])
+func (m *masters) tag(_ context.Context, c *console, args []string) error {
+	return tag(c, m.store, args[0], args[1])
+}
+
+// tag makes a tag mean a master, and says what it meant before.
+func tag(c *console, s *store.Store, ref, name string) error {
+	before, err := s.Tag(ref, name)
+	if err == nil && before != "" {
+		fmt.Fprintf(c.err, "rempart: the tag %s meant master %.12s before; `rempart master tag %[2]s TAG` gives it another\n",
+			name, before)
+	}
+	return err
 }
 
 func (m *masters) untag(_ context.Context, _ *console, args []string) error {
@@ -327,7 +337,7 @@ func (m *masters) importOne(ctx context.Context, c *console, args []string) erro
 		return fmt.Errorf("%w: it has no tag; give it one with `rempart master tag %.12s TAG` if you trust it all the same,"+
 			" or call import with --allow-unsigned", err, one.Digest)
 	}
-	if err := m.store.Tag(one.Digest, one.Manifest.Master.Name); err != nil {
+	if err := tag(c, m.store, one.Digest, one.Manifest.Master.Name); err != nil {
 		return err
 	}
 	by := "signed by " + signer

@@ -73,12 +73,13 @@ func listQuarantine(ctx context.Context, c *console, g *home.Guest, asJSON bool)
 		return errors.Join(printJSON(c.out, append([]*quarantine.Entry{}, all...)), err)
 	}
 	w := tabwriter.NewWriter(c.out, 0, 8, 2, ' ', 0)
+	used, usedErr := quarantine.Used(ctx, all, g.Disks())
 	fmt.Fprintln(w, "ID\tWHEN\tWHAT\tOUTCOME\tFROM\tTO\tFOUND\tMIB")
-	for _, e := range all {
+	for i, e := range all {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.12s\t%.12s\t%d\t%.1f\n", e.ID, e.At.Format(time.DateTime), e.Kind, e.Outcome,
-			e.From, e.To, len(e.Found), float64(e.Used(ctx, g.Disks()))/(1<<20))
+			e.From, e.To, len(e.Found), float64(used[i])/(1<<20))
 	}
-	return errors.Join(w.Flush(), err)
+	return errors.Join(w.Flush(), err, usedErr)
 }
 
 func showQuarantine(ctx context.Context, c *console, g *home.Guest, e *quarantine.Entry, asJSON bool) error {
@@ -234,16 +235,19 @@ func pruneQuarantine(ctx context.Context, c *console, name string, older time.Du
 	if last, err := lastCommitted(g); err == nil && !all {
 		keep = last.ID
 	}
+	used, err := quarantine.Used(ctx, entries, g.Disks())
+	if err != nil {
+		return err
+	}
 	n, free := 0, int64(0)
-	for _, e := range entries {
+	for i, e := range entries {
 		if e.ID == keep || e.ID == pending.ID || e.ID == pending.Source || time.Since(e.At) < older {
 			continue
 		}
-		used := e.Used(ctx, g.Disks())
 		if err := e.Remove(ctx, g.Disks()); err != nil {
 			return err
 		}
-		n, free = n+1, free+used
+		n, free = n+1, free+used[i]
 		fmt.Fprintf(c.out, "%s %s of %s\n", e.ID, e.Kind, e.At.Format(time.DateTime))
 	}
 	fmt.Fprintf(c.out, "%d entries gone, %.1f MiB free\n", n, float64(free)/(1<<20))

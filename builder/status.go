@@ -65,7 +65,7 @@ func statusOf(ctx context.Context, g *home.Guest) guestStatus {
 		s.Title, s.Tags = printable(m.Manifest.Master.Name), kept.Tags
 	}
 	if used, err := g.Disks().Used(ctx, storage.Disk{Kind: storage.State}); err == nil {
-		s.Used = used
+		s.Used = used[0]
 	}
 	if p, last, err := reprovision.Pending(g); err == nil {
 		s.Pending = fmt.Sprintf("%s %s to master %.12s, last step: %s", p.Kind, p.ID, p.To, printable(last))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"rempart/builder/bounded"
 	"rempart/profiles"
 	"rempart/profiles/blocklist"
 )
@@ -32,7 +33,7 @@ func setsBeyond(running, next *profiles.Profile) [][]byte {
 // askStored asks a guest for what its profile stores beside its JSON.
 func askStored(ctx context.Context, g admin, p *profiles.Profile) error {
 	ask := func(digest string, most int64) ([]byte, error) {
-		out := &bounded{most: int(most)}
+		out := &bounded.Buffer{Most: int(most)}
 		err := say(ctx, g, nil, out, io.Discard, "profile", "--stored", digest)
 		return out.Bytes(), err
 	}

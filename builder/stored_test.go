@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"rempart/builder/bounded"
 	"rempart/firstboot/contract/ctl"
 	"rempart/firstboot/contract/live"
 	"rempart/profiles"
@@ -112,8 +113,8 @@ func TestStoredOfGuest(t *testing.T) {
 		}
 		sick.stored[digest] = bytes.Repeat([]byte{1}, 1<<20)
 		if _, _, err := profileOf(t.Context(), sick, &profiles.Profile{}); err == nil ||
-			!strings.Contains(err.Error(), errTooMuch.Error()) {
-			t.Errorf("with too much for %.8s: %v; want %v", digest, err, errTooMuch)
+			!strings.Contains(err.Error(), bounded.ErrOver.Error()) {
+			t.Errorf("with too much for %.8s: %v; want %v", digest, err, bounded.ErrOver)
 		}
 		delete(sick.stored, digest)
 		if _, _, err := profileOf(t.Context(), sick, &profiles.Profile{}); err == nil {

@@ -85,6 +85,19 @@ func (v *validator) servesDHCP(d *DHCP, l *Link, seen map[string]bool) bool {
 }
 
 // dhcpSubnet checks one subnet of a link.
+// onAnother is a link beside the one named that has an address of its own in a subnet; empty: none has.
+func (v *validator) onAnother(link string, subnet netip.Prefix) string {
+	for i := range v.p.Links {
+		l := &v.p.Links[i]
+		if l.Name != link && slices.ContainsFunc(l.Addresses, func(own netip.Prefix) bool {
+			return own.Masked().Overlaps(subnet)
+		}) {
+			return l.Name
+		}
+	}
+	return ""
+}
+
 func (v *validator) dhcpSubnet(d *DHCP, l *Link, s *DHCPSubnet) {
 	name := "dhcp." + clip(d.Link)
 	p := s.Prefix
@@ -101,6 +114,9 @@ func (v *validator) dhcpSubnet(d *DHCP, l *Link, s *DHCPSubnet) {
 	case !s.Server.IsValid() && !l.reaches(p):
 		v.reject(s.At, "add routes: {to: "+p.String()+", via: ADDRESS of the relay agent} to the link",
 			"%s: no route of the link leads to %s, so answers cannot", name, p)
+	}
+	if other := v.onAnother(l.Name, p); !s.Server.IsValid() && other != "" {
+		v.reject(s.At, "", "%s: %s is not behind relay agents: link %s has an address in it", name, p, clip(other))
 	}
 	for _, relay := range s.Relays {
 		if !relay.IsValid() || !relay.Addr().Is4() || !l.reaches(relay) {

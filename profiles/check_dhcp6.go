@@ -24,6 +24,7 @@ func (v *validator) dhcp6() {
 		return
 	}
 	seen := map[string]bool{}
+	var relayed []netip.Prefix // behind relay agents, on any link
 	for i := range v.p.DHCP6 {
 		d := &v.p.DHCP6[i]
 		if !v.insideLink("dhcp6", d.Link, d.At, seen) {
@@ -40,13 +41,14 @@ func (v *validator) dhcp6() {
 		v.delegates(d, bad)
 		v.hosts6("dhcp6."+clip(d.Link), d, v.ownSuffixes(d.Link))
 		for k := range d.Relayed {
-			v.relayed6(d, &d.Relayed[k], d.Relayed[:k])
+			v.relayed6(d, &d.Relayed[k], relayed)
+			relayed = append(relayed, d.Relayed[k].Prefix)
 		}
 	}
 }
 
-// relayed6 checks a subnet behind relay agents; others are those before it.
-func (v *validator) relayed6(d *DHCP6, s *DHCP6Relayed, others []DHCP6Relayed) {
+// relayed6 checks a subnet behind relay agents; others are those before it, of all links.
+func (v *validator) relayed6(d *DHCP6, s *DHCP6Relayed, others []netip.Prefix) {
 	name := fmt.Sprintf("dhcp6.%s.relayed.%s", clip(d.Link), s.Prefix)
 	reject := func(hint, format string, args ...any) {
 		v.reject(s.At, hint, "%s: %s", name, fmt.Sprintf(format, args...))
@@ -56,10 +58,12 @@ func (v *validator) relayed6(d *DHCP6, s *DHCP6Relayed, others []DHCP6Relayed) {
 	case !p.IsValid() || p.Masked() != p || p.Bits() != subnetBits || !p.Addr().IsGlobalUnicast():
 		reject("for example 2001:db8:20::/64", "it is no IPv6 subnet of 64 bits that hosts are in")
 		return
-	case slices.ContainsFunc(others, func(o DHCP6Relayed) bool { return o.Prefix == p }):
+	case slices.Contains(others, p):
 		reject("remove one", "the subnet comes twice")
 	case slices.ContainsFunc(l.Addresses, func(own netip.Prefix) bool { return own.Masked().Overlaps(p) }):
 		reject("", "it is a subnet of the link, not one behind relay agents")
+	case v.onAnother(d.Link, p) != "":
+		reject("", "it is not behind relay agents: link %s has an address in it", clip(v.onAnother(d.Link, p)))
 	case !l.reaches(p):
 		reject("add routes: {to: "+p.String()+", via: ADDRESS of the relay agent} to the link",
 			"no route of the link leads there, so answers cannot")

@@ -1,7 +1,6 @@
 package guest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"rempart/builder/bounded"
 	"rempart/firstboot/contract/identity"
 )
 
@@ -40,11 +40,11 @@ func AskSecrets(ctx context.Context, id *identity.Identity, given []string) erro
 		defer cancel()
 		cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
 		cmd.Stdin, cmd.Stderr = os.Stdin, os.Stderr
-		var out limited
+		out := bounded.Buffer{Most: maxSecret}
 		cmd.Stdout = &out
 		err := cmd.Run()
 		switch {
-		case out.over: // of which the command dies, one way or another
+		case out.Over(): // of which the command dies, one way or another
 			return nil, errLongSecret
 		case err != nil:
 			return nil, fmt.Errorf("the command failed: %w", err)
@@ -54,20 +54,6 @@ func AskSecrets(ctx context.Context, id *identity.Identity, given []string) erro
 }
 
 var errLongSecret = fmt.Errorf("more than %d bytes", maxSecret)
-
-// limited takes no more than a secret may have.
-type limited struct {
-	bytes.Buffer
-	over bool
-}
-
-func (l *limited) Write(p []byte) (int, error) {
-	if l.Len()+len(p) > maxSecret {
-		l.over = true
-		return 0, errLongSecret
-	}
-	return l.Buffer.Write(p)
-}
 
 func putSecrets(id *identity.Identity, option string, given []string, get func(source string) ([]byte, error)) error {
 	var errs []error

@@ -30,7 +30,7 @@ func commands() []command {
 		{"neigh", "[--json]", "hosts the guest has seen on its links", runNeighbours},
 		{"leases", "[--json]", "what DHCP servers gave the guest", runLeases},
 		{"served", "[--json]", "which addresses the guest gave to whom", runServed},
-		{"release", "ADDRESS", "end a lease that the guest gave", runRelease},
+		{"release", "ADDRESS|PREFIX", "end a lease that the guest gave", runRelease},
 		{"policy", "[--json]", "the rules of the profile in force, as nft text", runPolicy},
 		{"sets", "[--json]", "sets of addresses, and how the lists stand that some are taken from", runSets},
 		{"counters", "[--json]", "what the rules have counted", runCounters},

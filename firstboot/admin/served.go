@@ -86,11 +86,18 @@ func printable(name string) string {
 }
 
 func runRelease(ctx context.Context, d *desk, r ctl.Request) error {
-	a, err := parseAddress(r, flag.NewFlagSet(r.Args[0], flag.ContinueOnError))
+	words, err := parseWords(r, flag.NewFlagSet(r.Args[0], flag.ContinueOnError))
 	if err != nil {
 		return err
 	}
-	rows, _, err := askDHCP(ctx, d.root, contract.LeaseQuestion{Release: a.String()})
+	if len(words) != 1 {
+		return usageError{fmt.Errorf("want one address or prefix, not %d words", len(words))}
+	}
+	a := words[0]
+	if _, err := contract.ParseLeased(a); err != nil {
+		return usageError{err}
+	}
+	rows, _, err := askDHCP(ctx, d.root, contract.LeaseQuestion{Release: a})
 	switch {
 	case err != nil:
 		return err

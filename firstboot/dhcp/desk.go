@@ -106,21 +106,25 @@ func (d *desk) list(say *json.Encoder) error {
 
 // release ends a lease; what it returns says why not, or nothing.
 func (d *desk) release(text string) string {
-	a, err := netip.ParseAddr(text)
+	p, err := contract.ParseLeased(text)
 	if err != nil {
-		return fmt.Sprintf("%.64q is no address", text)
+		return err.Error()
 	}
 	done := make(chan error, 1)
-	release := d.server.Release
-	if a.Is6() {
-		release = d.server6.Release
+	tell := func(err error) { done <- err }
+	had := false
+	switch {
+	case p.Addr().Is6():
+		had = d.server6.Release(p, tell)
+	case p.IsSingleIP(): // nobody is given an IPv4 prefix
+		had = d.server.Release(p.Addr(), tell)
 	}
-	if !release(a, func(err error) { done <- err }) {
-		return fmt.Sprintf("nobody has a lease of %v", a)
+	if !had {
+		return fmt.Sprintf("nobody has a lease of %s", text)
 	}
 	if err := <-done; err != nil {
 		return err.Error()
 	}
-	d.log.Info("an administrator ended a lease", "address", a)
+	d.log.Info("an administrator ended a lease", "address", text)
 	return ""
 }

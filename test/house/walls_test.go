@@ -25,6 +25,7 @@ func TestTopLevel(t *testing.T) {
 // plan are the rooms of the house, each with the one question it answers. What lies inside a room is the room's own
 // business. A new room is a decision: it belongs into this plan and into the review of whoever adds it.
 var plan = map[string]string{
+	"builder/bounded":    "how much is kept of what others say?",
 	"builder/boot":       "what starts a master before its kernel does?",
 	"builder/debian":     "which packages, and how do they get here unaltered?",
 	"builder/disk":       "how do bytes become partitions, filesystems and image files?",

@@ -10,7 +10,6 @@
 package lvm
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +18,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"rempart/builder/bounded"
 )
 
 // Errors, for errors.Is.
@@ -57,36 +58,28 @@ func (t Tools) run(ctx context.Context, args ...string) ([]byte, error) {
 	}
 	// Ctrl-C on this terminal is for us.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	out, complaints := &bounded{}, &bounded{}
+	// It is not disturbed by how much it says, see the package's doc.
+	out, complaints := &bounded.Buffer{Most: maxSaid, Drain: true}, &bounded.Buffer{Most: maxSaid, Drain: true}
 	cmd.Stdout, cmd.Stderr = out, complaints
 	err := cmd.Run()
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
 		return nil, fmt.Errorf("%w: %w", ErrMissing, err)
 	case err != nil:
-		return nil, fmt.Errorf("lvm %s: %w: %s", strings.Join(args, " "), err, said(complaints.Bytes()))
-	case out.over:
+		return nil, fmt.Errorf("lvm %s: %w%s", strings.Join(args, " "), err, said(complaints.Bytes()))
+	case out.Over():
 		return nil, fmt.Errorf("lvm %s: %w: more than %d bytes", strings.Join(args, " "), ErrReport, maxSaid)
 	}
 	return out.Bytes(), nil
 }
 
-// said is what a command complained about, in a line.
+// said is what a command complained about, in a line behind what went wrong; empty: nothing.
 func said(b []byte) string {
-	return strings.Join(strings.Fields(strings.ToValidUTF8(string(b), "?")), " ")
-}
-
-// bounded keeps the first maxSaid bytes.
-type bounded struct {
-	bytes.Buffer
-	over bool
-}
-
-func (b *bounded) Write(p []byte) (int, error) {
-	room := min(len(p), maxSaid-b.Len())
-	b.over = b.over || room < len(p)
-	b.Buffer.Write(p[:room])
-	return len(p), nil
+	words := strings.Fields(strings.ToValidUTF8(string(b), "?"))
+	if len(words) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(words, " ")
 }
 
 // Create makes a thick volume of size bytes, which must be whole extents. What it holds is what others left there; only

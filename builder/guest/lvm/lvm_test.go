@@ -153,6 +153,10 @@ func TestFailure(t *testing.T) {
 		!strings.Contains(err.Error(), `Volume group "vg0" not found Cannot process`) {
 		t.Errorf("Group that fails = %v; want what was complained about, in a line", err)
 	}
+	give(t, dir, "fails", "\n")
+	if _, err := l.Group(t.Context(), "vg0"); err == nil || !strings.HasSuffix(err.Error(), "exit status 5") {
+		t.Errorf("Group that fails without a word = %v; want its status, and nothing behind it", err)
+	}
 	t.Setenv("PATH", t.TempDir())
 	if _, err := (Tools{}).Volumes(t.Context(), "vg0"); !errors.Is(err, ErrMissing) {
 		t.Errorf("Volumes without lvm2 = %v; want %v", err, ErrMissing)

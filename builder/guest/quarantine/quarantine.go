@@ -205,26 +205,35 @@ func (e *Entry) Disk(failed bool) storage.Disk {
 	return storage.Disk{Kind: storage.State, Place: place, Entry: e.ID}
 }
 
-// Used is how many bytes of this machine's storage an entry takes, with its state disks.
-func (e *Entry) Used(ctx context.Context, s storage.Disks) int64 {
-	var n int64
-	entries, _ := os.ReadDir(e.Dir)
-	for _, f := range entries {
-		if info, err := f.Info(); err == nil {
-			if s, ok := info.Sys().(*syscall.Stat_t); ok {
-				n += s.Blocks * 512 // stat(2)
+// Used is how many bytes of this machine's storage each of some entries takes, with its state disks. What cannot be
+// found out counts as nothing, and is told.
+func Used(ctx context.Context, entries []*Entry, s storage.Disks) ([]int64, error) {
+	all := make([]int64, len(entries))
+	var disks []storage.Disk // that lie elsewhere
+	var of []int
+	for i, e := range entries {
+		inside, _ := os.ReadDir(e.Dir)
+		for _, f := range inside {
+			if info, err := f.Info(); err == nil {
+				if s, ok := info.Sys().(*syscall.Stat_t); ok {
+					all[i] += s.Blocks * 512 // stat(2)
+				}
+			}
+		}
+		for _, failed := range []bool{false, true} {
+			if filepath.Dir(s.Path(e.Disk(failed))) != e.Dir {
+				disks, of = append(disks, e.Disk(failed)), append(of, i)
 			}
 		}
 	}
-	for _, failed := range []bool{false, true} {
-		if filepath.Dir(s.Path(e.Disk(failed))) == e.Dir {
-			continue
-		}
-		if used, err := s.Used(ctx, e.Disk(failed)); err == nil {
-			n += used
-		}
+	if len(disks) == 0 {
+		return all, nil
 	}
-	return n
+	used, err := s.Used(ctx, disks...) // all at once: each question to LVM takes a while
+	for k, n := range used {
+		all[of[k]] += n
+	}
+	return all, err
 }
 
 // Has tells whether an entry holds a file that is no disk. One that was never written down holds none.

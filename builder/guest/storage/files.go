@@ -154,15 +154,22 @@ func (f Files) Snapshot(context.Context) (string, func() error, error) {
 func (f Files) Check(context.Context, int64, bool) error { return nil }
 
 // Used is Disks.Used.
-func (f Files) Used(_ context.Context, d Disk) (int64, error) {
-	info, err := os.Stat(f.Path(d))
-	if err != nil {
-		return 0, err
+func (f Files) Used(_ context.Context, disks ...Disk) ([]int64, error) {
+	used := make([]int64, len(disks))
+	for i, d := range disks {
+		info, err := os.Stat(f.Path(d))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		used[i] = info.Size()
+		if s, ok := info.Sys().(*syscall.Stat_t); ok {
+			used[i] = s.Blocks * 512 // stat(2): whatever the filesystem's block size
+		}
 	}
-	if s, ok := info.Sys().(*syscall.Stat_t); ok {
-		return s.Blocks * 512, nil // stat(2): whatever the filesystem's block size
-	}
-	return info.Size(), nil
+	return used, nil
 }
 
 // Left is Disks.Left.

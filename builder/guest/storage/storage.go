@@ -74,8 +74,8 @@ type Disks interface {
 	// Check tells what is in the way of a change that makes a state disk of size bytes beside the current one; 0: none.
 	// The guest runs or not.
 	Check(ctx context.Context, size int64, runs bool) error
-	// Used is how many bytes of this machine's storage a disk takes.
-	Used(ctx context.Context, d Disk) (int64, error)
+	// Used is how many bytes of this machine's storage each of some disks takes; one that is not there takes none.
+	Used(ctx context.Context, disks ...Disk) ([]int64, error)
 	// Left are disks of the guest that are there, as people name them.
 	Left(ctx context.Context) ([]string, error)
 	// RemoveAll removes all of them for good.

@@ -360,23 +360,29 @@ func (v Volumes) Check(ctx context.Context, size int64, runs bool) error {
 	return errors.Join(errs...)
 }
 
-// Used is Disks.Used.
-func (v Volumes) Used(ctx context.Context, d Disk) (int64, error) {
-	if d.Kind == Identity {
-		return v.Files.Used(ctx, d)
-	}
+// Used is Disks.Used, by one report of all volumes.
+func (v Volumes) Used(ctx context.Context, disks ...Disk) ([]int64, error) {
 	all, err := v.Tools.Volumes(ctx, v.Group)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	one, have := all[v.name(d)]
-	if !have {
-		return 0, fmt.Errorf("volume %s/%s: %w", v.Group, v.name(d), os.ErrNotExist)
+	used := make([]int64, len(disks))
+	for i, d := range disks {
+		one := all[v.name(d)]
+		switch {
+		case d.Kind == Identity:
+			files, err := v.Files.Used(ctx, d)
+			if err != nil {
+				return nil, err
+			}
+			used[i] = files[0]
+		case one.Pool != "":
+			used[i] = int64(float64(one.Size) * one.Used / 100)
+		default:
+			used[i] = one.Size
+		}
 	}
-	if one.Pool != "" {
-		return int64(float64(one.Size) * one.Used / 100), nil
-	}
-	return one.Size, nil
+	return used, nil
 }
 
 // Left is Disks.Left.

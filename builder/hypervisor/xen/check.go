@@ -48,17 +48,20 @@ func (g Guest) Check(root string, needs Needs) error {
 	if g.Kernel != nil {
 		files["kernel"], files["initrd"] = g.Kernel.Image, g.Kernel.Initrd
 	}
+	told := map[string]bool{"": true}
 	for what, path := range files {
 		if path == "" {
 			continue
 		}
 		if info, err := os.Stat(filepath.Join(root, path)); err != nil {
 			bad("%s: %w", what, err)
+			told[path] = true
 		} else if !info.Mode().IsRegular() {
 			bad("%s %s is no file", what, path)
+			told[path] = true
 		}
 	}
-	if needs.Kernel != "" {
+	if !told[needs.Kernel] {
 		if err := checkKernel(filepath.Join(root, needs.Kernel), g.Mode); err != nil {
 			bad("kernel: %w", err)
 		}

@@ -57,6 +57,9 @@ func TestCheck(t *testing.T) {
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: Check = %v; want %q", name, err, c.want)
 		}
+		if err != nil && strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: Check = %v; want what is wrong told once", name, err)
+		}
 	}
 	// All that is missing, at once.
 	err := g.Check(t.TempDir(), needs)

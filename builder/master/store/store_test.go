@@ -171,13 +171,13 @@ func TestPublishRefuses(t *testing.T) {
 func TestFindAndTags(t *testing.T) {
 	s := newStore(t)
 	a, b := publish(t, s, makeMaster(t, "fw-1", "one")), publish(t, s, makeMaster(t, "gw", "two"))
-	for _, tag := range []string{"fw-1", "stable"} {
-		if err := s.Tag(a.Digest[:10], tag); err != nil {
-			t.Fatal(err)
+	for _, tag := range []string{"fw-1", "stable", "stable"} {
+		if before, err := s.Tag(a.Digest[:10], tag); err != nil || before != "" {
+			t.Fatalf("Tag(%s) = %q, %v; want it of no other before", tag, before, err)
 		}
 	}
-	if err := s.Tag(b.Digest, "stable"); err != nil {
-		t.Fatal(err)
+	if before, err := s.Tag(b.Digest, "stable"); err != nil || before != a.Digest {
+		t.Fatalf("Tag of one that another has = %q, %v; want the other, %s", before, err, a.Digest)
 	}
 	for ref, want := range map[string]string{"fw-1": a.Digest, "stable": b.Digest, a.Digest: a.Digest,
 		b.Digest[:leastPrefix]: b.Digest} {
@@ -192,7 +192,7 @@ func TestFindAndTags(t *testing.T) {
 		}
 	}
 	for _, tag := range []string{"", "-x", "a/b", "..", "A", "deadbeef", strings.Repeat("a", 65), "a b"} {
-		if err := s.Tag(a.Digest, tag); err == nil {
+		if _, err := s.Tag(a.Digest, tag); err == nil {
 			t.Errorf("Tag(%q) was taken", tag)
 		}
 	}
@@ -218,7 +218,7 @@ func TestPrune(t *testing.T) {
 	s := newStore(t)
 	tagged, guests, free := publish(t, s, makeMaster(t, "a", "1")), publish(t, s, makeMaster(t, "b", "2")),
 		publish(t, s, makeMaster(t, "c", "3"))
-	if err := s.Tag(tagged.Digest, "keep"); err != nil {
+	if _, err := s.Tag(tagged.Digest, "keep"); err != nil {
 		t.Fatal(err)
 	}
 	users := func() (func(string) bool, error) {

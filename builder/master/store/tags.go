@@ -41,28 +41,31 @@ func (s *Store) tags() (map[string]string, error) {
 	return all, nil
 }
 
-// Tag makes a tag mean a master, whatever it meant before.
-func (s *Store) Tag(ref, tag string) error {
+// Tag makes a tag mean a master, whatever it meant before: that is the digest of another master, or empty.
+func (s *Store) Tag(ref, tag string) (before string, err error) {
 	if err := CheckTag(tag); err != nil {
-		return err
+		return "", err
 	}
 	unlock, err := s.lock()
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer unlock()
 	m, err := s.Find(ref)
 	if err != nil {
-		return err
+		return "", err
+	}
+	if all, err := s.tags(); err == nil && all[tag] != m.Digest { // one that cannot be read is set right by this
+		before = all[tag]
 	}
 	fresh := filepath.Join(s.dir, workDir, "tag")
 	if err := writeFile(fresh, []byte(m.Digest+"\n")); err != nil {
-		return err
+		return "", err
 	}
 	if err := os.Rename(fresh, filepath.Join(s.dir, tagsDir, tag)); err != nil {
-		return fmt.Errorf("master store: %w", err)
+		return "", fmt.Errorf("master store: %w", err)
 	}
-	return syncDir(filepath.Join(s.dir, tagsDir))
+	return before, syncDir(filepath.Join(s.dir, tagsDir))
 }
 
 // Untag takes a tag away; the master it means stays.

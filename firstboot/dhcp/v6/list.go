@@ -34,12 +34,12 @@ func (s *Server) Leases() (out []lease.Lease) {
 	return out
 }
 
-// Release ends the lease of an address, or of the delegated prefix that it is in, as an administrator wants it; false:
-// nobody has one. done is as Store.Put's.
-func (s *Server) Release(a netip.Addr, done func(error)) bool {
+// Release ends the lease of an address, or of the delegated prefix that it is in, or of a delegated prefix, as an
+// administrator wants it; false: nobody has one. done is as Store.Put's.
+func (s *Server) Release(p netip.Prefix, done func(error)) bool {
 	now := s.cfg.Store.Now()
 	for _, l := range s.cfg.Store.All() {
-		if l.Active(now) && s.has(l, a) {
+		if l.Active(now) && s.has(l, p) {
 			l.State, l.Expires = lease.Freed, now
 			if err := s.cfg.Store.Put(l, func(err error) { s.settle(l); done(err) }); err != nil {
 				done(err)
@@ -50,17 +50,18 @@ func (s *Server) Release(a netip.Addr, done func(error)) bool {
 	return false
 }
 
-// has tells whether a lease is of an address, or of a prefix with it.
-func (s *Server) has(l lease.Lease, a netip.Addr) bool {
+// has tells whether a lease is of an address, of a prefix with it, or of a prefix.
+func (s *Server) has(l lease.Lease, wanted netip.Prefix) bool {
+	a, one := wanted.Addr(), wanted.IsSingleIP()
 	for _, on := range s.scopes {
 		if block, ok := on.blocks.of(l); ok && on.behind == nil { // those have of the link's
 			for _, source := range on.sources() {
-				if p, ok := on.blocks.in(block, source.Prefix); ok && p.Contains(a) {
+				if p, ok := on.blocks.in(block, source.Prefix); ok && (p == wanted || one && p.Contains(a)) {
 					return true
 				}
 			}
 		}
-		if l.Bits == 0 && on.holds(a) && on.key(end(a)) == l.Addr {
+		if l.Bits == 0 && one && on.holds(a) && on.key(end(a)) == l.Addr {
 			return true
 		}
 	}
