@@ -35,6 +35,7 @@ Nothing of this machine changes: look at the files, and install those you want b
   etc/nftables.d             what the host itself takes: SSH, NTP and ping, by the bridge with an address alone
   etc/xen/scripts            hotplug script for vifs: MTU of the bridge, no offloads, no ARP
   etc/systemd/system         guests of Xen wait for the network
+  etc/default/xendomains     guests of Xen end with the host, none is saved with its keys
 
 Bridges have neither STP nor a delay. One without --address is for guests alone: the host is silent on it.`,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {

@@ -189,6 +189,7 @@ func Files(h Host) ([]File, error) {
 		{Path: "etc/udev/rules.d/70-rempart.rules", Content: udevRules(h)},
 		{Path: "etc/nftables.d/rempart-host.nft", Content: filter(h)},
 		{Path: "etc/systemd/system/xendomains.service.d/rempart.conf", Content: []byte(xendomains)},
+		{Path: "etc/default/xendomains", Content: []byte(endOfGuests)},
 		{Path: "etc/xen/scripts/vif-rempart", Mode: 0o755, Content: []byte(vifScript)},
 	}
 	files = append(files, networkd(h)...)

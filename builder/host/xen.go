@@ -45,6 +45,18 @@ After=network-online.target
 TimeoutStopSec=10min
 `
 
+// endOfGuests replaces what Debian's xen-utils-common brings, with which guests are saved when the host ends.
+const endOfGuests = `# Written by rempart: guests are asked to end when the host does, and start anew with it.
+# Saved, as Debian would have it, a guest's memory with its keys lies on a disk of the host, and a firewall comes back
+# in the middle of connections that are over.
+XENDOMAINS_SAVE=
+XENDOMAINS_RESTORE=
+XENDOMAINS_MIGRATE=
+XENDOMAINS_AUTO=/etc/xen/auto
+# Seconds that a guest may take.
+XENDOMAINS_STOP_MAXWAIT=180
+`
+
 // vifScript is a hotplug script of Xen (xl-network-configuration(5), script=).
 const vifScript = `#!/bin/bash
 # Written by rempart: vif-bridge, and then what makes a virtual NIC of a firewall fast and silent. In xl.cfg:

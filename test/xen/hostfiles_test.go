@@ -3,6 +3,7 @@ package xen
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -113,9 +114,10 @@ func told(t *testing.T, said string, want ...string) {
 	}
 }
 
-// judgeOrder has xendomains start what is in /etc/xen/auto: by the names of the files, with the weights asked for.
+// judgeOrder has xendomains start what is in /etc/xen/auto: by the names of the files, with the weights asked for; and
+// end it in order, with nothing left of it.
 func judgeOrder(t *testing.T) {
-	run(t, "mkdir", "-p", "/etc/xen/auto")
+	run(t, "mkdir", "-p", "/etc/xen/auto", "/var/lib/xen/save")
 	want := []string{"zebra", "ant"}
 	for i, name := range want {
 		g := xen.Guest{Name: name, Mode: xen.PV, Loader: xen.Direct, Layout: xen.Whole, Memory: 112 << 20, System: root,
@@ -147,6 +149,16 @@ func judgeOrder(t *testing.T) {
 	for i, name := range want {
 		if got := asked(t, name).Build.Scheduling.Weight; got != 300+i {
 			t.Errorf("the weight of %s is %d; want %d", name, got, 300+i)
+		}
+	}
+	// Debian's own settings would have them saved, memory, keys and all.
+	run(t, "/etc/init.d/xendomains", "stop")
+	if said := run(t, "find", "/var/lib/xen/save", "-type", "f"); said != "" {
+		t.Errorf("the host keeps the memory of guests that ended with it:\n%s", said)
+	}
+	for _, name := range want {
+		if _, err := toolstack().ID(t.Context(), name); !errors.Is(err, xen.ErrAbsent) {
+			t.Errorf("%s outlives xendomains: %v", name, err)
 		}
 	}
 }

@@ -49,6 +49,7 @@ func Probe(ctx context.Context, m *rig.Master) ([]byte, error) {
 	t := new(tree.Tree)
 	const origin = "test"
 	entries := []tree.Entry{tree.Bytes("init", 0o755, binary, origin),
+		tree.Symlink("sbin/poweroff", "/init", origin), // what the kernel calls when xl asks for an end
 		tree.Bytes(strings.TrimPrefix(contract.BootModules, "/"), 0o644, []byte(strings.Join(probeModules, "\n")), origin)}
 	for _, dir := range []string{"dev", "proc", "sys"} {
 		entries = append(entries, tree.Dir(dir, 0o755, origin))
