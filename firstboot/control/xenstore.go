@@ -49,8 +49,9 @@ type stored struct {
 	last *contract.Report // the newest; nil: none yet
 }
 
-// storeTime bounds one exchange with xenstore. A host that is busy with other guests may take its time.
-const storeTime = 30 * time.Second
+// storeTime bounds one exchange with xenstore, a dozen requests for a report. A host that is busy with other guests has
+// been seen to take seconds for each; beginning anew would not make it faster.
+const storeTime = 5 * time.Minute
 
 // serve runs until ctx is done, reports end or the connection breaks.
 func (s *stored) serve(ctx context.Context, reports <-chan contract.Report) error {
