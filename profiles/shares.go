@@ -79,7 +79,8 @@ func (p *Profile) Shares(room int64) []Share {
 	}
 	if taken := p.taken(); len(taken) > 0 {
 		need := listsRoom(taken)
-		all = append(all, Share{WriterLists, need, need + shareSlack, shareFiles + filesEach*int64(len(taken))})
+		// What an earlier profile named is kept for a while, should it be wanted again.
+		all = append(all, Share{WriterLists, need, 2*need + shareSlack, shareFiles + filesEach*int64(len(taken))})
 	}
 	return all
 }
