@@ -7,11 +7,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"rempart/builder/guest"
+	"rempart/builder/guest/verify"
 	"rempart/firstboot/contract/hardware"
 	"rempart/firstboot/contract/identity"
 	"rempart/profiles"
@@ -326,4 +328,9 @@ func TestDelegated(t *testing.T) {
 	}
 	knocking.judge(t, began) // when all that was sent after them has come out of the guest
 	g.PowerOff()
+	// What it advertised it knows when it is started again.
+	kept := rig.Inspected(t, g.State).Listing.Entries
+	if !slices.ContainsFunc(kept, func(e verify.Entry) bool { return strings.HasSuffix(e.Path, "/ra/advertised") }) {
+		t.Errorf("of %d files of the state disk none has what was advertised", len(kept))
+	}
 }
