@@ -90,6 +90,12 @@ func (v *validator) relayed6(d *DHCP6, s *DHCP6Relayed, others []netip.Prefix) {
 	case s.Delegate && (!via.Is6() || !linkLocal(netip.PrefixFrom(via, 128)) && !l.onLink(via)):
 		bad("delegate", "add routes: {to: "+p.String()+", via: ADDRESS of the relay agent} to the link",
 			"no route of the link says by which router on it the subnet is reached")
+	case s.Delegate:
+		// What is behind a router is to be as trusted as the router.
+		if here, there := v.zoneAt(l.Name, PrefixBlock{Prefix: p}), v.zoneAt(l.Name, d.Delegate.PrefixBlock); here != there {
+			bad("delegate", "have both in one zone, or remove it", "the subnet is in %s, and what its routers would be"+
+				" delegated of %s in %s", here, d.Delegate.PrefixBlock, there)
+		}
 	}
 	for _, h := range s.Hosts {
 		if h.Delegate != nil {
@@ -98,6 +104,27 @@ func (v *validator) relayed6(d *DHCP6, s *DHCP6Relayed, others []netip.Prefix) {
 	}
 	v.pools6(&s.DHCP6Scope, nil, bad)
 	v.hosts6(name, &DHCP6{Link: d.Link, DHCP6Scope: s.DHCP6Scope}, nil)
+}
+
+// zoneAt is the zone of what has addresses of a block on a link, in words.
+func (v *validator) zoneAt(link string, b PrefixBlock) string {
+	rest := "no zone"
+	for _, z := range v.p.Zones {
+		for _, m := range z.Members {
+			if m.Link != link {
+				continue
+			}
+			if len(m.Prefixes) == 0 || m.Rest {
+				rest = "zone " + clip(z.Name)
+			}
+			for _, p := range m.Prefixes {
+				if (PrefixBlock{Prefix: p}).Contains(b) {
+					return "zone " + clip(z.Name)
+				}
+			}
+		}
+	}
+	return rest
 }
 
 // onLink tells whether an address is in a subnet that the profile gives the link.
