@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"rempart/builder/files"
 	"rempart/builder/hypervisor"
 	"rempart/builder/hypervisor/qemu"
 	"rempart/firstboot/contract"
@@ -43,6 +45,9 @@ type Settings struct {
 	// state and no identity disk, only the addresses of the latter.
 	Overlay string
 	Health  Health
+	// Vars is the path where the variables of its UEFI firmware are kept, made where there are none; empty: it begins
+	// with fresh ones at each start, as a guest does that may not remember anything there.
+	Vars string
 	// Append is added to the kernel command line; only where the host supplies the kernel.
 	Append string
 }
@@ -220,7 +225,7 @@ func (g *Guest) describe(ctx context.Context, m *Master, s Settings, in qemu.Ins
 			s.Firmware)
 	}
 	if s.Firmware == hypervisor.UEFI {
-		machine.Flash, err = g.flash(arch)
+		machine.Flash, err = g.flash(arch, s)
 	}
 	return machine, err
 }
@@ -235,7 +240,7 @@ func isDevice(path string) bool {
 const share = "/usr/share"
 
 // flash is UEFI firmware with this guest's own copy of its variables.
-func (g *Guest) flash(arch string) (*hypervisor.Flash, error) {
+func (g *Guest) flash(arch string, s Settings) (*hypervisor.Flash, error) {
 	flash, err := qemu.FindFlash(os.DirFS(share), arch)
 	if err != nil {
 		return nil, err
@@ -245,10 +250,33 @@ func (g *Guest) flash(arch string) (*hypervisor.Flash, error) {
 		return nil, fmt.Errorf("UEFI firmware: %w", err)
 	}
 	flash.Code, flash.Vars = filepath.Join(share, flash.Code), filepath.Join(g.dir, "uefi-vars")
-	if err := os.WriteFile(flash.Vars, template, 0o600); err != nil {
+	if s.Vars == "" {
+		err = os.WriteFile(flash.Vars, template, 0o600)
+	} else {
+		flash.Vars = s.Vars
+		err = keepVars(s.Vars, template, flash.Format, s.Log)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("UEFI firmware: %w", err)
 	}
 	return &flash, nil
+}
+
+// keepVars makes a variable store that is kept, unless it is there. One of another size is of another build of the
+// firmware, which would not start with it: that is told, and it begins anew.
+func keepVars(path string, template []byte, format hypervisor.Format, log *slog.Logger) error {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	case format != hypervisor.Raw || info.Size() == int64(len(template)): // only a raw one is as large as what it holds
+		return nil
+	case log != nil:
+		log.Warn("the variables that the firmware kept are of another build of it: it begins with fresh ones", "file", path,
+			"bytes", info.Size(), "want", len(template))
+	}
+	return files.Write(path, template, 0o600)
 }
 
 // follow reads the console until it ends.

@@ -6,7 +6,8 @@
 //	NAME/running        where to find it while it runs
 //	NAME/ended.json     how its last run ended
 //	NAME/state.raw      its state disk
-//	NAME/root.qcow2     in place of that, what a guest of another system writes to
+//	NAME/root.qcow2     in place of that, what a guest of another system writes to; beside it with .uefi-vars what it
+//	                    has its UEFI firmware remember
 //	NAME/identity.raw   its identity disk
 //	NAME/xen.cfg        of a guest of Xen, what xl starts it from
 //	NAME/volumes        where in LVM the state disk of a removed guest is; one of LVM has no state.raw

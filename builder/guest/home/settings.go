@@ -22,6 +22,7 @@ func (g *Guest) Settings() guest.Settings {
 	switch {
 	case g.Image != nil:
 		s.Overlay, s.Health = g.StateDisk(), g.Image.Health
+		s.Vars = storage.Vars(s.Overlay)
 	case g.State > 0:
 		s.State = g.StateDisk()
 	}

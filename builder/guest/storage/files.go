@@ -25,10 +25,23 @@ const (
 	Quarantine = "quarantine"
 )
 
+// Vars is where the variables of UEFI firmware are kept that belong to an overlay: what boots it, and what it wrote
+// there. They go wherever the overlay goes, so that a new one begins with none of them.
+func Vars(overlay string) string { return overlay + ".uefi-vars" }
+
 // Files are the disks of a guest as files of its folder.
 type Files struct {
 	Dir     string
 	Overlay bool // the state is an overlay
+}
+
+// with are the files of a disk: what belongs to it, and last itself. Of the former not all need be there.
+func (f Files) with(d Disk) []string {
+	path := f.Path(d)
+	if d.Kind == State && f.Overlay {
+		return []string{Vars(path), path}
+	}
+	return []string{path}
 }
 
 // Path is Disks.Path.
@@ -104,8 +117,12 @@ func (f Files) Clone(ctx context.Context, from, to Disk) error {
 	if err := os.MkdirAll(filepath.Dir(f.Path(to)), 0o700); err != nil {
 		return err
 	}
-	if err := files.Clone(ctx, f.Path(from), f.Path(to)); err != nil {
-		return err
+	targets := f.with(to)
+	for i, path := range f.with(from) {
+		err := files.Clone(ctx, path, targets[i])
+		if err != nil && (i == len(targets)-1 || !errors.Is(err, fs.ErrNotExist)) {
+			return err
+		}
 	}
 	return files.SyncFolder(f.Dir) // in which the folder of the new one may be new
 }
@@ -120,14 +137,23 @@ func (f Files) Derive(_ context.Context, _ Master, to Disk) error {
 
 // Move is Disks.Move.
 func (f Files) Move(_ context.Context, from, to Disk) error {
-	have, err := there(f.Path(from))
-	if err != nil || !have {
-		return err
+	targets := f.with(to)
+	for i, path := range f.with(from) {
+		have, err := there(path)
+		if err != nil {
+			return err
+		}
+		if !have {
+			continue
+		}
+		if taken, err := there(targets[i]); err != nil || taken {
+			return errors.Join(fmt.Errorf("%s is to become %s, which is there already", path, targets[i]), err)
+		}
+		if err := files.Move(path, targets[i]); err != nil {
+			return err
+		}
 	}
-	if taken, err := there(f.Path(to)); err != nil || taken {
-		return errors.Join(fmt.Errorf("%s is to become %s, which is there already", f.Path(from), f.Path(to)), err)
-	}
-	return files.Move(f.Path(from), f.Path(to))
+	return nil
 }
 
 // Grow is Disks.Grow. An overlay stays as large as it was made: how long its file is says nothing about the disk in it.
@@ -139,7 +165,14 @@ func (f Files) Grow(_ context.Context, d Disk, _, size int64) error {
 }
 
 // Remove is Disks.Remove.
-func (f Files) Remove(_ context.Context, d Disk) error { return os.RemoveAll(f.Path(d)) }
+func (f Files) Remove(_ context.Context, d Disk) error {
+	for _, path := range f.with(d) {
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Clear is Disks.Clear.
 func (f Files) Clear(context.Context) error { return os.RemoveAll(filepath.Join(f.Dir, Work)) }
