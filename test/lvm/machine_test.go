@@ -41,13 +41,6 @@ var unread = []string{"usr/share/doc/", "usr/share/man/", "usr/share/locale/", "
 	"usr/share/perl/", "usr/lib/x86_64-linux-gnu/gconv/", "usr/lib/x86_64-linux-gnu/perl-base/", "var/",
 	"etc/lvm/lvm.conf"}
 
-// configuration is that of lvm2 where no udev is: it makes its device nodes itself, and has no daemons.
-const configuration = `devices { obtain_device_list_from_udev=0 external_device_info_source="none" use_devicesfile=0 }
-activation { udev_sync=0 udev_rules=0 monitoring=0 reserved_memory=64 use_mlockall=0 }
-global { event_activation=0 use_lvmpolld=0 }
-backup { backup=0 archive=0 }
-`
-
 // machine is what is booted, as files.
 type machine struct{ kernel, initrd string }
 
@@ -94,7 +87,8 @@ func build(ctx context.Context, t *testing.T, dir string) machine {
 		t.Fatal(err)
 	}
 	all = append(all, tree.Bytes(strings.TrimPrefix(reprovisionTest, "/"), 0o755, compiled(ctx, t, dir,
-		"./builder/guest/reprovision"), "test"), tree.Bytes("etc/lvm/lvm.conf", 0o644, []byte(configuration), "test"))
+		"./builder/guest/reprovision"), "test"), tree.Bytes(strings.TrimPrefix(rig.LVMFile, "/"), 0o644,
+		[]byte(rig.LVMAlone), "test"))
 	for _, e := range all {
 		if err := files.Add(e); err != nil {
 			t.Fatal(err)

@@ -44,6 +44,8 @@ const (
 	jumbos  = "/dev/vde"          // the system disk of the firewall that packets are sent through
 	itself  = "/dev/vdf"          // an archive with rempart itself, for tests that have it run in dom0
 	states  = 9                   // blank state disks, from /dev/vdg on
+	shelf   = "/dev/vdp"          // a filesystem for what rempart keeps in dom0, with masters to be brought in
+	volumes = "/dev/vdq"          // for volumes of LVM; both only from `make test-xen` on
 	probe   = "probe"             // the initramfs of probes, below files
 	call    = "call"              // what speaks to a guest as rempart ctl does, below files
 )
@@ -69,10 +71,13 @@ const (
 	everything            // make test-xen ALL=1
 )
 
+// askedFor is how much of it all.
+func askedFor() int { return map[string]int{"more": more, "all": everything}[os.Getenv("XEN")] }
+
 // demand skips what is beyond what was asked for.
 func demand(t *testing.T, level int) {
 	t.Helper()
-	if asked := map[string]int{"more": more, "all": everything}[os.Getenv("XEN")]; asked < level {
+	if askedFor() < level {
 		t.Skip("SKIPPED, NOT PASSED: it takes long; run", map[int]string{more: "make test-xen",
 			everything: "make test-xen ALL=1"}[level])
 	}
@@ -158,7 +163,11 @@ func makeDisks(ctx context.Context, program string, m, jumbo *rig.Master) ([]hos
 		}
 		disks = append(disks, host.Disk{Path: state})
 	}
-	return disks, nil
+	if askedFor() < more {
+		return disks, nil
+	}
+	own, err := keptDisks(ctx, program)
+	return append(disks, own...), err
 }
 
 // part is a file of an archive: its content, or the file with it.

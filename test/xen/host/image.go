@@ -67,7 +67,7 @@ func lockFile() string { return filepath.Join(rig.Top(), "test", "xen", "host", 
 // modules are those dom0 loads, in order.
 func modules() []string {
 	return strings.Fields(`virtio_pci virtio_blk virtio_console crc32c_generic erofs overlay loop bridge tun
-		bonding br_netfilter dummy nf_tables nft_ct nft_reject_inet dm-mod dm-snapshot dm-thin-pool
+		bonding br_netfilter dummy nf_tables nft_ct nft_reject_inet dm-mod dm-snapshot dm-thin-pool ext4
 		xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs xen-netback xen-blkback`)
 }
 
