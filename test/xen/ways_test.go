@@ -16,7 +16,6 @@ import (
 	"rempart/builder/hypervisor/xen"
 	"rempart/builder/master"
 	"rempart/firstboot/contract"
-	"rempart/firstboot/contract/ctl"
 	"rempart/firstboot/contract/xenstore"
 	"rempart/test/rig"
 )
@@ -170,24 +169,10 @@ func judgeCommands(t *testing.T, m *rig.Master, name string) {
 	}
 }
 
-// command has a guest carry out a command that changes nothing. Where the channel is lost it is asked for again, as a
-// caller would, and that is said: on a busy machine the channel through xenstore has been seen to break.
+// command has a guest carry out a command.
 func command(t *testing.T, name string, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	for tries := 1; ; tries++ {
-		out, err := world.host.Run(ctx, nil, append([]string{files + "/" + call, name}, args...)...)
-		if err == nil {
-			return string(out)
-		}
-		lost := strings.Contains(err.Error(), ctl.ErrLost.Error()) ||
-			strings.Contains(err.Error(), xenstore.ErrClosed.Error())
-		if tries == 3 || !lost {
-			t.Fatal(err)
-		}
-		fmt.Fprintf(os.Stderr, "NOTE: guest %s is asked for %q again: %v\n", name, args, err)
-	}
+	return run(t, append([]string{files + "/" + call, name}, args...)...)
 }
 
 // judgeList compares what xl says of the running guest with what was asked for.

@@ -14,8 +14,8 @@ import (
 	"rempart/firstboot/contract/ctl"
 )
 
-// patience bounds everything: a guest in software answers after seconds.
-const patience = 3 * time.Minute
+// patience bounds everything: a guest in software answers after seconds, on a busy machine after a minute.
+const patience = 10 * time.Minute
 
 func main() {
 	if len(os.Args) < 3 {
