@@ -281,11 +281,9 @@ func TestCrowdedLink(t *testing.T) {
 	}
 }
 
-// TestStale: what was true lately is given when nobody answers, and again at once for a while.
-// TestBogusIsNotStale: what was true once is given when nobody can be asked, not when what is answered now is forged.
-func TestBogusIsNotStale(t *testing.T) {
-	q := question(t, "a.example.", dns.TypeA, false)
-	key := q.Key(nil, 0)
+// onceTrue is the answer to a question for a.example. that was true a second.
+func onceTrue(t *testing.T) *dns.Msg {
+	t.Helper()
 	m := new(dns.Msg)
 	m.SetQuestion("a.example.", dns.TypeA)
 	rr, err := dns.NewRR("a.example. 1 A 192.0.2.1")
@@ -293,6 +291,14 @@ func TestBogusIsNotStale(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Answer = []dns.RR{rr}
+	return m
+}
+
+// TestBogusIsNotStale: what was true once is given when nobody can be asked, not when what is answered now is forged.
+func TestBogusIsNotStale(t *testing.T) {
+	q := question(t, "a.example.", dns.TypeA, false)
+	key := q.Key(nil, 0)
+	m := onceTrue(t)
 	for code, stale := range map[uint16]bool{
 		dns.ExtendedErrorCodeDNSBogus: false, dns.ExtendedErrorCodeSignatureExpired: false,
 		dns.ExtendedErrorCodeNSECMissing: false, dns.ExtendedErrorCodeDNSSECIndeterminate: true,
@@ -313,6 +319,7 @@ func TestBogusIsNotStale(t *testing.T) {
 	}
 }
 
+// TestStale: what was true lately is given when nobody answers, and again at once for a while.
 func TestStale(t *testing.T) {
 	asks := 0
 	f := forwarder(exchange(func(context.Context, *dns.Msg) (*dns.Msg, error) {
@@ -321,13 +328,7 @@ func TestStale(t *testing.T) {
 	}))
 	q := question(t, "a.example.", dns.TypeA, false)
 	key := q.Key(nil, 0)
-	m := new(dns.Msg)
-	m.SetQuestion("a.example.", dns.TypeA)
-	rr, err := dns.NewRR("a.example. 1 A 192.0.2.1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.Answer = []dns.RR{rr}
+	m := onceTrue(t)
 	f.Cache.Put(key, pack(m, 0), f.Cache.Now()-int64(time.Hour), 0)
 	for i := range 3 {
 		found := f.Cache.Get(key, f.Cache.Now(), 0)
