@@ -12,8 +12,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
-	"rempart/firstboot/contract"
+	"rempart/builder/hypervisor"
 	"rempart/firstboot/state"
 	"rempart/test/rig"
 )
@@ -223,8 +224,9 @@ func probe(t *testing.T, disk string) state.Kind {
 	return found.Kind
 }
 
-// TestPowerCutsOfQEMU kills QEMU at moments all over a guest's start, three times on the same disk: the fourth start is
-// READY on the state of the first.
+// TestPowerCutsOfQEMU kills QEMU ten times on the same state disk, at random moments from the guest's first word,
+// before it has looked at its state, until some time after it is READY; and starts it again at once, on what that left.
+// In the end it is READY on the state of the first, which is sound.
 func TestPowerCutsOfQEMU(t *testing.T) {
 	t.Parallel()
 	m := rig.Build(t, profile)
@@ -234,13 +236,35 @@ func TestPowerCutsOfQEMU(t *testing.T) {
 		t.Fatal(err)
 	}
 	debugfs(t, disk, fmt.Sprintf("write %s note", note), true)
-	for _, moment := range []string{"rempart: policy: policy loaded", "rempart: link: lan0: up",
-		"\n" + contract.ReadyPrefix} {
-		g := m.Boot(t, rig.Options{State: disk})
-		g.AwaitConsole(moment)
+	seed := rand.Int63()
+	random := rand.New(rand.NewSource(seed))
+	o := rig.Options{Firmware: hypervisor.MicroVM, State: disk} // the one that is there soonest
+	const (
+		cuts  = 10
+		first = "rempart: " // of the guest's words
+	)
+	ready := 0
+	var life time.Duration // from its first word until it is READY
+	for cut := range cuts {
+		g := m.Boot(t, o)
+		g.AwaitConsole(first)
+		begun := time.Now()
+		if cut == 0 {
+			g.AwaitReady()
+			life = time.Since(begun)
+		} else {
+			<-time.After(time.Duration(random.Int63n(int64(life + life/4))))
+		}
+		if r, _ := g.Report(); r.Ready {
+			ready++
+			if r.State.Action != state.Mounted {
+				t.Errorf("after %d power cuts the state is %+v; want it %s", cut, r.State, state.Mounted)
+			}
+		}
 		g.Cut()
 	}
-	g := m.Boot(t, rig.Options{State: disk})
+	t.Logf("of %d lives that were cut within %v, by seed %d, %d were READY", cuts, life+life/4, seed, ready)
+	g := m.Boot(t, o)
 	if r := g.AwaitReady(); r.State.Action != state.Mounted {
 		t.Errorf("state = %+v after power cuts; want it %s", r.State, state.Mounted)
 	}
