@@ -84,6 +84,7 @@ const (
 	SAddrType                        // what the source is to this machine
 	DAddrOIfName                     // the link by which the destination is reached
 	SAddrOIfName                     // the link by which the source is reached
+	SAddrTypeOnLink                  // what the source is to the link it entered by
 )
 
 // fieldInfo is what both printers know of a field.
@@ -132,6 +133,7 @@ var fields = [...]fieldInfo{
 	SAddrType:       {text: "fib saddr type", typ: TypeAddrType},
 	DAddrOIfName:    {text: "fib daddr oifname", typ: TypeIfName},
 	SAddrOIfName:    {text: "fib saddr oifname", typ: TypeIfName},
+	SAddrTypeOnLink: {text: "fib saddr . iif type", typ: TypeAddrType},
 }
 
 // String is the field as nft writes it.

@@ -9,8 +9,9 @@
 // Everything routed is in one table, "inet rempart"; a profile with zones on members of a bridge has another, "bridge
 // rempart", which bridge.go tells of. Each link has a source space: its own subnets and the prefixes of its
 // zones, and on a link with a default route everything that no other link claims more closely. A packet that enters
-// by a link outside the link's source space is dropped before connection tracking sees it. The zones of a link divide
-// its space; so a zone is a set of (link, address range), the same for source and destination.
+// by a link outside the link's source space is dropped before connection tracking sees it, and nothing is handed on in
+// the machine's own name. The zones of a link divide its space; so a zone is a set of (link, address range), the same
+// for source and destination.
 //
 // In the input and forward hooks answers and ICMP errors of known connections pass first, then what is invalid is
 // dropped, then come loopback, the admin path, what IPv6 needs to live, and then the pair of zones is looked up: by

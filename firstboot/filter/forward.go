@@ -11,6 +11,7 @@ import (
 func (c *compiler) forward() {
 	rules := Chain{Name: "forward",
 		Base: &Base{Type: "filter", Hook: Forward, Priority: priorityFilter, Policy: VerdictDrop}}
+	c.fromItself(&rules)
 	c.offload(&rules)
 	c.known(&rules, func(zone string) string { return "from/" + zone })
 	c.dispatch(&rules, "from", IIfName, profiles.Any, func(from string) string {

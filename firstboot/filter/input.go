@@ -46,6 +46,20 @@ func (c *compiler) antispoof() {
 	*c.chain(rules.Name, nil) = rules
 }
 
+// fromItself drops what is to be handed on in the name of the guest itself: its own packets come by no link. The
+// address is in its link's subnet, so antispoof lets it by; the kernel asks for nothing of IPv6, and of IPv4 only for
+// the source of the first of several packets to one host that come at once (ip_route_use_hint of net/ipv4/route.c, as
+// of Linux 6.1). The link alone is asked, as the gateway of another may well have the link-local address that the guest
+// has here; and where packets are handed on and not where they enter, as the guest hears its own broadcasts by the link
+// it sent them by.
+func (c *compiler) fromItself(ch *Chain) {
+	forged := c.chain("forward/own", nil)
+	c.logDrop(forged, "", "forged")
+	forged.add("the source is this machine's own", c.counter(counterSpoofed), drop)
+	ch.add("the source is this machine's own", Match{SAddrTypeOnLink, []Range{local()}},
+		Verdict{VerdictGoto, forged.Name})
+}
+
 // byLink makes for each link a chain, and adds the rules that lead there by the link a packet came by or leaves by.
 // Jump, never goto: what those chains leave undecided comes back to the drop at the end of the base chain. Package
 // filter says why this is no verdict map.

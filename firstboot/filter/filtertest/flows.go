@@ -175,6 +175,13 @@ func (b *packets) around(probe filter.Probe, first Packet, fate Fate) error {
 				b.add(lie)
 			}
 		}
+		if first.In != "" {
+			lie := first
+			lie.What, lie.Src = "in this machine's own name: "+first.What, b.walker.ownOn(first.In, first.Src.Is6())
+			b.add(lie)
+			lie.What, lie.State = "of a known connection: "+lie.What, CTEstablished
+			b.add(lie)
+		}
 		beside := first
 		beside.What, beside.Dst, beside.Out = "back by the same link: "+first.What, first.Src.Next(), first.In
 		b.add(beside)

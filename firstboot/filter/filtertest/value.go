@@ -65,8 +65,12 @@ func (x *walk) value(f filter.Field) []byte {
 			return bits(rtnLocal)
 		}
 		return bits(rtnUnicast)
-	case filter.SAddrType:
-		if slices.Contains(x.own, x.p.Src) {
+	case filter.SAddrType, filter.SAddrTypeOnLink:
+		own := x.own
+		if f == filter.SAddrTypeOnLink {
+			own = x.onLink[x.p.In]
+		}
+		if slices.Contains(own, x.p.Src) {
 			return bits(rtnLocal)
 		}
 		return bits(rtnUnicast)

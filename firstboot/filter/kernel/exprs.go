@@ -133,6 +133,8 @@ func (t *translator) load(f filter.Field, register uint32) error {
 		e = &expr.Fib{Register: register, FlagDADDR: true, FlagIIF: true, ResultADDRTYPE: true}
 	case filter.SAddrType:
 		e = &expr.Fib{Register: register, FlagSADDR: true, ResultADDRTYPE: true}
+	case filter.SAddrTypeOnLink:
+		e = &expr.Fib{Register: register, FlagSADDR: true, FlagIIF: true, ResultADDRTYPE: true}
 	case filter.DAddrOIfName:
 		e = &expr.Fib{Register: register, FlagDADDR: true, ResultOIFNAME: true}
 	case filter.SAddrOIfName:

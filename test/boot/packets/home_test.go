@@ -120,6 +120,7 @@ func homeKnocks() []knock {
 	// Sources that belong elsewhere: the other link's, the firewall's own, this machine's loopback.
 	from("lan0", "10.9.0.7", spoofed, "udp 198.51.100.7:443", "ping 192.168.0.101")
 	from("lan0", "192.168.0.101", spoofed, "ping 10.9.0.7")
+	from("lan0", "fd00:192:168::101", spoofed, "ping fd00:10:9::7", "udp [fd00:10:9::7]:443")
 	from("lan0", "127.0.0.1", spoofed, "udp 192.168.0.101:53")
 	from("dmz0", "192.168.0.7", spoofed, "ping 192.168.0.101", "udp 198.51.100.7:443")
 	from("dmz0", "fd00:192:168::7", spoofed, "ping fd00:192:168::101", "udp [2001:db8::7]:443")
