@@ -17,6 +17,7 @@ type arrival struct {
 	protocol profiles.Protocol
 	port     uint16 // destination port; 0 for ping
 	id       uint16 // source port, or the identifier of an echo request: what tells the tests' flows apart
+	said     string // of a datagram
 }
 
 // sniffer remembers what came to a node. It sees packets before any filter of that node could.
@@ -73,7 +74,7 @@ func dissect(b []byte) (arrival, bool) {
 	case proto == unix.IPPROTO_TCP && len(body) >= 14 && body[13]&0x12 == 0x02: // SYN without ACK
 		a.protocol = profiles.TCP
 	case proto == unix.IPPROTO_UDP:
-		a.protocol = profiles.UDP
+		a.protocol, a.said = profiles.UDP, string(body[8:])
 	case proto == unix.IPPROTO_ICMP && body[0] == 8, proto == unix.IPPROTO_ICMPV6 && body[0] == 128:
 		a.protocol, a.id = profiles.Ping, binary.BigEndian.Uint16(body[4:])
 		return a, true
