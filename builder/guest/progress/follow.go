@@ -128,7 +128,9 @@ func (r *reader) read(f io.Reader, over bool) (*End, time.Time, error) {
 		}
 		r.rest = rest
 		var now record
-		if err := json.Unmarshal(line, &now); err != nil {
+		if err := json.Unmarshal(line, &now); err != nil && r.begun {
+			continue // there was no room for all of it
+		} else if err != nil {
 			return nil, time.Time{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 		}
 		switch {

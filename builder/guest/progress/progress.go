@@ -65,7 +65,8 @@ type record struct {
 type Log struct {
 	mutex sync.Mutex
 	f     *os.File
-	left  int // bytes of words
+	left  int  // bytes of words
+	torn  bool // the last line is not whole
 }
 
 // Begin begins the file of a command in the folder of a guest, which must be locked.
@@ -93,8 +94,16 @@ func Begin(folder, command string) (*Log, error) {
 
 func (l *Log) put(r record) error {
 	b, err := json.Marshal(r)
-	if err == nil {
-		_, err = l.f.Write(append(b, '\n')) // at once: a follower finds a line or none
+	if err != nil {
+		return err
+	}
+	b = append(b, '\n')
+	if l.torn {
+		b = append([]byte("\n"), b...)
+	}
+	n, err := l.f.Write(b) // at once: a follower finds a line or none, or what there was room for
+	if n > 0 {
+		l.torn = n < len(b)
 	}
 	return err
 }

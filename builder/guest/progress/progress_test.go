@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // heard is what a follower was told.
@@ -187,6 +190,41 @@ func TestBounds(t *testing.T) {
 		if err != nil || end.Status != 1 || len(h.said) < 10 || !strings.Contains(h.said[len(h.said)-1], "more is said") {
 			t.Errorf("%s: Follow = %+v, %v after %d lines; want the end, and that more was said", name, end, err, len(h.said))
 		}
+	}
+}
+
+// TestFull: where the room ends within a line only that is lost, and how the command ended is told all the same.
+func TestFull(t *testing.T) {
+	dir := t.TempDir()
+	l := begin(t, dir)
+	l.Say("one")
+	info, err := l.f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	signal.Ignore(unix.SIGXFSZ)
+	defer signal.Reset(unix.SIGXFSZ)
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: uint64(info.Size()) + 20, Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	l.Say("two")
+	l.Say("three")
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if now, err := l.f.Stat(); err != nil || now.Size() != info.Size()+20 {
+		t.Fatalf("the file is %v, %v; want it to end within a line", now, err)
+	}
+	l.Say("four")
+	l.End(0, "")
+	var h heard
+	end, _, err := Follow(t.Context(), dir, h.listener())
+	if err != nil || end.Status != 0 || !slices.Equal(h.said, []string{"one", "four"}) {
+		t.Errorf("Follow = %+v, %v of %q; want the lines that there was room for, and the end", end, err, h.said)
 	}
 }
 
