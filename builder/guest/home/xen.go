@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -93,7 +95,7 @@ func (g *Guest) elsewhereOnXen() error {
 	}
 	for _, d := range domains {
 		writes := g.State > 0 && slices.ContainsFunc(d.Disks, func(disk xen.Disk) bool {
-			return disk.ReadWrite && disk.Target == g.StateDisk()
+			return disk.ReadWrite && same(disk.Target, g.StateDisk())
 		})
 		if d.Name == g.Name || writes {
 			return fmt.Errorf("%w: %s: Xen runs it as %s, number %d, which `rempart start` does not watch over; have it end: "+
@@ -101,6 +103,22 @@ func (g *Guest) elsewhereOnXen() error {
 		}
 	}
 	return nil
+}
+
+// same tells whether the target of a disk of xl is what is at a path: a volume has several names.
+func same(target, path string) bool {
+	if target == path {
+		return true
+	}
+	if target == "" {
+		return false // an empty drive
+	}
+	if !filepath.IsAbs(target) {
+		target = filepath.Join("/dev", target) // as phy:GROUP/NAME (xl-disk-configuration(5))
+	}
+	a, errA := os.Stat(target)
+	b, errB := os.Stat(path)
+	return errA == nil && errB == nil && os.SameFile(a, b)
 }
 
 // releaseInterval is how long AwaitRelease leaves between two looks.

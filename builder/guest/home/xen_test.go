@@ -66,6 +66,17 @@ func TestElsewhereOnXen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer g.Unlock()
+	if err := os.WriteFile(g.StateDisk(), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	another := filepath.Join(t.TempDir(), "mapper-fw_var")
+	if err := os.Symlink(g.StateDisk(), another); err != nil {
+		t.Fatal(err)
+	}
+	fromDev, err := filepath.Rel("/dev", g.StateDisk())
+	if err != nil {
+		t.Fatal(err)
+	}
 	bin := t.TempDir()
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	domain := func(name, disk string, write int) string {
@@ -80,6 +91,10 @@ func TestElsewhereOnXen(t *testing.T) {
 		{domain("other", "/dev/vg0/other_var", 1), running.ErrAbsent},
 		{domain("other", g.StateDisk(), 0), running.ErrAbsent},
 		{domain("other", g.StateDisk(), 1), ErrElsewhere},
+		{domain("other", another, 1), ErrElsewhere},
+		{domain("other", another, 0), running.ErrAbsent},
+		{domain("other", fromDev, 1), ErrElsewhere},
+		{domain("other", "", 1), running.ErrAbsent},
 		{domain("fw", "/dev/vg0/other_var", 1), ErrElsewhere},
 	} {
 		script := "#!/bin/sh\n[ \"$*\" = 'list --long' ] || exit 9\ncat <<'END'\n" + c.list + "\nEND\n"
