@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -159,7 +160,7 @@ func launchXen(ctx context.Context, g *home.Guest) (_ *running.Guest, err error)
 	tools := xen.Toolstack{Held: r.Machine()}
 	if err := tools.Create(ctx, file); err != nil {
 		err = fmt.Errorf("guest %s: %w; see %s", g.Name, err, xlLog(g.Name))
-		return nil, errors.Join(err, halfMade(ctx, tools, g.Name), r.Forget(),
+		return nil, errors.Join(err, halfMade(ctx, tools, g.Name, err), r.Forget(),
 			g.End(home.Ended{Cause: "not started", Detail: err.Error(), At: time.Now().UTC()}))
 	}
 	return r, r.Leave()
@@ -168,8 +169,13 @@ func launchXen(ctx context.Context, g *home.Guest) (_ *running.Guest, err error)
 // xlLog is where xl says what became of a guest (libxl_create_logfile of libxl_utils.c, by xl's name for it).
 func xlLog(name string) string { return "/var/log/xen/xl-" + name + ".log" }
 
-// halfMade ends what an xl left that was ended on its way; one that fails by itself leaves nothing.
-func halfMade(ctx context.Context, tools xen.Toolstack, name string) error {
+// halfMade ends what an xl left that was ended on its way, as its error tells. One that fails by itself leaves nothing:
+// a guest of that name, which may be why it failed, is somebody else's.
+func halfMade(ctx context.Context, tools xen.Toolstack, name string, err error) error {
+	var exit *exec.ExitError
+	if ctx.Err() == nil && (!errors.As(err, &exit) || exit.Exited()) {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), xenTime)
 	defer cancel()
 	if _, err := tools.ID(ctx, name); err != nil {
