@@ -60,7 +60,7 @@ func (g *Guest) Ensure(ctx context.Context) error {
 		return nil
 	}
 	if g.Growing == 0 {
-		if err := shrunk(g.StateDisk(), now); err != nil {
+		if err := g.shrunk(now); err != nil {
 			return fmt.Errorf("guest %s: %w", g.Name, err)
 		}
 		g.Growing = now
@@ -75,10 +75,10 @@ func (g *Guest) Ensure(ctx context.Context) error {
 	return g.Save()
 }
 
-// shrunk tells of a disk of so many bytes that it is smaller than the filesystem on it: somebody has cut it off, and
-// zeros where the rest was would pass for what the guest has written.
-func shrunk(path string, now int64) error {
-	f, err := os.Open(path)
+// shrunk tells of the state disk, of so many bytes, that it is smaller than the filesystem on it: somebody has cut it
+// off, and zeros where the rest was would pass for what the guest has written.
+func (g *Guest) shrunk(now int64) error {
+	f, err := os.Open(g.StateDisk())
 	if err != nil {
 		return err
 	}
@@ -89,8 +89,8 @@ func shrunk(path string, now int64) error {
 	}
 	if err == nil && size > now {
 		err = fmt.Errorf("state disk %s has %d bytes, and the filesystem on it %d: it was made smaller, and what lay behind "+
-			"is gone; put it back, by `rempart restore` say, or start with a clean state: rempart reprovision --reset-state",
-			path, now, size)
+			"is gone; put it back, by `rempart restore` say, or start with a clean state: rempart reprovision %s --reset-state",
+			f.Name(), now, size, g.Name)
 	}
 	return err
 }
