@@ -187,7 +187,8 @@ func (h Home) Lock(name, what string) (*Guest, error) {
 
 // sweep removes what writing was left of that was ended on the way, of the files that are only written under the lock.
 func (g *Guest) sweep() error {
-	return files.Sweep(g.Dir, descriptionFile, storage.IdentityFile, quarantine.Journal, runningFile)
+	return files.Sweep(g.Dir, descriptionFile, storage.IdentityFile, storage.Vars(storage.OverlayFile),
+		quarantine.Journal, runningFile)
 }
 
 func (h Home) takeLock(name, what string) (*os.File, error) {
