@@ -84,7 +84,6 @@ func (v *validator) servesDHCP(d *DHCP, l *Link, seen map[string]bool) bool {
 	return false
 }
 
-// dhcpSubnet checks one subnet of a link.
 // onAnother is a link beside the one named that has an address of its own in a subnet; empty: none has.
 func (v *validator) onAnother(link string, subnet netip.Prefix) string {
 	for i := range v.p.Links {
@@ -98,6 +97,7 @@ func (v *validator) onAnother(link string, subnet netip.Prefix) string {
 	return ""
 }
 
+// dhcpSubnet checks one subnet of a link.
 func (v *validator) dhcpSubnet(d *DHCP, l *Link, s *DHCPSubnet) {
 	name := "dhcp." + clip(d.Link)
 	p := s.Prefix
