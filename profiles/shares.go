@@ -1,6 +1,10 @@
 package profiles
 
-import "slices"
+import (
+	"cmp"
+	"encoding/binary"
+	"slices"
+)
 
 // Share is the part of the state disk that one kind of writer in a guest may take. The kernel of the guest enforces
 // shares, by the user ids of the children that write: whoever comes to the end of its own, broken into or not, keeps
@@ -136,16 +140,8 @@ func ends(r SuffixRange) uint64 {
 	if !r.First.Is6() || !r.Last.Is6() {
 		return 0
 	}
-	size := uint64(0)
 	first, last := r.First.As16(), r.Last.As16()
-	borrow := 0
-	for i := 15; i >= 8; i-- {
-		d := int(last[i]) - int(first[i]) - borrow
-		if borrow = 0; d < 0 {
-			d, borrow = d+256, 1
-		}
-		size |= uint64(d) << (8 * (15 - i))
-	}
+	size := binary.BigEndian.Uint64(last[8:]) - binary.BigEndian.Uint64(first[8:])
 	return size + min(1, ^size)
 }
 
@@ -185,7 +181,7 @@ func fill(wants []int64, room int64) []int64 {
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return int(min(1, max(-1, wants[a]-wants[b]))) })
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(wants[a], wants[b]) })
 	given := make([]int64, len(wants))
 	for n, i := range order {
 		given[i] = max(0, min(wants[i], room/int64(len(order)-n)))
