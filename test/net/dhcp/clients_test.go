@@ -1,9 +1,10 @@
 package dhcp_test
 
 import (
+	"testing"
+
 	"rempart/test/net/clients"
 	"rempart/test/netns"
-	"testing"
 )
 
 // begin starts one of package clients until the test ends.
