@@ -52,14 +52,16 @@ func (x *exchange) takeOver(l lease.Lease) {
 	}
 }
 
-// elsewhere tells whether the profile gives the client another address than the one it has, and it can have that.
+// elsewhere tells whether the profile gives the client another address than the one it has, and it can have that. Where
+// somebody unknown was found at that one it cannot, until it begins anew and the network is asked again: each refusal
+// takes a client what it has, and would be in vain.
 func (x *exchange) elsewhere(has netip.Addr) bool {
 	h := x.client.host
 	if h == nil || !h.Address.IsValid() || h.Address == has || x.in(h.Address) == nil {
 		return false
 	}
 	l, known := x.s.Store.Get(h.Address)
-	return !known || !l.Active(x.now) || l.Client == x.client.id && l.State == lease.Bound
+	return !known || l.State != lease.Declined && (!l.Active(x.now) || l.Client == x.client.id)
 }
 
 // leave frees what else the client has in a subnet where it is granted an address: it has one. The interfaces of a host

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
@@ -112,6 +113,24 @@ func TestDeclaredForAnother(t *testing.T) {
 	b.want("renewing once its own is free", message(dhcpv4.MessageTypeRequest, 1, "has 10.0.0.101"), "nak")
 	b.lease(1, "10.0.0.100")
 	b.free("10.0.0.101")
+}
+
+// TestDeclaredInUse: a client whose address by the profile somebody unknown was found to use keeps the one it has: it
+// is not sent to look again and again. When it begins anew the network is asked once more.
+func TestDeclaredInUse(t *testing.T) {
+	b := newBench(t, home())
+	b.lease(1, "10.0.0.100")
+	b.changed(named("laptop", "10.0.0.9"))
+	b.DHCP[0].NoProbe = false
+	b.used[netip.MustParseAddr("10.0.0.9")] = true
+	renewing := message(dhcpv4.MessageTypeRequest, 1, "has 10.0.0.100")
+	b.want("renewing", renewing, "nak")
+	b.lease(1, "10.0.0.100")
+	b.pass((declineTime + 1) * time.Second)
+	b.want("renewing after a while", renewing, "ack 10.0.0.100")
+	b.used = nil
+	b.lease(1, "10.0.0.9")
+	b.free("10.0.0.100")
 }
 
 // TestNobodyTakesOver: a lease goes to another identity of the same machine only, and only where the profile has made
