@@ -3,6 +3,7 @@ package ra
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -104,6 +105,29 @@ func TestStartedAgain(t *testing.T) {
 		if c.what != "the same" && find(m.prefixes, old.Prefix.Masked()) >= 0 {
 			t.Errorf("%s: in the end it still says %s", c.what, told(m))
 		}
+	}
+}
+
+// TestNameServerAfterStart: a guest that is started again and names another name server than before takes the old one
+// back in time, though no prefix is gone.
+func TestNameServerAfterStart(t *testing.T) {
+	own := address("fd00::1/64", watch.Forever, watch.Forever)
+	env := guestRoot(t)
+	s, v := newServer(env)
+	v.advert.DNS = []netip.Addr{netip.MustParseAddr("fd00::53")}
+	s.says(v, 0, own)
+	if err := os.Remove(keptFile(env.Root)); err != nil { // as a boot does
+		t.Fatal(err)
+	}
+	s, v = newServer(env)
+	for range maxInitial { // the first ones are close together
+		s.says(v, 0, own)
+	}
+	if at, _ := v.next(); at > s.now()+returning {
+		t.Errorf("it speaks next in %s; want the name server taken back after %s", at-s.now(), returning)
+	}
+	if m := s.says(v, returning, own); fmt.Sprint(m.left) != "[fd00::53]" {
+		t.Errorf("it takes %v back; want the name server of before", m.left)
 	}
 }
 

@@ -103,10 +103,16 @@ func (r *router) spoke(now time.Duration, m message) {
 			r.said = append(r.said, promise{prefix: p, until: now + p.valid})
 		}
 	}
-	for _, s := range r.said {
-		if s.from > now {
-			soonest = min(soonest, s.from-now)
+	back := func(from time.Duration) {
+		if from > now {
+			soonest = min(soonest, from-now)
 		}
+	}
+	for _, s := range r.said {
+		back(s.from)
+	}
+	for _, s := range r.named {
+		back(s.from)
 	}
 	// A prefix that was delegated for a short time is renewed in time on hosts too.
 	r.at = now + max(soonest, minDelay)
