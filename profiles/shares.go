@@ -58,8 +58,8 @@ const (
 const (
 	clockRoom  = 64 << 10 // bytes: the time that was kept, and the one that takes its place
 	systemRoom = 1 << 20  // bytes
-	// advertRoom is for what was advertised, of which a reader takes 64 KiB, and for what takes its place, in bytes.
-	advertRoom = 160 << 10
+	// advertRoom is for what was advertised on as many links as there may be, and for what takes its place, in bytes.
+	advertRoom = 384 << 10
 	// shareSlack is for directories and for the ends of files, in bytes.
 	shareSlack = 256 << 10
 	shareFiles = 64

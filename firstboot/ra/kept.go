@@ -35,7 +35,7 @@ type kept struct {
 }
 
 const (
-	maxKept     = 64 << 10 // bytes of a file
+	maxKept     = 320 << 10 // bytes of a file: the most that all links of a profile promise
 	maxPromised = 30 * 24 * time.Hour
 	// maxKeptServers is of a link: as many as one option holds, whose length is a byte (RFC 8106, section 5.1).
 	maxKeptServers = 127

@@ -171,3 +171,40 @@ func TestStateDisk(t *testing.T) {
 		t.Error("it was written without a state disk")
 	}
 }
+
+// TestMostKept: the most that can be promised can be read again, and fits where it is kept.
+func TestMostKept(t *testing.T) {
+	const links, servers = 64, 17 // as many as a profile may have, and the guest's own address
+	env := guestRoot(t)
+	env.Profile.RA = make([]profiles.Advert, links)
+	s := &server{env: env}
+	until := s.now() + maxPromised
+	for i := range links {
+		v := &voice{router: *newRouter()}
+		v.advert.Link = fmt.Sprintf("%015d", i)
+		for n := range maxPromises {
+			p := netip.MustParsePrefix(fmt.Sprintf("2001:db8:%x:%x::/64", 0x1000+i, 0x1000+n))
+			v.said = append(v.said, promise{prefix{prefix: p}, until, s.now() + returning})
+		}
+		for n := range maxLeft + servers {
+			a := netip.MustParseAddr(fmt.Sprintf("2001:db8:%x:1111:1111:1111:1111:%x", 0x1000+i, 0x1000+n))
+			v.named = append(v.named, server6{a, until, s.now() + returning})
+		}
+		s.voices = append(s.voices, v)
+	}
+	s.save()
+	for _, name := range []string{keptFile(env.Root), stateFile(env.Root)} {
+		if all, err := readKept(name, s.now()); err != nil || len(all) != links*(maxPromises+maxLeft+servers) {
+			t.Errorf("of the most there can be %d are read: %v", len(all), err)
+		}
+	}
+	info, err := os.Stat(stateFile(env.Root))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, share := range env.Profile.Shares(1 << 30) {
+		if share.Of == profiles.WriterAdvert && 2*info.Size() > share.Need {
+			t.Errorf("the file has %d bytes, and its share of the state disk %d; want room for two", info.Size(), share.Need)
+		}
+	}
+}
