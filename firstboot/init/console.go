@@ -18,8 +18,7 @@ import (
 // bytes, costs lines and nothing else.
 type console struct {
 	book    *logbook
-	lines   chan string
-	drained chan chan struct{} // asks for the channel to be closed when all lines have been sent
+	lines   chan queuedLine
 	mu      sync.Mutex
 	dropped int
 }
@@ -27,25 +26,24 @@ type console struct {
 // queued is how many lines wait at most; at 115200 baud they take two seconds.
 const queued = 256
 
+// queuedLine is a line that waits, or who waits for those before it.
+type queuedLine struct {
+	text string
+	sent chan struct{} // nil, or to be closed when all that was written has been sent
+}
+
 func newConsole(w io.Writer) *console {
-	c := &console{book: newLogbook(), lines: make(chan string, queued), drained: make(chan chan struct{}, 1)}
+	c := &console{book: newLogbook(), lines: make(chan queuedLine, queued)}
 	go func() {
-		for {
-			select {
-			case line := <-c.lines:
-				_, _ = io.WriteString(w, line) // there is nobody to tell of a console that fails
+		for line := range c.lines {
+			if line.sent == nil {
+				_, _ = io.WriteString(w, line.text) // there is nobody to tell of a console that fails
 				continue
-			default:
 			}
-			select {
-			case line := <-c.lines:
-				_, _ = io.WriteString(w, line)
-			case done := <-c.drained:
-				if f, ok := w.(*os.File); ok {
-					power.Sent(f)
-				}
-				close(done)
+			if f, ok := w.(*os.File); ok {
+				power.Sent(f)
 			}
+			close(line.sent)
 		}
 	}()
 	return c
@@ -57,7 +55,8 @@ func (c *console) say(line string) {
 	defer c.mu.Unlock()
 	if c.dropped > 0 {
 		select {
-		case c.lines <- fmt.Sprintf("%s%d lines were dropped: the console is too slow\n", contract.ConsolePrefix, c.dropped):
+		case c.lines <- queuedLine{text: fmt.Sprintf("%s%d lines were dropped: the console is too slow\n",
+			contract.ConsolePrefix, c.dropped)}:
 			c.dropped = 0
 		default:
 			c.dropped++
@@ -65,7 +64,7 @@ func (c *console) say(line string) {
 		}
 	}
 	select {
-	case c.lines <- contract.ConsolePrefix + line + "\n":
+	case c.lines <- queuedLine{text: contract.ConsolePrefix + line + "\n"}:
 	default:
 		c.dropped++
 	}
@@ -80,14 +79,14 @@ func (c *console) tell(from, said string) {
 // drain waits until what was said is sent, at most for d.
 func (c *console) drain(d time.Duration) {
 	end := time.After(d)
-	done := make(chan struct{})
+	sent := make(chan struct{})
 	select {
-	case c.drained <- done:
-	case <-end: // somebody else waits already
+	case c.lines <- queuedLine{sent: sent}:
+	case <-end: // the queue is full, and the console takes nothing
 		return
 	}
 	select {
-	case <-done:
+	case <-sent:
 	case <-end:
 	}
 }

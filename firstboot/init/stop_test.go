@@ -79,3 +79,25 @@ func TestDrain(t *testing.T) {
 		t.Errorf("when drain returns the console has taken %q; want one, two, three", g.took)
 	}
 }
+
+// tally is a console that counts lines.
+type tally struct{ lines int }
+
+func (t *tally) Write(b []byte) (int, error) {
+	t.lines++
+	return len(b), nil
+}
+
+// TestDrainOvertakesNothing: a wait that begins when the console has just run out of lines is for the next line too.
+// The moment is short: it takes so many to meet it, and the race detector to meet it each time.
+func TestDrainOvertakesNothing(t *testing.T) {
+	w := &tally{}
+	c := newConsole(w)
+	for i := range 200_000 {
+		c.say("word")
+		c.drain(time.Hour)
+		if w.lines != i+1 {
+			t.Fatalf("when drain returns the console has taken %d lines; want %d", w.lines, i+1)
+		}
+	}
+}
