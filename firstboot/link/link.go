@@ -154,7 +154,7 @@ func Compile(p *profiles.Profile) Plan {
 		}
 		plan.Links = append(plan.Links, l)
 	}
-	plan.Routing.Dead = append(plan.Routing.Dead, withoutLink(plan.Links)...)
+	plan.Routing.Dead = append(plan.Routing.Dead, withoutLink(plan.Links, plan.Routing.Dead)...)
 	return plan
 }
 

@@ -87,12 +87,16 @@ const metricLost = math.MaxUint32
 // withoutLink are routes to nowhere for what the profile says is reached by a link, behind those by the link itself:
 // while it is not there, pulled or made anew, packets for it must not leave by the default route. The policy would stop
 // new connections, as their destination belongs to the link that has gone; but not those that were let through to it,
-// nor what the guest itself sends. With one link there is no other to leave by.
-func withoutLink(links []Link) (out []Route) {
+// nor what the guest itself sends. With one link there is no other to leave by. Where the profile has a route of its
+// own in the same place, dead ones among them, that stands.
+func withoutLink(links []Link, dead []Route) (out []Route) {
 	if len(links) < 2 {
 		return nil
 	}
 	taken := map[slot]bool{}
+	for _, r := range dead {
+		taken[r.slot()] = true
+	}
 	for _, l := range links {
 		for _, r := range l.Routes {
 			taken[r.slot()] = true

@@ -47,3 +47,33 @@ func TestRoutingChanges(t *testing.T) {
 		})
 	}
 }
+
+// TestOneRouteToASlot: the kernel has one route for a prefix, a table and a metric. Two that are wanted there would
+// take the place of one another for ever.
+func TestOneRouteToASlot(t *testing.T) {
+	pfx := netip.MustParsePrefix
+	p := &profiles.Profile{
+		Links: []profiles.Link{
+			{Name: "wan", Addresses: []netip.Prefix{pfx("203.0.113.1/24")}},
+			{Name: "lan", Addresses: []netip.Prefix{pfx("10.0.1.1/24"), pfx("10.0.1.2/24"), pfx("fd00:1::1/64")},
+				Routes: []profiles.Route{{To: pfx("10.1.0.0/16"), Via: netip.MustParseAddr("10.0.1.9"),
+					Metric: metricLost}}},
+		},
+		Routes: []profiles.Route{{To: pfx("10.0.1.0/24"), Type: profiles.Blackhole, Metric: metricLost}},
+	}
+	got := map[slot]profiles.RouteType{}
+	for _, r := range Compile(p).Routing.Dead {
+		if other, ok := got[r.slot()]; ok {
+			t.Errorf("%s has both %v and %v", r, other, r.Dead)
+		}
+		got[r.slot()] = r.Dead
+	}
+	want := map[slot]profiles.RouteType{}
+	for dst, how := range map[string]profiles.RouteType{"203.0.113.0/24": profiles.Unreachable,
+		"10.0.1.0/24": profiles.Blackhole, "fd00:1::/64": profiles.Unreachable} {
+		want[slot{dst: pfx(dst), metric: metricLost}] = how
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("routes to nowhere are %v; want %v", got, want)
+	}
+}
