@@ -1,41 +1,13 @@
 package link_test
 
 import (
-	"os"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"testing"
 
 	"rempart/firstboot/contract"
-	"rempart/firstboot/filter"
-	"rempart/profiles"
 	"rempart/test/netns"
 )
-
-// parsed is the profile of a YAML text.
-func parsed(t *testing.T, text string) *profiles.Profile {
-	t.Helper()
-	p, err := profiles.Parse("profile.yaml", []byte(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
-// load puts a profile's policy in force in the firewall, as a text by nft(8).
-func (l *lab) load(p *profiles.Profile) {
-	l.t.Helper()
-	rules, err := filter.Compile(p)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	file := filepath.Join(l.root, "policy")
-	if err := os.WriteFile(file, []byte(rules.Text()), 0o600); err != nil {
-		l.t.Fatal(err)
-	}
-	l.in("fw", netns.Tool(l.t, "nft", "nftables"), "-f", file)
-}
 
 const threeLegs = `rempart: 1
 name: fw-1
@@ -54,7 +26,6 @@ policy: [dmz -> lan: any, dmz -> internet: any]
 // What is for a link that has gone does not leave by the default route, also where it belongs to a connection that
 // was let through to that link.
 func TestLostLinkKeepsItsPackets(t *testing.T) {
-	p := parsed(t, threeLegs)
 	l := newLab(t, "outside", "server", "inside")
 	l.wire("eth0", "02:00:00:00:00:0a", "outside", "o0", "203.0.113.254/24", "2001:db8:1::fe/64")
 	l.wire("eth1", "02:00:00:00:00:0b", "server", "s0", "10.0.2.10/24", "fd00:2::10/64")
@@ -67,7 +38,7 @@ func TestLostLinkKeepsItsPackets(t *testing.T) {
 	plug()
 	l.in("server", "ip", "route", "add", "default", "via", "10.0.2.1")
 	l.in("server", "ip", "route", "add", "default", "via", "fd00:2::1")
-	l.load(p)
+	p := l.withPolicy("lost.yaml", threeLegs)
 	l.in("outside", "nft", `table inet count {
 	counter leaked {}
 	chain arrived {
