@@ -121,7 +121,7 @@ func TestStateLife(t *testing.T) {
 // judgeFilled judges what a child got that wrote to the state disk until it could no more: its share, and no more.
 func judgeFilled(t *testing.T, m *rig.Master, g *rig.Guest, s contract.StateReport) {
 	t.Helper()
-	g.AwaitConsole("quota exceeded")
+	g.AwaitConsole(`quota exceeded"`) // to the end of the line's last word: a console comes in pieces
 	said := g.ConsoleText()
 	line := regexp.MustCompile(`in=/var/log/rempart files=([0-9]+) bytes=([0-9]+) until="(.*)"`).FindStringSubmatch(said)
 	if line == nil {
