@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,7 +23,7 @@ func TestParseInjections(t *testing.T) {
 		"panic:z:1s,slow:w:11m")
 	want := map[string]Injection{"policy": {Slow: 3 * time.Second}, "link": {Panic: true, Fail: true},
 		"control": {Hog: true}, "log": {Fill: true}}
-	if len(got) != len(want) || got["policy"] != want["policy"] || got["link"] != want["link"] {
+	if !maps.Equal(got, want) {
 		t.Errorf("ParseInjections = %+v; want %+v", got, want)
 	}
 	for _, bad := range []string{"slow:x", "nonsense", "slow:y:-1s", "fail:", "panic:z:1s", "slow:w:11m"} {
