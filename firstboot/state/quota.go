@@ -234,12 +234,12 @@ const (
 
 // count finds what each user has. The error wraps ErrUncounted when that is not all.
 func count(root *os.Root, limits []Limit) (map[uint32]*usage, error) {
-	c := counter{root: root, used: map[uint32]*usage{}, seen: map[uint64]bool{}}
+	c := counter{used: map[uint32]*usage{}, seen: map[uint64]bool{}}
 	for _, l := range limits {
 		c.used[l.UID] = &usage{}
 	}
-	c.file(".")
-	c.walk(".", 0)
+	c.file(root, ".")
+	c.walk(root, ".", 0)
 	if len(c.failed) > 0 {
 		return c.used, fmt.Errorf("%w: %w", ErrUncounted, errors.Join(c.failed...))
 	}
@@ -248,7 +248,6 @@ func count(root *os.Root, limits []Limit) (map[uint32]*usage, error) {
 
 // counter is one run of count.
 type counter struct {
-	root   *os.Root
 	used   map[uint32]*usage
 	seen   map[uint64]bool // inodes with several names
 	files  int
@@ -264,9 +263,9 @@ func (c *counter) fail(err error) {
 	}
 }
 
-// file counts one file, and tells whether it is a directory of this filesystem.
-func (c *counter) file(name string) (dir bool) {
-	info, err := c.root.Lstat(name)
+// file counts one file of a directory, and tells whether it is a directory itself.
+func (c *counter) file(in *os.Root, name string) (dir bool) {
+	info, err := in.Lstat(name)
 	if err != nil {
 		c.fail(err)
 		return false
@@ -288,13 +287,14 @@ func (c *counter) file(name string) (dir bool) {
 	return info.IsDir()
 }
 
-// walk counts what is below a directory.
-func (c *counter) walk(name string, depth int) {
+// walk counts what is in a directory, which has that name from the top. Each is looked into from itself: from the top
+// the kernel would be asked for every directory on the way, once for each file.
+func (c *counter) walk(in *os.Root, name string, depth int) {
 	if depth == maxDepth {
 		c.fail(fmt.Errorf("/var/%.200q has more than %d directories in one another", name, maxDepth))
 		return
 	}
-	d, err := c.root.Open(name)
+	d, err := in.Open(".")
 	if err != nil {
 		c.fail(err)
 		return
@@ -309,9 +309,16 @@ func (c *counter) walk(name string, depth int) {
 				}
 				return
 			}
-			if below := path.Join(name, n); c.file(below) {
-				c.walk(below, depth+1)
+			if !c.file(in, n) {
+				continue
 			}
+			below, err := in.OpenRoot(n)
+			if err != nil {
+				c.fail(err)
+				continue
+			}
+			c.walk(below, path.Join(name, n), depth+1)
+			below.Close()
 		}
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
