@@ -179,7 +179,10 @@ func halfMade(ctx context.Context, tools xen.Toolstack, name string, err error) 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), xenTime)
 	defer cancel()
 	if _, err := tools.ID(ctx, name); err != nil {
-		return nil
+		if errors.Is(err, xen.ErrAbsent) {
+			return nil
+		}
+		return err
 	}
 	return tools.Destroy(ctx, name)
 }
@@ -201,6 +204,9 @@ func stopXen(ctx context.Context, r *running.Guest, patience time.Duration) (how
 	}
 	tools := xen.Toolstack{}
 	before, err := tools.ID(ctx, r.Name)
+	if err != nil && !errors.Is(err, xen.ErrAbsent) {
+		return "", err
+	}
 	if err == nil {
 		err = tools.Shutdown(ctx, r.Name, patience)
 	}
@@ -213,17 +219,26 @@ func stopXen(ctx context.Context, r *running.Guest, patience time.Duration) (how
 	}
 	wait, cancel := context.WithTimeoutCause(ctx, xenTime, fmt.Errorf("it is not over after %v", xenTime))
 	defer cancel()
+	var unasked error
 	for began := time.Now(); ; {
 		glance, done := context.WithTimeout(wait, xenGlance)
 		err := r.AwaitEnd(glance)
+		looked := glance.Err() == nil // or it was no time to look any more
 		done()
 		if err == nil {
 			break
 		}
+		if looked {
+			return "", fmt.Errorf("whether guest %s has ended is not known: %w", r.Name, err)
+		}
 		if wait.Err() != nil {
-			return "", fmt.Errorf("guest %s does not end: %w; see %s", r.Name, context.Cause(wait), xlLog(r.Name))
+			return "", fmt.Errorf("guest %s does not end: %w; see %s", r.Name, errors.Join(context.Cause(wait), unasked),
+				xlLog(r.Name))
 		}
 		now, err := tools.ID(wait, r.Name)
+		if err != nil && !errors.Is(err, xen.ErrAbsent) {
+			unasked = err // perhaps the next time
+		}
 		if err != nil || how == "stopped" && now == before && time.Since(began) < xenEnd {
 			continue // it is going
 		}
@@ -243,8 +258,11 @@ func awaitXen(ctx context.Context, r *running.Guest) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
-		if r.AwaitEnd(ctx) == nil {
+		switch err := r.AwaitEnd(ctx); {
+		case err == nil:
 			cancel(fmt.Errorf("it has ended; see %s", xlLog(r.Name)))
+		case ctx.Err() == nil:
+			cancel(fmt.Errorf("whether it has ended is not known: %w", err))
 		}
 	}()
 	_, err := xen.Toolstack{}.Await(ctx, r.Name)

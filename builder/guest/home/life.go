@@ -240,10 +240,7 @@ func (g *Guest) Running() (*running.Guest, error) {
 // absent is ErrAbsent of package running, unless a QEMU that rempart does not know writes to the guest's state, or Xen
 // runs it: then whatever looks at that or replaces it would do so under a machine that runs.
 func (g *Guest) absent() error {
-	if g.Xen != nil {
-		return g.absentOnXen()
-	}
-	if g.State > 0 {
+	if g.Xen == nil && g.State > 0 {
 		writes, err := qemu.Writes(g.StateDisk())
 		if err != nil {
 			return fmt.Errorf("guest %s: %w", g.Name, err)
@@ -252,6 +249,9 @@ func (g *Guest) absent() error {
 			return fmt.Errorf("%w: %s: %s is open for writing; stop what has it, such as the domain made of `rempart export` "+
 				"(virsh shutdown)", ErrElsewhere, g.Name, g.StateDisk())
 		}
+	}
+	if err := g.elsewhereOnXen(); err != nil {
+		return err
 	}
 	return fmt.Errorf("%w: %s; start it with `rempart start %[2]s`", running.ErrAbsent, g.Name)
 }

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"rempart/builder/guest/running"
 	"rempart/builder/guest/storage"
 	"rempart/builder/hypervisor"
 	"rempart/builder/hypervisor/xen"
@@ -79,10 +78,14 @@ func (x *Xen) check(d *Description) error {
 // xenTime bounds asking xl which guests run: it answers at once, unless another xl or xenstored stands in its way.
 const xenTime = 2 * time.Minute
 
-// elsewhereOnXen is ErrElsewhere while Xen runs a guest of this one's name, or one that may write to its state disk,
-// which nobody that rempart started watches over. What cannot be found out on a host of Xen is an error: whatever looks
-// at the disks of a guest or replaces them would do so under a machine that runs.
+// elsewhereOnXen is ErrElsewhere while Xen runs a guest that may write to this one's state disk, such as one of QEMU
+// that was exported to xl, or a guest of this one's name where it is of Xen, and nobody that rempart started watches
+// over it. What cannot be found out on a host of Xen is an error: whatever looks at the disks of a guest or replaces
+// them would do so under a machine that runs.
 func (g *Guest) elsewhereOnXen() error {
+	if g.Xen == nil && g.State == 0 {
+		return nil // it has nothing that another could change
+	}
 	ctx, cancel := context.WithTimeoutCause(context.Background(), xenTime,
 		fmt.Errorf("xl did not answer within %v", xenTime))
 	defer cancel()
@@ -97,7 +100,7 @@ func (g *Guest) elsewhereOnXen() error {
 		writes := g.State > 0 && slices.ContainsFunc(d.Disks, func(disk xen.Disk) bool {
 			return disk.ReadWrite && same(disk.Target, g.StateDisk())
 		})
-		if d.Name == g.Name || writes {
+		if g.Xen != nil && d.Name == g.Name || writes {
 			return fmt.Errorf("%w: %s: Xen runs it as %s, number %d, which `rempart start` does not watch over; have it end: "+
 				"xl shutdown --wait %[4]d, and then, if it is listed still, xl destroy %[4]d", ErrElsewhere, g.Name, d.Name, d.ID)
 		}
@@ -143,12 +146,4 @@ func (g *Guest) AwaitRelease(ctx context.Context) error {
 				context.Cause(ctx))
 		}
 	}
-}
-
-// absentOnXen is ErrAbsent of package running, or that Xen runs the guest all the same.
-func (g *Guest) absentOnXen() error {
-	if err := g.elsewhereOnXen(); err != nil {
-		return err
-	}
-	return fmt.Errorf("%w: %s; start it with `rempart start %[2]s`", running.ErrAbsent, g.Name)
 }

@@ -1,9 +1,12 @@
 package xen
 
 import (
+	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -47,6 +50,58 @@ func TestHeld(t *testing.T) {
 	}
 	if err := unix.FcntlFlock(other.Fd(), unix.F_OFD_SETLKW, &whole); err != nil {
 		t.Errorf("after its end the lock cannot be had: %v", err)
+	}
+}
+
+// TestLinger: what xl leaves behind with xl's own output is not waited for, whether xl ended by itself or was ended.
+func TestLinger(t *testing.T) {
+	for name, c := range map[string]struct {
+		script string
+		over   bool
+	}{
+		"by itself": {"echo said", false},
+		"ended":     {"echo said; read over <%s", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			begun, end := filepath.Join(dir, "begun"), filepath.Join(dir, "end")
+			if out, err := exec.Command("mkfifo", begun, end).CombinedOutput(); err != nil {
+				t.Fatalf("mkfifo: %v\n%s", err, out)
+			}
+			xl := filepath.Join(dir, "xl")
+			script := "#!/bin/sh\n(echo >" + begun + "; read over <" + end + ") &\n" + strings.ReplaceAll(c.script, "%s", end) +
+				"\n"
+			if err := os.WriteFile(xl, []byte(script), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			// Both ends: what reads it ends with the test and not before, and no open waits.
+			hold, err := os.OpenFile(end, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer hold.Close()
+			started, err := os.OpenFile(begun, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer started.Close()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if c.over {
+				go func() {
+					_, _ = started.Read(make([]byte, 1))
+					cancel()
+				}()
+			}
+			out, err := (Toolstack{}).local(ctx, nil, xl, "create")
+			if c.over != errors.Is(err, context.Canceled) || !c.over && (err != nil || string(out) != "said\n") {
+				t.Errorf("local = %q, %v; want what it said, or that it was ended: %v", out, err, c.over)
+			}
+			if _, err := hold.WriteString("over\nover\n"); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -40,13 +40,17 @@ func (t Toolstack) run(ctx context.Context, args ...string) ([]byte, error) {
 	return t.local(ctx, nil, args...)
 }
 
+// linger is how long what a program leaves behind, such as what a hotplug script started, may keep its output open once
+// it has ended. What the program itself said is there by then.
+const linger = 5 * time.Second
+
 // local runs a program on this machine, which inherits the files given.
 func (t Toolstack) local(ctx context.Context, held []*os.File, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.ExtraFiles = held
+	cmd.ExtraFiles, cmd.WaitDelay = held, linger
 	var out, complaints bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaints
-	if err := cmd.Run(); err != nil {
+	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
@@ -181,12 +185,22 @@ func (t Toolstack) MasterOf(ctx context.Context, name string) (string, error) {
 }
 
 // ID is the number of a running guest; ErrAbsent when it does not run. dom0 is none, by whatever name: what ends a
-// guest would end the host.
+// guest would end the host. Whether xl finds no such guest or cannot ask, its exit status does not tell (main_domid of
+// xl_info.c): only where it lists the others is a guest absent.
 func (t Toolstack) ID(ctx context.Context, name string) (int, error) {
 	out, err := t.run(ctx, "xl", "domid", name)
 	if err != nil {
 		if ctx.Err() != nil {
 			return 0, err
+		}
+		domains, errList := t.List(ctx)
+		if errList != nil {
+			return 0, fmt.Errorf("whether guest %s runs is not known: %w", name, errors.Join(err, errList))
+		}
+		for _, d := range domains {
+			if d.Name == name { // it has come since
+				return d.ID, nil
+			}
 		}
 		return 0, fmt.Errorf("%w: %s: %w", ErrAbsent, name, err)
 	}
@@ -290,8 +304,9 @@ func (t Toolstack) Await(ctx context.Context, name string) (contract.Report, err
 	)
 	for {
 		now, err := t.ID(ctx, name)
-		if seen && errors.Is(err, ErrAbsent) {
-			// xl leaves two seconds between the end of a guest and its next start (xl_vmcontrol.c, create_domain).
+		if seen && err != nil && ctx.Err() == nil {
+			// xl leaves two seconds between the end of a guest and its next start (xl_vmcontrol.c, create_domain), and may
+			// fail while it changes what it is asked for.
 			seen = false
 			select {
 			case <-time.After(glance):

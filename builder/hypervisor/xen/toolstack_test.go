@@ -21,6 +21,7 @@ var errTool = errors.New("exit status 1")
 // fake stands for the tools of a host on which one guest runs.
 type fake struct {
 	id     int               // of the guest; -1: it does not run
+	mute   bool              // xl can say nothing about guests
 	nodes  map[string]string // of xenstore, by their full path
 	calls  int
 	before func(calls int) // something that happens before a call
@@ -43,7 +44,13 @@ func (f *fake) run(ctx context.Context, args ...string) ([]byte, error) {
 		}
 	}
 	switch {
-	case args[0] == "xl" && f.id >= 0:
+	case args[0] == "xl" && args[1] == "list" && !f.mute:
+		list := fmt.Sprintf(`[{"domid": 0}, {"domid": %d, "config": {"c_info": {"name": "fw-1"}}}]`, f.id)
+		if f.id < 0 {
+			list = `[{"domid": 0}]`
+		}
+		return []byte(list), nil
+	case args[0] == "xl" && f.id >= 0 && !f.mute:
 		return []byte(strconv.Itoa(f.id) + "\n"), nil
 	case args[0] == "xenstore-exists" && there:
 		return nil, nil
@@ -172,5 +179,27 @@ func TestIDOfDom0(t *testing.T) {
 	}
 	if err := (Toolstack{Run: f.run}).Shutdown(t.Context(), "Domain-0", time.Minute); !errors.Is(err, ErrAbsent) {
 		t.Errorf("Shutdown(Domain-0) = %v; want ErrAbsent", err)
+	}
+}
+
+// TestIDNotKnown: a guest is absent where xl lists the others, and not where it cannot say; one that comes between the
+// two questions is there.
+func TestIDNotKnown(t *testing.T) {
+	f := &fake{id: -1}
+	if _, err := (Toolstack{Run: f.run}).ID(t.Context(), "fw-1"); !errors.Is(err, ErrAbsent) {
+		t.Errorf("ID of one that is not listed = %v; want %v", err, ErrAbsent)
+	}
+	f.mute = true
+	if _, err := (Toolstack{Run: f.run}).ID(t.Context(), "fw-1"); err == nil || errors.Is(err, ErrAbsent) {
+		t.Errorf("ID where xl fails = %v; want an error that is not %v", err, ErrAbsent)
+	}
+	f = &fake{id: -1}
+	f.before = func(calls int) {
+		if calls == 1 {
+			f.id = 5
+		}
+	}
+	if id, err := (Toolstack{Run: f.run}).ID(t.Context(), "fw-1"); err != nil || id != 5 {
+		t.Errorf("ID of one that has come = %d, %v; want 5", id, err)
 	}
 }

@@ -30,8 +30,11 @@ const (
 	// reviewed is after how long a node is read again although no event came: an event says that it is time to look,
 	// and one may be dropped where many come.
 	reviewed = time.Second
-	// maxBreaks is how many connections may break one after the other before anything is said or heard.
+	// maxBreaks is how many connections may break one after the other, or not come about, before anything is said or
+	// heard. Before the second of them passes pause, and twice that before each next: three seconds in all, in which an
+	// administrator's new xenstored stands in for the old one.
 	maxBreaks = 8
+	pause     = 25 * time.Millisecond
 )
 
 // Channel is a stream of bytes between a guest and its host through xenstore, for when there is nothing else. A piece
@@ -157,6 +160,7 @@ func (c *Channel) replace(broken *Conn, why error) error {
 		return nil
 	}
 	broken.Close()
+	first := why
 	for {
 		c.mu.Lock()
 		c.breaks++
@@ -165,9 +169,17 @@ func (c *Channel) replace(broken *Conn, why error) error {
 		if breaks > maxBreaks {
 			return fmt.Errorf("%d connections broke one after the other: %w", breaks, why)
 		}
+		if breaks > 1 {
+			select {
+			case <-time.After(pause << (breaks - 2)):
+			case <-c.ctx.Done():
+				return why
+			}
+		}
 		conn, err := c.redial(c.ctx)
 		if err != nil {
-			return fmt.Errorf("%w; connecting again: %w", why, err)
+			why = fmt.Errorf("%w; connecting again: %w", first, err)
+			continue
 		}
 		if err := c.watch(c.ctx, conn); err != nil {
 			conn.Close()

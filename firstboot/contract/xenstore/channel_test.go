@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"rempart/firstboot/contract/xenstore/storetest"
 )
@@ -152,6 +154,33 @@ func TestChannelOutlivesConnections(t *testing.T) {
 	}
 }
 
+// TestChannelAwaitsAnother: a store that takes nobody while it is replaced by another is waited for, and not hurried.
+func TestChannelAwaitsAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, guestConn := storetest.New(t)
+		dial(t, guestConn, "")
+		began := time.Now()
+		host, err := Connect(t.Context(), func(context.Context) (*Conn, error) {
+			b := &brittle{Conn: store.Connect()}
+			if time.Since(began) == 0 {
+				b.left.Store(3)
+			} else if time.Since(began) < time.Second {
+				return nil, errors.New("nobody listens")
+			}
+			return New(b), nil
+		}, storetest.Domain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer host.Close()
+		store.Set(fromGuest, "1 words")
+		words := make([]byte, 8)
+		if n, err := host.Read(words); err != nil || string(words[:n]) != "words" {
+			t.Errorf("Read = %q, %v; want words", words[:n], err)
+		}
+	})
+}
+
 // TestChannelGivesUp: on a store that takes nobody any more, or closes every connection, at once or after a request.
 func TestChannelGivesUp(t *testing.T) {
 	gone := errors.New("of the dial")
@@ -160,36 +189,38 @@ func TestChannelGivesUp(t *testing.T) {
 		want     error
 		dials    int32 // at most
 	}{
-		"gone":           {0, gone, 2},
+		"gone":           {0, gone, maxBreaks + 1},
 		"closed at once": {1, ErrClosed, maxBreaks + 1},
 		"closed soon":    {2, ErrClosed, maxBreaks + 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			store, guestConn := storetest.New(t)
-			dial(t, guestConn, "")
-			var dials atomic.Int32
-			host, err := Connect(t.Context(), func(context.Context) (*Conn, error) {
-				b := &brittle{Conn: store.Connect()}
-				switch dials.Add(1) {
-				case 1:
-					b.left.Store(3)
-				default:
-					if b.left.Store(c.messages); c.messages == 0 {
-						return nil, gone
+			synctest.Test(t, func(t *testing.T) {
+				store, guestConn := storetest.New(t)
+				dial(t, guestConn, "")
+				var dials atomic.Int32
+				host, err := Connect(t.Context(), func(context.Context) (*Conn, error) {
+					b := &brittle{Conn: store.Connect()}
+					switch dials.Add(1) {
+					case 1:
+						b.left.Store(3)
+					default:
+						if b.left.Store(c.messages); c.messages == 0 {
+							return nil, gone
+						}
 					}
+					return New(b), nil
+				}, storetest.Domain)
+				if err != nil {
+					t.Fatal(err)
 				}
-				return New(b), nil
-			}, storetest.Domain)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer host.Close()
-			if _, err := host.Read(make([]byte, 8)); !errors.Is(err, ErrClosed) || !errors.Is(err, c.want) {
-				t.Errorf("Read = %v; want %v and %v", err, ErrClosed, c.want)
-			}
-			if n := dials.Load(); n > c.dials {
-				t.Errorf("%d connections; want %d at most", n, c.dials)
-			}
+				defer host.Close()
+				if _, err := host.Read(make([]byte, 8)); !errors.Is(err, ErrClosed) || !errors.Is(err, c.want) {
+					t.Errorf("Read = %v; want %v and %v", err, ErrClosed, c.want)
+				}
+				if n := dials.Load(); n > c.dials {
+					t.Errorf("%d connections; want %d at most", n, c.dials)
+				}
+			})
 		})
 	}
 }
