@@ -13,14 +13,14 @@
 // the machine's own name. The zones of a link divide its space; so a zone is a set of (link, address range), the same
 // for source and destination.
 //
-// In the input and forward hooks answers and ICMP errors of known connections pass first, then what is invalid is
-// dropped, then come loopback, the admin path, what IPv6 needs to live, and then the pair of zones is looked up: by
-// link and the few ranges of that link, first for the source and then for the destination, so the cost does not grow
-// with the policy. In the chain of the pair the profile's lines stand in their order; what reaches its end is counted
-// and dropped. Where 16 or more lines in a row do the same, so that their order among each other means nothing,
-// lookups take their place: one for each combination of fields, so a packet pays for kinds of lines and not for
-// lines. Each element says which line it is from. Forwards are accepted in the same way where they are many, and
-// translated by a map from ports to hosts.
+// In the input and forward hooks answers and ICMP errors of known connections pass first, but for those that several
+// uplinks lead astray (uplinks.go), then what is invalid is dropped, then come loopback, the admin path, what IPv6
+// needs to live, and then the pair of zones is looked up: by link and the few ranges of that link, first for the source
+// and then for the destination, so the cost does not grow with the policy. In the chain of the pair the profile's lines
+// stand in their order; what reaches its end is counted and dropped. Where 16 or more lines in a row do the same, so
+// that their order among each other means nothing, lookups take their place: one for each combination of fields, so a
+// packet pays for kinds of lines and not for lines. Each element says which line it is from. Forwards are accepted in
+// the same way where they are many, and translated by a map from ports to hosts.
 //
 // # Why addresses and links are compared one by one
 //

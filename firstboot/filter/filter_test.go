@@ -67,7 +67,7 @@ func TestBansGolden(t *testing.T) {
 }
 
 func TestTextGolden(t *testing.T) {
-	for _, p := range append(everyProfile(t), filtertest.Fast(), filtertest.Knocking()) {
+	for _, p := range append(everyProfile(t), filtertest.Fast(), filtertest.Knocking(), filtertest.Homed()) {
 		rs := compile(t, p)
 		golden(t, p.Name+".nft", rs.Text())
 		closed, err := filter.Closed(p)

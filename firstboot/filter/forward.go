@@ -12,6 +12,7 @@ func (c *compiler) forward() {
 	rules := Chain{Name: "forward",
 		Base: &Base{Type: "filter", Hook: Forward, Priority: priorityFilter, Policy: VerdictDrop}}
 	c.fromItself(&rules)
+	c.keepApart(&rules)
 	c.offload(&rules)
 	c.known(&rules, func(zone string) string { return "from/" + zone })
 	c.dispatch(&rules, "from", IIfName, profiles.Any, func(from string) string {

@@ -10,7 +10,8 @@ import "rempart/profiles"
 // write class of service or hops are kept off here; those with helpers, and those whose sequence numbers a SYN proxy
 // shifts, by the kernel (nft_flow_offload.c). SYN and FIN go the long way, so segments are clamped as ever; what is too
 // large for the way out or has no hops left does too. Each flow is bound to the link it arrives by, so forged packets
-// by other links meet antispoof.
+// by other links meet antispoof. When routing leads a flow elsewhere it meets the rules again: nf_flow_table_ip.c asks
+// whether its route still holds (nf_flow_dst_check).
 //
 // A flow table is bound to devices, which come and go, and the policy is loaded before any has its name: the table is
 // made without, and package filter/offload adds them. To end all short ways, as a ban must, the flow table is made

@@ -209,6 +209,16 @@ func (s *space) has(zone string, v6 bool) bool {
 	return slices.ContainsFunc(s.zones[zone], func(sh share) bool { return len(sh.ranges[family(v6)]) > 0 })
 }
 
+// on is a zone's part of a link in one family.
+func (s *space) on(zone, link string, v6 bool) spans {
+	for _, sh := range s.zones[zone] { // of one link it has one share
+		if sh.link == link {
+			return sh.ranges[family(v6)]
+		}
+	}
+	return nil
+}
+
 // defaultMetric is how a link's default route of a family stands among those of other links, the lowest first, as
 // package link orders them; false when it has none in the main table.
 func defaultMetric(l *profiles.Link, v6 bool) (uint32, bool) {

@@ -119,7 +119,7 @@ func (l *lab) addLink(t *testing.T, link *profiles.Link) {
 		}
 		r := l.routers[link.Name]
 		r.Addr(t, r.Device(t, "eth0"), netip.PrefixFrom(g.Addr, l.own[link.Name+version(g.Addr)].Bits()))
-		l.fw.Route(t, dev, netns.Everything(g.Addr), g.Addr, 0)
+		l.fw.Metric(t, dev, netns.Everything(g.Addr), g.Addr, 0, int(g.Metric))
 		// What the router's own hosts send goes by the firewall, even to the router's own subnet.
 		r.Route(t, r.Device(t, "eth0"), netns.Everything(g.Addr), l.own[link.Name+version(g.Addr)].Addr(), farTable)
 	}

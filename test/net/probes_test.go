@@ -33,7 +33,7 @@ func (l *lab) load(t *testing.T, rs filter.Ruleset) {
 // through, so that its silence later is the policy's doing and not a dead path; then closed, where nothing but the
 // admin path may; then with the policy.
 func TestProbes(t *testing.T) {
-	for _, p := range append(everyProfile(t), filtertest.Stewarded()) {
+	for _, p := range append(everyProfile(t), filtertest.Stewarded(), filtertest.Homed()) {
 		t.Run(p.Name, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, p)

@@ -261,7 +261,14 @@ func (n *Node) Addr(tb testing.TB, dev netlink.Link, a netip.Prefix) {
 // Route adds a route; without a gateway it is on the link itself. Table 0 is the main table.
 func (n *Node) Route(tb testing.TB, dev netlink.Link, to netip.Prefix, via netip.Addr, table int) {
 	tb.Helper()
-	r := &netlink.Route{LinkIndex: dev.Attrs().Index, Dst: IPNet(to), Table: table, Scope: netlink.SCOPE_LINK}
+	n.Metric(tb, dev, to, via, table, 0)
+}
+
+// Metric is Route with a metric; of several routes to one prefix the lowest is taken.
+func (n *Node) Metric(tb testing.TB, dev netlink.Link, to netip.Prefix, via netip.Addr, table, metric int) {
+	tb.Helper()
+	r := &netlink.Route{LinkIndex: dev.Attrs().Index, Dst: IPNet(to), Table: table, Priority: metric,
+		Scope: netlink.SCOPE_LINK}
 	if via.IsValid() {
 		r.Gw, r.Scope = via.AsSlice(), netlink.SCOPE_UNIVERSE
 		r.SetFlag(netlink.FLAG_ONLINK)
