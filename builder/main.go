@@ -21,6 +21,7 @@ import (
 
 	"rempart/builder/boot"
 	"rempart/builder/debian"
+	"rempart/builder/guest/reprovision"
 	"rempart/profiles"
 )
 
@@ -147,9 +148,17 @@ func dispatch(ctx context.Context, c *console, args []string) int {
 	}
 	err := do(ctx, c, flags.Args())
 	if err != nil && errors.Is(err, context.Canceled) && ctx.Err() != nil {
-		err = errInterrupted
+		err = interrupted(err)
 	}
 	return report(c, name, err)
+}
+
+// interrupted is what is told of a command that Ctrl-C ended: of a change of a guest also what there is to do about it.
+func interrupted(err error) error {
+	if errors.Is(err, reprovision.ErrPending) {
+		return fmt.Errorf("%w: %w", errInterrupted, err)
+	}
+	return errInterrupted
 }
 
 func help(c *console, args []string) int {

@@ -329,7 +329,7 @@ func (m *masters) importOne(ctx context.Context, c *console, args []string) erro
 	}
 	one, err := m.store.Import(ctx, in)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", args[0], err)
 	}
 	signer, err := m.store.Signer(one)
 	if err != nil && !m.unsigned {

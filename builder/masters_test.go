@@ -36,3 +36,35 @@ func TestMasterUsage(t *testing.T) {
 		}
 	}
 }
+
+// TestImportTellsWhich: of a file that is no exported master, or only its beginning, it is told which that is.
+func TestImportTellsWhich(t *testing.T) {
+	dir := t.TempDir()
+	makeForeign(t)
+	whole := filepath.Join(dir, "whole.tar.zst")
+	at := filepath.Join(filepath.Dir(os.Getenv("REMPART_GUESTS")), "masters")
+	if code, _, errs := rempart("master", "export", "web", whole, "--store", at); code != exitDone {
+		t.Fatalf("master export = %d, %q", code, errs)
+	}
+	b, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		content []byte
+		want    string
+	}{
+		"text":  {[]byte("root:x:0:0:root:/root:/bin/bash\n"), "no master that was exported"},
+		"cut":   {b[:len(b)/2], "cut off"},
+		"empty": {nil, "lacks manifest.json"},
+	} {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, tt.content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		code, _, errs := rempart("master", "import", file, "--store", filepath.Join(dir, "store"))
+		if code != exitFailed || !strings.Contains(errs, file) || !strings.Contains(errs, tt.want) {
+			t.Errorf("master import of %s = %d, %q; want 1, with the file and %q", name, code, errs, tt.want)
+		}
+	}
+}

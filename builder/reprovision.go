@@ -132,7 +132,7 @@ func resumeCommand() *command {
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			stop := flags.Duration("stop-timeout", time.Minute, "how long the guest may take to switch itself off")
 			return guestCommand(func(ctx context.Context, c *console, name string) error {
-				return goOn(ctx, c, name, *stop, false)
+				return goOn(ctx, c, name, ending{stop: *stop})
 			})(flags)
 		},
 	}
@@ -349,11 +349,19 @@ func sayPlan(c *console, g *home.Guest, p reprovision.Plan, m *store.Master) err
 	return nil
 }
 
+// ending is how a change that is under way for a guest is ended.
+type ending struct {
+	stop    time.Duration // how long the guest may take to switch itself off
+	back    bool          // it is taken back, and else finished
+	dry     bool          // only tell what taking it back would do
+	noStart bool          // the guest is not started when all is as it was
+}
+
 // goOn finishes what is under way for a guest, or takes it back.
-func goOn(ctx context.Context, c *console, name string, stop time.Duration, back bool) error {
+func goOn(ctx context.Context, c *console, name string, e ending) error {
 	outlive()
 	what := "rempart resume"
-	if back {
+	if e.back {
 		what = "rempart rollback"
 	}
 	g, err := lockCreated(name, what)
@@ -361,23 +369,29 @@ func goOn(ctx context.Context, c *console, name string, stop time.Duration, back
 		return err
 	}
 	defer g.Unlock()
-	p, _, err := reprovision.Pending(g)
+	p, last, err := reprovision.Pending(g)
 	if errors.Is(err, reprovision.ErrNone) {
 		return fmt.Errorf("guest %s: %w", name, err)
 	}
 	if err != nil {
 		return err
 	}
-	return atWork(c, g, what, func(c *console) error { return end(ctx, c, g, p, stop, back) })
+	if e.dry {
+		fmt.Fprintf(c.out, "rollback of %s: nothing was changed (--dry-run)\n", name)
+		fmt.Fprintf(c.out, "  taken back: %s %s to master %.12s, last step: %s\n", p.Kind, p.ID, p.To, last)
+		fmt.Fprintf(c.out, "  master and state: %.12s, and what it had on it when that began\n", p.From)
+		return nil
+	}
+	return atWork(c, g, what, func(c *console) error { return end(ctx, c, g, p, e) })
 }
 
 // end finishes a change that is under way for a guest, or takes it back.
-func end(ctx context.Context, c *console, g *home.Guest, p reprovision.Plan, stop time.Duration, back bool) error {
+func end(ctx context.Context, c *console, g *home.Guest, p reprovision.Plan, e ending) error {
 	key := signingKey{p.Key, p.Password}
-	if back {
+	if e.back {
 		key = signingKey{} // nothing is examined any more: a key that is gone must not stand in the way
 	}
-	options, err := transactionOptions(c, g, stop, key)
+	options, err := transactionOptions(c, g, e.stop, key)
 	if err != nil {
 		return err
 	}
@@ -385,8 +399,11 @@ func end(ctx context.Context, c *console, g *home.Guest, p reprovision.Plan, sto
 	if err != nil {
 		return err
 	}
-	if !back || t.Over() {
+	if !e.back || t.Over() {
 		return finish(ctx, c, t)
+	}
+	if e.noStart {
+		t.Ran = false
 	}
 	if err := t.Return(errors.New("that was asked for")); err != nil {
 		return err

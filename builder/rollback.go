@@ -39,7 +39,7 @@ func rollback(ctx context.Context, c *console, name string, o changeOptions) err
 		return err
 	}
 	if _, _, err := reprovision.Pending(g); err == nil {
-		return goOn(ctx, c, name, *o.stop, true)
+		return goOn(ctx, c, name, ending{stop: *o.stop, back: true, dry: *o.dry, noStart: *o.noStart})
 	} else if !errors.Is(err, reprovision.ErrNone) {
 		return err
 	}

@@ -100,6 +100,13 @@ func findGuest(arg, name, disk, address string) (ssh.Target, error) {
 		if !identity.IsHostname(arg) {
 			return t, fmt.Errorf("there is no guest %q: want the name of one, or the folder of a master", arg)
 		}
+		if g, err := openCreated(arg); err == nil && disk == "" {
+			if address == "" {
+				return t, fmt.Errorf("%s does not run; start it with `rempart start %[1]s`, or say where else it runs by "+
+					"--address", g.Name)
+			}
+			disk = g.Identity()
+		}
 		kept, _, err := keepDir(arg)
 		if err != nil {
 			return t, err
@@ -117,6 +124,10 @@ func findGuest(arg, name, disk, address string) (ssh.Target, error) {
 			disk = m.IdentityPath(name)
 		}
 	} else if disk == "" {
+		if errors.Is(err, fs.ErrNotExist) {
+			return t, fmt.Errorf("there is no guest of that name here: %s; `rempart list` shows them; of one that runs "+
+				"elsewhere name its identity disk by --identity", arg)
+		}
 		return t, fmt.Errorf("there is no guest %s: %w; name its identity disk by --identity", arg, err)
 	}
 	id, err := guest.ReadIdentity(disk)

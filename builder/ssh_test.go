@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"rempart/builder/guest"
+	"rempart/builder/guest/home"
 	"rempart/builder/guest/running"
 	"rempart/firstboot/contract/identity"
 	"rempart/profiles"
@@ -178,6 +179,34 @@ func TestAddressOf(t *testing.T) {
 		"fd00::1": "[fd00::1]:22", "[fd00::1]": "[fd00::1]:22", "[fd00::1]:2222": "[fd00::1]:2222", "gw.lan": "gw.lan:22"} {
 		if got := withPort(in); got != want {
 			t.Errorf("withPort(%s) = %s; want %s", in, got, want)
+		}
+	}
+}
+
+// TestSSHAbsent: what there is to do is told of a guest that does not run, and of one that there is not.
+func TestSSHAbsent(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	folder := t.TempDir()
+	t.Setenv("REMPART_GUESTS", folder)
+	h, err := home.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := h.Create(t.Context(), home.Description{Name: "fw", Store: folder,
+		Master: strings.Repeat("0", 64), Firmware: "bios", Accel: "tcg"}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Save(); err != nil {
+		t.Fatal(err)
+	}
+	g.Unlock()
+	for name, want := range map[string]string{"fw": "rempart start fw", "absent": "rempart list"} {
+		if code, _, errs := rempart("ssh", name, "status"); code != exitFailed || !strings.Contains(errs, want) ||
+			strings.Contains(errs, "manifest.json") {
+			t.Errorf("ssh %s = %d, %q; want %q in it", name, code, errs, want)
 		}
 	}
 }

@@ -118,8 +118,8 @@ func (k Keys) Signers() ([]ssh.Signer, error) {
 		all = append(all, signer)
 	}
 	if len(all) == 0 {
-		return nil, errors.Join(append(failed, errors.New("there is no key to log in with; name one by --key, or start an"+
-			" agent"))...)
+		return nil, errors.Join(append(failed, errors.New("there is no key to log in with; name one by --key, "+
+			"before the guest, or start an agent"))...)
 	}
 	return all, nil
 }

@@ -103,7 +103,8 @@ func checkFeatures(bits uint64) error {
 	case bits&incompatCorrupt != 0:
 		return fmt.Errorf("QEMU has marked it so; try `qemu-img check -r all` on a copy: %w", ErrCorrupt)
 	case bits&incompatDataFile != 0:
-		return fmt.Errorf("external data file; `qemu-img convert -O qcow2` makes one file of it: %w", ErrUnsupported)
+		return fmt.Errorf("external data file, which may be any of this machine's; of an image that you trust "+
+			"`qemu-img convert -O qcow2` makes one file: %w", ErrUnsupported)
 	case bits&incompatExtendedL2 != 0:
 		return fmt.Errorf("extended L2 entries; `qemu-img convert -O qcow2` makes plain ones: %w", ErrUnsupported)
 	}

@@ -55,8 +55,8 @@ func open(r io.ReaderAt, length int64) (*Image, error) {
 		return nil, err
 	}
 	if bytes.HasPrefix(b, []byte("# Disk Descriptor")) {
-		return nil, fmt.Errorf("its disk is in other files; `qemu-img convert -O qcow2` makes one file of it: %w",
-			ErrUnsupported)
+		return nil, fmt.Errorf("its disk is in other files, which may be any of this machine's; of an image that you "+
+			"trust `qemu-img convert -O qcow2` makes one file: %w", ErrUnsupported)
 	}
 	h, err := parseHeader(b)
 	if err != nil {

@@ -35,13 +35,17 @@ const (
 // maxLeft bounds how many lines tell what was left behind.
 const maxLeft = 200
 
+// varDir is where a guest has its state disk mounted.
+const varDir = "/var/"
+
 // Check tells what is wrong with paths that are to be kept, below /var as in "lib/rempart/dhcp": each must be a place
 // that the guest declares, and may have files in it.
 func Check(keep []string) error {
 	var errs []error
 	for _, k := range keep {
 		if p := place(k); p == nil || len(p.Files) == 0 {
-			errs = append(errs, fmt.Errorf("%.200q cannot be kept: want one of %s", k, strings.Join(Places(), ", ")))
+			errs = append(errs, fmt.Errorf("%.200q cannot be kept: want one of %s%s", k, varDir,
+				strings.Join(Places(), ", "+varDir)))
 		}
 	}
 	return errors.Join(errs...)

@@ -81,7 +81,16 @@ func (s *Store) Import(ctx context.Context, r io.Reader) (*Master, error) {
 		return nil, fmt.Errorf("importing a master: %w", err)
 	}
 	defer packed.Close()
-	return s.Make(ctx, func(folder string) error { return unpack(ctx, tar.NewReader(packed), folder) })
+	return s.Make(ctx, func(folder string) error {
+		err := unpack(ctx, tar.NewReader(packed), folder)
+		switch {
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			return fmt.Errorf("%w: it is cut off: %w", ErrChanged, err)
+		case errors.Is(err, zstd.ErrMagicMismatch):
+			return fmt.Errorf("%w: no master that was exported: %w", ErrChanged, err)
+		}
+		return err
+	})
 }
 
 // Make has write fill a folder with a master, and publishes that. The folder goes, whatever becomes of it.
