@@ -66,7 +66,7 @@ func TestInterruptedChange(t *testing.T) {
 	}
 }
 
-// TestRollbackWithoutStart: a guest that ran before a change stays off when that is taken back, where that is asked for.
+// TestRollbackWithoutStart: a guest that ran before a change stays off when that is taken back, where it is asked to.
 func TestRollbackWithoutStart(t *testing.T) {
 	makeForeign(t)
 	g, err := lockUnchanged("web", "a test")

@@ -42,7 +42,7 @@ func Write(path string, b []byte, mode fs.FileMode) error {
 func WriteFrom(path string, mode fs.FileMode, write func(*os.File) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // mode 0600
 	if err != nil {
-		return err
+		return nowhere(path, err)
 	}
 	err = write(f)
 	if err == nil && mode != 0o600 {
@@ -56,6 +56,15 @@ func WriteFrom(path string, mode fs.FileMode, write func(*os.File) error) error 
 		return errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(f.Name()))
 	}
 	return SyncFolder(filepath.Dir(path))
+}
+
+// nowhere is the error of a file that there is no place for. It names the file, and not the one meant to become it.
+func nowhere(path string, err error) error {
+	var of *fs.PathError
+	if errors.As(err, &of) {
+		return fmt.Errorf("writing %s: folder %s: %w", path, filepath.Dir(path), of.Err)
+	}
+	return err
 }
 
 // Sweep removes from a folder what a Write of some of its files left there that was ended on the way, by a power cut

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -23,8 +25,9 @@ func TestWriteAndMove(t *testing.T) {
 			t.Errorf("after Write(%q): %q, %v, %v; want it with mode 0640", content, got, info.Mode(), err)
 		}
 	}
-	if err := Write(filepath.Join(dir, "sub", "c"), nil, 0o600); err == nil {
-		t.Error("Write into a folder that is not there = nil; want an error")
+	c := filepath.Join(dir, "sub", "c")
+	if err := Write(c, nil, 0o600); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), c+":") {
+		t.Errorf("Write into a folder that is not there = %v; want %v, and the file named", err, fs.ErrNotExist)
 	}
 	if err := os.Mkdir(filepath.Join(dir, "sub"), 0o700); err != nil {
 		t.Fatal(err)
