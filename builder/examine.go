@@ -32,11 +32,12 @@ type examination struct {
 
 // look looks at both disks of the guest, which does not run: the one at a path is its state disk.
 func (x examination) look(ctx context.Context, path string) (found reprovision.Finding, err error) {
-	m, _, err := masterOf(x.g)
+	m, kept, err := masterOf(x.g)
 	if err != nil {
 		return found, err
 	}
-	report := verify.Report{Guest: x.g.Name, Master: m.Manifest.Disk.SHA256, Taken: time.Now().UTC().Truncate(time.Second)}
+	report := verify.Report{Guest: x.g.Name, Master: kept.Digest, Disk: m.Manifest.Disk.SHA256,
+		Taken: time.Now().UTC().Truncate(time.Second)}
 	// Neither disk that cannot be read may hide the other.
 	system, err := systemDisk(x.g, m)
 	if err == nil {

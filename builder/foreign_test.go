@@ -33,6 +33,23 @@ func makeForeign(t *testing.T, options ...string) {
 	}
 }
 
+// TestVerifyNamesMaster: a report names the master by the digest that every other command knows it by.
+func TestVerifyNamesMaster(t *testing.T) {
+	makeForeign(t)
+	g, err := openCreated("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, out, errs := rempart("verify", "web", "--json")
+	if !strings.Contains(out, `"master": "`+g.Master+`"`) {
+		t.Errorf("verify --json = %q, %q; want master %s in it", out, errs, g.Master)
+	}
+	found, err := examineOverlay(t.Context(), g, g.StateDisk())
+	if err != nil || !strings.Contains(string(found.Report), `"master": "`+g.Master+`"`) {
+		t.Errorf("the report of a change = %s, %v; want master %s in it", found.Report, err, g.Master)
+	}
+}
+
 // TestVerifyForeignTrust: the key that must have signed the master is asked for whatever kind of guest it is.
 func TestVerifyForeignTrust(t *testing.T) {
 	makeForeign(t)

@@ -116,11 +116,12 @@ func (v *verification) run(ctx context.Context, c *console, args []string) (err 
 			v.image = args[0]
 		}
 	}
-	m, err := readManifest(dir)
+	m, digest, err := store.Read(dir)
 	if err != nil {
 		return err
 	}
-	v.report.Master, v.report.Taken = m.Disk.SHA256, time.Now().UTC().Truncate(time.Second)
+	v.report.Master, v.report.Disk = digest, m.Disk.SHA256
+	v.report.Taken = time.Now().UTC().Truncate(time.Second)
 	if v.report.Signer, err = v.signer(dir); err != nil {
 		return err
 	}
@@ -301,15 +302,6 @@ func (v *verification) signer(dir string) (string, error) {
 	return name, err
 }
 
-func readManifest(dir string) (*master.Manifest, error) {
-	f, err := os.Open(filepath.Join(dir, master.ManifestFile))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return master.ReadManifest(f)
-}
-
 // disks verifies what there is, and tells.
 func (v *verification) disks(ctx context.Context, c *console, dir string, m *master.Manifest) error {
 	if v.state == "" && (v.since != "" || v.record != "") {
@@ -422,7 +414,7 @@ func (v *verification) tell(c *console, m *master.Manifest) error {
 	}
 	tellSigner(c, v.report.Signer)
 	if s := v.report.System; s != nil {
-		name := fmt.Sprintf("master %s, %.12s", printable(m.Master.Name), m.Disk.SHA256)
+		name := fmt.Sprintf("master %s, %.12s", printable(m.Master.Name), v.report.Master)
 		if s.IsClean() {
 			fmt.Fprintf(c.out, "system: identical to %s: %d bytes\n", name, s.Size)
 		} else {

@@ -23,7 +23,8 @@ import (
 // says nothing: such a system writes to itself.
 type overlayReport struct {
 	Guest   string              `json:"guest,omitempty"`
-	Master  string              `json:"master"`           // digest of the master's disk
+	Master  string              `json:"master"`           // digest by which the store knows the master
+	Disk    string              `json:"disk"`             // digest of the master's disk
 	Signer  string              `json:"signer,omitempty"` // the trusted key that signed the manifest; empty: none
 	Taken   time.Time           `json:"taken"`
 	Files   []fileDiff          `json:"files"`
@@ -34,8 +35,8 @@ func (r *overlayReport) count() int { return len(r.Files) + len(r.Outside) }
 
 // compareOverlay compares an overlay, which nobody writes to, with the master it lies on: files by files where both
 // have filesystems that can be read, and all that is outside of partitions byte by byte.
-func compareOverlay(ctx context.Context, path string, m *guest.Master) (*overlayReport, error) {
-	r := &overlayReport{Master: m.Manifest.Disk.SHA256, Taken: time.Now().UTC().Truncate(time.Second)}
+func compareOverlay(ctx context.Context, path string, m *guest.Master, digest string) (*overlayReport, error) {
+	r := &overlayReport{Master: digest, Disk: m.Manifest.Disk.SHA256, Taken: time.Now().UTC().Truncate(time.Second)}
 	over, err := guest.OpenOverlay(ctx, path, m)
 	if err != nil {
 		return nil, err
@@ -158,7 +159,7 @@ func (v *verification) foreign(ctx context.Context, c *console, g *home.Guest) e
 	case !errors.Is(err, running.ErrAbsent):
 		return err
 	}
-	r, err := compareOverlay(ctx, g.StateDisk(), m)
+	r, err := compareOverlay(ctx, g.StateDisk(), m, kept.Digest)
 	if err != nil {
 		return err
 	}
@@ -189,11 +190,11 @@ func tellOverlay(c *console, r *overlayReport) {
 
 // examineOverlay looks at what a guest of another system has written, for a transaction.
 func examineOverlay(ctx context.Context, g *home.Guest, path string) (found reprovision.Finding, err error) {
-	m, _, err := masterOf(g)
+	m, kept, err := masterOf(g)
 	if err != nil {
 		return found, err
 	}
-	r, err := compareOverlay(ctx, path, m)
+	r, err := compareOverlay(ctx, path, m, kept.Digest)
 	if err != nil {
 		return found, err
 	}
@@ -222,7 +223,7 @@ func listOverlay(ctx context.Context, c *console, g *home.Guest, digest, path st
 	if err != nil {
 		return err
 	}
-	r, err := compareOverlay(ctx, path, m)
+	r, err := compareOverlay(ctx, path, m, kept.Digest)
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,8 @@ import (
 // Report is what was found about one guest.
 type Report struct {
 	Guest  string    `json:"guest,omitempty"`
-	Master string    `json:"master"`           // digest of the system disk that the manifest describes
+	Master string    `json:"master"`           // digest by which stores know the master, that of its manifest
+	Disk   string    `json:"disk"`             // digest of the system disk that the manifest describes
 	Signer string    `json:"signer,omitempty"` // the trusted key that signed the manifest; empty: none
 	Taken  time.Time `json:"taken,omitzero"`   // when
 	System *System   `json:"system,omitempty"` // nil: not looked at

@@ -168,6 +168,18 @@ func (s *Store) importFolder() (folder string, done func(), err error) {
 	return folder, func() { _ = os.RemoveAll(folder); f.Close() }, nil
 }
 
+// digestOf is what the master of a manifest is known by.
+func digestOf(manifest []byte) string {
+	sum := sha256.Sum256(manifest)
+	return hex.EncodeToString(sum[:])
+}
+
+// Read reads the manifest of the master in a folder, which need be in no store, and by what digest stores know that.
+func Read(folder string) (*master.Manifest, string, error) {
+	raw, m, err := readManifest(folder)
+	return m, digestOf(raw), err
+}
+
 // Publish puts the master in a folder into the store, checking every byte of it against its manifest on the way, and
 // returns it. One that is there already is left as it is.
 func (s *Store) Publish(ctx context.Context, folder string) (*Master, error) {
@@ -175,8 +187,7 @@ func (s *Store) Publish(ctx context.Context, folder string) (*Master, error) {
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(raw)
-	digest := hex.EncodeToString(sum[:])
+	digest := digestOf(raw)
 	unlock, err := s.lock()
 	if err != nil {
 		return nil, err
@@ -359,7 +370,7 @@ func (s *Store) load(digest string) (*Master, error) {
 	if err != nil {
 		return nil, err
 	}
-	if sum := sha256.Sum256(raw); hex.EncodeToString(sum[:]) != digest {
+	if digestOf(raw) != digest {
 		return nil, fmt.Errorf("%s: %w: its manifest has another digest; remove the folder and publish it again", dir,
 			ErrChanged)
 	}

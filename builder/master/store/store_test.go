@@ -108,6 +108,11 @@ func TestPublish(t *testing.T) {
 			}
 		}
 	}
+	for _, dir := range []string{one, a.Dir} {
+		if _, digest, err := Read(dir); err != nil || digest != a.Digest {
+			t.Errorf("Read(%s) = %.8s, %v; want %.8s, as the store has it", dir, digest, err, a.Digest)
+		}
+	}
 	got, err := os.ReadFile(filepath.Join(a.Dir, master.RawFile))
 	want, _ := os.ReadFile(filepath.Join(one, master.RawFile))
 	if err != nil || !bytes.Equal(got, want) {
