@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"io"
 	"os"
@@ -8,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"rempart/builder/disk"
+	"rempart/builder/disk/qcow2"
 	"rempart/builder/guest"
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/verify"
@@ -69,6 +74,63 @@ func TestSystemDisk(t *testing.T) {
 			t.Errorf("systemDisk of %+v = %+v, %v; want %s", tt.d, got, err, tt.want)
 		}
 	}
+}
+
+// TestLookAtSystem: a packed system disk is the master's when its file is, or when what is in it is; nothing else.
+func TestLookAtSystem(t *testing.T) {
+	const size = 1 << 20
+	content := bytes.Repeat([]byte("a master's byte "), size/16)
+	other := bytes.Clone(content)
+	other[70_000] ^= 1
+	d := master.Disk{Size: size, Regions: []master.Region{{Name: "all", Length: size}}}
+	if err := d.Fill(t.Context(), bytes.NewReader(content), 4096); err != nil {
+		t.Fatal(err)
+	}
+	file := packed(t, content, qcow2.Options{})
+	sum := sha256.Sum256(file)
+	m := &guest.Master{Manifest: &master.Manifest{Disk: d, Outputs: []master.Output{{Name: master.Qcow2File,
+		Size: int64(len(file)), SHA256: hex.EncodeToString(sum[:])}}}}
+	for name, c := range map[string]struct {
+		file        []byte
+		clean, read bool
+	}{
+		"as it was written":         {file, true, true},
+		"packed in another way":     {packed(t, content, qcow2.Options{Compression: qcow2.Zstd}), true, true},
+		"another byte in it":        {packed(t, other, qcow2.Options{}), false, true},
+		"a byte behind the file":    {append(bytes.Clone(file), 1), true, true},
+		"the beginning of the file": {file[:len(file)/2], false, false}, // what cannot be unpacked is told as an error
+	} {
+		m.Dir = t.TempDir()
+		path := filepath.Join(m.Dir, master.Qcow2File)
+		if err := os.WriteFile(path, c.file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := lookAtSystem(t.Context(), hypervisor.Disk{Path: path, Format: hypervisor.QCOW2}, m)
+		if c.read && (err != nil || got.IsClean() != c.clean || got.Size != size) ||
+			!c.read && err == nil && got.IsClean() {
+			t.Errorf("%s: lookAtSystem = %+v, %v; want it read %v, clean %v", name, got, err, c.read, c.clean)
+		}
+	}
+}
+
+// packed is a qcow2 file.
+func packed(t *testing.T, content []byte, o qcow2.Options) []byte {
+	t.Helper()
+	s := disk.NewSparse(int64(len(content)))
+	err := s.Put(0, bytes.NewReader(content), int64(len(content)))
+	f, createErr := os.Create(filepath.Join(t.TempDir(), "packed"))
+	if err := errors.Join(err, createErr); err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := qcow2.Write(t.Context(), f, s, o); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 // TestEvidenceWithoutDisks: disks that are gone keep nobody from putting the guest on its master; the report, which

@@ -12,7 +12,7 @@ import (
 )
 
 // Clone copies a file to a new one, for its owner only, which is whole and on the disk when it returns. Filesystems
-// that can share blocks do; elsewhere holes stay holes.
+// that can share blocks do; elsewhere holes stay holes, and zeros become some.
 func Clone(ctx context.Context, from, to string) error {
 	in, err := os.Open(from)
 	if err != nil {
@@ -43,11 +43,17 @@ func Clone(ctx context.Context, from, to string) error {
 	return Move(part, to)
 }
 
-// copyChunk is how much is copied between two looks whether to go on.
-const copyChunk = 4 << 20
+// Of a copy: how much is read, and begun to be written to the disk, at once, and what of it becomes a hole when it is
+// zero. Measured with 32 MiB of data: 44 ms with the 32 KiB of io.Copy and nothing on its way before Sync, 22 ms so.
+const (
+	copyChunk = 1 << 20
+	copyHole  = 64 << 10
+)
 
-// copyData copies what is no hole (lseek(2), SEEK_DATA).
+// copyData copies what is neither a hole (lseek(2), SEEK_DATA) nor zero: the filesystem in a disk has written many
+// zeros that nobody needs.
 func copyData(ctx context.Context, in, out *os.File, size int64) error {
+	buf, zeros := make([]byte, copyChunk), make([]byte, copyHole)
 	for at := int64(0); at < size; {
 		begin, err := unix.Seek(int(in.Fd()), at, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
@@ -64,12 +70,38 @@ func copyData(ctx context.Context, in, out *os.File, size int64) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			n := min(copyChunk, end-at)
-			if _, err := io.Copy(io.NewOffsetWriter(out, at), io.NewSectionReader(in, at, n)); err != nil {
+			b := buf[:min(copyChunk, end-at)]
+			if _, err := io.ReadFull(io.NewSectionReader(in, at, int64(len(b))), b); err != nil {
+				return err
+			}
+			if err := writeData(out, b, at, zeros); err != nil {
+				return err
+			}
+			// The disk works while the rest is read. That all is there Sync says: an error here means nothing.
+			_ = unix.SyncFileRange(int(out.Fd()), at, int64(len(b)), unix.SYNC_FILE_RANGE_WRITE)
+		}
+		at = end
+	}
+	return nil
+}
+
+// writeData writes what of b is not zero, in pieces as long as zeros, to where it belongs in a file of holes.
+func writeData(out *os.File, b []byte, at int64, zeros []byte) error {
+	for from := 0; from < len(b); {
+		to := from
+		for to < len(b) {
+			next := min(to+len(zeros), len(b))
+			if bytes.Equal(b[to:next], zeros[:next-to]) {
+				break
+			}
+			to = next
+		}
+		if to > from {
+			if _, err := out.WriteAt(b[from:to], at+int64(from)); err != nil {
 				return err
 			}
 		}
-		at = end
+		from = min(to+len(zeros), len(b))
 	}
 	return nil
 }

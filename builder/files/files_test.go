@@ -104,6 +104,54 @@ func TestClone(t *testing.T) {
 	}
 }
 
+// TestCopyData: what is zero becomes a hole, whatever lies around it, and nothing else does.
+func TestCopyData(t *testing.T) {
+	const size = 3*copyChunk + copyHole/2 + 1
+	data := func(from, to int) []byte { return append(make([]byte, from), bytes.Repeat([]byte{7}, to-from)...) }
+	for _, c := range []struct {
+		name    string
+		content []byte
+		most    int64 // bytes of the disk that the copy takes
+	}{
+		{"zeros", make([]byte, size), 0},
+		{"data", data(0, size), size + 4096},
+		{"data after zeros", data(2*copyChunk+copyHole, size), copyChunk},
+		{"a byte in the last hole", data(size-1, size), copyHole},
+		{"a byte in the midst", append(data(copyChunk+copyHole-1, copyChunk+copyHole), make([]byte, 2*copyChunk)...), copyHole},
+		{"pieces in turn", bytes.Repeat(data(copyHole, 2*copyHole), 24), 12*2*copyHole + 4096},
+	} {
+		dir := t.TempDir()
+		from := filepath.Join(dir, "from")
+		if err := os.WriteFile(from, c.content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		in, err := os.Open(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		out, err := os.Create(filepath.Join(dir, "to"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
+		length := int64(len(c.content))
+		if err := errors.Join(out.Truncate(length), copyData(t.Context(), in, out, length), out.Sync()); err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		if got, err := os.ReadFile(out.Name()); err != nil || !bytes.Equal(got, c.content) {
+			t.Errorf("%s: the copy has %d bytes, %v; want the same %d", c.name, len(got), err, length)
+		}
+		info, err := out.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if used := info.Sys().(*syscall.Stat_t).Blocks * 512; used > c.most {
+			t.Errorf("%s: the copy takes %d bytes of the disk; want %d at most", c.name, used, c.most)
+		}
+	}
+}
+
 // TestSweep: what a Write left that was killed goes, and nothing that only looks like it.
 func TestSweep(t *testing.T) {
 	dir := t.TempDir()

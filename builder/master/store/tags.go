@@ -10,8 +10,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"rempart/builder/master"
 )
@@ -186,18 +189,23 @@ func (s *Store) Remove(ref string, users Users) error {
 // Verify reads every byte of a master again. The errors, one for each file that is not what the manifest says, wrap
 // ErrChanged.
 func (s *Store) Verify(ctx context.Context, m *Master) error {
-	var failed []error
-	for _, o := range m.Manifest.Outputs {
-		got, size, err := digestFile(ctx, filepath.Join(m.Dir, o.Name))
-		if err == nil && (got != o.SHA256 || size != o.Size) {
-			err = fmt.Errorf("%w: %d bytes of sha256 %.16s, wanted %d of %.16s", ErrChanged, size, got, o.Size, o.SHA256)
-		}
-		if ctx.Err() != nil {
+	failed := make([]error, len(m.Manifest.Outputs)) // in their order
+	group := errgroup.Group{}
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, o := range m.Manifest.Outputs {
+		group.Go(func() error {
+			got, size, err := digestFile(ctx, filepath.Join(m.Dir, o.Name))
+			if err == nil && (got != o.SHA256 || size != o.Size) {
+				err = fmt.Errorf("%w: %d bytes of sha256 %.16s, wanted %d of %.16s", ErrChanged, size, got, o.Size, o.SHA256)
+			}
+			if err != nil {
+				failed[i] = fmt.Errorf("master %.16s: %s: %w", m.Digest, o.Name, err)
+			}
 			return ctx.Err()
-		}
-		if err != nil {
-			failed = append(failed, fmt.Errorf("master %.16s: %s: %w", m.Digest, o.Name, err))
-		}
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
 	}
 	entries, err := os.ReadDir(m.Dir)
 	if err != nil {
