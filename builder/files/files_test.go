@@ -117,7 +117,8 @@ func TestCopyData(t *testing.T) {
 		{"data", data(0, size), size + 4096},
 		{"data after zeros", data(2*copyChunk+copyHole, size), copyChunk},
 		{"a byte in the last hole", data(size-1, size), copyHole},
-		{"a byte in the midst", append(data(copyChunk+copyHole-1, copyChunk+copyHole), make([]byte, 2*copyChunk)...), copyHole},
+		{"a byte in the midst", append(data(copyChunk+copyHole-1, copyChunk+copyHole), make([]byte, 2*copyChunk)...),
+			copyHole},
 		{"pieces in turn", bytes.Repeat(data(copyHole, 2*copyHole), 24), 12*2*copyHole + 4096},
 	} {
 		dir := t.TempDir()
