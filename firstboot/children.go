@@ -7,6 +7,7 @@ import (
 	"rempart/firstboot/console"
 	"rempart/firstboot/control"
 	"rempart/firstboot/dhcp"
+	"rempart/firstboot/disks"
 	"rempart/firstboot/dns"
 	"rempart/firstboot/filter/policy"
 	"rempart/firstboot/health"
@@ -37,6 +38,7 @@ func children() []child.Spec {
 		ra.Spec(),
 		dns.Spec(),
 		state.Spec(),
+		disks.Spec(),
 		dhcp.Spec(),
 		lists.Spec(),
 		ssh.Spec(),

@@ -30,6 +30,7 @@ func (v *validator) logging() {
 	if l.AllDrops && len(l.Drops) > 0 {
 		v.reject(l.At, "", "logging.drops: both true and zones")
 	}
+	v.logDisk()
 	to := l.To
 	if to == nil || !to.Addr.IsValid() {
 		return // what is wrong with the address has been told

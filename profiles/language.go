@@ -58,6 +58,9 @@ func profileFields() table[Profile] {
 		{name: "state", doc: "Size of the writable disk, a number and M (MiB) or G (GiB), or none: /var is then kept" +
 			" in RAM and lost at power-off. Default 256M.",
 			kind: textLike(`^(none|[0-9]{1,6} ?[MGT](iB)?)$`), decode: readState},
+		{name: "disks", doc: "Data disks, which nothing that is done to the guest changes: NAME: FOLDER, below /srv, or" +
+			" NAME: {at: FOLDER, exec: true, optional: true, read-only: true}. rempart create --data NAME=FILE attaches one.",
+			kind: filled(named(diskPattern, eitherOf(textLike(mountPattern), diskFields().schema()))), decode: readDisks},
 		{name: "links", doc: "The network interfaces: their names, and how each is set up.",
 			kind: filled(named(linkPattern, linkFields().schema())), required: true, decode: readLinks},
 		{name: "zones", doc: "Parts of the network that are trusted alike: a name, and the links (by name," +
@@ -110,14 +113,14 @@ func profileFields() table[Profile] {
 			kind: filled(named(linkPattern, dhcpFields().schema())), decode: readDHCP},
 		{name: "sysctl", doc: "Kernel settings: KEY: VALUE.",
 			later: "remove it, the guest sets what a firewall needs"},
-		{name: "logging", doc: "What is logged and where to: {drops: ZONE, to: ADDRESS}. The guest's own log is kept in any" +
-			" case.", kind: loggingFields().schema(), decode: readLogging},
+		{name: "logging", doc: "What is logged and where to: {drops: ZONE, to: ADDRESS, disk: NAME}. The guest's own log is" +
+			" kept in any case.", kind: loggingFields().schema(), decode: readLogging},
 		{name: "services", doc: "Supervised services and containers: NAME: {image: DIGEST, cpu: 25%, memory: 50M, ...}.",
 			later: "remove it, a master of this version is a firewall only"},
 		{name: "proxy", doc: "Name-based web proxy: NAME: HOST:PORT.",
 			later: "remove it, and forward tcp 80 and 443 to a host that runs one"},
 		{name: "volumes", doc: "Parts of the state disk: NAME: {size: SIZE, exec: true}.",
-			later: "remove it, /var and /srv are on the state disk"},
+			later: "remove it; what must last beside /var is kept on a disk of its own: disks"},
 		{name: "overlays", doc: "File trees laid on the root: [DIRECTORY].", later: "remove it"},
 		{name: "packages", doc: "Debian packages laid on the root: [NAME].", later: "remove it"},
 		{name: "users", doc: "People who may log in: NAME: {keys: [FILE]}.", later: "remove it"},

@@ -13,6 +13,7 @@
 //	kernel: cloud                 Debian's cloud kernel, or full, which drives hardware
 //	state: 256M                   size of the state disk, or none; default 256M
 //	admin: {from: home}           who may reach SSH: zones and addresses; or none
+//	disks: {logs: /srv/logs}      data disks, which outlive whatever is done to the guest
 //	links:                        network interfaces, in bus order unless they name a mac
 //	  lan0: {address: 192.168.0.101/24, gateway: 192.168.0.1}
 //	zones:                        parts of the network that are trusted alike
@@ -86,6 +87,11 @@
 // Names are served on the links that dns names, from whatever its upstreams say, the profile's own answers and, with a
 // domain, the names of the hosts. Only hosts on the link's subnets may ask, unless from says otherwise; for which of
 // them others are asked, recurse says.
+//
+// Data disks are attached by who runs the guest, found by name, and mounted nosuid, nodev and, without exec, noexec. A
+// blank one is formatted, one with anything but ext4 on it is left alone. The log is kept on the one that logging.disk
+// names; shells of admins may read what everybody may, keep things in a folder of their own on each that is not
+// read-only, and run programs of those with exec.
 //
 // Keys that are planned and not carried out by this version, such as volumes, are known and refused, never
 // ignored. The tables in language.go are the whole language.

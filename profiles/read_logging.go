@@ -34,6 +34,8 @@ func loggingFields() table[Logging] {
 		{name: "to", doc: "Syslog server the log is sent to, by UDP: an address or a host of this profile; or" +
 			" {address: ADDRESS, protocol: tcp, port: NUMBER}, or {address: ADDRESS, protocol: tls, ca: FILE}.",
 			kind: eitherOf(hostAddress(), textLike(hostPattern), logServerFields().schema()), decode: readLogServer},
+		{name: "disk", doc: "Data disk that the guest's own log is kept on, up to 64 MiB of it, where it outlives the state" +
+			" disk. Default: the state disk, up to 8 MiB.", kind: textLike(diskPattern), decode: readLogDisk},
 	}
 }
 

@@ -40,6 +40,13 @@ const (
 // LogRoom is how much log is kept on a state disk with room for so many bytes.
 func LogRoom(room int64) int64 { return min(MostLog, max(room/logPart, LeastLog)) }
 
+// MostDiskLog is how much log is kept on a large data disk, in bytes. A segment of it is as large then as all of the
+// log on a state disk.
+const MostDiskLog = 64 << 20
+
+// LogRoomOnDisk is how much log is kept on a data disk of so many bytes: at most half of it.
+func LogRoomOnDisk(size int64) int64 { return min(MostDiskLog, size/2) }
+
 // What leases take, in lines of the files they are kept in: one of DHCPv4 and one of DHCPv6. A file has up to twice as
 // many lines as there are leases, and LeaseSpare; when it is written anew both are there, and one that was damaged may
 // lie beside them.

@@ -9,6 +9,7 @@ type Profile struct {
 	Memory     int64     `json:"memory"` // bytes of RAM a guest is given by default
 	Kernel     string    `json:"kernel"` // KernelCloud or KernelFull
 	State      State     `json:"state"`
+	Disks      []Disk    `json:"disks,omitempty"` // data disks, in the order of the file: see DiskNumber
 	Admin      Admin     `json:"admin"`
 	Links      []Link    `json:"links"` // in the order of the file: NICs without a MAC are taken in bus order
 	Zones      []Zone    `json:"zones"` // in the order of the file
@@ -282,7 +283,9 @@ type Logging struct {
 	Drops    []string   `json:"drops,omitempty"`
 	AllDrops bool       `json:"all_drops,omitempty"`
 	To       *LogServer `json:"to,omitempty"` // nil: nowhere
-	At       Pos        `json:"at"`
+	// Disk is the data disk that the log is kept on, in place of the state disk, while it is there; empty: the state disk.
+	Disk string `json:"disk,omitempty"`
+	At   Pos    `json:"at"`
 }
 
 // LogServer takes the log as RFC 5424 has it.

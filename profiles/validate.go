@@ -29,6 +29,7 @@ func (v *validator) warn(at Pos, hint, format string, args ...any) {
 // profile checks everything.
 func (v *validator) profile() {
 	v.machine()
+	v.disks()
 	v.links()
 	v.matches()
 	v.devices()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path"
 	"strings"
 
 	"rempart/builder/kernel"
@@ -124,8 +125,28 @@ func generate(in Inputs, modules *kernel.Set) ([]tree.Entry, error) {
 	} {
 		entries = append(entries, tree.Bytes(relative(f.path), 0o644, f.content, origin))
 	}
+	entries = append(entries, mountPoints(in.Profile)...)
 	more, err := stored(in.Profile)
 	return append(entries, more...), err
+}
+
+// mountPoints are the folders that data disks are mounted on, parents before what is in them.
+func mountPoints(p *profiles.Profile) []tree.Entry {
+	there := map[string]bool{profiles.DisksDir: true}
+	var entries []tree.Entry
+	var add func(dir string)
+	add = func(dir string) {
+		if there[dir] {
+			return
+		}
+		add(path.Dir(dir))
+		there[dir] = true
+		entries = append(entries, tree.Dir(relative(dir), 0o755, origin))
+	}
+	for _, d := range p.Disks {
+		add(d.Mount)
+	}
+	return entries
 }
 
 // errLacks is returned for a profile that came without what is stored beside its JSON.

@@ -39,6 +39,8 @@ type Spec struct {
 	Read, Write []string
 	// Exec are programs and libraries the process may read and execute, besides firstboot itself.
 	Exec []string
+	// Places returns further paths that the process may write to and execute, of which the profile decides; nil: none.
+	Places func(root string) (write, exec []string)
 	// Devices returns device nodes that PID 1 gives to UID before each start and takes back when the process has
 	// ended; they may be read and written without being named again. root is as in Env; nil: none.
 	Devices func(root string) []string
@@ -82,10 +84,10 @@ type Env struct {
 	// Ready tells PID 1 that the job holds (again). Calling it more than once is harmless.
 	Ready func()
 	// Tell sends PID 1 a value for the report: keys are "policy" (string), "links" ([]contract.LinkReport),
-	// "scrubbed" (bool), "state" (StateResult), "request" (Request), "identity" (identity.Facts), "warning" (string),
-	// "failure" (string). Values are encoded as JSON. A later value of the same key from the same child replaces the
-	// earlier; an empty string takes a warning or failure back. PID 1 takes a key only from the child whose business
-	// it is.
+	// "scrubbed" (bool), "state" (StateResult), "disks" ([]DiskResult), "request" (Request), "identity"
+	// (identity.Facts), "warning" (string), "failure" (string). Values are encoded as JSON. A later value of
+	// the same key from the same child replaces the earlier; an empty string takes a warning or failure back. PID 1 takes
+	// a key only from the child whose business it is.
 	Tell func(key string, value any)
 	// Reports delivers the report to a child with Spec.Feed, the newest only; nil otherwise. It is closed when PID 1
 	// is gone.
@@ -113,6 +115,12 @@ type StateResult struct {
 	Error  string `json:"error,omitempty"`
 }
 
+// DiskResult is what the disks child tells of one data disk, in a list under KeyDisks.
+type DiskResult struct {
+	Name string `json:"name"`
+	StateResult
+}
+
 // Request is what the control and admin children tell under KeyRequest: what the host, the power button or an
 // administrator asks for.
 type Request struct {
@@ -132,6 +140,7 @@ const (
 	KeyLinks    = "links"
 	KeyScrubbed = "scrubbed"
 	KeyState    = "state"
+	KeyDisks    = "disks"
 	KeyRequest  = "request"
 	KeyIdentity = "identity"
 	KeyWarning  = "warning"

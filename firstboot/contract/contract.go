@@ -86,6 +86,20 @@ const (
 // emulated ones too. In the first case xvda2 is a partition and no disk.
 func StateXenVdevs() []string { return []string{"xvdb", "xvda2", "xvdf"} }
 
+// DataSerial is the virtio-blk serial of the data disk of a name.
+func DataSerial(name string) string { return "data-" + name }
+
+// DataXenVdev is the Xen virtual device of the data disk that stands at a place among those of the profile, from 0.
+// What the profile does not declare has none. They begin behind all that StateXenVdevs and identity.XenVdevs have, and
+// behind the disks that are emulated in a HVM guest.
+func DataXenVdev(number int) string { return "xvd" + string(rune('h'+number)) }
+
+// What firstboot makes on a data disk, in its root.
+const (
+	DataLog   = "log"   // the log, where the profile has it kept there
+	DataShell = "admin" // for shells of administrators
+)
+
 // Files of the root.
 const (
 	ProfilePath = "/etc/rempart/profile.json" // the checked profile, as JSON of profiles.Profile

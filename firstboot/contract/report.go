@@ -11,7 +11,8 @@ type Report struct {
 	Warnings []string     `json:"warnings,omitempty"` // does not prevent READY: more NICs than links, ...
 	Root     RootReport   `json:"root"`
 	State    StateReport  `json:"state"`
-	Policy   string       `json:"policy"` // "none", "closed", "loaded"
+	Disks    []DiskReport `json:"disks,omitempty"` // data disks, in the order of the profile
+	Policy   string       `json:"policy"`          // "none", "closed", "loaded"
 	Links    []LinkReport `json:"links"`
 	Children []ChildState `json:"children"`
 	Times    Times        `json:"times"`
@@ -33,6 +34,17 @@ type StateReport struct {
 	Action string `json:"action"` // "mounted", "formatted", "reformatted", "grown", "foreign", "absent", "failed"
 	Bytes  int64  `json:"bytes"`
 	Free   int64  `json:"free"`
+}
+
+// DiskReport tells what became of a data disk.
+type DiskReport struct {
+	Name   string `json:"name"`
+	Mount  string `json:"mount"`
+	Device string `json:"device,omitempty"` // "vdc"; empty: nothing is mounted
+	Action string `json:"action"`           // as in StateReport
+	Bytes  int64  `json:"bytes"`
+	Free   int64  `json:"free"`
+	Error  string `json:"error,omitempty"` // why nothing is mounted
 }
 
 // LinkReport tells what a link became.

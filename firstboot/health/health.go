@@ -106,6 +106,13 @@ func banner(b *strings.Builder, r contract.Report) {
 	default:
 		line("state: %s; /var is in memory", r.State.Action)
 	}
+	for _, d := range r.Disks {
+		if d.Device == "" {
+			line("disk: %s, %s; nothing is on %s", d.Name, d.Action, d.Mount)
+		} else {
+			line("disk: %s, %s on %s, %s, %d MiB, %d MiB free", d.Name, d.Device, d.Mount, d.Action, d.Bytes>>20, d.Free>>20)
+		}
+	}
 	line("policy: %s", r.Policy)
 	for _, l := range r.Links {
 		up := "down"

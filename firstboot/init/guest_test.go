@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -61,6 +62,15 @@ func specs() []child.Spec {
 			env.Tell(child.KeyState, child.StateResult{Device: "vdb", Action: "formatted"})
 			return nil
 		}},
+		{Name: "disks", Task: true, After: []string{"state"},
+			Needed: func(root string) bool {
+				p, _, err := child.ReadProfile(root)
+				return err == nil && len(p.Disks) > 0
+			},
+			Run: func(_ context.Context, env *child.Env) error {
+				env.Tell(child.KeyDisks, diskResults())
+				return nil
+			}},
 		{Name: "control", Feed: true, Run: func(ctx context.Context, env *child.Env) error {
 			env.Ready()
 			for {
@@ -90,6 +100,7 @@ func specs() []child.Spec {
 			env.Tell(child.KeyRequest, child.Request{Verb: "poweroff"})
 			env.Tell("nonsense", 1)
 			env.Tell(child.KeyScrubbed, true)
+			env.Tell(child.KeyDisks, []child.DiskResult{})
 			fmt.Fprintln(os.NewFile(child.TellFD, "tell"), "not JSON", strings.Repeat("x", 2*child.MaxLine))
 			fmt.Fprintln(os.Stderr, "\x1b]0;title\x07 a line", strings.Repeat("y", 10000))
 			return daemon(ctx, env)
@@ -197,9 +208,12 @@ func prepareGuest(t *testing.T, cmdline string, profile *profiles.Profile) *test
 			Grace: time.Second},
 		Settling: 20 * time.Second,
 		System: System{
-			Mount: func(source, target, fstype string, _ uintptr, _ string) error {
+			Mount: func(source, target, fstype string, flags uintptr, _ string) error {
 				g.mu.Lock()
 				defer g.mu.Unlock()
+				if strings.HasPrefix(target, root+profiles.DisksDir) {
+					return g.mountDisk(source, target, flags)
+				}
 				g.mounted = append(g.mounted, source+" "+strings.TrimPrefix(target, root)+" "+fstype)
 				return nil
 			},
@@ -310,7 +324,8 @@ func TestQuietWhenNothingHappens(t *testing.T) {
 	g := startGuest(t, "", oneLink())
 	g.wait(t, "READY, and every task ended", func(r contract.Report) bool {
 		for _, c := range r.Children {
-			if ended := c.Name == "scrub" || c.Name == "state" || c.Name == "identity"; ended != (c.State == "done") {
+			task := slices.ContainsFunc(specs(), func(s child.Spec) bool { return s.Name == c.Name && s.Task })
+			if task != (c.State == "done") {
 				return false
 			}
 		}

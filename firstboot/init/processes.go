@@ -53,14 +53,18 @@ func (g *guest) startChild(spec child.Spec, starts int) (*supervise.Process, err
 	}
 	group, most := g.group(spec)
 	killed := kills(group)
-	write := slices.Concat([]string{"/dev/null"}, spec.Write, spec.Own, devices)
+	write, exec := slices.Concat([]string{"/dev/null"}, spec.Write, spec.Own, devices), spec.Exec
+	if spec.Places != nil {
+		more, run := spec.Places(g.Root)
+		write, exec = slices.Concat(write, more), slices.Concat(exec, run)
+	}
 	p, err := g.reaper.Start(launch.Command{
 		Path: g.Program, Args: []string{"firstboot", "child", spec.Name}, Files: files,
 		Env:     g.environment(spec, starts, most),
 		Confine: g.Confine, UID: spec.UID, Caps: spec.Caps,
 		Read: slices.Concat([]string{filepath.Join(g.Root, contract.ProfilePath), filepath.Join(g.Root, contract.LiveDir),
 			filepath.Join(g.Root, identity.FactsPath)}, spec.Read),
-		Write: write, Exec: spec.Exec, Group: group,
+		Write: write, Exec: exec, Group: group,
 	})
 	if err != nil {
 		pipes.closeOurs()

@@ -71,6 +71,7 @@ func (g *guest) compose() contract.Report {
 		Root: contract.RootReport{ReadOnlyDisk: g.boot.ReadOnly, Verified: g.boot.RootHash != "", Scrubbed: f.scrubbed,
 			Hash: g.boot.RootHash},
 		State:    f.state,
+		Disks:    slices.Clone(f.disks),
 		Policy:   f.policy,
 		Links:    slices.Clone(f.links),
 		Children: states,
@@ -84,6 +85,11 @@ func (g *guest) compose() contract.Report {
 	g.mu.Unlock()
 	if r.State.Device != "" {
 		r.State.Free = free(filepath.Join(g.Root, contract.StateDir))
+	}
+	for i := range r.Disks {
+		if d := &r.Disks[i]; d.Device != "" {
+			d.Free = free(filepath.Join(g.Root, d.Mount))
+		}
 	}
 	health.Judge(&r, profile, told)
 	g.mu.Lock()

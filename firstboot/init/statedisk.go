@@ -188,9 +188,14 @@ func (g *guest) leaveState() {
 		return
 	}
 	unix.Sync()
-	if err := unix.Unmount(contract.StateDir, 0); err != nil {
-		err = unix.Mount("", contract.StateDir, "", unix.MS_REMOUNT|unix.MS_RDONLY|confined, "")
-		g.log.Warn("/var was busy and was made read-only", "error", err)
+	g.leave(contract.StateDir, confined)
+}
+
+// leave takes off what is mounted on a folder; busy, it is made read-only, so that nothing is written any more.
+func (g *guest) leave(dir string, flags uintptr) {
+	if err := unix.Unmount(dir, 0); err != nil {
+		err = unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY|flags, "")
+		g.log.Warn(dir+" was busy and was made read-only", "error", err)
 	}
 }
 

@@ -117,6 +117,7 @@ func (g *guest) stop(end ending) {
 		time.Sleep(stopOthers)
 		_ = unix.Kill(-1, syscall.SIGKILL)
 	}
+	g.warn("data disks", func() error { g.leaveDisks(); return nil })
 	g.warn("state", func() error { g.leaveState(); return nil })
 	unix.Sync()
 	g.log.Info(end.word)

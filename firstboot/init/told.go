@@ -13,6 +13,7 @@ import (
 	"rempart/firstboot/contract"
 	"rempart/firstboot/contract/identity"
 	"rempart/firstboot/state"
+	"rempart/profiles"
 )
 
 // Children whose word counts for a key, and nobody else's.
@@ -21,6 +22,7 @@ const (
 	linkChild     = "link"
 	scrubChild    = "scrub"
 	stateChild    = "state"
+	disksChild    = "disks"
 	controlChild  = "control"
 	adminChild    = "admin"
 	identityChild = "identity"
@@ -44,13 +46,16 @@ type facts struct {
 	state    contract.StateReport
 	stateErr string
 	result   *child.StateResult
-	failures map[string]string // by who and what
-	warnings map[string]string
-	times    contract.Times
-	stopping bool // children end because they are told to: no news
-	settled  bool // the start is over; what changes later is news at once
-	live     contract.LiveReport
-	changing time.Time // when a change of the profile began that children still follow; zero: none
+	disks    []contract.DiskReport
+	// diskResults are what the disks child told, one for each disk of the profile.
+	diskResults []child.DiskResult
+	failures    map[string]string // by who and what
+	warnings    map[string]string
+	times       contract.Times
+	stopping    bool // children end because they are told to: no news
+	settled     bool // the start is over; what changes later is news at once
+	live        contract.LiveReport
+	changing    time.Time // when a change of the profile began that children still follow; zero: none
 }
 
 func newFacts() facts {
@@ -107,6 +112,8 @@ func (g *guest) told(name string, m child.Message) error {
 		}
 		g.fact(func(f *facts) { f.result = &r })
 		return nil
+	case child.KeyDisks:
+		return g.toldDisks(name, m)
 	case child.KeyIdentity:
 		return g.toldIdentity(name, m)
 	case child.KeyRequest:
@@ -233,6 +240,24 @@ func (g *guest) toldLinks(name string, m child.Message) error {
 	return nil
 }
 
+func (g *guest) toldDisks(name string, m child.Message) error {
+	var results []child.DiskResult
+	if err := only(name, disksChild, m, &results); err != nil {
+		return err
+	}
+	if len(results) > profiles.MaxDisks {
+		return fmt.Errorf("%d data disks, at most %d", len(results), profiles.MaxDisks)
+	}
+	for i, r := range results {
+		if err := checkState(r.StateResult); err != nil {
+			return fmt.Errorf("data disk %.32q: %w", r.Name, err)
+		}
+		results[i].Error = cutText(r.Error)
+	}
+	g.fact(func(f *facts) { f.diskResults = results })
+	return nil
+}
+
 func checkState(r child.StateResult) error {
 	switch r.Action {
 	case state.Mounted, state.Formatted, state.Reformatted, state.ForeignDisk, state.Absent, state.FailedDisk:
@@ -245,11 +270,16 @@ func checkState(r child.StateResult) error {
 	return nil
 }
 
-// childEnded mounts /var once the state child has said what to mount. Anything else a child made or said holds when
-// it ends: a policy in the kernel and the addresses of links outlive who put them there, and its last failure is why.
+// childEnded mounts /var once the state child has said what to mount, and data disks once the disks child has. Anything
+// else a child made or said holds when it ends: a policy in the kernel and the addresses of links outlive who put them
+// there, and its last failure is why.
 func (g *guest) childEnded(spec child.Spec, status error) {
-	if spec.Name == stateChild && status == nil {
+	switch {
+	case status != nil:
+	case spec.Name == stateChild:
 		g.mountState()
+	case spec.Name == disksChild:
+		g.mountDisks()
 	}
 }
 

@@ -37,13 +37,14 @@ func Spec() child.Spec {
 	return child.Spec{
 		Name:  "log",
 		Run:   run,
-		After: []string{"state"},
+		After: []string{"state", "disks"},
 		UID:   contract.UIDLog,
 		// Reading /dev/kmsg where dmesg is restricted (kernel.dmesg_restrict).
 		Caps:        []uintptr{unix.CAP_SYSLOG},
 		Own:         []string{contract.LogRunDir},
 		Read:        []string{"/dev/kmsg"},
 		Write:       []string{contract.LogDir},
+		Places:      places,
 		Feed:        true,
 		Lines:       true,
 		OOMScore:    300,
@@ -58,8 +59,7 @@ const (
 )
 
 func run(ctx context.Context, env *child.Env) error {
-	dir := filepath.Join(env.Root, contract.LogDir)
-	store, err := segment.Open(segment.Place{Dir: dir, Bytes: bound(filepath.Join(env.Root, contract.StateDir))},
+	store, err := segment.Open(place(env.Root, env.Profile),
 		segment.Place{Dir: filepath.Join(env.Root, contract.LogRunDir, "spare"), Bytes: inSpare})
 	if store == nil {
 		return err
@@ -81,6 +81,43 @@ func run(ctx context.Context, env *child.Env) error {
 	kernel := openKernel(ctx, env)
 	env.Ready()
 	return k.keep(ctx, kernel)
+}
+
+// places is where the log is kept on a data disk.
+func places(root string) (write, exec []string) {
+	if p, _, err := child.ReadProfile(root); err == nil {
+		if dir := onDisk(root, p); dir != "" {
+			write = []string{dir}
+		}
+	}
+	return write, nil
+}
+
+// onDisk is the folder of the log on the data disk that a profile names; empty: it names none.
+func onDisk(root string, p *profiles.Profile) string {
+	if d := p.Disk(p.Logging.Disk); d != nil {
+		return filepath.Join(root, d.Mount, contract.DataLog)
+	}
+	return ""
+}
+
+// place is where the log is kept: on the data disk that the profile names, else on the state disk. PID 1 makes the
+// folder on a data disk when it has mounted it; without the disk there is none.
+func place(root string, p *profiles.Profile) segment.Place {
+	if dir := onDisk(root, p); dir != "" {
+		if info, err := os.Lstat(dir); err == nil && info.IsDir() {
+			return segment.Place{Dir: dir, Bytes: profiles.LogRoomOnDisk(sizeOf(dir))}
+		}
+	}
+	return segment.Place{Dir: filepath.Join(root, contract.LogDir), Bytes: bound(filepath.Join(root, contract.StateDir))}
+}
+
+func sizeOf(dir string) int64 {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return 0
+	}
+	return int64(fs.Blocks) * fs.Bsize
 }
 
 // firstOfStart returns the number that the first entry had, or will have, since the guest started: the first process

@@ -17,6 +17,7 @@ import (
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/logging/segment"
+	"rempart/profiles"
 )
 
 // running is the child in a temporary root.
@@ -30,6 +31,11 @@ type running struct {
 
 func start(t *testing.T, root string) *running {
 	t.Helper()
+	return startWith(t, root, &profiles.Profile{})
+}
+
+func startWith(t *testing.T, root string, p *profiles.Profile) *running {
+	t.Helper()
 	if err := os.MkdirAll(filepath.Join(root, contract.LogRunDir), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +43,7 @@ func start(t *testing.T, root string) *running {
 		warnings: make(chan string, 100)}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
-	env := &child.Env{Root: root, Log: slog.New(slog.DiscardHandler), Ready: func() { close(ready) },
+	env := &child.Env{Root: root, Profile: p, Log: slog.New(slog.DiscardHandler), Ready: func() { close(ready) },
 		Lines: r.lines, Reports: r.reports, Tell: func(key string, value any) { r.warnings <- fmt.Sprint(key, " ", value) }}
 	go func() { ended <- run(ctx, env) }()
 	r.stop = func() {

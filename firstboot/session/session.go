@@ -50,9 +50,28 @@ func Spec() child.Spec {
 		Read:        []string{"/"}, // of which its user id sees what everybody may
 		Write:       []string{"/tmp", "/dev/ptmx", "/dev/pts", "/dev/tty", "/dev/null"},
 		Exec:        []string{contract.ShellPath},
+		Places:      places,
 		OOMScore:    700,
 		MemoryLimit: 24 << 20,
 	}
+}
+
+// places are a folder of its own on each data disk that may be written to, and all of those that may be run.
+func places(root string) (write, exec []string) {
+	p, _, err := child.ReadProfile(root)
+	if err != nil {
+		return nil, nil
+	}
+	for i := range p.Disks {
+		d := &p.Disks[i]
+		if !d.ReadOnly {
+			write = append(write, filepath.Join(root, d.Mount, contract.DataShell))
+		}
+		if d.Exec {
+			exec = append(exec, filepath.Join(root, d.Mount))
+		}
+	}
+	return write, exec
 }
 
 // Bounds of sessions.

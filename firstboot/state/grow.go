@@ -17,24 +17,24 @@ const resizeFS = 0x40086610
 func Grow(dir string, size int64) (grown bool, err error) {
 	var before unix.Statfs_t
 	if err := unix.Statfs(dir, &before); err != nil {
-		return false, fmt.Errorf("growing the state filesystem: %w", err)
+		return false, fmt.Errorf("growing the filesystem: %w", err)
 	}
 	if before.Bsize <= 0 {
-		return false, fmt.Errorf("growing the state filesystem: block size %d", before.Bsize)
+		return false, fmt.Errorf("growing the filesystem: block size %d", before.Bsize)
 	}
 	f, err := os.Open(dir)
 	if err != nil {
-		return false, fmt.Errorf("growing the state filesystem: %w", err)
+		return false, fmt.Errorf("growing the filesystem: %w", err)
 	}
 	defer f.Close()
 	blocks := uint64(size / before.Bsize)
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), resizeFS, uintptr(unsafe.Pointer(&blocks)))
 	if errno != 0 {
-		return false, fmt.Errorf("growing the state filesystem to %d bytes: %w", size, errno)
+		return false, fmt.Errorf("growing the filesystem to %d bytes: %w", size, errno)
 	}
 	var after unix.Statfs_t
 	if err := unix.Statfs(dir, &after); err != nil {
-		return false, fmt.Errorf("growing the state filesystem: %w", err)
+		return false, fmt.Errorf("growing the filesystem: %w", err)
 	}
 	return after.Blocks > before.Blocks, nil
 }

@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -11,6 +12,29 @@ import (
 	"rempart/firstboot/contract"
 )
 
+// Role is what a disk is for. The zero value is that of the state disk.
+type Role struct {
+	What  string // for messages; empty: "state disk"
+	Label string // of a filesystem that is made, 16 bytes at most; empty: contract.StateLabel
+	// Refuses says what is wrong with the label of a filesystem, for people; empty: nothing. nil: it must be Label.
+	Refuses func(label string) string
+	// Keep has nothing written to the disk: it is neither formatted nor checked.
+	Keep bool
+}
+
+func (role Role) what() string  { return cmp.Or(role.What, "state disk") }
+func (role Role) label() string { return cmp.Or(role.Label, contract.StateLabel) }
+
+func (role Role) refuses(label string) string {
+	switch {
+	case role.Refuses != nil:
+		return role.Refuses(label)
+	case label != role.label():
+		return fmt.Sprintf("wanted %q", role.label())
+	}
+	return ""
+}
+
 // Kind is what a disk carries.
 type Kind string
 
@@ -18,7 +42,7 @@ type Kind string
 const (
 	Blank       Kind = "blank"       // nothing but zeros where signatures live
 	Interrupted Kind = "interrupted" // our own format of it was cut short
-	Ours        Kind = "ours"        // ext4 with the label of a state disk
+	Ours        Kind = "ours"        // ext4 with a label that the role of the disk allows
 	Foreign     Kind = "foreign"     // anything else
 )
 
@@ -88,9 +112,12 @@ const (
 	maxLogBlock    = 6 // 64 KiB
 )
 
-// Probe reads the beginning and the end of a disk of size bytes and says what it carries. It reads at most twice
-// window and trusts nothing it reads.
-func Probe(r io.ReaderAt, size int64) (Found, error) {
+// Probe reads the beginning and the end of a disk of size bytes and says what it carries, for a state disk. It reads at
+// most twice window and trusts nothing it reads.
+func Probe(r io.ReaderAt, size int64) (Found, error) { return Role{}.Probe(r, size) }
+
+// Probe is the same for a disk of this role.
+func (role Role) Probe(r io.ReaderAt, size int64) (Found, error) {
 	head, err := read(r, 0, min(size, window))
 	if err != nil {
 		return Found{}, err
@@ -106,7 +133,7 @@ func Probe(r io.ReaderAt, size int64) (Found, error) {
 	if zero(head) && zero(end) {
 		return Found{Kind: Blank}, nil
 	}
-	if f, ok := ext(head, size); ok {
+	if f, ok := role.ext(head, size); ok {
 		return f, nil
 	}
 	return Found{Kind: Foreign, What: recognise(head, end)}, nil
@@ -152,7 +179,7 @@ func isInterrupted(head []byte) bool {
 }
 
 // ext reads an ext2, 3 or 4 superblock. ok is false when there is none.
-func ext(head []byte, size int64) (f Found, ok bool) {
+func (role Role) ext(head []byte, size int64) (f Found, ok bool) {
 	if len(head) < superOffset+superSize {
 		return f, false
 	}
@@ -165,8 +192,8 @@ func ext(head []byte, size int64) (f Found, ok bool) {
 	foreign := func(format string, args ...any) (Found, bool) {
 		return Found{Kind: Foreign, What: fmt.Sprintf(format, args...)}, true
 	}
-	if label != contract.StateLabel {
-		return foreign("ext2/3/4 with the label %q, wanted %q", label, contract.StateLabel)
+	if why := role.refuses(label); why != "" {
+		return foreign("ext2/3/4 with the label %q, %s", label, why)
 	}
 	if le.Uint32(s[atIncompat:])&incompatExtent == 0 {
 		return foreign("ext2 or ext3 with the label %q, wanted ext4", label)

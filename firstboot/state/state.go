@@ -39,13 +39,14 @@ const (
 
 // Spec is the child. It is a task: done once it has told PID 1 what to mount.
 func Spec() child.Spec {
+	read, exec := ToolPaths()
 	return child.Spec{
 		Name: "state",
 		Run:  run,
 		Task: true,
 		UID:  contract.UIDState,
-		Read: []string{"/sys", "/proc", "/dev/null", "/etc/mke2fs.conf", "/etc/mtab", "/etc/ld.so.cache"},
-		Exec: []string{"/sbin", "/bin", "/lib", "/lib64", "/usr/sbin", "/usr/lib", "/usr/lib64"},
+		Read: read,
+		Exec: exec,
 		Devices: func(root string) []string {
 			if d, err := find(root); err == nil {
 				return []string{filepath.Join(root, "dev", d.Name)}
@@ -54,6 +55,12 @@ func Spec() child.Spec {
 		},
 		OOMScore: 300, // no MemoryLimit: what e2fsck takes grows with the disk
 	}
+}
+
+// ToolPaths are the paths that a child needs to find disks and to run Tools.
+func ToolPaths() (read, exec []string) {
+	return []string{"/sys", "/proc", "/dev/null", "/etc/mke2fs.conf", "/etc/mtab", "/etc/ld.so.cache"},
+		[]string{"/sbin", "/bin", "/lib", "/lib64", "/usr/sbin", "/usr/lib", "/usr/lib64"}
 }
 
 func find(root string) (block.Disk, error) {
@@ -69,7 +76,7 @@ func find(root string) (block.Disk, error) {
 func run(ctx context.Context, env *child.Env) error {
 	d, err := find(env.Root)
 	if err != nil {
-		env.Tell(child.KeyState, child.StateResult{Action: absent(err), Error: err.Error()})
+		env.Tell(child.KeyState, child.StateResult{Action: Unfound(err), Error: err.Error()})
 		return nil
 	}
 	if d.ReadOnly {
@@ -77,24 +84,31 @@ func run(ctx context.Context, env *child.Env) error {
 			Error: fmt.Sprintf("state disk %s is attached read-only; attach it writable", d.Name)})
 		return nil
 	}
-	t := Tools{Mke2fs: "/sbin/mke2fs", E2fsck: "/sbin/e2fsck", Log: env.Log}
+	t := NewTools(Role{}, env.Log)
 	result := t.Prepare(ctx, filepath.Join(env.Root, "dev", d.Name), d.Size)
 	result.Device = d.Name
 	env.Tell(child.KeyState, result)
 	return nil
 }
 
-func absent(err error) string {
+// Unfound is the action that says that block.Find failed.
+func Unfound(err error) string {
 	if errors.Is(err, block.ErrAbsent) {
 		return Absent
 	}
 	return FailedDisk
 }
 
-// Tools are the programs of e2fsprogs and where to log.
+// Tools are the programs of e2fsprogs, what the disk is for, and where to log.
 type Tools struct {
 	Mke2fs, E2fsck string
+	Disk           Role
 	Log            *slog.Logger
+}
+
+// NewTools are the programs where a guest has them.
+func NewTools(disk Role, log *slog.Logger) Tools {
+	return Tools{Mke2fs: "/sbin/mke2fs", E2fsck: "/sbin/e2fsck", Disk: disk, Log: log}
 }
 
 // Prepare makes the disk at node, of size bytes, ready to be mounted. The result's Device is left to the caller.
@@ -111,20 +125,29 @@ func (t Tools) Prepare(ctx context.Context, node string, size int64) child.State
 }
 
 func (t Tools) prepare(ctx context.Context, node string, size int64) (action string, bytes int64, err error) {
-	f, err := os.OpenFile(node, os.O_RDWR, 0)
+	what, access := t.Disk.what(), os.O_RDWR
+	if t.Disk.Keep {
+		access = os.O_RDONLY
+	}
+	f, err := os.OpenFile(node, access, 0)
 	if err != nil {
-		return "", 0, fmt.Errorf("state disk: %w", err)
+		return "", 0, fmt.Errorf("%s: %w", what, err)
 	}
 	defer f.Close()
-	found, err := Probe(f, size)
+	found, err := t.Disk.Probe(f, size)
 	if err != nil {
-		return "", 0, fmt.Errorf("state disk %s: %w", node, err)
+		return "", 0, fmt.Errorf("%s %s: %w", what, node, err)
 	}
-	switch found.Kind {
-	case Foreign:
-		return ForeignDisk, 0, fmt.Errorf("state disk %s carries %s and was left alone; attach a blank disk, or clear "+
-			"the first and last MiB of this one", node, found.What)
-	case Ours:
+	switch {
+	case found.Kind == Foreign:
+		return ForeignDisk, 0, fmt.Errorf("%s %s carries %s and was left alone; attach a blank disk, or clear "+
+			"the first and last MiB of this one", what, node, found.What)
+	case t.Disk.Keep && found.Kind == Ours:
+		return Mounted, 0, nil
+	case t.Disk.Keep:
+		return "", 0, fmt.Errorf("%s %s is %s, and read-only: there is nothing to mount, and nothing may be made", what, node,
+			found.Kind)
+	case found.Kind == Ours:
 		if found.Errors {
 			if err := t.check(ctx, node); err != nil {
 				return "", 0, err
@@ -136,7 +159,7 @@ func (t Tools) prepare(ctx context.Context, node string, size int64) (action str
 		return Mounted, 0, nil
 	}
 	if size < MinSize {
-		return "", 0, fmt.Errorf("state disk %s is %d bytes; at least %d are needed", node, size, int64(MinSize))
+		return "", 0, fmt.Errorf("%s %s is %d bytes; at least %d are needed", what, node, size, int64(MinSize))
 	}
 	if err := t.format(ctx, f, node, size); err != nil {
 		return "", 0, err
@@ -160,7 +183,7 @@ func target(size, block int64) int64 { return (size - tail) / block * block }
 
 // format makes the filesystem. Cut short at any point it leaves a disk that Probe calls Blank or Interrupted.
 func (t Tools) format(ctx context.Context, f *os.File, node string, size int64) error {
-	t.Log.Info("formatting the state disk", "disk", node, "bytes", size)
+	t.Log.Info("formatting the "+t.Disk.what(), "disk", node, "bytes", size)
 	end := size - window
 	var id [16]byte
 	// Not for secrets: a start without randomness must not wait for it.
@@ -177,11 +200,10 @@ func (t Tools) format(ctx context.Context, f *os.File, node string, size int64) 
 		return fmt.Errorf("formatting %s: marking its beginning: %w", node, err)
 	}
 	began := time.Now()
-	out, code, err := t.tool(ctx, t.Mke2fs, "-q", "-F", "-t", "ext4", "-L", contract.StateLabel,
+	out, code, err := t.tool(ctx, t.Mke2fs, "-q", "-F", "-t", "ext4", "-L", t.Disk.label(),
 		"-U", fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:]),
 		"-b", strconv.Itoa(blockSize), "-m", "1",
-		// All is written now: lazy initialisation would go on for minutes under the first minutes of work.
-		"-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard",
+		"-E", initialisation(size)+",nodiscard",
 		node, strconv.FormatInt(target(size, blockSize)/blockSize, 10))
 	if err != nil || code != 0 {
 		return fmt.Errorf("formatting %s: mke2fs ended with status %d: %s: %w", node, code, out, orFailed(err))
@@ -196,15 +218,27 @@ func (t Tools) format(ctx context.Context, f *os.File, node string, size int64) 
 		return fmt.Errorf("formatting %s: taking the mark from its beginning: %w", node, err)
 	}
 	// Only what can be read back as ours may be mounted: a mark that stayed would cost the next boot all data.
-	found, err := Probe(f, size)
+	found, err := t.Disk.Probe(f, size)
 	if err != nil {
 		return fmt.Errorf("formatting %s: reading it back: %w", node, err)
 	}
 	if found.Kind != Ours {
 		return fmt.Errorf("formatting %s: read back it is %s %s", node, found.Kind, found.What)
 	}
-	t.Log.Info("state disk formatted", "disk", node, "took", time.Since(began).Round(time.Millisecond))
+	t.Log.Info(t.Disk.what()+" formatted", "disk", node, "took", time.Since(began).Round(time.Millisecond))
 	return nil
+}
+
+// lazyFrom is the size in bytes from which the kernel is left to write the tables of inodes, which are 1/64 of a disk.
+const lazyFrom = 8 << 30
+
+// initialisation has all written at once: what is left to the kernel goes on for minutes under the first minutes of
+// work. Of a large disk that would keep the guest from its start for minutes instead.
+func initialisation(size int64) string {
+	if size < lazyFrom {
+		return "lazy_itable_init=0,lazy_journal_init=0"
+	}
+	return "lazy_itable_init=1,lazy_journal_init=1"
 }
 
 // put writes and waits until it is on the disk.
@@ -229,7 +263,7 @@ func (t Tools) check(ctx context.Context, node string) error {
 			"stop the guest and run e2fsck on the disk from the host",
 			node, code, out, orFailed(err))
 	}
-	t.Log.Warn("state disk had errors, which e2fsck corrected", "disk", node, "said", out)
+	t.Log.Warn(t.Disk.what()+" had errors, which e2fsck corrected", "disk", node, "said", out)
 	return nil
 }
 

@@ -56,6 +56,7 @@ var plan = map[string]string{
 	"firstboot/control":  "what may the host ask of a guest?",
 	"firstboot/dns":      "which addresses has a name, and who may know?",
 	"firstboot/dhcp":     "who is given which address, and what else is such a client told?",
+	"firstboot/disks":    "what do the data disks of a profile carry?",
 	"firstboot/door":     "who may come in by a local socket?",
 	"firstboot/filter":   "which rules and probes is a policy?",
 	"firstboot/gpt":      "where are the partitions of a disk that may be hostile?",

@@ -48,11 +48,17 @@ func parseReport(line []byte) (contract.Report, error) {
 	if err := json.Unmarshal(line, &r); err != nil {
 		return r, fmt.Errorf("control channel: the guest wrote %.80q, which is no report: %w", line, err)
 	}
-	if n := max(len(r.Links), len(r.Children), len(r.Failures), len(r.Warnings)); n > maxEntries {
+	if n := max(len(r.Links), len(r.Disks), len(r.Children), len(r.Failures), len(r.Warnings)); n > maxEntries {
 		return r, fmt.Errorf("control channel: a report with a list of %d entries; want at most %d", n, maxEntries)
 	}
 	for _, s := range []*string{&r.Name, &r.Version, &r.Policy, &r.Root.Hash, &r.State.Device, &r.State.Action} {
 		*s = Printable(*s)
+	}
+	for i := range r.Disks {
+		d := &r.Disks[i]
+		for _, s := range []*string{&d.Name, &d.Mount, &d.Device, &d.Action, &d.Error} {
+			*s = Printable(*s)
+		}
 	}
 	for i := range r.Failures {
 		r.Failures[i] = Printable(r.Failures[i])
