@@ -32,7 +32,8 @@ func example() Host {
 }
 
 func TestFilesGolden(t *testing.T) {
-	small := Host{Bridges: []Bridge{{Name: "br0", Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}}}
+	small := Host{Bridges: []Bridge{{Name: "br0", Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"),
+		netip.MustParsePrefix("fd00:b::1/64")}}}}
 	for name, h := range map[string]Host{"many": example(), "small": small} {
 		files, err := Files(h)
 		if err != nil {

@@ -41,6 +41,9 @@ func ifupdown(h Host) []byte {
 				line("iface %s %s static\n\taddress %v", bridge.Name, family, a)
 				if family == "inet6" {
 					line(withoutAdverts)
+					if len(bridge.Ports) == 0 {
+						line("\tdad-attempts 0") // nobody is there yet: it would be waited for in vain (interfaces(5))
+					}
 				}
 				if g := bridge.Gateway; g.IsValid() && a.Masked().Contains(g) {
 					line("\tgateway %v", g)
@@ -101,39 +104,52 @@ func networkd(h Host) []File {
 		add("60-rempart-"+bond.Name+".netdev", "[NetDev]\nName=%s\nKind=bond\nMTUBytes=%d\n\n[Bond]\nMode=802.3ad\n"+
 			"MIIMonitorSec=100ms\nLACPTransmitRate=fast\nTransmitHashPolicy=layer2+3\n", bond.Name, mtu)
 		for _, m := range bond.Members {
-			add("62-rempart-"+m+".network", "[Match]\nName=%s\n\n[Link]\nMTUBytes=%d\n\n[Network]\nBond=%s\n%s", m, mtu,
-				bond.Name, quiet)
+			add("62-rempart-"+m+".network", "[Match]\nName=%s\n\n[Link]\nMTUBytes=%d\n%s\n[Network]\nBond=%s\n%s", m, mtu,
+				unawaited, bond.Name, quiet)
 		}
 	}
 	for _, bridge := range h.Bridges {
 		add("60-rempart-"+bridge.Name+".netdev", "[NetDev]\nName=%s\nKind=bridge\nMTUBytes=%d\n\n"+
 			"# Without STP there is no loop to wait for.\n[Bridge]\nSTP=no\nForwardDelaySec=0\n", bridge.Name, mtu)
 		for _, p := range bridge.Ports {
-			add("62-rempart-"+p+".network", "[Match]\nName=%s\n\n[Link]\nMTUBytes=%d\n\n[Network]\nBridge=%s\n%s", p, mtu,
-				bridge.Name, quiet)
+			add("62-rempart-"+p+".network", "[Match]\nName=%s\n\n[Link]\nMTUBytes=%d\n%s\n[Network]\nBridge=%s\n%s", p, mtu,
+				unawaited, bridge.Name, quiet)
 		}
 		network := "[Match]\nName=" + bridge.Name + "\n\n[Link]\n"
 		if len(bridge.Addresses) == 0 {
 			network += "# The host neither answers nor listens here.\nARP=no\n"
 		}
-		network += fmt.Sprintf("MTUBytes=%d\nRequiredForOnline=no\n\n[Network]\n# Guests come later.\n"+
-			"ConfigureWithoutCarrier=yes\n%s", mtu, quiet)
+		// Its state is "no-carrier" or more once it is up (networkctl(1)).
+		network += fmt.Sprintf("MTUBytes=%d\n# Guests wait until it is there, and come later.\n"+
+			"RequiredForOnline=no-carrier\n\n[Network]\nConfigureWithoutCarrier=yes\n%s", mtu, quiet)
+		unchecked := ""
 		for _, a := range bridge.Addresses {
+			if a.Addr().Is6() && len(bridge.Ports) == 0 {
+				unchecked += fmt.Sprintf("\n# Checked once a guest is there, guests would wait for themselves.\n[Address]\n"+
+					"Address=%v\nDuplicateAddressDetection=none\n", a)
+				continue
+			}
 			network += fmt.Sprintf("Address=%v\n", a)
 		}
 		if bridge.Gateway.IsValid() {
 			network += fmt.Sprintf("Gateway=%v\n", bridge.Gateway)
 		}
-		add("64-rempart-"+bridge.Name+".network", "%s", network)
+		add("64-rempart-"+bridge.Name+".network", "%s", network+unchecked)
 	}
 	if p := h.Emergency; p != (Port{}) {
-		add("64-rempart-"+p.NIC+".network", "[Match]\nName=%s\n\n[Network]\n%sAddress=%v\n", p.NIC, quiet, p.Address)
+		add("64-rempart-"+p.NIC+".network", "[Match]\nName=%s\n\n[Link]\n%s\n[Network]\n%sAddress=%v\n", p.NIC, unawaited,
+			quiet, p.Address)
 	}
 	return files
 }
 
-// quiet keeps addresses from coming by themselves.
-const quiet = "LinkLocalAddressing=no\nIPv6AcceptRA=no\n"
+// unawaited keeps guests from waiting for a cable: where one is missing, or the switch at its end starts later than the
+// host, the firewall starts all the same. What they need is there once the bridges are.
+const unawaited = "RequiredForOnline=no\n"
+
+// quiet keeps addresses from coming by themselves, and has nobody listen to what a neighbour says of itself, which
+// networkd does unless told otherwise (systemd.network(5), LLDP=).
+const quiet = "LinkLocalAddressing=no\nIPv6AcceptRA=no\nLLDP=no\n"
 
 // admins are the interfaces by which the host is administered.
 func (h Host) admins() []string {

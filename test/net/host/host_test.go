@@ -4,16 +4,13 @@ package host
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"rempart/test/netns"
 	"rempart/test/rig"
@@ -30,9 +27,6 @@ func TestMain(m *testing.M) {
 	netns.CheckPowers()
 	os.Exit(m.Run())
 }
-
-// patience bounds waiting for what does not come.
-const patience = time.Minute
 
 // write has rempart write the files of a host with a bond, an admin bridge, a bridge for guests, an emergency port.
 func write(t *testing.T) (dir string) {
@@ -215,96 +209,5 @@ func TestXendomains(t *testing.T) {
 	}
 	if out := verify(); !strings.Contains(out, "rempart.conf") {
 		t.Errorf("systemd-analyze does not complain of a wrong word:\n%s", out)
-	}
-}
-
-// link is what `ip -json -details link` says of an interface.
-type link struct {
-	Name     string   `json:"ifname"`
-	Flags    []string `json:"flags"`
-	MTU      int      `json:"mtu"`
-	Master   string   `json:"master"`
-	LinkInfo struct {
-		Kind string `json:"info_kind"`
-		Data struct {
-			STP   int `json:"stp_state"`
-			Delay int `json:"forward_delay"`
-		} `json:"info_data"`
-	} `json:"linkinfo"`
-	Addresses []struct {
-		Local string `json:"local"`
-	} `json:"addr_info"`
-}
-
-// TestNetworkd has systemd-networkd make the bridges, and looks at them.
-func TestNetworkd(t *testing.T) {
-	networkd, dir := need(t, "systemd-networkd", "systemd"), filepath.Join(write(t), "etc/systemd/network")
-	ip := need(t, "ip", "iproute2")
-	command(t, ip, "link", "add", "ethadm1", "type", "veth", "peer", "name", "cable")
-	script := filepath.Join(t.TempDir(), "script")
-	err := os.WriteFile(script, []byte(`set -e
-mount -t tmpfs tmpfs /run
-mkdir -p /run/systemd/network /run/systemd/netif/links /run/systemd/netif/leases /run/systemd/netif/lldp
-cp `+dir+`/* /run/systemd/network/
-chown -R systemd-network:systemd-network /run/systemd/netif
-mount -t sysfs -o ro sysfs /sys
-export SYSTEMD_LOG_LEVEL=debug SYSTEMD_LOG_TARGET=console
-exec `+networkd+"\n"), 0o644)
-	if err != nil {
-		t.Fatal(err)
-	}
-	said, err := os.Create(filepath.Join(t.TempDir(), "said"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer said.Close()
-	cmd := exec.Command(need(t, "unshare", "util-linux"), "-m", "sh", script)
-	cmd.Stdout, cmd.Stderr = said, said
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	}()
-	var links map[string]link
-	whole := func() bool {
-		var all []link
-		if err := json.Unmarshal([]byte(command(t, ip, "-json", "-details", "addr", "show")), &all); err != nil {
-			t.Fatal(err)
-		}
-		links = map[string]link{}
-		for _, l := range all {
-			links[l.Name] = l
-		}
-		return len(links["bradm"].Addresses) == 2 && links["ethadm1"].Master == "bradm" &&
-			slices.Contains(links["brlan"].Flags, "UP") && slices.Contains(links["brsrv"].Flags, "UP")
-	}
-	for end := time.Now().Add(patience); !whole() && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-	}
-	b, err := os.ReadFile(said.Name())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, silent := range map[string]bool{"bradm": false, "brlan": true, "brsrv": true} {
-		l := links[name]
-		if l.LinkInfo.Kind != "bridge" || l.LinkInfo.Data.STP != 0 || l.LinkInfo.Data.Delay != 0 || l.MTU != 9000 ||
-			slices.Contains(l.Flags, "NOARP") != silent || silent != (len(l.Addresses) == 0) {
-			t.Errorf("%s = %+v; want a bridge without STP and delay, MTU 9000, silent: %v", name, l, silent)
-		}
-	}
-	if l := links["ethadm1"]; l.Master != "bradm" || l.MTU != 9000 {
-		t.Errorf("ethadm1 = %+v; want it in bradm with MTU 9000", l)
-	}
-	for line := range strings.Lines(string(b)) {
-		for _, complaint := range []string{"Unknown", "Failed to parse", "Invalid", "ignoring"} {
-			if strings.Contains(line, "rempart-") && strings.Contains(line, complaint) {
-				t.Errorf("systemd-networkd complains: %s", line)
-			}
-		}
-	}
-	if t.Failed() {
-		t.Logf("systemd-networkd said:\n%s", b)
 	}
 }
