@@ -25,16 +25,23 @@ all that is wrong with it, a line each: file:line:column, what was found and exp
 Of a good one it tells how many probes, flows that must pass or must not, prove its policy. Nothing is built or
 written. Warnings do not make a profile invalid.
 
-Exit status: 0 the profile is good, 1 it could not be read, 2 it is invalid.`,
+--xen tells besides what keeps Xen from running a guest of it virtualised and started that way, on any host; what a
+certain host lacks ` + "`rempart export --to xl --check`" + ` says there.
+
+Exit status: 0 the profile is good, 1 it could not be read, 2 it is invalid, or Xen cannot run it.`,
 		words: profiles.Builtin,
 		files: true,
 		setup: func(flags *pflag.FlagSet) func(ctx context.Context, c *console, args []string) error {
 			asJSON := flags.Bool("json", false, "print the result as one JSON object")
+			way := onXenWayFlags(flags)
 			return func(_ context.Context, c *console, args []string) error {
 				if len(args) != 1 {
 					return usageError{"expected one profile"}
 				}
-				return check(c, args[0], *asJSON)
+				if err := way.misused(); err != nil {
+					return err
+				}
+				return check(c, args[0], *asJSON, way)
 			}
 		},
 	}
@@ -45,11 +52,11 @@ type checkResult struct {
 	OK       bool               `json:"ok"`
 	Name     string             `json:"name,omitempty"`
 	Probes   int                `json:"probes"`   // flows that prove the policy
-	Findings []profiles.Finding `json:"findings"` // what makes the profile invalid
+	Findings []profiles.Finding `json:"findings"` // what makes the profile invalid, or keeps Xen from running it
 	Warnings []profiles.Finding `json:"warnings"`
 }
 
-func check(c *console, name string, asJSON bool) error {
+func check(c *console, name string, asJSON bool, way *onXenWay) error {
 	result := checkResult{Findings: []profiles.Finding{}, Warnings: []profiles.Finding{}}
 	p, err := profiles.Load(name)
 	var invalid profiles.Invalid
@@ -64,6 +71,9 @@ func check(c *console, name string, asJSON bool) error {
 		}
 		result.OK, result.Name, result.Probes = true, p.Name, len(filter.Probes(p))
 		result.Warnings = append(result.Warnings, p.Warnings...)
+		if kept := way.findings(name, p); len(kept) > 0 {
+			result.OK, result.Findings, err = false, kept, kept
+		}
 	}
 	if asJSON {
 		if printErr := printJSON(c.out, result); printErr != nil {

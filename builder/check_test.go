@@ -139,3 +139,33 @@ func TestSchema(t *testing.T) {
 		t.Errorf("rempart schema x = %d, %q; want 2", code, errs)
 	}
 }
+
+// TestCheckXen: what Xen cannot do with a profile is said of it before anything is built.
+func TestCheckXen(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"--xen", "pv"}, exitDone, ""},
+		{[]string{"--xen", "pvh", "--loader", "grub", "--layout", "whole"}, exitDone, ""},
+		{[]string{"--xen", "hvm", "--loader", "grub"}, exitUsage, "home-firewall:1:1: under Xen: GRUB in the guest is"},
+		{[]string{"--xen", "pv", "--loader", "pygrub", "--layout", "partitions"}, exitUsage, "holds no kernel"},
+		{[]string{"--xen", "pvh", "--loader", "pygrub"}, exitUsage, "pygrub boots PV guests"},
+		{[]string{"--xen", "kvm", "--loader", "lilo"}, exitUsage, `under Xen: loader "lilo": want one of direct`},
+		{[]string{"--xen", "kvm", "--loader", "lilo"}, exitUsage, `under Xen: mode "kvm": want one of pv, pvh, hvm`},
+		{[]string{"--layout", "whole"}, exitUsage, "want --xen too"},
+	} {
+		code, out, errs := rempart(append([]string{"check", "home-firewall"}, c.args...)...)
+		if code != c.code || c.want == "" && errs != "" || !strings.Contains(errs, c.want) ||
+			strings.HasPrefix(out, "ok, ") != (c.code == exitDone) {
+			t.Errorf("rempart check home-firewall %q = %d, %q, %q; want %d and %q", c.args, code, out, errs, c.code, c.want)
+		}
+	}
+	var result checkResult
+	code, out, _ := rempart("check", "--json", "home-firewall", "--xen", "pvh", "--loader", "pygrub")
+	err := json.Unmarshal([]byte(out), &result)
+	if err != nil || code != exitUsage || result.OK || len(result.Findings) != 1 {
+		t.Errorf("rempart check --json = %d, %q, %v; want %d and one finding", code, out, err, exitUsage)
+	}
+}

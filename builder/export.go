@@ -47,6 +47,9 @@ its state and identity disks lie beside the folder as those of ` + "`rempart run
 Of a GUEST that ` + "`rempart create`" + ` made it takes the disks, volumes of LVM with --volumes and --root-volume,
 and the addresses; it is reprovisioned with --no-start while Xen does not run it.
 
+With --loader direct a guest of any --mode takes its kernel from the host; from its own disk pygrub boots pv and grub
+pvh. ` + "`rempart check --xen`" + ` says of a profile what Xen cannot do.
+
 The system disk is attached read-only, each NIC has the hardware address that the guest finds its link by, and the
 guest says READY in xenstore: xenstore-read /local/domain/$(xl domid fw-1)/data/rempart/status. --check says what this
 machine lacks for it: volumes, bridges, files.
@@ -151,14 +154,10 @@ type xlOptions struct {
 
 func xlFlags(flags *pflag.FlagSet) *xlOptions {
 	x := &xlOptions{flags: flags}
-	choice := func(p *string, name string, all []string, value, text string) {
-		flags.StringVar(p, name, value, text+": "+strings.Join(all, ", "))
-		oneOf(flags, name, all)
-	}
 	flags.StringVar(&x.name, "name", "", "name of the guest; default: the profile's")
-	choice(&x.mode, "mode", words(xen.Modes()), string(xen.PV), "how Xen virtualises it")
-	choice(&x.loader, "loader", words(xen.Loaders()), string(xen.Direct), "where its kernel comes from")
-	choice(&x.layout, "layout", words(xen.Layouts()), string(xen.Whole), "what its system volume holds")
+	choice(flags, &x.mode, "mode", xen.Modes(), xen.PV, "how Xen virtualises it")
+	choice(flags, &x.loader, "loader", xen.Loaders(), xen.Direct, "where its kernel comes from")
+	choice(flags, &x.layout, "layout", xen.Layouts(), xen.Whole, "what its system volume holds")
 	flags.StringVar(&x.grub, "grub", xen.DebianGRUB, "GRUB for --loader grub")
 	flags.StringVar(&x.system, "system", "", "volume or raw file with the system disk; default: system.raw of the master")
 	flags.StringVar(&x.state, "state", "", "volume or raw file for the state disk; default: beside the master")
@@ -170,12 +169,18 @@ func xlFlags(flags *pflag.FlagSet) *xlOptions {
 	flags.StringArrayVar(&x.bridges, "bridge", nil, "LINK=BRIDGE that a link is plugged into (repeat)")
 	flags.StringArrayVar(&x.vifs, "vif", nil, "LINK=NAME of a link's interface in dom0 (repeat)")
 	flags.StringVar(&x.script, "vif-script", "", "hotplug script of its NICs, such as the vif-rempart of `rempart host`")
-	choice(&x.onReboot, "on-reboot", words(xen.Actions()), string(xen.Restart), "what Xen does when it restarts")
-	choice(&x.onCrash, "on-crash", words(xen.Actions()), string(xen.Restart), "what Xen does when its kernel panics")
-	choice(&x.onWatchdog, "on-watchdog", words(xen.Actions()), string(xen.Restart),
+	choice(flags, &x.onReboot, "on-reboot", xen.Actions(), xen.Restart, "what Xen does when it restarts")
+	choice(flags, &x.onCrash, "on-crash", xen.Actions(), xen.Restart, "what Xen does when its kernel panics")
+	choice(flags, &x.onWatchdog, "on-watchdog", xen.Actions(), xen.Restart,
 		"what Xen does when its watchdog barks")
 	flags.BoolVar(&x.check, "check", false, "say what this machine lacks to run it")
 	return x
+}
+
+// choice declares an option that takes one of some words.
+func choice[S ~string](flags *pflag.FlagSet, p *string, name string, all []S, value S, text string) {
+	flags.StringVar(p, name, string(value), text+": "+strings.Join(words(all), ", "))
+	oneOf(flags, name, all)
 }
 
 func words[S ~string](all []S) []string {

@@ -32,11 +32,8 @@ type onXen struct {
 
 func onXenFlags(flags *pflag.FlagSet) *onXen {
 	o := &onXen{flags: flags}
-	flags.StringVar(&o.mode, "xen", "", "have Xen run it, through xl: "+strings.Join(words(xen.Modes()), ", "))
-	oneOf(flags, "xen", xen.Modes())
-	flags.StringVar(&o.loader, "loader", string(xen.Direct),
-		"of a guest of Xen, where its kernel comes from: "+strings.Join(words(xen.Loaders()), ", "))
-	oneOf(flags, "loader", xen.Loaders())
+	choice(flags, &o.mode, "xen", xen.Modes(), "", "have Xen run it, through xl")
+	choice(flags, &o.loader, "loader", xen.Loaders(), xen.Direct, "of a guest of Xen, where its kernel comes from")
 	flags.IntVar(&o.weight, "weight", 0, "of a guest of Xen, its share of the processors, 1 to 65535; Xen's own is 256")
 	flags.StringVar(&o.script, "vif-script", "",
 		"of a guest of Xen, hotplug script of its NICs, such as the vif-rempart of `rempart host`")

@@ -41,14 +41,8 @@ func ParseBridge(what string) (bridge string, err error) {
 func (x *Xen) check(d *Description) error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	g := xen.Guest{Name: d.Name, Mode: x.Mode, Loader: x.Loader, Layout: xen.Whole, Memory: 1, VCPUs: d.VCPUs,
-		Weight: x.Weight, System: "/system"}
-	switch x.Loader {
-	case xen.Direct:
-		g.Kernel = &hypervisor.Kernel{}
-	case xen.GRUB:
-		g.GRUB = xen.DebianGRUB
-	}
+	g := xen.Planned(d.Name, x.Mode, x.Loader, xen.Whole)
+	g.VCPUs, g.Weight = d.VCPUs, x.Weight
 	var links []string
 	for link := range d.Nets {
 		links = append(links, link)

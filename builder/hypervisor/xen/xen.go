@@ -94,6 +94,19 @@ type VIF struct {
 	Script         string // hotplug script of dom0; empty: xl's default, vif-bridge
 }
 
+// Planned is a guest whose files, volumes and memory are not known yet: others stand for them, so that Validate tells
+// what is wrong with the way it is to start.
+func Planned(name string, mode Mode, loader Loader, layout Layout) Guest {
+	g := Guest{Name: name, Mode: mode, Loader: loader, Layout: layout, Memory: 1, System: "/system"}
+	switch loader {
+	case Direct:
+		g.Kernel = &hypervisor.Kernel{}
+	case GRUB:
+		g.GRUB = DebianGRUB
+	}
+	return g
+}
+
 // DebianGRUB is the GRUB for PVH of Debian's grub-xen-host.
 const DebianGRUB = "/usr/lib/grub-xen/grub-i386-xen_pvh.bin"
 
