@@ -1,9 +1,11 @@
 package main
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"rempart/builder/guest/backup"
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/running"
+	"rempart/builder/master/store"
 )
 
 // backupCommand is `rempart backup`.
@@ -28,11 +31,14 @@ The guest must not run, unless its state disk is a volume of LVM: then a snapsho
 cut at that moment. FILE, compressed and for its owner only, has all that makes the guest this one: its description, its
 state, and its identity with addresses, private keys and secrets; keep it as you would those. It appears whole or not at
 all.
-` + "`rempart restore`" + ` makes a guest of it, here or on another machine, where its master must be in the store:
-` + "`rempart master export`" + ` and ` + "`import`" + ` move that. Data disks and quarantine are not in it.`,
+` + "`rempart restore`" + ` makes a guest of it, here or on another machine, where its master must be in the store: FILE
+has that, too, by --with-master, as it is signed; else ` +
+			"`rempart master export` and `import`" + ` move it.
+Data disks and quarantine are not in it.`,
 		words: createdNames,
 		files: true,
-		setup: func(*pflag.FlagSet) func(context.Context, *console, []string) error {
+		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
+			whole := flags.Bool("with-master", false, "have the guest's master in the file, too")
 			return func(ctx context.Context, c *console, args []string) error {
 				if len(args) != 2 {
 					return usageError{"want a guest and the file to write"}
@@ -43,22 +49,36 @@ all.
 					return err
 				}
 				defer g.Unlock()
-				return atWork(c, g, what, func(c *console) error { return backUp(ctx, c, g, args[1]) })
+				return atWork(c, g, what, func(c *console) error { return backUp(ctx, c, g, args[1], *whole) })
 			}
 		},
 	}
 }
 
-func backUp(ctx context.Context, c *console, g *home.Guest, file string) error {
+func backUp(ctx context.Context, c *console, g *home.Guest, file string, whole bool) error {
+	var master func(io.Writer) error
+	with := "its master is"
+	if whole {
+		masters, err := store.Open(g.Store)
+		if err != nil {
+			return err
+		}
+		kept, err := masters.Find(g.Master)
+		if err != nil {
+			return err
+		}
+		master = func(w io.Writer) error { return masters.Export(ctx, kept, w) }
+		with = "with its master"
+	}
 	state, release, err := stillState(ctx, g)
 	if err != nil {
 		return err
 	}
-	size, err := writeBackup(ctx, file, g, state, release, sparing(c))
+	size, err := writeBackup(ctx, file, g, state, release, master, sparing(c))
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.out, "%s: %s, %.1f MiB; its master is %.12s\n", file, g.Name, float64(size)/(1<<20), g.Master)
+	fmt.Fprintf(c.out, "%s: %s, %.1f MiB; %s %.12s\n", file, g.Name, float64(size)/(1<<20), with, g.Master)
 	return nil
 }
 
@@ -79,12 +99,12 @@ func sparing(c *console) func(done, total int64) {
 // writeBackup writes a guest into a file with the state disk at a path, which it releases in any case, and tells how
 // large the file is.
 func writeBackup(ctx context.Context, file string, g *home.Guest, state string, release func() error,
-	tell func(done, total int64)) (size int64, err error) {
+	master func(io.Writer) error, tell func(done, total int64)) (size int64, err error) {
 	begun := false
 	err = files.WriteFrom(file, 0o600, func(f *os.File) error {
 		begun = true
 		// What was read of a snapshot holds if it still does.
-		err := errors.Join(backup.Write(ctx, f, g, state, tell), release())
+		err := errors.Join(backup.WriteWhole(ctx, f, g, state, master, tell), release())
 		if info, statErr := f.Stat(); statErr == nil {
 			size = info.Size()
 		}
@@ -125,23 +145,25 @@ func restoreCommand() *command {
 		summary:  "make a guest of what `rempart backup` wrote",
 		help: `
 The guest has the state, the addresses, the keys and the secrets it had: the one it was written of must not run beside
-it. Whoever wrote FILE decides what the guest's state is; files of this machine it cannot name.`,
+it. Whoever wrote FILE decides what the guest's state is; files of this machine it cannot name. A master that is in FILE
+and not in the store goes there, if a trusted key signed it: see ` + "`rempart help master`" + `.`,
 		files: true,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			name := flags.String("as", "", "name of the guest; default: the one it had")
 			dir := flags.String("store", "", "folder of the store that has its master; default: the user's own")
+			unsigned := flags.Bool("allow-unsigned", false, "take a master from the file that no trusted key signed")
 			volumes := volumesFlag(flags)
 			return func(ctx context.Context, c *console, args []string) error {
 				if len(args) != 1 {
 					return usageError{"want the file of one backup"}
 				}
-				return restore(ctx, c, args[0], *name, *dir, *volumes)
+				return restore(ctx, c, args[0], *name, *dir, *volumes, *unsigned)
 			}
 		},
 	}
 }
 
-func restore(ctx context.Context, c *console, file, name, dir, volumes string) error {
+func restore(ctx context.Context, c *console, file, name, dir, volumes string, unsigned bool) error {
 	f, err := os.Open(file)
 	if err != nil {
 		return err
@@ -165,14 +187,16 @@ func restore(ctx context.Context, c *console, file, name, dir, volumes string) e
 	if d.Store, err = filepath.Abs(masters.Dir()); err != nil {
 		return err
 	}
-	kept, err := masters.Find(d.Master)
-	if err != nil {
-		return fmt.Errorf("%w; export it where the guest was (rempart master export %.12s FILE), and import it here", err,
-			d.Master)
-	}
 	h, err := home.Default()
 	if err != nil {
 		return err
+	}
+	if _, err := h.Open(d.Name); err == nil {
+		return fmt.Errorf("%w: %s; give this one another name by --as", home.ErrExists, d.Name)
+	}
+	kept, err := masterFor(ctx, b, masters, d.Master, unsigned)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
 	}
 	g, err := h.Create(ctx, d, false)
 	if err != nil {
@@ -203,4 +227,38 @@ func restore(ctx context.Context, c *console, file, name, dir, volumes string) e
 	}
 	fmt.Fprintf(c.out, "%s is back, in %s; start it with `rempart start %[1]s`\n", g.Name, g.Dir)
 	return nil
+}
+
+// masterFor is the master of a guest that is restored: one of the store, or that of the backup, which goes into the
+// store. Where the backup brought it nobody here has vouched for it by a tag: a trusted key must have signed it then.
+func masterFor(ctx context.Context, b *backup.Reader, masters *store.Store, digest string, unsigned bool) (
+	*store.Master, error) {
+	kept, err := masters.Find(digest)
+	switch {
+	case err == nil && (!b.HasMaster() || len(kept.Tags) > 0):
+		return kept, nil
+	case errors.Is(err, store.ErrUnknown) && !b.HasMaster():
+		return nil, fmt.Errorf("%w; export it where the guest was (rempart master export %.12s FILE), and import it here",
+			err, digest)
+	case errors.Is(err, store.ErrUnknown):
+		err = b.Master(func(archive *tar.Reader) (err error) {
+			kept, err = masters.ImportArchive(ctx, archive)
+			return err
+		})
+	}
+	if err != nil {
+		return nil, err
+	}
+	if kept.Digest != digest {
+		return nil, fmt.Errorf("%w: the master in it is %.12s, and its guest's %.12s", backup.ErrDamaged, kept.Digest, digest)
+	}
+	_, err = masters.Signer(kept)
+	if unsigned && (errors.Is(err, store.ErrUnsigned) || errors.Is(err, store.ErrUntrusted)) {
+		return kept, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: no tag of the store leads to it; `rempart master trust` believes a key, "+
+			"--allow-unsigned does without", err)
+	}
+	return kept, nil
 }

@@ -29,7 +29,7 @@ func TestBackupReleases(t *testing.T) {
 		_, err := writeBackup(t.Context(), file, &home.Guest{Dir: t.TempDir()}, "/dev/none", func() error {
 			ended++
 			return full
-		}, func(done, total int64) {})
+		}, nil, func(done, total int64) {})
 		if err == nil || ended != 1 || strings.Count(err.Error(), full.Error()) != 1 {
 			t.Errorf("%s: writeBackup = %v, and the snapshot was ended %d times; want it ended once, and that told", name, err,
 				ended)

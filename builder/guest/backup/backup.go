@@ -1,10 +1,11 @@
 // Package backup writes a guest whose state disk stands still, or of which there is a snapshot, as one file, and makes
 // a guest of such a file, on this machine or on another: its description, its identity disk with addresses, keys and
-// secrets, and its state disk. The file is a tar archive compressed by zstd, and holds the digest of each disk, so that
-// what went bad on the way is not taken for a guest.
+// secrets, its state disk and, where that is asked for, its master. The file is a tar archive compressed by zstd, and
+// holds the digest of each disk, so that what went bad on the way is not taken for a guest. One with the master is
+// three such archives, one after the other: the description, the master as stores export it, and the disks.
 //
-// What it deliberately does not do: hold the master (`rempart master export` does, once for all guests of it), data
-// disks, or the quarantine; or encrypt (the file holds private keys: keep it as you would those).
+// What it deliberately does not do: hold data disks or the quarantine; say whether its master may be trusted; or
+// encrypt (the file holds private keys: keep it as you would those).
 package backup
 
 import (
@@ -41,7 +42,8 @@ type about struct {
 	Format   int              `json:"format"`
 	Guest    home.Description `json:"guest"`
 	Identity digest           `json:"identity"`
-	State    *digest          `json:"state,omitempty"` // nil: the guest has no state disk
+	State    *digest          `json:"state,omitempty"`  // nil: the guest has no state disk
+	Master   bool             `json:"master,omitempty"` // an archive of the guest's master follows
 }
 
 // digest is what a disk must be.
@@ -64,7 +66,13 @@ var ErrDamaged = errors.New("no whole backup")
 // Write writes a guest, which must be locked, with the state disk that is at path: its own while it does not run, or a
 // snapshot of that. It tells how many of how many bytes have been read, each byte of a disk twice.
 func Write(ctx context.Context, w io.Writer, g *home.Guest, state string, tell func(done, total int64)) error {
-	a := about{Format: Format, Guest: g.Description}
+	return WriteWhole(ctx, w, g, state, nil, tell)
+}
+
+// WriteWhole is Write with the guest's master in it, as master writes it the way store.Export does; nil: without.
+func WriteWhole(ctx context.Context, w io.Writer, g *home.Guest, state string, master func(w io.Writer) error,
+	tell func(done, total int64)) error {
+	a := about{Format: Format, Guest: g.Description, Master: master != nil}
 	read := reading{tell: tell}
 	disks := []struct{ name, path string }{{identityName, g.Identity()}}
 	if g.State > 0 {
@@ -88,21 +96,39 @@ func Write(ctx context.Context, w io.Writer, g *home.Guest, state string, tell f
 			a.Identity = sum
 		}
 	}
+	b, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	putAbout := func(archive *tar.Writer) error { return put(archive, aboutName, int64(len(b)), bytes.NewReader(b)) }
+	if master != nil {
+		if err := archived(w, putAbout); err != nil {
+			return err
+		}
+		if err := master(w); err != nil {
+			return err
+		}
+		putAbout = func(*tar.Writer) error { return nil }
+	}
+	return archived(w, func(archive *tar.Writer) error {
+		err := putAbout(archive)
+		for _, d := range disks {
+			if err == nil {
+				err = read.put(ctx, archive, d.name, d.path)
+			}
+		}
+		return err
+	})
+}
+
+// archived writes a whole archive, compressed.
+func archived(w io.Writer, fill func(archive *tar.Writer) error) error {
 	packed, err := zstd.NewWriter(w, zstd.WithWindowSize(window))
 	if err != nil {
 		return err
 	}
 	archive := tar.NewWriter(packed)
-	b, err := json.Marshal(a)
-	if err == nil {
-		err = put(archive, aboutName, int64(len(b)), bytes.NewReader(b))
-	}
-	for _, d := range disks {
-		if err == nil {
-			err = read.put(ctx, archive, d.name, d.path)
-		}
-	}
-	if err == nil {
+	if err = fill(archive); err == nil {
 		err = archive.Close()
 	}
 	return errors.Join(err, packed.Close())
@@ -163,6 +189,7 @@ func (r *reading) put(ctx context.Context, archive *tar.Writer, name, path strin
 // Reader reads a backup.
 type Reader struct {
 	about   about
+	passed  bool // the master, or there is none
 	archive *tar.Reader
 	packed  *zstd.Decoder
 }
@@ -198,7 +225,24 @@ func (b *Reader) begin() error {
 		(a.State.Size < 0 || a.State.Size > maxState) {
 		return errors.New("its disks are not those of its guest")
 	}
+	b.passed = !a.Master
+	if a.Master {
+		if err := b.ended("its description"); err != nil {
+			return err
+		}
+	}
 	return a.Guest.Check()
+}
+
+// ended tells what stands in an archive that is to be over.
+func (b *Reader) ended(what string) error {
+	switch h, err := b.archive.Next(); {
+	case err == nil:
+		return fmt.Errorf("%.60q stands behind %s", h.Name, what)
+	case !errors.Is(err, io.EOF):
+		return err
+	}
+	return nil
 }
 
 // next goes to the next file of the archive, which must be the one named.
@@ -216,9 +260,53 @@ func (b *Reader) next(name string, most int64) error {
 // Guest is the description of the guest. Its master must be in a store here for the guest to be made.
 func (b *Reader) Guest() home.Description { return b.about.Guest }
 
+// HasMaster tells whether the backup holds the guest's master, too.
+func (b *Reader) HasMaster() bool { return b.about.Master }
+
+// Master has read take the archive of the master, which it reads to its end; once, and before Disks.
+func (b *Reader) Master(read func(archive *tar.Reader) error) error {
+	if b.passed {
+		return errors.New("the backup holds no master, or it was read before")
+	}
+	b.passed = true
+	b.archive = tar.NewReader(b.packed)
+	if err := read(b.archive); err != nil {
+		return err
+	}
+	if err := b.ended("the master"); err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	b.archive = tar.NewReader(b.packed)
+	return nil
+}
+
+// skip passes over the master, until ctx ends.
+func skip(ctx context.Context, archive *tar.Reader) error {
+	for {
+		_, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			_, err = io.Copy(io.Discard, files.Interruptible(ctx, archive))
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
+	}
+}
+
 // Disks makes the disks of the guest; what is zero becomes a hole where there are holes. All are on this machine's
 // storage when it returns.
 func (b *Reader) Disks(ctx context.Context, on storage.Disks) error {
+	if !b.passed {
+		if err := b.Master(func(archive *tar.Reader) error { return skip(ctx, archive) }); err != nil {
+			return err
+		}
+	}
 	if err := b.disk(ctx, on, storage.Identity, identityName, b.about.Identity); err != nil {
 		return err
 	}
@@ -227,8 +315,8 @@ func (b *Reader) Disks(ctx context.Context, on storage.Disks) error {
 			return err
 		}
 	}
-	if _, err := b.archive.Next(); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: something stands behind the disks: %w", ErrDamaged, err)
+	if err := b.ended("the disks"); err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return nil
 }

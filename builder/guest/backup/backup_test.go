@@ -1,9 +1,11 @@
 package backup
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -107,6 +109,76 @@ func TestBackup(t *testing.T) {
 	}
 }
 
+// oneMaster writes what stands for a guest's master.
+func oneMaster(w io.Writer) error {
+	return archived(w, func(archive *tar.Writer) error {
+		return put(archive, "manifest.json", 4, strings.NewReader("none"))
+	})
+}
+
+// TestWhole: a backup with the master is read with and without that; what is between or in place of its three archives
+// is told.
+func TestWhole(t *testing.T) {
+	g := stopped(t, 1<<20)
+	var b bytes.Buffer
+	if err := WriteWhole(t.Context(), &b, g, g.StateDisk(), oneMaster, untold); err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile(g.StateDisk())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, state, err := restore(b.Bytes(), t.TempDir()); err != nil || !bytes.Equal(state, want) {
+		t.Errorf("without its master it has %d bytes of state, %v; want those written", len(state), err)
+	}
+	r, err := Open(bytes.NewReader(b.Bytes()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if !r.HasMaster() {
+		t.Error("HasMaster = false; want true")
+	}
+	read := func(archive *tar.Reader) error {
+		h, err := archive.Next()
+		if err != nil || h.Name != "manifest.json" {
+			t.Errorf("the master begins with %v, %v; want its manifest", h, err)
+		}
+		return skip(t.Context(), archive)
+	}
+	if err := r.Master(read); err != nil {
+		t.Error(err)
+	}
+	if err := r.Master(read); err == nil {
+		t.Error("Master again = nil; want an error")
+	}
+	dir := t.TempDir()
+	if err := r.Disks(t.Context(), storage.Files{Dir: dir}); err != nil {
+		t.Error(err)
+	}
+	if state, err := os.ReadFile(filepath.Join(dir, storage.StateFile)); err != nil || !bytes.Equal(state, want) {
+		t.Errorf("after its master it has %d bytes of state, %v; want those written", len(state), err)
+	}
+	for at := 0; at < b.Len(); at += 3 {
+		if _, _, state, err := restore(b.Bytes()[:at], t.TempDir()); err == nil {
+			t.Errorf("cut at %d it is taken for a guest of %d bytes of state", at, len(state))
+		}
+	}
+	for name, master := range map[string]func(io.Writer) error{
+		"nothing": func(io.Writer) error { return nil },
+		"text":    func(w io.Writer) error { _, err := io.WriteString(w, "no archive"); return err },
+		"two":     func(w io.Writer) error { return errors.Join(oneMaster(w), oneMaster(w)) },
+	} {
+		var b bytes.Buffer
+		if err := WriteWhole(t.Context(), &b, g, g.StateDisk(), master, untold); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, _, err := restore(b.Bytes(), t.TempDir()); !errors.Is(err, ErrDamaged) {
+			t.Errorf("with %s for a master: %v; want %v", name, err, ErrDamaged)
+		}
+	}
+}
+
 // TestDamaged changes and cuts a backup everywhere: it is refused, or it is the same guest.
 func TestDamaged(t *testing.T) {
 	g := stopped(t, 1<<20)
@@ -148,6 +220,11 @@ func FuzzOpen(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b.Bytes())
+	var whole bytes.Buffer
+	if err := WriteWhole(context.Background(), &whole, g, g.StateDisk(), oneMaster, untold); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := Open(bytes.NewReader(b))
 		if err != nil {

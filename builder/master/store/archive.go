@@ -81,8 +81,13 @@ func (s *Store) Import(ctx context.Context, r io.Reader) (*Master, error) {
 		return nil, fmt.Errorf("importing a master: %w", err)
 	}
 	defer packed.Close()
+	return s.ImportArchive(ctx, tar.NewReader(packed))
+}
+
+// ImportArchive is Import of the archive alone, uncompressed, which it reads to its end.
+func (s *Store) ImportArchive(ctx context.Context, archive *tar.Reader) (*Master, error) {
 	return s.Make(ctx, func(folder string) error {
-		err := unpack(ctx, tar.NewReader(packed), folder)
+		err := unpack(ctx, archive, folder)
 		switch {
 		case errors.Is(err, io.ErrUnexpectedEOF):
 			return fmt.Errorf("%w: it is cut off: %w", ErrChanged, err)
