@@ -33,6 +33,7 @@ func TestInGuestKernel(t *testing.T) {
 	if os.Getpid() == 1 {
 		t.Run("links", converge)
 		t.Run("flows", flows)
+		t.Run("uplinks", uplinks)
 		return
 	}
 	m := rig.Build(t, "home-firewall")
