@@ -41,7 +41,7 @@ func newConsole(w io.Writer) *console {
 				continue
 			}
 			if f, ok := w.(*os.File); ok {
-				power.Sent(f)
+				_ = power.Sent(f)
 			}
 			close(line.sent)
 		}

@@ -97,11 +97,15 @@ func (g *guest) shareState(device string) error {
 		return err
 	}
 	lacks := g.loadNamed([]string{quotaModule})
-	if err := g.System.Share(g.stateDir(), filepath.Join(g.Root, "dev", device), limits); err != nil {
-		if !errors.Is(err, state.ErrUncounted) {
-			return fmt.Errorf("%w; what a child writes is bounded by the disk alone", errors.Join(err, lacks))
-		}
+	err = g.System.Share(g.stateDir(), filepath.Join(g.Root, "dev", device), limits)
+	switch {
+	case errors.Is(err, state.ErrUnbound): // the others are, and are by the next profile
+		err = fmt.Errorf("%w; what those children write is bounded by the disk alone", err)
+	case errors.Is(err, state.ErrUncounted):
 		g.log.Warn("shares of the state disk", "error", err)
+		err = nil
+	case err != nil:
+		return fmt.Errorf("%w; what a child writes is bounded by the disk alone", errors.Join(err, lacks))
 	}
 	var said []any
 	for _, l := range limits {
@@ -113,7 +117,7 @@ func (g *guest) shareState(device string) error {
 	g.mu.Lock()
 	g.shared = true
 	g.mu.Unlock()
-	return nil
+	return err
 }
 
 // shareAgain does so for a profile that has changed.

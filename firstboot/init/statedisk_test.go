@@ -2,6 +2,7 @@ package pid1
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -48,24 +49,37 @@ func TestSharesFollowTheProfile(t *testing.T) {
 	}
 }
 
-// TestWithoutQuotas: a guest whose kernel has none does its work, says so, and asks for none again.
+// TestWithoutQuotas: a guest whose kernel has none does its work, says so, and asks for none again; one whose kernel
+// refuses some says that, and asks for them again with another profile; one that did not count everything has them.
 func TestWithoutQuotas(t *testing.T) {
-	old, next := oneLink(), named("gw2", "128M")
-	g := prepareGuest(t, "", old)
-	g.noShares = errors.New("nobody counts here")
-	g.begin(t)
-	r := g.wait(t, "READY", ready)
-	if said := strings.Join(r.Warnings, "\n"); !strings.Contains(said, "nobody counts here") ||
-		!strings.Contains(said, "bounded by the disk alone") {
-		t.Errorf("warnings %q; want them to say that there are no quotas, and what that means", r.Warnings)
-	}
-	g.propose(t, old, next)
-	if l := g.ask(t, child.Request{Verb: verbApply, Seconds: contract.MostUndo, Number: 1}); l.Error != "" {
-		t.Fatalf("apply = %q", l.Error)
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.limits) != 1 {
-		t.Errorf("shared out %d times; want 1", len(g.limits))
+	for what, c := range map[string]struct {
+		problem error
+		said    string // in its warnings, with the problem; empty: nothing of it
+		times   int    // that it asked
+	}{
+		"none":      {errors.New("nobody counts here"), "a child writes is bounded by the disk alone", 1},
+		"some":      {fmt.Errorf("user 7: %w", state.ErrUnbound), "those children write is bounded by the disk alone", 2},
+		"uncounted": {fmt.Errorf("a deep tree: %w", state.ErrUncounted), "", 2},
+	} {
+		t.Run(what, func(t *testing.T) {
+			old, next := oneLink(), named("gw2", "128M")
+			g := prepareGuest(t, "", old)
+			g.noShares = c.problem
+			g.begin(t)
+			r := g.wait(t, "READY", ready)
+			said := strings.Join(r.Warnings, "\n")
+			if !strings.Contains(said, c.said) || strings.Contains(said, c.problem.Error()) != (c.said != "") {
+				t.Errorf("warnings %q; want of it %q", r.Warnings, c.said)
+			}
+			g.propose(t, old, next)
+			if l := g.ask(t, child.Request{Verb: verbApply, Seconds: contract.MostUndo, Number: 1}); l.Error != "" {
+				t.Fatalf("apply = %q", l.Error)
+			}
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if len(g.limits) != c.times {
+				t.Errorf("shared out %d times; want %d", len(g.limits), c.times)
+			}
+		})
 	}
 }

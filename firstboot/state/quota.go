@@ -114,6 +114,10 @@ func book() []byte {
 // ErrUncounted is wrapped by the error of Bound when limits are in force, but by books that do not have everything.
 var ErrUncounted = errors.New("not all that is on the state disk was counted")
 
+// ErrUnbound is wrapped by the error of Bound when limits are in force, but not those of every user: the kernel refused
+// some, and who they are of is bounded by the disk alone.
+var ErrUnbound = errors.New("not every user is bound")
+
 // Bound has the kernel hold users to their limits on the filesystem that is mounted at dir with the option usrquota,
 // from the device at node. Nobody else may write there meanwhile. Whatever is on the disk, it follows no link, and
 // ends.
@@ -138,24 +142,24 @@ func Bound(dir, node string, limits []Limit) error {
 		_ = root.Remove(contract.QuotaFile) // the kernel does not hold it, and nobody else has a use for it
 		return fmt.Errorf("shares of the state disk: the kernel has no quotas: %w", err)
 	}
-	failed := []error{uncounted}
+	return errors.Join(uncounted, setAll(node, limits, used))
+}
+
+// Rebound changes limits that are in force. Who has more than the new one keeps it, and gets nothing more.
+func Rebound(node string, limits []Limit) error { return setAll(node, limits, nil) }
+
+// setAll sets all limits that the kernel takes. The error wraps ErrUnbound when it refuses any.
+func setAll(node string, limits []Limit, used map[uint32]*usage) error {
+	var failed []error
 	for _, l := range limits {
 		if err := set(node, l, used[l.UID]); err != nil {
 			failed = append(failed, err)
 		}
 	}
-	return errors.Join(failed...)
-}
-
-// Rebound changes limits that are in force. Who has more than the new one keeps it, and gets nothing more.
-func Rebound(node string, limits []Limit) error {
-	var failed []error
-	for _, l := range limits {
-		if err := set(node, l, nil); err != nil {
-			failed = append(failed, err)
-		}
+	if len(failed) == 0 {
+		return nil
 	}
-	return errors.Join(failed...)
+	return fmt.Errorf("%w: %w", ErrUnbound, errors.Join(failed...))
 }
 
 // set sets the limits of a user id, and what it has, unless nil. The kernel takes 0 for no limit: nothing is less than

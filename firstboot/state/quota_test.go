@@ -197,6 +197,23 @@ func TestFreshBooks(t *testing.T) {
 	}
 }
 
+// TestUnbound: limits that the kernel refuses are all told of, as such.
+func TestUnbound(t *testing.T) {
+	limits := []Limit{{UID: contract.UIDLog, Bytes: 1 << 20, Files: 1}, {UID: contract.UIDTime}}
+	err := Rebound(filepath.Join(t.TempDir(), "no such disk"), limits)
+	if !errors.Is(err, ErrUnbound) {
+		t.Fatalf("Rebound without a disk = %v; want ErrUnbound", err)
+	}
+	for _, l := range limits {
+		if said := fmt.Sprintf("user %d:", l.UID); !strings.Contains(err.Error(), said) {
+			t.Errorf("Rebound without a disk = %v; want it to name %q", err, said)
+		}
+	}
+	if err := Rebound("", nil); err != nil {
+		t.Errorf("Rebound of nobody = %v; want nil", err)
+	}
+}
+
 // TestBoundHere: where the kernel has no quotas the error says so, and nothing is left behind.
 func TestBoundHere(t *testing.T) {
 	dir := t.TempDir()

@@ -42,7 +42,7 @@ func Inside(m *testing.M, prepare func(modules string) error, args ...string) {
 	}
 	fmt.Println("\n" + InsideVerdict + word)
 	unix.Sync()
-	power.Sent(os.Stdout)
+	_ = power.Sent(os.Stdout)
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	select {}
 }

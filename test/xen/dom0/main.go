@@ -32,7 +32,7 @@ func main() {
 	if err := boot(); err != nil {
 		fmt.Println("dom0:", err)
 	}
-	power.Sent(os.Stdout)
+	_ = power.Sent(os.Stdout)
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	select {} // an init that ends takes the kernel with it
 }

@@ -40,7 +40,7 @@ func main() {
 			fmt.Println("probe:", err)
 		}
 	}
-	power.Sent(os.Stdout)
+	_ = power.Sent(os.Stdout)
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	select {} // an init that ends takes the kernel with it
 }
