@@ -65,15 +65,68 @@ func (s *server) save() {
 		return cmp.Or(strings.Compare(a.Link, b.Link), a.Prefix.Compare(b.Prefix), a.Server.Compare(b.Server))
 	})
 	err := write(keptFile(s.env.Root), all, 0o600, false)
-	if s.env.Profile.State.Size > 0 && !slices.Equal(timeless, s.onDisk) {
-		problem := write(stateFile(s.env.Root), timeless, 0o640, true)
-		if err = errors.Join(err, problem); problem == nil {
-			s.onDisk = timeless
-		}
+	if s.env.Profile.State.Size > 0 {
+		err = errors.Join(err, s.saveOnDisk(timeless))
 	}
 	if err != nil && !s.unkept {
 		s.unkept = true
 		s.env.Log.Warn("what was advertised will not be known to the next run", "error", err)
+	}
+}
+
+// diskPatience is how long an advertisement waits for a write to the state disk: hosts that ask wait longer for their
+// answer (MAX_RTR_SOLICITATION_DELAY and half a second, RFC 4861, sections 6.3.7 and 6.2.6), and a disk that is well
+// takes a small part of it.
+const diskPatience = time.Second
+
+// writing is a write to the state disk that goes on.
+type writing struct {
+	what []kept
+	done chan error // one
+	late bool       // it was waited for
+}
+
+// saveOnDisk has the state disk hold what was promised, and waits for it a while: a disk that hangs delays one
+// advertisement and stops none. One write goes on at a time; what it lacks the next save writes.
+func (s *server) saveOnDisk(timeless []kept) error {
+	if s.disk == nil {
+		if slices.Equal(timeless, s.onDisk) {
+			return nil
+		}
+		w := &writing{what: timeless, done: make(chan error, 1)}
+		s.disk = w
+		s.readers.Go(func() { w.done <- write(stateFile(s.env.Root), w.what, 0o640, true) })
+	}
+	done, err := s.disk.wait()
+	switch {
+	case !done:
+		return fmt.Errorf("the state disk did not take it within %v", diskPatience)
+	case err == nil:
+		s.onDisk = s.disk.what
+	}
+	if s.disk = nil; err != nil {
+		return err
+	}
+	return s.saveOnDisk(timeless) // which may be newer
+}
+
+// wait waits once; after that it only looks.
+func (w *writing) wait() (done bool, err error) {
+	if !w.late {
+		patience := time.NewTimer(diskPatience)
+		defer patience.Stop()
+		select {
+		case err := <-w.done:
+			return true, err
+		case <-patience.C:
+			w.late = true
+		}
+	}
+	select {
+	case err := <-w.done:
+		return true, err
+	default:
+		return false, nil
 	}
 }
 

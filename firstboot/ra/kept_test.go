@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"rempart/firstboot/child"
 	"rempart/firstboot/contract"
 	"rempart/firstboot/link/watch"
@@ -169,6 +171,41 @@ func TestStateDisk(t *testing.T) {
 	s.says(v, 0, one)
 	if _, err := os.Stat(stateFile(env.Root)); err == nil {
 		t.Error("it was written without a state disk")
+	}
+}
+
+// TestDiskThatHangs: a state disk that takes nothing delays one advertisement and stops none, and has all once it is
+// well again.
+func TestDiskThatHangs(t *testing.T) {
+	env := guestRoot(t)
+	s, v := newServer(env)
+	pipe := stateFile(env.Root) + ".new" // whoever writes to it waits for a reader
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	one, two := address("2001:db8:1::1/64", time.Hour, time.Hour), address("2001:db8:2::1/64", time.Hour, time.Hour)
+	s.says(v, 0, one)
+	s.says(v, time.Minute, one, two)
+	if s.onDisk != nil || s.disk == nil || !s.disk.late {
+		t.Fatalf("the state disk is taken to have %v; want nothing, and that it is waited for", s.onDisk)
+	}
+	reader, err := os.Open(pipe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	s.readers.Wait() // a pipe cannot be synced, so this write fails
+	if err := os.RemoveAll(pipe); err != nil {
+		t.Fatal(err)
+	}
+	s.says(v, 2*time.Minute, one, two) // hears of that
+	s.says(v, 3*time.Minute, one, two)
+	want := []kept{{Link: "lan", Server: netip.MustParseAddr("2001:db8:1::1")},
+		{Link: "lan", Prefix: netip.MustParsePrefix("2001:db8:1::/64")},
+		{Link: "lan", Prefix: netip.MustParsePrefix("2001:db8:2::/64")}}
+	got, err := readKept(stateFile(env.Root), 0)
+	if err != nil || !slices.Equal(got, want) || !slices.Equal(s.onDisk, want) {
+		t.Errorf("the state disk has %v, %v; want %v", got, err, want)
 	}
 }
 

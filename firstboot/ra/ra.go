@@ -102,8 +102,9 @@ type server struct {
 	wake    chan struct{} // a host asked on some link
 	broken  chan error
 	readers sync.WaitGroup
-	unkept  bool   // it was said that promises are not kept
-	onDisk  []kept // what the state disk has of them; nil: not known
+	unkept  bool     // it was said that promises are not kept
+	onDisk  []kept   // what the state disk has of them; nil: not known
+	disk    *writing // what it is being given; nil: nothing
 	open    func(index int) (*packet.Socket, error)
 }
 
