@@ -92,7 +92,8 @@ func (v *validator) relayed6(d *DHCP6, s *DHCP6Relayed, others []netip.Prefix) {
 			"no route of the link says by which router on it the subnet is reached")
 	case s.Delegate:
 		// What is behind a router is to be as trusted as the router.
-		if here, there := v.zoneAt(l.Name, PrefixBlock{Prefix: p}), v.zoneAt(l.Name, d.Delegate.PrefixBlock); here != there {
+		here, there := v.zoneAt(l.Name, PrefixBlock{Prefix: p}), v.zoneAt(l.Name, d.Delegate.PrefixBlock)
+		if here != there || here == severalZones {
 			bad("delegate", "have both in one zone, or remove it", "the subnet is in %s, and what its routers would be"+
 				" delegated of %s in %s", here, d.Delegate.PrefixBlock, there)
 		}
@@ -106,9 +107,13 @@ func (v *validator) relayed6(d *DHCP6, s *DHCP6Relayed, others []netip.Prefix) {
 	v.hosts6(name, &DHCP6{Link: d.Link, DHCP6Scope: s.DHCP6Scope}, nil)
 }
 
+// severalZones is where parts of a block are in different zones, or in none.
+const severalZones = "several zones"
+
 // zoneAt is the zone of what has addresses of a block on a link, in words.
 func (v *validator) zoneAt(link string, b PrefixBlock) string {
 	rest := "no zone"
+	var parts []string
 	for _, z := range v.p.Zones {
 		for _, m := range z.Members {
 			if m.Link != link {
@@ -121,8 +126,14 @@ func (v *validator) zoneAt(link string, b PrefixBlock) string {
 				if (PrefixBlock{Prefix: p}).Contains(b) {
 					return "zone " + clip(z.Name)
 				}
+				if b.Contains(PrefixBlock{Prefix: p}) {
+					parts = append(parts, "zone "+clip(z.Name))
+				}
 			}
 		}
+	}
+	if slices.ContainsFunc(parts, func(zone string) bool { return zone != rest }) {
+		return severalZones
 	}
 	return rest
 }
