@@ -33,7 +33,8 @@ identity disk (name, hardware addresses, SSH host key, keys, secrets), made once
 shared, attached read-only; while a guest uses a master, the store keeps it.
 
 --net LINK=WHAT is that of ` + "`rempart run`" + `. --data NAME=FILE[,ro] attaches a disk image of yours, raw or qcow2,
-which the guest finds by the serial data-NAME; it is never copied, moved or removed.
+which the guest mounts where its profile says (disks: {NAME: /srv/NAME}); it is never copied, moved or removed. A guest
+of another system finds it by the serial data-NAME.
 
 --volumes GROUP makes the state disk a volume of LVM, GROUP/NAME_var, and GROUP/POOL one of a thin pool, whose copies
 take no time. Its size is rounded up to whole extents. With --root-volume there is GROUP/NAME_root as well, for Xen:
@@ -185,7 +186,11 @@ func create(ctx context.Context, c *console, masters *store.Store, ref string, d
 	if err != nil {
 		return errors.Join(err, g.Abandon(ctx, adopt))
 	}
+	err = sayData(ctx, c, g, m.Profile)
 	g.Unlock()
+	if err != nil {
+		return err
+	}
 	fmt.Fprintf(c.out, "%s: made from %s, %.12s, in %s; start it with `rempart start %[1]s`\n", g.Name,
 		printable(kept.Manifest.Master.Name), kept.Digest, g.Dir)
 	return nil

@@ -148,6 +148,7 @@ type xlOptions struct {
 	script                           string
 	vcpus, weight                    int
 	bridges, vifs                    []string
+	data                             []xen.DataDisk // of a guest that was created
 	onReboot, onCrash, onWatchdog    string
 	check                            bool
 }
@@ -195,6 +196,7 @@ func words[S ~string](all []S) []string {
 func (x *xlOptions) guest(m *guest.Master, nics []hypervisor.NIC) (xen.Guest, error) {
 	g := xen.Guest{Name: cmp.Or(x.name, m.Profile.Name), Mode: xen.Mode(x.mode), Loader: xen.Loader(x.loader),
 		Layout: xen.Layout(x.layout), Memory: m.Manifest.Memory, VCPUs: x.vcpus, Weight: x.weight,
+		Data:     x.data,
 		OnReboot: xen.Action(x.onReboot), OnCrash: xen.Action(x.onCrash), OnWatchdog: xen.Action(x.onWatchdog)}
 	if m.Foreign() {
 		return g, fmt.Errorf("master %s is another system's disk: make a guest of it, and export that to libvirt or QEMU; "+

@@ -65,12 +65,12 @@ func exportCreatedXl(ctx context.Context, c *console, name string, x *xlOptions)
 	if err := g.Ensure(ctx); err != nil {
 		return nil, err
 	}
+	if err := sayData(ctx, c, g, m.Profile); err != nil {
+		return nil, err
+	}
 	nics, err := x.created(g, m)
 	if err != nil {
 		return nil, err
-	}
-	if n := len(g.Data); n > 0 {
-		fmt.Fprintf(c.err, "rempart: WARNING: %s has %d data disks, which are not attached to it under Xen\n", name, n)
 	}
 	return x.config(m, nics)
 }
@@ -89,6 +89,7 @@ func (x *xlOptions) created(g *home.Guest, m *guest.Master) ([]hypervisor.NIC, e
 	x.name, x.system, x.state = cmp.Or(x.name, g.Name), cmp.Or(x.system, s.System), cmp.Or(x.state, s.State)
 	x.identity = cmp.Or(x.identity, s.Identity)
 	x.of(g)
+	x.data = dataOnXen(g, m.Profile)
 	if g.Xen != nil {
 		bridges, err := bridgesOf(m.Profile, g.Nets)
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"rempart/builder/guest"
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/quarantine"
 	"rempart/builder/guest/reprovision"
@@ -271,7 +272,15 @@ func begin(ctx context.Context, c *console, g *home.Guest, kind string, o change
 		return nil, err
 	}
 	if *o.dry {
-		return nil, sayPlan(c, g, p, m)
+		if err := sayPlan(ctx, c, g, p, m); err != nil {
+			return nil, err
+		}
+	}
+	if p.Start {
+		err = dataFits(ctx, c, g, m)
+	}
+	if err != nil || *o.dry {
+		return nil, err
 	}
 	return reprovision.Begin(ctx, g, p, options)
 }
@@ -304,7 +313,7 @@ func fits(g *home.Guest, m *store.Master, kind string, o changeOptions) error {
 }
 
 // sayPlan says what a change would do.
-func sayPlan(c *console, g *home.Guest, p reprovision.Plan, m *store.Master) error {
+func sayPlan(ctx context.Context, c *console, g *home.Guest, p reprovision.Plan, m *store.Master) error {
 	fmt.Fprintf(c.out, "%s of %s: nothing was changed (--dry-run)\n", p.Kind, g.Name)
 	fmt.Fprintf(c.out, "  master: %.12s", g.Master)
 	if p.To != g.Master {
@@ -346,7 +355,15 @@ func sayPlan(c *console, g *home.Guest, p reprovision.Plan, m *store.Master) err
 	for _, d := range g.Data {
 		fmt.Fprintf(c.out, "  data disk %s: stays, %s\n", d.Name, d.Path)
 	}
-	return nil
+	opened, err := guest.OpenMaster(m.Dir)
+	if err != nil {
+		return err
+	}
+	all, err := dataFindings(ctx, g, opened.Profile)
+	for _, f := range all {
+		fmt.Fprintf(c.out, "  %s\n", printable(f.String()))
+	}
+	return err
 }
 
 // ending is how a change that is under way for a guest is ended.

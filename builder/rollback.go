@@ -79,7 +79,7 @@ func rollbackLast(ctx context.Context, c *console, g *home.Guest, o changeOption
 		p.State, p.Source = reprovision.Keep, ""
 	}
 	if *o.dry {
-		return sayPlan(c, g, p, m)
+		return sayPlan(ctx, c, g, p, m)
 	}
 	t, err := reprovision.Begin(ctx, g, p, options)
 	if err != nil {

@@ -59,7 +59,7 @@ func newSetting(flags *pflag.FlagSet) *setting {
 	return s
 }
 
-func (s *setting) run(_ context.Context, c *console, name string) error {
+func (s *setting) run(ctx context.Context, c *console, name string) error {
 	if s.flags.NFlag() == 0 {
 		return usageError{"want what to change, such as --memory 256M"}
 	}
@@ -86,6 +86,9 @@ func (s *setting) run(_ context.Context, c *console, name string) error {
 		}
 	}
 	if err := g.Save(); err != nil {
+		return err
+	}
+	if err := sayData(ctx, c, g, m.Profile); err != nil {
 		return err
 	}
 	say := func(what string, before, now any) {

@@ -53,6 +53,9 @@ Exit status: 0 when it is READY, 1 when it failed or was not within --timeout; i
 				} else if !errors.Is(err, running.ErrAbsent) {
 					return err
 				}
+				if err := sayDataOf(ctx, c, g); err != nil {
+					return err
+				}
 				began := time.Now()
 				r, err := launch(ctx, g, *verbose)
 				if err != nil {

@@ -34,10 +34,11 @@ func verifyCommand() *command {
 		help: `
 Reads every byte of the system disk and names the file, or the region and the place, that is not as the master has it;
 and reads the state disk, naming whatever no part of the guest leaves there: programs, set-user-id, devices, attributes,
-links that lead out, other owners. Nothing is changed or mounted, no root is needed, and nothing a guest wrote is
-believed. GUEST is one that "rempart create" made or "rempart run" started, or the folder of its master; of one that
-runs only the system disk is read. Other disks are named by --master and the files. A file is raw unless its name ends
-in .qcow2, .vmdk or .ova, or, of the system disk, --format says.
+links that lead out, other owners; and the data disks, naming what could do harm there: set-user-id, devices, links that
+lead out, and what may be executed where the profile does not say exec. Nothing is changed or mounted, no root is
+needed, and nothing a guest wrote is believed. GUEST is one that "rempart create" made or "rempart run" started, or
+the folder of its master; of one that runs only the system disk is read. Other disks are named by --master and the
+files. A file is raw unless its name ends in .qcow2, .vmdk or .ova, or, of the system disk, --format says.
 
   --record keeps what lies on the state disk; --since, in a later look, tells what has changed since.
   --trust names the key that must have signed the master's manifest.
@@ -75,6 +76,7 @@ type verification struct {
 	signing                                                  signingKey
 
 	image   string // system disk; empty: not looked at
+	data    []home.Data
 	report  verify.Report
 	release func() error // of a snapshot that is looked at; nil: there is none
 	masters *store.Store
@@ -197,8 +199,8 @@ func (v *verification) created(ctx context.Context, c *console, g *home.Guest) e
 		return err
 	}
 	v.image, v.format = system.Path, string(system.Format)
-	if v.state != "" || g.State == 0 {
-		return nil
+	if err := v.dataOf(c, g, m); err != nil || v.state != "" || g.State == 0 {
+		return err
 	}
 	state, release, err := stillState(ctx, g)
 	if errors.Is(err, home.ErrRuns) {
@@ -336,6 +338,9 @@ func (v *verification) disks(ctx context.Context, c *console, dir string, m *mas
 			return fmt.Errorf("%s: %w", v.state, err)
 		}
 	}
+	if err := v.lookAtData(ctx, dir); err != nil {
+		return err
+	}
 	if err := v.keep(ctx, c, system, state); err != nil {
 		return err
 	}
@@ -424,26 +429,35 @@ func (v *verification) tell(c *console, m *master.Manifest) error {
 			fmt.Fprintf(c.out, "  %s\n", printable(describe(d)))
 		}
 	}
-	s := v.report.State
+	tellState(c, v.report.State)
+	tellData(c, v.report.Data)
+	return nil
+}
+
+// tellState prints what was found on a state disk.
+func tellState(c *console, s *verify.State) {
 	switch {
 	case s == nil:
-		return nil
+		return
 	case s.Blank:
 		fmt.Fprintln(c.out, "state: blank, no guest has used it")
-		return nil
+		return
 	case s.Compared:
 		fmt.Fprintf(c.out, "state: %s, %d suspect, %s since\n", count(len(s.Listing.Entries), "file"), len(s.Suspects),
 			count(len(s.Changes), "change"))
 	default:
 		fmt.Fprintf(c.out, "state: %s, %d suspect\n", count(len(s.Listing.Entries), "file"), len(s.Suspects))
 	}
-	for _, p := range s.Suspects {
-		fmt.Fprintf(c.out, "  SUSPECT /%s: %s\n", printable(p.Path), printable(strings.Join(p.Why, "; ")))
-	}
+	tellSuspects(c, s.Suspects)
 	for _, change := range s.Changes {
 		fmt.Fprintf(c.out, "  /%s: %s\n", printable(change.Path), strings.Join(change.What, ", "))
 	}
-	return nil
+}
+
+func tellSuspects(c *console, all []verify.Suspect) {
+	for _, p := range all {
+		fmt.Fprintf(c.out, "  SUSPECT /%s: %s\n", printable(p.Path), printable(strings.Join(p.Why, "; ")))
+	}
 }
 
 func count(n int, of string) string {

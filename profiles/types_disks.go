@@ -49,6 +49,19 @@ func (p *Profile) DiskNumber(name string) int {
 	return slices.IndexFunc(p.Disks, func(d Disk) bool { return d.Name == name })
 }
 
+// Mistaken says why a filesystem with a label is taken for another disk's than d, in words that follow the label;
+// empty: it is not. state is the label of state disks.
+func (p *Profile) Mistaken(d *Disk, label, state string) string {
+	switch {
+	case label == d.Name:
+	case label == state:
+		return "as the state disk of a guest has"
+	case p.Disk(label) != nil:
+		return "as data disk " + label + " has"
+	}
+	return ""
+}
+
 func (p *Profile) diskNames() []string {
 	names := make([]string, len(p.Disks))
 	for i, d := range p.Disks {

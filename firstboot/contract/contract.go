@@ -94,6 +94,18 @@ func DataSerial(name string) string { return "data-" + name }
 // behind the disks that are emulated in a HVM guest.
 func DataXenVdev(number int) string { return "xvd" + string(rune('h'+number)) }
 
+// What firstboot takes for a blank disk, which it formats.
+const (
+	// BlankWindow is how much of a disk's beginning and end must be zero, in bytes. The signatures of every filesystem,
+	// volume manager, RAID and encryption that libblkid knows lie within it; the deepest are btrfs at 64 KiB and ZFS'
+	// second label, which ends at 512 KiB.
+	BlankWindow = 1 << 20
+	// LeastDisk is the smallest disk that is formatted, in bytes: below, ext4 has no room for a journal.
+	LeastDisk = 16 << 20
+	// FormatMark begins a disk, and its last BlankWindow, while it is being formatted.
+	FormatMark = "RMPFORMATTING\x00v2"
+)
+
 // What firstboot makes on a data disk, in its root.
 const (
 	DataLog   = "log"   // the log, where the profile has it kept there

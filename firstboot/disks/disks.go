@@ -90,14 +90,5 @@ func prepare(ctx context.Context, env *child.Env, number int) child.StateResult 
 // where disks are told apart by their places alone, says that two were mistaken for each other.
 func Role(p *profiles.Profile, disk *profiles.Disk) state.Role {
 	return state.Role{What: "data disk " + disk.Name, Label: disk.Name, Keep: disk.ReadOnly,
-		Refuses: func(label string) string {
-			switch {
-			case label == disk.Name:
-			case label == contract.StateLabel:
-				return "as the state disk of a guest has"
-			case p.Disk(label) != nil:
-				return "as data disk " + label + " has"
-			}
-			return ""
-		}}
+		Refuses: func(label string) string { return p.Mistaken(disk, label, contract.StateLabel) }}
 }

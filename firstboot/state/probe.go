@@ -56,13 +56,11 @@ type Found struct {
 	Errors    bool // the kernel marked it as having errors, or it was not unmounted and has no journal to replay
 }
 
-// window is how much of a disk's beginning and end must be zero for the disk to be blank. The signatures of every
-// filesystem, volume manager, RAID and encryption that libblkid knows lie within it; the deepest are btrfs at 64 KiB
-// and ZFS' second label, which ends at 512 KiB.
-const window = 1 << 20
+// window is how much of a disk's beginning and end must be zero for the disk to be blank.
+const window = contract.BlankWindow
 
-// MinSize is the smallest disk that is formatted, in bytes: below, ext4 has no room for a journal.
-const MinSize = 16 << 20
+// MinSize is the smallest disk that is formatted, in bytes.
+const MinSize = contract.LeastDisk
 
 // The marker stands at both ends of a disk while it is being formatted. mke2fs writes its superblock last, so a power
 // cut before leaves neither a blank disk nor an ext4. It also clears the boot block, bytes 0 to 1023, unless that holds
@@ -70,7 +68,7 @@ const MinSize = 16 << 20
 // whole format, and is found again when the disk has been made larger or smaller before the next boot. The one at the
 // end lies outside the filesystem, should another mke2fs clear the first.
 const (
-	marker     = "RMPFORMATTING\x00v2"
+	marker     = contract.FormatMark
 	markerID   = 32                 // offset of the UUID the filesystem will have: 16 bytes
 	bsdLabel   = 64                 // BSD_LABEL_OFFSET
 	bsdMagic   = "\x57\x45\x56\x82" // BSD_DISKMAGIC, little-endian

@@ -1,6 +1,7 @@
 package home
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,9 +48,9 @@ func (g *Guest) NetOptions() []string {
 }
 
 // Ensure makes the state disk as large as the description says, whose filesystem the guest then grows itself, and looks
-// whether all disks are there. The guest must be locked and not run.
+// whether all disks are there, and nobody else has one. The guest must be locked and not run.
 func (g *Guest) Ensure(ctx context.Context) error {
-	if err := g.Missing(ctx); err != nil || g.State == 0 || g.Image != nil {
+	if err := cmp.Or(g.Missing(ctx), g.unusedData()); err != nil || g.State == 0 || g.Image != nil {
 		return err
 	}
 	now, err := storage.Length(g.StateDisk())

@@ -60,8 +60,11 @@ func (x *Xen) check(d *Description) error {
 	if d.Image != nil {
 		bad("its master is another system's, and only what rempart built is described to Xen")
 	}
-	if len(d.Data) > 0 {
-		bad("%d data disks: those are not attached to a guest of Xen", len(d.Data))
+	for _, disk := range d.Data {
+		if disk.Format != hypervisor.Raw {
+			bad("data disk %s has format %q, and xl attaches raw ones: rempart convert %s %s.raw", disk.Name, disk.Format,
+				disk.Path, disk.Name)
+		}
 	}
 	if d.DiskFormat != hypervisor.Raw {
 		bad("system disk of format %q: xl attaches raw ones", d.DiskFormat)

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"rempart/builder/master"
@@ -26,11 +27,13 @@ type Report struct {
 	Taken  time.Time `json:"taken,omitzero"`   // when
 	System *System   `json:"system,omitempty"` // nil: not looked at
 	State  *State    `json:"state,omitempty"`  // nil: not looked at, or there is none
+	Data   []*Data   `json:"data,omitempty"`   // of the data disks that were looked at
 }
 
 // Clean tells whether nothing is as it should not be. What declared programs changed in their own files is clean.
 func (r *Report) Clean() bool {
-	return (r.System == nil || r.System.IsClean()) && (r.State == nil || r.State.IsClean())
+	return (r.System == nil || r.System.IsClean()) && (r.State == nil || r.State.IsClean()) &&
+		!slices.ContainsFunc(r.Data, func(d *Data) bool { return !d.IsClean() })
 }
 
 // Encode is the report as JSON.

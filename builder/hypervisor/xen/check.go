@@ -28,10 +28,16 @@ func (g Guest) Check(root string, needs Needs) error {
 	if err := g.Validate(); err != nil {
 		errs = append(errs, err)
 	}
-	for _, d := range []struct {
+	type needed struct {
 		what, path string
 		least      int64
-	}{{"system disk", g.System, needs.System}, {"state disk", g.State, needs.State}, {"identity disk", g.Identity, 1}} {
+	}
+	disks := []needed{{"system disk", g.System, needs.System}, {"state disk", g.State, needs.State},
+		{"identity disk", g.Identity, 1}}
+	for _, d := range g.Data {
+		disks = append(disks, needed{"data disk " + d.Name, d.Path, 1})
+	}
+	for _, d := range disks {
 		if d.path == "" {
 			continue
 		}

@@ -29,6 +29,9 @@ func (g Guest) disks() []disk {
 	}
 	all := []disk{{g.System, system, true, "the system disk: nothing a guest does can change it"},
 		{g.State, state, false, "what the guest may write"}, {g.Identity, ident, true, "what makes it this guest"}}
+	for _, d := range g.Data {
+		all = append(all, disk{d.Path, contract.DataXenVdev(d.Number), d.ReadOnly, "data disk " + d.Name})
+	}
 	var there []disk
 	for _, d := range all {
 		if d.target != "" {

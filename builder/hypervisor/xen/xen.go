@@ -81,9 +81,18 @@ type Guest struct {
 	System   string // block device or raw file, attached read-only
 	State    string // block device or raw file; empty: none
 	Identity string // block device or raw file, attached read-only; empty: none
-	VIFs     []VIF  // in the order of the profile's NICs
+	Data     []DataDisk
+	VIFs     []VIF // in the order of the profile's NICs
 
 	OnReboot, OnCrash, OnWatchdog Action // empty: Restart
+}
+
+// DataDisk is one of a guest's data disks. The guest knows it by its place in the profile.
+type DataDisk struct {
+	Name     string
+	Number   int    // place among those of the profile, from 0
+	Path     string // block device or raw file
+	ReadOnly bool
 }
 
 // VIF is a virtual NIC.
@@ -180,6 +189,7 @@ func (g Guest) Validate() error {
 	if g.System == "" {
 		bad("there is no system disk")
 	}
+	g.validateData(bad)
 	for what, text := range g.texts() {
 		if strings.ContainsFunc(text, unquotable) {
 			bad("%s %q: quotes, backslashes and control characters cannot be written in a configuration of xl", what, text)
@@ -212,9 +222,30 @@ func (g Guest) validateName(bad func(string, ...any)) {
 	}
 }
 
+func (g Guest) validateData(bad func(string, ...any)) {
+	places := map[int]string{}
+	for _, d := range g.Data {
+		if err := hypervisor.CheckDataName(d.Name); err != nil {
+			bad("%w", err)
+		}
+		if d.Path == "" {
+			bad("data disk %s is nowhere", d.Name)
+		}
+		if d.Number < 0 || d.Number >= hypervisor.MaxData {
+			bad("data disk %s is number %d; want 0 to %d", d.Name, d.Number, hypervisor.MaxData-1)
+		} else if other, taken := places[d.Number]; taken {
+			bad("data disks %s and %s are both number %d", other, d.Name, d.Number)
+		}
+		places[d.Number] = d.Name
+	}
+}
+
 // texts are what becomes part of quoted strings.
 func (g Guest) texts() map[string]string {
 	texts := map[string]string{"system disk": g.System, "state disk": g.State, "identity disk": g.Identity, "GRUB": g.GRUB}
+	for _, d := range g.Data {
+		texts["data disk "+d.Name] = d.Path
+	}
 	if k := g.Kernel; k != nil {
 		texts["kernel"], texts["initrd"], texts["command line"] = k.Image, k.Initrd, k.Cmdline
 	}

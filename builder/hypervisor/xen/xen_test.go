@@ -48,6 +48,8 @@ func examples() map[string]Guest {
 	most := example(PVH, Direct, Whole)
 	most.VCPUs, most.Weight, most.OnCrash, most.OnReboot, most.OnWatchdog = 2, 512, Preserve, Destroy, Destroy
 	most.VIFs[1].Script = "vif-rempart"
+	most.Data = []DataDisk{{Name: "logs", Number: 0, Path: "/dev/vg/logs"},
+		{Name: "tools", Number: 5, Path: "/srv/a,b/tools.raw", ReadOnly: true}}
 	all["most"] = most
 	return all
 }

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"rempart/builder/guest"
+	"rempart/builder/guest/home"
+	"rempart/builder/guest/running"
+	"rempart/builder/guest/verify"
+)
+
+// dataOf takes the data disks of a guest that its profile declares: of others the guest makes nothing. What a guest
+// that runs writes to them would not hold still.
+func (v *verification) dataOf(c *console, g *home.Guest, m *guest.Master) error {
+	if _, err := g.Running(); err == nil {
+		return nil // which is told of the state disk
+	} else if !errors.Is(err, running.ErrAbsent) {
+		return err
+	}
+	for _, d := range g.Data {
+		if m.Profile.Disk(d.Name) == nil {
+			fmt.Fprintf(c.err, "data disk %s is not declared by the profile, and is not looked at\n", d.Name)
+			continue
+		}
+		v.data = append(v.data, d)
+	}
+	return nil
+}
+
+// lookAtData looks at them, for a master in a folder.
+func (v *verification) lookAtData(ctx context.Context, dir string) error {
+	if len(v.data) == 0 {
+		return nil
+	}
+	m, err := guest.OpenMaster(dir)
+	if err != nil {
+		return err
+	}
+	for _, d := range v.data {
+		found, err := inspectData(ctx, &d, m)
+		if err != nil {
+			return err
+		}
+		v.report.Data = append(v.report.Data, found)
+	}
+	return nil
+}
+
+func inspectData(ctx context.Context, d *home.Data, m *guest.Master) (*verify.Data, error) {
+	image, err := d.Open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("data disk %s: %w", d.Name, err)
+	}
+	defer image.Close()
+	return verify.InspectData(ctx, d.Name, image, image.Size(), m.Profile.Disk(d.Name).Exec)
+}
+
+// tellData prints what was found on data disks.
+func tellData(c *console, all []*verify.Data) {
+	for _, d := range all {
+		if d.Other != "" {
+			fmt.Fprintf(c.out, "data disk %s: %s\n", d.Name, d.Other)
+		} else {
+			fmt.Fprintf(c.out, "data disk %s: %s, %d suspect\n", d.Name, count(d.Files, "file"), len(d.Suspects))
+		}
+		tellSuspects(c, d.Suspects)
+	}
+}
