@@ -1,8 +1,8 @@
 // Package backup writes a guest whose state disk stands still, or of which there is a snapshot, as one file, and makes
 // a guest of such a file, on this machine or on another: its description, its identity disk with addresses, keys and
-// secrets, its state disk and, where that is asked for, its master. The file is a tar archive compressed by zstd, and
-// holds the digest of each disk, so that what went bad on the way is not taken for a guest. One with the master is
-// three such archives, one after the other: the description, the master as stores export it, and the disks.
+// secrets, its state disk, what UEFI firmware remembers of a guest of another system (how it is booted, say) and, where
+// that is asked for, its master. The file is a tar archive compressed by zstd, and holds the digest of each disk, so that what went bad on the way is not taken for a guest. One with the master is three such archives, one after the
+// other: the description, the master as stores export it, and the disks.
 //
 // What it deliberately does not do: hold data disks or the quarantine; say whether its master may be trusted; or
 // encrypt (the file holds private keys: keep it as you would those).
@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"github.com/klauspost/compress/zstd"
@@ -34,6 +35,7 @@ const Format = 1
 const (
 	aboutName    = "backup.json"
 	identityName = "identity.raw"
+	varsName     = "uefi-vars"
 	stateName    = "state.raw"
 )
 
@@ -42,6 +44,7 @@ type about struct {
 	Format   int              `json:"format"`
 	Guest    home.Description `json:"guest"`
 	Identity digest           `json:"identity"`
+	Vars     *digest          `json:"vars,omitempty"`   // nil: no firmware remembers anything
 	State    *digest          `json:"state,omitempty"`  // nil: the guest has no state disk
 	Master   bool             `json:"master,omitempty"` // an archive of the guest's master follows
 }
@@ -56,8 +59,11 @@ type digest struct {
 const (
 	maxAbout    = 1 << 20
 	maxIdentity = 1 << 20 // what a guest reads of an identity disk
-	maxState    = 64 << 40
-	window      = 8 << 20 // bytes of memory that a zstd stream may ask for
+	// maxVars is twice the flash of QEMU's arm64 machine that keeps variables (hw/arm/virt.c: 128 MiB for two), which is
+	// the largest of all, so that one in qcow2 has room too.
+	maxVars  = 128 << 20
+	maxState = 64 << 40
+	window   = 8 << 20 // bytes of memory that a zstd stream may ask for
 )
 
 // ErrDamaged is told of a file that is no backup, or not as it was written.
@@ -74,9 +80,15 @@ func WriteWhole(ctx context.Context, w io.Writer, g *home.Guest, state string, m
 	tell func(done, total int64)) error {
 	a := about{Format: Format, Guest: g.Description, Master: master != nil}
 	read := reading{tell: tell}
-	disks := []struct{ name, path string }{{identityName, g.Identity()}}
+	type part struct{ name, path string }
+	disks := []part{{identityName, g.Identity()}}
 	if g.State > 0 {
-		disks = append(disks, struct{ name, path string }{stateName, state})
+		if vars, err := varsOf(g, state); err != nil {
+			return err
+		} else if vars != "" {
+			disks = append(disks, part{varsName, vars})
+		}
+		disks = append(disks, part{stateName, state})
 	}
 	for _, d := range disks {
 		size, err := storage.Length(d.path)
@@ -90,10 +102,13 @@ func WriteWhole(ctx context.Context, w io.Writer, g *home.Guest, state string, m
 		if err != nil {
 			return err
 		}
-		if d.name == stateName {
-			a.State = &sum
-		} else {
+		switch d.name {
+		case identityName:
 			a.Identity = sum
+		case varsName:
+			a.Vars = &sum
+		case stateName:
+			a.State = &sum
 		}
 	}
 	b, err := json.Marshal(a)
@@ -132,6 +147,19 @@ func archived(w io.Writer, fill func(archive *tar.Writer) error) error {
 		err = archive.Close()
 	}
 	return errors.Join(err, packed.Close())
+}
+
+// varsOf is the file with what firmware remembers of an overlay; empty: there is none.
+func varsOf(g *home.Guest, overlay string) (string, error) {
+	if g.Image == nil {
+		return "", nil
+	}
+	path := storage.Vars(overlay)
+	_, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return path, err
 }
 
 // reading tells how far it is with all disks.
@@ -222,7 +250,8 @@ func (b *Reader) begin() error {
 	}
 	a := b.about
 	if (a.State == nil) != (a.Guest.State == 0) || a.Identity.Size > maxIdentity || a.State != nil &&
-		(a.State.Size < 0 || a.State.Size > maxState) {
+		(a.State.Size < 0 || a.State.Size > maxState) || a.Vars != nil && (a.State == nil || a.Guest.Image == nil ||
+		a.Vars.Size < 0 || a.Vars.Size > maxVars) {
 		return errors.New("its disks are not those of its guest")
 	}
 	b.passed = !a.Master
@@ -310,6 +339,11 @@ func (b *Reader) Disks(ctx context.Context, on storage.Disks) error {
 	if err := b.disk(ctx, on, storage.Identity, identityName, b.about.Identity); err != nil {
 		return err
 	}
+	if b.about.Vars != nil { // before the disk: where there is one it has them
+		if err := b.vars(ctx, storage.Vars(on.Path(storage.Disk{Kind: storage.State})), *b.about.Vars); err != nil {
+			return err
+		}
+	}
 	if b.about.State != nil {
 		if err := b.disk(ctx, on, storage.State, stateName, *b.about.State); err != nil {
 			return err
@@ -331,20 +365,35 @@ func (b *Reader) disk(ctx context.Context, on storage.Disks, kind storage.Kind, 
 			return err
 		}
 		defer f.Close()
-		h := sha256.New()
-		size, err := files.CopySparse(ctx, io.TeeReader(b.archive, h), f)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		if got := hex.EncodeToString(h.Sum(nil)); got != want.SHA256 || size != want.Size {
-			return fmt.Errorf("%w: %s has %d bytes of sha256 %.16s, want %d of %.16s", ErrDamaged, name, size, got, want.Size,
-				want.SHA256)
-		}
-		return f.Sync()
+		return errors.Join(b.fill(ctx, f, name, want), f.Sync())
 	})
+}
+
+// vars makes the file with what firmware remembers.
+func (b *Reader) vars(ctx context.Context, path string, want digest) error {
+	if err := b.next(varsName, want.Size); err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return files.WriteFrom(path, 0o600, func(f *os.File) error {
+		return errors.Join(f.Truncate(want.Size), b.fill(ctx, f, varsName, want)) // its end may be zeros
+	})
+}
+
+// fill writes the current file of the archive, which has a name, into f.
+func (b *Reader) fill(ctx context.Context, f *os.File, name string, want digest) error {
+	h := sha256.New()
+	size, err := files.CopySparse(ctx, io.TeeReader(b.archive, h), f)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != want.SHA256 || size != want.Size {
+		return fmt.Errorf("%w: %s has %d bytes of sha256 %.16s, want %d of %.16s", ErrDamaged, name, size, got, want.Size,
+			want.SHA256)
+	}
+	return nil
 }
 
 // Close ends reading.
