@@ -2,6 +2,7 @@ package run
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -16,7 +17,6 @@ import (
 	"rempart/builder/disk/gpt"
 	"rempart/builder/disk/inside"
 	"rempart/builder/master"
-	"rempart/builder/rootfs/tree"
 	"rempart/test/rig"
 )
 
@@ -38,7 +38,7 @@ func foreignImage(t *testing.T, path string) {
 	if err != nil || len(parts) != 3 {
 		t.Fatalf("the master has %d partitions, %v; want GRUB, ESP and root", len(parts), err)
 	}
-	initrd, err := os.ReadFile(m.InsideInitrd(t, ".", &tree.Tree{}))
+	initrd, err := os.ReadFile(m.InsideInitrd(t, ".", withEfivars(t)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,9 @@ func foreignESP(t *testing.T, own *os.File, p inside.Partition, initrd []byte) *
 		t.Fatal(err)
 	}
 	var files []fat.File
-	for _, name := range []string{"boot/grub/grub.cfg", "boot/vmlinuz", "boot/initrd", "EFI/BOOT/BOOTX64.EFI"} {
+	const removable = "EFI/BOOT/BOOTX64.EFI"
+	for _, name := range []string{"boot/grub/grub.cfg", "boot/vmlinuz", "boot/initrd", removable, "loader/loader.conf",
+		"loader/entries/rempart.conf"} {
 		b, err := fs.ReadFile(v, name)
 		if err != nil {
 			t.Fatal(err)
@@ -97,13 +99,16 @@ func foreignESP(t *testing.T, own *os.File, p inside.Partition, initrd []byte) *
 		switch filepath.Base(name) {
 		case "initrd":
 			b = initrd
-		case "grub.cfg":
+		case "grub.cfg", "rempart.conf":
 			b = bytes.Replace(b, []byte(" console="), []byte(" rdinit=/inside console="), 1)
 			if !bytes.Contains(b, []byte("rdinit=")) {
 				t.Fatalf("%s names no console:\n%s", name, b)
 			}
 		}
 		files = append(files, fat.File{Path: name, Size: int64(len(b)), Content: bytes.NewReader(b)})
+		if name == removable { // once more where only a boot entry leads
+			files = append(files, fat.File{Path: ownLoader, Size: int64(len(b)), Content: bytes.NewReader(b)})
+		}
 	}
 	s, err := fat.Build(files, fat.Options{Label: v.Label, Serial: 1})
 	if err != nil {
@@ -185,6 +190,7 @@ func TestForeign(t *testing.T) {
 	f.do(t, 3, "4:/etc/issue: [content]", "verify", "web", "--json=false")
 
 	f.do(t, 0, "LOST to the guest is all it has written", "reprovision", "web", "--dry-run")
+	f.do(t, 0, "bios -> uefi", "set", "web", "--firmware", "uefi")
 	out := f.do(t, 0, "READY on master", "reprovision", "web")
 	if !strings.Contains(out, "found: changed outside partitions") {
 		t.Errorf("reprovision says\n%s\nwant it to tell what was found", out)
@@ -195,7 +201,7 @@ func TestForeign(t *testing.T) {
 	if got := f.do(t, 0, "", "disk", "cat", "--backing", overlay+":data", "/lives"); got != "a life\n" {
 		t.Errorf("after it was put back it has lived %q; want one life", got)
 	}
-	f.do(t, 0, "not started", "rollback", "web", "--no-start")
+	f.byUEFI(t)
 	f.do(t, 3, "4:/lives", "verify", "web")
 	f.foreignMoves(t, store)
 	if after := f.do(t, 0, "", "master", "verify", "other", "--store", store, "--allow-unsigned"); after != before {
@@ -261,5 +267,10 @@ func (f *family) foreignMoves(t *testing.T, store string) {
 	there.do(t, 0, "is back", "restore", file, "--store", theirs)
 	there.do(t, 3, "4:/lives: [added]", "verify", "web")
 	overlay := filepath.Join(there.dir, "guests", "web", "root.qcow2")
+	here, err := os.ReadFile(filepath.Join(f.dir, "guests", "web", "root.qcow2.uefi-vars"))
+	moved, errMoved := os.ReadFile(overlay + ".uefi-vars")
+	if err := errors.Join(err, errMoved); err != nil || !bytes.Equal(here, moved) {
+		t.Errorf("what the firmware remembers is another after the move: %d bytes, were %d, %v", len(moved), len(here), err)
+	}
 	there.do(t, 0, theirs+"/masters/", "disk", "stat", "--backing", overlay) // as everybody else finds it by its name
 }

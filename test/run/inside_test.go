@@ -81,6 +81,18 @@ func liveInside(t *testing.T) {
 	if err := errors.Join(err, whole.Close(), answerInside()); err != nil {
 		t.Fatal(err)
 	}
+	by, err := bootedInside()
+	if err != nil {
+		t.Fatal(err)
+	}
+	booted, err := os.OpenFile(filepath.Join(dataInside, "booted"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = fmt.Fprintln(booted, by)
+	if err := errors.Join(err, booted.Close()); err != nil {
+		t.Fatal(err)
+	}
 	unix.Sync()
 	fmt.Print("\nother login: ")
 	for {
