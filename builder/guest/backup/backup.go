@@ -1,7 +1,8 @@
 // Package backup writes a guest whose state disk stands still, or of which there is a snapshot, as one file, and makes
 // a guest of such a file, on this machine or on another: its description, its identity disk with addresses, keys and
 // secrets, its state disk, what UEFI firmware remembers of a guest of another system (how it is booted, say) and, where
-// that is asked for, its master. The file is a tar archive compressed by zstd, and holds the digest of each disk, so that what went bad on the way is not taken for a guest. One with the master is three such archives, one after the
+// that is asked for, its master. The file is a tar archive compressed by zstd, and holds the digest of each disk, so
+// that what went bad on the way is not taken for a guest. One with the master is three such archives, one after the
 // other: the description, the master as stores export it, and the disks.
 //
 // What it deliberately does not do: hold data disks or the quarantine; say whether its master may be trusted; or
