@@ -156,8 +156,8 @@ func text16(s string) (b []byte) {
 
 // byUEFI has the guest, which was booted by UEFI once, boot from an entry that it made itself, and looks where what the
 // firmware remembers goes: nowhere, of a guest that is not trusted, but to quarantine. The guest could write to it, and
-// whoever broke in may have it start anything: none of it is carried over, and the new overlay begins with the variables
-// that the firmware comes with.
+// whoever broke in may have it start anything: none of it is carried over, and the new overlay begins with what the
+// firmware comes with.
 func (f *family) byUEFI(t *testing.T) {
 	t.Helper()
 	home := filepath.Join(f.dir, "guests", "web")
