@@ -24,9 +24,10 @@ import (
 
 // TestStory is what rempart is for. A guest passes its packet table. A master is refused whose packets are not as its
 // policy says, and the guest does not even stop. Then it is broken into: implants lie in every place where it may
-// write. They are found, each of them and nothing else, it is put back on its master, and none is left; what was
-// declared worth keeping is there byte by byte, and the packet table passes again. A stream of numbered packets through
-// the guest tells all the while what it cost.
+// write, some of them damage in the filesystem itself, with which it starts all the same. They are found, each of them
+// and nothing else, it is put back on its master, and none is left; what was declared worth keeping is there byte by
+// byte, and the packet table passes again. A stream of numbered packets through the guest tells all the while what it
+// cost.
 func TestStory(t *testing.T) {
 	t.Parallel()
 	f := newFamily(t)
@@ -155,6 +156,20 @@ func (f *family) plant(t *testing.T, state string) (paths []string) {
 	write("root/.ssh/authorized_keys", "0100600")
 	write("tmp/sh", "0104755") // set-user-id
 	write("log/rempart/.log.so", "0100640")
+	// Metadata that is meant for whoever reads it: blocks that the disk does not have or that are the filesystem's own, a
+	// tree of extents that is too deep, a size that nothing has room for, a folder that is in itself, and a name that is
+	// an order to a terminal. The words of an inode's i_block are in fs/ext4/ext4_extents.h of the kernel: word 1 begins
+	// with the depth of the tree, and word 5 is the low half of where its first extent begins.
+	for name, field := range map[string]string{"far": "block[5] 0xfffffff0", "own": "block[5] 1",
+		"deep": "block[1] 0xffff", "vast": "size 0x0fffffffffffffff"} {
+		write("tmp/"+name, "0100644")
+		fmt.Fprintf(&script, "sif /tmp/%s %s\n", name, field)
+	}
+	fmt.Fprintf(&script, "write %s /tmp/\x1b]0;x\ay\n", payload)
+	paths = append(paths, `tmp/\x1b]0;x\ay`) // as it is told
+	folder("tmp/loop")
+	script.WriteString("link /tmp /tmp/loop/again\n")
+	paths = append(paths, "tmp/loop/again")
 	script.WriteString("symlink /tmp/out /etc/shadow\ncd tmp\nmknod sda b 8 0\n")
 	paths = append(paths, "tmp/out", "tmp/sda")
 	cmd := exec.Command("debugfs", "-w", "-f", "-", state)
