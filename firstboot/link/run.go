@@ -247,6 +247,7 @@ func (r *runner) converge(ctx context.Context) (time.Duration, error) {
 		}
 		wanted := r.plan.Routing
 		wanted.Dead = slices.Concat(wanted.Dead, unused(r.plan, v.assigned, learnt.Given6, r.uplinks.now()))
+		wanted.Dead = append(wanted.Dead, r.uplinks.lost(wanted.Dead)...)
 		before, after := RoutingChanges(routing, wanted)
 		changes := slices.Concat(before, v.found.Remove, Changes(have, want), v.found.Create)
 		if len(v.found.Create) == 0 { // what is made has its routes in the next pass

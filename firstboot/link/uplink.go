@@ -39,10 +39,11 @@ type uplinks struct {
 	ways    []downstream.Way                  // to what is delegated behind
 	stale   bool                              // there may be others
 	said    string                            // what is wrong with them
+	subnets map[string]netip.Prefix           // of links inside, by their last leases
 }
 
 func newUplinks(env *child.Env, plan Plan) *uplinks {
-	u := &uplinks{env: env, plan: plan, now: boottime.Now, news: make(chan func())}
+	u := &uplinks{env: env, plan: plan, now: boottime.Now, news: make(chan func()), subnets: map[string]netip.Prefix{}}
 	u.leases = newLearner(u, u.dhcp4())
 	u.adverts = newLearner(u, u.slaac())
 	u.given6 = newLearner(u, u.dhcp6())
@@ -143,6 +144,27 @@ func (u *uplinks) inside(name string) []netip.Prefix {
 	for link, l := range u.current4() {
 		if link != name {
 			out = append(out, l.Address.Masked())
+		}
+	}
+	return out
+}
+
+// lost are routes to nowhere for the subnets that links inside have by DHCP, as withoutLink makes for those the profile
+// gives them; also when a lease has ended, until there is another. A link whose server may say where the default route
+// leads is no link inside: what is next to it may be reached by another uplink too.
+func (u *uplinks) lost(dead []Route) (out []Route) {
+	leases := u.leases.current()
+	for _, l := range u.env.Profile.Links {
+		if !l.DHCP || !l.Accept.NoDefault || len(u.env.Profile.Links) < 2 {
+			continue
+		}
+		if a := leases[l.Name].Address; a.IsValid() {
+			u.subnets[l.Name] = a.Masked()
+		}
+		r := Route{Dst: u.subnets[l.Name], Dead: profiles.Unreachable, Metric: metricLost, Protocol: ProtocolStatic}
+		same := func(d Route) bool { return d.slot() == r.slot() }
+		if r.Dst.IsValid() && !r.Dst.IsSingleIP() && !slices.ContainsFunc(slices.Concat(dead, out), same) {
+			out = append(out, r)
 		}
 	}
 	return out

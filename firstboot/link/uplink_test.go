@@ -41,6 +41,37 @@ func aLease() dhcp4.Lease {
 		Obtained: now, Renew: now + time.Hour, Rebind: now + 2*time.Hour, Expires: now + 3*time.Hour}
 }
 
+// TestLostSubnets: what a link inside has by DHCP leads nowhere without it, from its first lease on, also when that has
+// ended; what an uplink has does not, and what the profile says already is not said twice.
+func TestLostSubnets(t *testing.T) {
+	env, _ := uplinkEnv(t)
+	env.Profile.Links[1].Accept.NoDefault = true
+	u := uplinksOf(env)
+	l := aLease()
+	u.leases.learn("wan", &l)
+	if got := u.lost(nil); len(got) != 0 {
+		t.Errorf("before its lease %v lead nowhere; want none", got)
+	}
+	l.Address = pfx("10.7.0.50/24")
+	u.leases.learn("wan2", &l)
+	want := []Route{{Dst: pfx("10.7.0.0/24"), Dead: profiles.Unreachable, Metric: metricLost, Protocol: ProtocolStatic}}
+	for _, what := range []string{"with a lease", "when it has ended"} {
+		if got := u.lost(nil); !slices.Equal(got, want) {
+			t.Errorf("%s %v lead nowhere; want %v", what, got, want)
+		}
+		u.leases.learn("wan2", nil)
+	}
+	l.Address = pfx("10.8.0.50/24")
+	u.leases.learn("wan2", &l)
+	want[0].Dst = pfx("10.8.0.0/24")
+	if got := u.lost(nil); !slices.Equal(got, want) {
+		t.Errorf("with another lease %v lead nowhere; want %v", got, want)
+	}
+	if got := u.lost(want); len(got) != 0 {
+		t.Errorf("%v lead nowhere twice", got)
+	}
+}
+
 func TestLeaseOutlivesTheProcess(t *testing.T) {
 	env, _ := uplinkEnv(t)
 	l := aLease()
