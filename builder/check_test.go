@@ -148,9 +148,11 @@ func TestCheckXen(t *testing.T) {
 		want string
 	}{
 		{[]string{"--xen", "pv"}, exitDone, ""},
+		{[]string{"--xen", "hvm", "--loader", "bios"}, exitDone, ""},
 		{[]string{"--xen", "pvh", "--loader", "grub", "--layout", "whole"}, exitDone, ""},
-		{[]string{"--xen", "hvm", "--loader", "grub"}, exitUsage, "home-firewall:1:1: under Xen: GRUB in the guest is"},
-		{[]string{"--xen", "pv", "--loader", "pygrub", "--layout", "partitions"}, exitUsage, "holds no kernel"},
+		{[]string{"--xen", "pv", "--loader", "bios"}, exitUsage, "home-firewall:1:1: under Xen: a BIOS is part of"},
+		{[]string{"--xen", "hvm", "--loader", "bios", "--layout", "partitions"}, exitUsage, "holds no kernel"},
+		{[]string{"--xen", "hvm", "--loader", "uefi"}, exitUsage, "under Xen: loader uefi: of the disks that"},
 		{[]string{"--xen", "pvh", "--loader", "pygrub"}, exitUsage, "pygrub boots PV guests"},
 		{[]string{"--xen", "kvm", "--loader", "lilo"}, exitUsage, `under Xen: loader "lilo": want one of direct`},
 		{[]string{"--xen", "kvm", "--loader", "lilo"}, exitUsage, `under Xen: mode "kvm": want one of pv, pvh, hvm`},
@@ -163,7 +165,7 @@ func TestCheckXen(t *testing.T) {
 		}
 	}
 	var result checkResult
-	code, out, _ := rempart("check", "--json", "home-firewall", "--xen", "pvh", "--loader", "pygrub")
+	code, out, _ := rempart("check", "--json", "home-firewall", "--xen", "pvh", "--loader", "bios")
 	err := json.Unmarshal([]byte(out), &result)
 	if err != nil || code != exitUsage || result.OK || len(result.Findings) != 1 {
 		t.Errorf("rempart check --json = %d, %q, %v; want %d and one finding", code, out, err, exitUsage)

@@ -47,8 +47,8 @@ its state and identity disks lie beside the folder as those of ` + "`rempart run
 Of a GUEST that ` + "`rempart create`" + ` made it takes the disks, volumes of LVM with --volumes and --root-volume,
 and the addresses; it is reprovisioned with --no-start while Xen does not run it.
 
-With --loader direct a guest of any --mode takes its kernel from the host; from its own disk pygrub boots pv and grub
-pvh. ` + "`rempart check --xen`" + ` says of a profile what Xen cannot do.
+With --loader direct a guest of any --mode takes its kernel from the host; from its own disk pygrub boots pv, grub pvh,
+and bios hvm. ` + "`rempart check --xen`" + ` says of a profile what Xen cannot do.
 
 The system disk is attached read-only, each NIC has the hardware address that the guest finds its link by, and the
 guest says READY in xenstore: xenstore-read /local/domain/$(xl domid fw-1)/data/rempart/status. --check says what this

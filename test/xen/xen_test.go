@@ -43,9 +43,9 @@ const (
 	root    = "/dev/vdd"          // the content of its root partition
 	jumbos  = "/dev/vde"          // the system disk of the firewall that packets are sent through
 	itself  = "/dev/vdf"          // an archive with rempart itself, for tests that have it run in dom0
-	states  = 9                   // blank state disks, from /dev/vdg on
-	shelf   = "/dev/vdp"          // a filesystem for what rempart keeps in dom0, with masters to be brought in
-	volumes = "/dev/vdq"          // for volumes of LVM; both only from `make test-xen` on
+	states  = 10                  // blank state disks, from /dev/vdg on
+	shelf   = "/dev/vdq"          // a filesystem for what rempart keeps in dom0, with masters to be brought in
+	volumes = "/dev/vdr"          // for volumes of LVM; both only from `make test-xen` on
 	probe   = "probe"             // the initramfs of probes, below files
 	call    = "call"              // what speaks to a guest as rempart ctl does, below files
 )
@@ -313,13 +313,16 @@ func create(t *testing.T, g xen.Guest) {
 	}
 }
 
-// clean ends what a test left, and shows the console of a guest that disappointed.
+// clean ends what a test left, and shows the console of a guest that disappointed, and what xl, QEMU and Xen say of it.
 func clean(t *testing.T, name string) {
 	ctx, cancel := context.WithTimeout(context.Background(), ends)
 	defer cancel()
 	if t.Failed() {
 		out, err := world.host.Run(ctx, nil, "tail", "-n", "20", console(name))
 		t.Logf("the console of %s (%v):\n%s", name, err, out)
+		out, err = world.host.Run(ctx, nil, "sh", "-c", `cd /var/log/xen; tail -n 20 xl-"$1".log qemu-dm-"$1".log 2>/dev/null
+xl dmesg | tail -n 20`, "sh", name)
+		t.Logf("what xl, QEMU and Xen said (%v):\n%s", err, out)
 	}
 	if _, err := toolstack().ID(ctx, name); err == nil {
 		// Fails when xl is about to do the same because the guest has ended by itself.

@@ -31,6 +31,8 @@ func TestXenDescription(t *testing.T) {
 		{func(*Description) {}, nil},
 		{func(d *Description) { d.Xen.Mode, d.Xen.Loader = xen.PVH, xen.GRUB }, nil},
 		{func(d *Description) { d.Xen.Mode, d.Xen.Loader = xen.HVM, xen.Direct }, nil},
+		{func(d *Description) { d.Xen.Mode, d.Xen.Loader = xen.HVM, xen.BIOS }, nil},
+		{func(d *Description) { d.Xen.Mode, d.Xen.Loader = xen.PV, xen.BIOS }, []string{"part of an emulated machine"}},
 		{func(d *Description) { d.Xen.Mode = xen.PVH }, []string{"pygrub boots PV guests"}},
 		{func(d *Description) { d.Xen.Mode, d.Xen.Loader = "qemu", "lilo" }, []string{`mode "qemu"`, `loader "lilo"`}},
 		{func(d *Description) { d.Xen.Weight = 70000 }, []string{"cpu weight"}},

@@ -16,6 +16,13 @@ type disk struct {
 	why          string
 }
 
+// scsi is the system disk of a guest whose BIOS boots it: the emulated machine has it too, on a SCSI controller, the
+// one kind of emulated disk that libxl lets be read-only (libxl_dm.c, libxl__build_device_model_args_new: QEMU opens it
+// with readonly=on; of IDE and AHCI disks it says "qemu-xen doesn't support read-only"). The kernel has that controller
+// taken away before it looks for disks (arch/x86/xen/platform-pci-unplug.c), and xen-blkfront calls the disk xvda
+// (xen_translate_vdev).
+const scsi = "sda"
+
 // disks are those of a guest in the order of their names. A HVM guest's are from xvde on: the first four it would see
 // twice, the second time as IDE disks of the emulated machine, and those cannot be read-only
 // (libxl_dm.c, libxl__build_device_model_args_new).
@@ -26,6 +33,9 @@ func (g Guest) disks() []disk {
 	}
 	if g.Mode == HVM {
 		system, state, ident = "xvde", contract.StateXenVdevs()[2], identity.XenVdevs()[2]
+	}
+	if g.Loader == BIOS {
+		system = scsi
 	}
 	all := []disk{{g.System, system, true, "the system disk: nothing a guest does can change it"},
 		{g.State, state, false, "what the guest may write"}, {g.Identity, ident, true, "what makes it this guest"}}
@@ -76,6 +86,10 @@ func Config(g Guest) ([]byte, error) {
 	case GRUB:
 		fmt.Fprintf(&b, "# A GRUB of the host, which runs in the guest and reads the menu inside the disk.\n")
 		line("kernel", "%q", g.GRUB)
+	case BIOS:
+		fmt.Fprintf(&b, "# The emulated machine's BIOS starts the GRUB that the disk itself has.\n")
+		line("firmware", "%q", "bios")
+		line("boot", "%q", "c")
 	}
 	b.WriteString("\n")
 	b.WriteString("disk = [\n")

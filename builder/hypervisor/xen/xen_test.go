@@ -42,6 +42,7 @@ func examples() map[string]Guest {
 		}
 	}
 	all["pv-pygrub"], all["pvh-grub"] = example(PV, Pygrub, Whole), example(PVH, GRUB, Whole)
+	all["hvm-bios"] = example(HVM, BIOS, Whole)
 	least := example(PV, Direct, Whole)
 	least.State, least.Identity, least.VIFs, least.Kernel.Initrd = "", "", []VIF{{NIC: least.VIFs[0].NIC}}, ""
 	all["least"] = least
@@ -83,20 +84,26 @@ func TestValidate(t *testing.T) {
 		change func(g *Guest)
 		want   []string
 	}{
-		"no name":          {func(g *Guest) { g.Name = "" }, []string{"name"}},
-		"a number":         {func(g *Guest) { g.Name = "17" }, []string{"number of a guest"}},
-		"a path":           {func(g *Guest) { g.Name = "../fw" }, []string{"letters, digits"}},
-		"long name":        {func(g *Guest) { g.Name = strings.Repeat("x", 64) }, []string{"1 to 63"}},
-		"no memory":        {func(g *Guest) { g.Memory = 0 }, []string{"memory"}},
-		"processors":       {func(g *Guest) { g.VCPUs = 65 }, []string{"virtual processors"}},
-		"weight":           {func(g *Guest) { g.Weight = 65536 }, []string{"weight"}},
-		"mode":             {func(g *Guest) { g.Mode = "kvm" }, []string{`mode "kvm"`, "pv, pvh, hvm"}},
-		"loader":           {func(g *Guest) { g.Loader = "lilo" }, []string{"loader"}},
-		"layout":           {func(g *Guest) { g.Layout = "" }, []string{"layout"}},
-		"action":           {func(g *Guest) { g.OnCrash = "ignore" }, []string{"action on crash"}},
-		"pygrub for PVH":   {func(g *Guest) { *g = example(PVH, Pygrub, Whole) }, []string{"pygrub boots PV"}},
-		"GRUB for PV":      {func(g *Guest) { *g = example(PV, GRUB, Whole) }, []string{"GRUB in the guest is for PVH"}},
-		"GRUB for HVM":     {func(g *Guest) { *g = example(HVM, GRUB, Whole) }, []string{"GRUB in the guest is for PVH"}},
+		"no name":        {func(g *Guest) { g.Name = "" }, []string{"name"}},
+		"a number":       {func(g *Guest) { g.Name = "17" }, []string{"number of a guest"}},
+		"a path":         {func(g *Guest) { g.Name = "../fw" }, []string{"letters, digits"}},
+		"long name":      {func(g *Guest) { g.Name = strings.Repeat("x", 64) }, []string{"1 to 63"}},
+		"no memory":      {func(g *Guest) { g.Memory = 0 }, []string{"memory"}},
+		"processors":     {func(g *Guest) { g.VCPUs = 65 }, []string{"virtual processors"}},
+		"weight":         {func(g *Guest) { g.Weight = 65536 }, []string{"weight"}},
+		"mode":           {func(g *Guest) { g.Mode = "kvm" }, []string{`mode "kvm"`, "pv, pvh, hvm"}},
+		"loader":         {func(g *Guest) { g.Loader = "lilo" }, []string{"loader"}},
+		"layout":         {func(g *Guest) { g.Layout = "" }, []string{"layout"}},
+		"action":         {func(g *Guest) { g.OnCrash = "ignore" }, []string{"action on crash"}},
+		"pygrub for PVH": {func(g *Guest) { *g = example(PVH, Pygrub, Whole) }, []string{"pygrub boots PV"}},
+		"GRUB for PV":    {func(g *Guest) { *g = example(PV, GRUB, Whole) }, []string{"GRUB in the guest is for PVH"}},
+		"GRUB for HVM":   {func(g *Guest) { *g = example(HVM, GRUB, Whole) }, []string{"GRUB in the guest is for PVH"}},
+		"BIOS for PV":    {func(g *Guest) { *g = example(PV, BIOS, Whole) }, []string{"pygrub with pv"}},
+		"BIOS for PVH":   {func(g *Guest) { *g = example(PVH, BIOS, Whole) }, []string{"a pvh guest has not"}},
+		"BIOS of a root": {func(g *Guest) { *g = example(HVM, BIOS, Partitions) }, []string{"holds no kernel"}},
+		"UEFI":           {func(g *Guest) { *g = example(HVM, uefi, Whole) }, []string{"loader uefi", "bios boots the same"}},
+		"BIOS, a comma": {func(g *Guest) { *g = example(HVM, BIOS, Whole); g.System = "/m/a,readonly=off" },
+			[]string{"a path without a comma"}},
 		"pygrub of a root": {func(g *Guest) { *g = example(PV, Pygrub, Partitions) }, []string{"holds no kernel"}},
 		"no kernel":        {func(g *Guest) { g.Kernel = nil }, []string{"both or neither"}},
 		"no GRUB":          {func(g *Guest) { *g = example(PVH, GRUB, Whole); g.GRUB = "" }, []string{"both or neither"}},
