@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -169,6 +170,9 @@ func (w *world) judge(t *testing.T, name, point string, back, down bool) {
 	}
 	if all := w.fate(t) + w.kept(t); !strings.Contains(all, `"`+oldState+`"`) {
 		t.Errorf("%s: the old state is nowhere: %s", where, all)
+	}
+	if keys := w.hostKeys(t); !slices.Contains(keys, hostKey) {
+		t.Errorf("%s: the host key from before is nowhere; there are %q", where, keys)
 	}
 }
 

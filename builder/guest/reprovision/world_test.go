@@ -36,7 +36,11 @@ type world struct {
 	masters map[string]string // digests by name
 }
 
-const oldState = "old state"
+// What the guest of a world has before anything is done to it.
+const (
+	oldState = "old state"
+	hostKey  = "the host key"
+)
 
 // volumesVariable has the guest of the world in LVM, as GROUP or GROUP/POOL: that is where there is device-mapper, in
 // the machine of test/lvm.
@@ -72,7 +76,7 @@ func newWorld(dir string) (*world, error) {
 	}
 	defer g.Unlock()
 	id := &identity.Identity{Hostname: "fw"}
-	id.SetSecret(identity.ConsumerSSH, identity.SSHHostKey, []byte("the host key"))
+	id.SetSecret(identity.ConsumerSSH, identity.SSHHostKey, []byte(hostKey))
 	id.SetSecret(identity.ConsumerSSH, identity.SSHAuthorizedKeys, []byte("given"))
 	err = errors.Join(g.Disks().Make(ctx, storage.Disk{Kind: storage.State}, stateSize, func(path string) error {
 		return os.WriteFile(path, []byte(oldState), 0o600)
@@ -339,4 +343,25 @@ func (w *world) kept(t testing.TB) string {
 		lines = append(lines, line)
 	}
 	return strings.Join(lines, "; ")
+}
+
+// hostKeys are those of all identity disks of the guest: its own, and those in quarantine.
+func (w *world) hostKeys(t testing.TB) (keys []string) {
+	t.Helper()
+	g, err := w.home.Open("fw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	aside, err := filepath.Glob(filepath.Join(g.Dir, quarantine.Folder, "*", "*"+storage.IdentityFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range append(aside, g.Identity()) {
+		id, err := guest.ReadIdentity(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, string(id.Secret(identity.ConsumerSSH, identity.SSHHostKey)))
+	}
+	return keys
 }
