@@ -219,6 +219,21 @@ func (s *space) on(zone, link string, v6 bool) spans {
 	return nil
 }
 
+// isOn tells whether a zone has a part of a link.
+func (s *space) isOn(zone, link string) bool {
+	return len(s.on(zone, link, false))+len(s.on(zone, link, true)) > 0
+}
+
+// zonesOf are the zones that an address is in, by whichever links.
+func (s *space) zonesOf(a netip.Addr) (all []string) {
+	for zone, shares := range s.zones {
+		if slices.ContainsFunc(shares, func(sh share) bool { return sh.ranges[family(isV6(a))].contains(a) }) {
+			all = append(all, zone)
+		}
+	}
+	return all
+}
+
 // defaultMetric is how a link's default route of a family stands among those of other links, the lowest first, as
 // package link orders them; false when it has none in the main table.
 func defaultMetric(l *profiles.Link, v6 bool) (uint32, bool) {

@@ -35,6 +35,11 @@ func (c *compiler) uplinks(v6 bool) (all []string) {
 // keepApart adds what keeps known connections off uplinks where they may not be. One comparison for each uplink is all
 // that packets to elsewhere pay, and one for each link that zones are kept apart on those that leave by it.
 func (c *compiler) keepApart(rules *Chain) {
+	uplinks := [2][]string{c.uplinks(false), c.uplinks(true)}
+	if len(uplinks[0])+len(uplinks[1]) == 0 {
+		return
+	}
+	apart, ways := c.apart(), map[string]string{}
 	for _, up := range c.profile.Links {
 		out := Chain{Name: "apart/" + up.Name}
 		for _, in := range c.profile.Links {
@@ -43,13 +48,18 @@ func (c *compiler) keepApart(rules *Chain) {
 			}
 			ch := Chain{Name: out.Name + "/" + in.Name}
 			for _, v6 := range families {
-				if slices.Contains(c.uplinks(v6), up.Name) {
-					c.keepLinkApart(&ch, in.Name, up.Name, v6)
+				if slices.Contains(uplinks[family(v6)], up.Name) {
+					c.keepLinkApart(&ch, apart, ways, in.Name, up.Name, v6)
 				}
 			}
-			if len(ch.Rules) > 0 {
+			way := Match{IIfName, []Range{ifName(in.Name)}}
+			switch {
+			case len(ch.Rules) == 0:
+			case c.allApart(apart, in.Name, up.Name): // the way of new connections leads to the chains of the pairs
+				out.add("", way, Verdict{VerdictJump, "from." + in.Name})
+			default:
 				*c.chain(ch.Name, nil) = ch
-				out.add("", Match{IIfName, []Range{ifName(in.Name)}}, Verdict{VerdictJump, ch.Name})
+				out.add("", way, Verdict{VerdictJump, ch.Name})
 			}
 		}
 		if len(out.Rules) > 0 {
@@ -59,47 +69,106 @@ func (c *compiler) keepApart(rules *Chain) {
 	}
 }
 
-// keepLinkApart adds what leads packets of a family from zones of a link to the chain of their pair, if they leave by
-// an uplink for a zone that they may not talk to. Where that is each zone of the uplink, the way of new connections
-// leads there.
-func (c *compiler) keepLinkApart(ch *Chain, in, up string, v6 bool) {
+// keepLinkApart adds what leads packets of a family from zones of a link to the chains of their pairs, if they leave by
+// an uplink for a zone that they may not talk to. Ways are the chains that lead there so far, as zones may be on many
+// links.
+func (c *compiler) keepLinkApart(ch *Chain, apart pairs, ways map[string]string, in, up string, v6 bool) {
 	for _, from := range c.profile.Zones {
-		var apart []profiles.Zone
-		all := true
-		for _, to := range c.profile.Zones {
-			switch {
-			case len(c.space.on(to.Name, up, v6)) == 0:
-			case c.talks(from.Name, to.Name) || c.talks(to.Name, from.Name):
-				all = false
-			default:
-				apart = append(apart, to)
-			}
+		sources := c.space.on(from.Name, in, v6)
+		if len(sources) == 0 {
+			continue
 		}
-		for _, src := range c.space.on(from.Name, in, v6) {
-			source := Match{srcField(v6), []Range{addrRange(src)}}
-			if all && len(apart) > 0 {
-				ch.add("zone "+from.Name, source, Verdict{VerdictGoto, "to/" + from.Name + "." + up})
-				continue
-			}
-			for _, to := range apart {
-				for _, dst := range c.space.on(to.Name, up, v6) {
-					ch.add("zones "+from.Name+" and "+to.Name, source, Match{dstField(v6), []Range{addrRange(dst)}},
-						Verdict{VerdictGoto, "fwd/" + from.Name + "/" + to.Name})
-				}
+		name := "apart/" + up + "/to/" + from.Name + map[bool]string{false: ".4", true: ".6"}[v6]
+		if _, known := ways[name]; !known {
+			ways[name] = c.strangers(name, apart, from.Name, up, v6)
+		}
+		if strangers := ways[name]; strangers != "" {
+			for _, src := range sources {
+				ch.add("zone "+from.Name, Match{srcField(v6), []Range{addrRange(src)}}, Verdict{VerdictJump, strangers})
 			}
 		}
 	}
 }
 
-// talks tells whether a line of the policy or a forward lets connections begin in one zone that lead to another.
-func (c *compiler) talks(from, to string) bool {
-	return slices.ContainsFunc(c.profile.Policy, func(r profiles.Rule) bool {
-		return r.Action == profiles.Accept && covers(r.From, from) && covers(r.To, to)
-	}) || slices.ContainsFunc(c.profile.Forwards, func(f profiles.Forward) bool {
-		return f.From == from && slices.ContainsFunc(f.Targets(), func(a netip.Addr) bool {
-			return slices.ContainsFunc(c.space.zones[to], func(sh share) bool {
-				return sh.ranges[family(isV6(a))].contains(a)
-			})
-		})
-	})
+// strangers is the chain that leads packets of a family from a zone to the chain of their pair, if they are for a zone
+// of an uplink that it may not talk to; empty: there is none of these. Where it is each zone of the uplink, that is the
+// way of new connections.
+func (c *compiler) strangers(name string, apart pairs, from, up string, v6 bool) string {
+	ch := Chain{Name: name}
+	all := true
+	for _, to := range c.profile.Zones {
+		there := c.space.on(to.Name, up, v6)
+		if all = all && (len(there) == 0 || apart[pair{from, to.Name}]); !apart[pair{from, to.Name}] {
+			continue
+		}
+		for _, dst := range there {
+			ch.add("zone "+to.Name, Match{dstField(v6), []Range{addrRange(dst)}},
+				Verdict{VerdictGoto, "fwd/" + from + "/" + to.Name})
+		}
+	}
+	switch {
+	case len(ch.Rules) == 0:
+		return ""
+	case all:
+		return "to/" + from + "." + up
+	}
+	*c.chain(ch.Name, nil) = ch
+	return ch.Name
+}
+
+// pair is two zones, and pairs is a set of them.
+type (
+	pair  struct{ from, to string }
+	pairs map[pair]bool
+)
+
+// allApart tells whether no zone of a link has any business with one of another.
+func (c *compiler) allApart(apart pairs, in, up string) bool {
+	for _, from := range c.profile.Zones {
+		if !c.space.isOn(from.Name, in) {
+			continue
+		}
+		for _, to := range c.profile.Zones {
+			if c.space.isOn(to.Name, up) && !apart[pair{from.Name, to.Name}] {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// apart are the zones that no line of the policy and no forward lets begin connections to each other, in either
+// direction.
+func (c *compiler) apart() pairs {
+	talks := pairs{}
+	for i := range c.profile.Policy {
+		if r := &c.profile.Policy[i]; r.Action == profiles.Accept {
+			talks[pair{r.From, r.To}] = true
+		}
+	}
+	targets := map[netip.Addr][]string{} // their zones
+	for i := range c.profile.Forwards {
+		f := &c.profile.Forwards[i]
+		for _, a := range f.Targets() {
+			if _, known := targets[a]; !known {
+				targets[a] = c.space.zonesOf(a)
+			}
+			for _, to := range targets[a] {
+				talks[pair{f.From, to}] = true
+			}
+		}
+	}
+	lets := func(from, to string) bool {
+		const each = profiles.Any
+		return talks[pair{from, to}] || talks[pair{each, to}] || talks[pair{from, each}] || talks[pair{each, each}]
+	}
+	out := pairs{}
+	for _, a := range c.profile.Zones {
+		for _, b := range c.profile.Zones {
+			if !lets(a.Name, b.Name) && !lets(b.Name, a.Name) {
+				out[pair{a.Name, b.Name}] = true
+			}
+		}
+	}
+	return out
 }
