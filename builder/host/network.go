@@ -109,8 +109,8 @@ func networkd(h Host) []File {
 		}
 	}
 	for _, bridge := range h.Bridges {
-		add("60-rempart-"+bridge.Name+".netdev", "[NetDev]\nName=%s\nKind=bridge\nMTUBytes=%d\n\n"+
-			"# Without STP there is no loop to wait for.\n[Bridge]\nSTP=no\nForwardDelaySec=0\n", bridge.Name, mtu)
+		add("60-rempart-"+bridge.Name+".netdev", "[NetDev]\nName=%s\nKind=bridge\n\n"+
+			"# Without STP there is no loop to wait for.\n[Bridge]\nSTP=no\nForwardDelaySec=0\n", bridge.Name)
 		for _, p := range bridge.Ports {
 			add("62-rempart-"+p+".network", "[Match]\nName=%s\n\n[Link]\nMTUBytes=%d\n%s\n[Network]\nBridge=%s\n%s", p, mtu,
 				unawaited, bridge.Name, quiet)
@@ -119,7 +119,9 @@ func networkd(h Host) []File {
 		if len(bridge.Addresses) == 0 {
 			network += "# The host neither answers nor listens here.\nARP=no\n"
 		}
-		// Its state is "no-carrier" or more once it is up (networkctl(1)).
+		// Its MTU is set once it is there: one that it is made with it would lose with each guest that goes
+		// (br_mtu_auto_adjust of net/bridge/br_if.c), and networkd does not set again what is so already. Its
+		// state is "no-carrier" or more once it is up (networkctl(1)).
 		network += fmt.Sprintf("MTUBytes=%d\n# Guests wait until it is there, and come later.\n"+
 			"RequiredForOnline=no-carrier\n\n[Network]\nConfigureWithoutCarrier=yes\n%s", mtu, quiet)
 		unchecked := ""

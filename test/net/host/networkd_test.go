@@ -192,6 +192,13 @@ func TestNetworkd(t *testing.T) {
 	if l := links["ethadm1"]; l.Master != "bradm" || l.MTU != 9000 {
 		t.Errorf("ethadm1 = %+v; want it in bradm with MTU 9000", l)
 	}
+	// A guest comes, and goes: a bridge whose MTU was not set once it was there would have that of its last port, or 1500.
+	command(t, ip, "link", "add", "vif7.0", "mtu", "1500", "type", "veth", "peer", "name", "guest")
+	command(t, ip, "link", "set", "vif7.0", "master", "brsrv")
+	command(t, ip, "link", "del", "vif7.0")
+	if l := until(t, func(map[string]link) bool { return true })["brsrv"]; l.MTU != 9000 {
+		t.Errorf("after a guest has come and gone, brsrv has MTU %d; want 9000", l.MTU)
+	}
 	if err := n.online(t, 1); err == nil {
 		t.Error("guests would start while fd00:a::2 of bradm, which has no cable, may be another's")
 	}
