@@ -17,6 +17,7 @@ import (
 	"rempart/builder/hypervisor/xen"
 	"rempart/builder/master"
 	"rempart/test/rig"
+	"rempart/test/xen/host"
 )
 
 // TestHostFiles lays what `rempart host` writes over dom0, has the tools it is for obey it, and reads back from the
@@ -28,7 +29,7 @@ func TestHostFiles(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), rig.Rempart(t), "host", "--output", dir, "--mtu", "9000",
 		"--bond", "bond0=nic1,nic2", "--bridge", "brcable=bond0", "--bridge", "brquiet", "--bridge", "bradmin=nic3",
 		"--address", "bradmin=10.99.0.2/24", "--address", "bradmin=fd00:99::2/64", "--emergency", "nic4=192.168.250.1/24",
-	).CombinedOutput()
+		"--nic", "nic3="+host.MAC).CombinedOutput()
 	if err != nil {
 		t.Fatalf("rempart host: %v\n%s", err, out)
 	}
@@ -49,13 +50,38 @@ func TestHostFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, "sh", "-c", "for i in 1 2 3 4; do ip link add nic$i type dummy || exit; done; mkdir -p /run/network")
-	undo(t, "for i in brcable brquiet bradmin bond0 nic1 nic2 nic3 nic4; do ip link del $i || exit; done; "+
-		"nft delete table inet rempart_host")
+	undo(t, "nft delete table inet rempart_host")
+	// Which the module makes itself where systemd does not keep it from that (/lib/modprobe.d/systemd.conf): networkd
+	// changes nothing of a bond that is there.
+	run(t, "sh", "-c", "if [ -e /sys/class/net/bond0 ]; then ip link del bond0; fi; mkdir -p /run/network")
+	t.Run("udev and networkd", func(t *testing.T) {
+		startUdev(t)
+		judgeUdev(t)
+		makeNICs(t)
+		startNetworkd(t)
+		judgeLinks(t)
+	})
+	makeNICs(t)
+	undo(t, "rm -f /run/network/ifstate*")
 	run(t, "ifup", "--all", "--interfaces=/etc/network/interfaces.d/rempart")
 	run(t, "sysctl", "-p", "/etc/sysctl.d/50-rempart-bridges.conf")
 	run(t, "nft", "-f", "/etc/nftables.d/rempart-host.nft")
 
+	t.Run("ifupdown", judgeLinks)
+	t.Run("netfilter", func(t *testing.T) {
+		for _, what := range []string{"arptables", "iptables", "ip6tables"} {
+			if said := run(t, "cat", "/proc/sys/net/bridge/bridge-nf-call-"+what); strings.TrimSpace(said) != "0" {
+				t.Errorf("bridge-nf-call-%s = %q; want 0", what, said)
+			}
+		}
+		told(t, run(t, "nft", "list", "table", "inet", "rempart_host"), "policy drop", `"bradmin"`, `"nic4"`,
+			"iifname != {", "tcp dport 22 accept")
+	})
+	t.Run("order of guests", judgeOrder)
+}
+
+// judgeLinks reads from the kernel what became of bonds, bridges and the emergency port.
+func judgeLinks(t *testing.T) {
 	t.Run("bond", func(t *testing.T) {
 		told(t, run(t, "ip", "-details", "link", "show", "dev", "bond0"), "mode 802.3ad", "miimon 100", "lacp_rate fast",
 			"xmit_hash_policy layer2+3", "mtu 9000", "master brcable", "UP")
@@ -80,16 +106,6 @@ func TestHostFiles(t *testing.T) {
 		}
 		told(t, run(t, "ip", "address", "show", "dev", "nic4"), "inet 192.168.250.1/24")
 	})
-	t.Run("netfilter", func(t *testing.T) {
-		for _, what := range []string{"arptables", "iptables", "ip6tables"} {
-			if said := run(t, "cat", "/proc/sys/net/bridge/bridge-nf-call-"+what); strings.TrimSpace(said) != "0" {
-				t.Errorf("bridge-nf-call-%s = %q; want 0", what, said)
-			}
-		}
-		told(t, run(t, "nft", "list", "table", "inet", "rempart_host"), "policy drop", `"bradmin"`, `"nic4"`,
-			"iifname != {", "tcp dport 22 accept")
-	})
-	t.Run("order of guests", judgeOrder)
 }
 
 // undo runs commands in dom0 when the test is over.
@@ -151,6 +167,11 @@ func judgeOrder(t *testing.T) {
 			t.Errorf("the weight of %s is %d; want %d", name, got, 300+i)
 		}
 	}
+	for _, name := range want {
+		if said := order(t, name, "there"); said != "yes" { // what ends one is a program that must be able to run
+			t.Fatalf("guest %s says %q", name, said)
+		}
+	}
 	// Debian's own settings would have them saved, memory, keys and all.
 	run(t, "/etc/init.d/xendomains", "stop")
 	if said := run(t, "find", "/var/lib/xen/save", "-type", "f"); said != "" {
@@ -166,6 +187,7 @@ func judgeOrder(t *testing.T) {
 // config is what `xl list --long` says a guest runs with, beyond what Domain has of it.
 type config struct {
 	Build struct {
+		Target     int64 `json:"target_memkb"`
 		Scheduling struct {
 			Weight int `json:"weight"`
 		} `json:"sched_params"`

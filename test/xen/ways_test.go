@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -103,7 +104,7 @@ func TestWays(t *testing.T) {
 			}
 			_, m := theHost(t)
 			g := newGuest(t, fmt.Sprintf("fw-%d", i)+string(w.mode), w.mode, w.loader, w.layout)
-			began := time.Now()
+			began, clock := time.Now(), dom0Clock(t)
 			create(t, g)
 			created := time.Since(began)
 			r := awaitReady(t, g.Name, w.patience())
@@ -116,6 +117,7 @@ func TestWays(t *testing.T) {
 				judgeEmulated(t, g)
 			}
 			judgeCommands(t, m, g.Name)
+			judgeClock(t, g.Name, clock)
 			awaitConsole(t, g.Name, contract.ReadyPrefix+" "+m.Profile.Name)
 			if i%2 == 0 {
 				ctx, cancel := context.WithTimeout(t.Context(), 2*ends)
@@ -177,6 +179,33 @@ func judgeCommands(t *testing.T, m *rig.Master, name string) {
 	}
 }
 
+// judgeClock compares the clock of a guest, as it stands in its log, with that of its host: what the guest wrote down
+// last was after the host began to make it, and is over.
+func judgeClock(t *testing.T, name string, began time.Time) {
+	t.Helper()
+	out := command(t, name, "log", "-n", "1", "--json")
+	var entry struct{ Time time.Time }
+	if err := json.Unmarshal([]byte(out), &entry); err != nil {
+		t.Fatalf("the last line of the log of %s: %v\n%s", name, err, out)
+	}
+	const coarse = 2 * time.Second // both clocks begin with whole seconds
+	if now := dom0Clock(t); entry.Time.Before(began.Add(-coarse)) || entry.Time.After(now.Add(coarse)) {
+		t.Errorf("by its own clock %s wrote into its log at %v; want between %v and %v, by its host's", name, entry.Time,
+			began, now)
+	}
+}
+
+// dom0Clock is the time of dom0, to the second.
+func dom0Clock(t *testing.T) time.Time {
+	t.Helper()
+	out := run(t, "date", "+%s")
+	seconds, err := strconv.ParseInt(strings.TrimSpace(out), 10, 64)
+	if err != nil {
+		t.Fatalf("date: %v", err)
+	}
+	return time.Unix(seconds, 0)
+}
+
 // command has a guest carry out a command.
 func command(t *testing.T, name string, args ...string) string {
 	t.Helper()
@@ -202,6 +231,9 @@ func judgeList(t *testing.T, g xen.Guest) {
 		t.Errorf("disks = %+v; want %s read-only and %s", d.Disks, g.System, g.State)
 	}
 	c := asked(t, g.Name)
+	if got := c.Build.Target << 10; got != d.Memory {
+		t.Errorf("it has %d bytes of memory, and may have %d; want the same: it does not balloon", got, d.Memory)
+	}
 	for what, action := range map[string]struct {
 		asked xen.Action
 		told  string

@@ -143,5 +143,6 @@ func startXen() error {
 // command is a program of dom0's root.
 func command(args []string) *exec.Cmd {
 	return &exec.Cmd{Path: args[0], Args: args, Dir: "/", SysProcAttr: &syscall.SysProcAttr{Chroot: root, Setpgid: true},
-		Env: []string{"PATH=" + tools + ":/usr/sbin:/usr/bin:/sbin:/bin:/busybox", "TERM=linux", "HOME=/root", "LANG=C"}}
+		Env: []string{"PATH=" + tools + ":/usr/sbin:/usr/bin:/sbin:/bin:/busybox", "TERM=linux", "HOME=/root", "LANG=C",
+			"SYSTEMD_IGNORE_CHROOT=1"}} // in one the tools of udev do nothing (running_in_chroot of virt.c)
 }

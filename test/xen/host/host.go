@@ -48,6 +48,9 @@ type Disk struct {
 	ReadOnly bool
 }
 
+// MAC is that of dom0's one NIC, which has no cable: there is a NIC with a driver to be named.
+const MAC = "52:54:00:0a:0b:0c"
+
 // memory of the host and of dom0: the rest is for guests.
 const (
 	hostMemory = "2048M"
@@ -105,6 +108,7 @@ func (h *Host) boot(made image, disks []Disk) error {
 		"-initrd", made.kernel + " console=hvc0 quiet," + made.initrd,
 		"-chardev", "socket,id=orders,path=" + socket, "-device", "virtio-serial-pci",
 		"-device", "virtserialport,chardev=orders,name=" + order.Port}
+	args = append(args, "-device", "virtio-net-pci,romfile=,mac="+MAC)
 	for i, d := range append([]Disk{{made.root, true}}, disks...) {
 		mode := "off"
 		if d.ReadOnly {

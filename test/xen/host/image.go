@@ -40,6 +40,7 @@ func Roots() []debian.Root {
 		{Name: "libaio1", Follow: debian.FollowAll, Why: "lvm"},
 		{Name: "libdevmapper-event1.02.1", Follow: debian.FollowAll, Why: "lvm"},
 		{Name: "libedit2", Follow: debian.FollowAll, Why: "lvm"},
+		{Name: "libsystemd-shared", Follow: debian.FollowAll, Why: "systemd's programs"},
 		{Name: "lvm2", Follow: debian.FollowNone, Why: "volumes of guests, without the services of Debian's"},
 		{Name: "ncurses-base", Follow: debian.FollowAll, Why: "pygrub's terminals"},
 		{Name: "nftables", Follow: debian.FollowAll, Why: "the host's own filter"},
@@ -47,7 +48,9 @@ func Roots() []debian.Root {
 		{Name: "procps", Follow: debian.FollowNone, Why: "sysctl"},
 		{Name: "qemu-system-xen", Follow: debian.FollowAll, Why: "the machine of HVM guests"},
 		{Name: "sed", Follow: debian.FollowAll, Why: "hotplug scripts"},
+		{Name: "systemd", Follow: debian.FollowNone, Why: "the network as rempart host writes it"},
 		{Name: "sysvinit-utils", Follow: debian.FollowNone, Why: "what xendomains is written with"},
+		{Name: "thin-provisioning-tools", Follow: debian.FollowAll, Why: "without them lvm2 activates no thin pool"},
 		{Name: "util-linux", Follow: debian.FollowAll, Why: "flock of the hotplug scripts, losetup"},
 		{Name: hypervisorPackage, Follow: debian.FollowNone, Why: "Xen itself"},
 		{Name: "xen-utils-4.17", Follow: debian.FollowAll, Why: "xl and the daemons"},
@@ -66,7 +69,7 @@ func lockFile() string { return filepath.Join(rig.Top(), "test", "xen", "host", 
 
 // modules are those dom0 loads, in order.
 func modules() []string {
-	return strings.Fields(`virtio_pci virtio_blk virtio_console crc32c_generic erofs overlay loop bridge tun
+	return strings.Fields(`virtio_pci virtio_blk virtio_console virtio_net crc32c_generic erofs overlay loop bridge tun
 		bonding br_netfilter dummy nf_tables nft_ct nft_reject_inet dm-mod dm-snapshot dm-thin-pool ext4
 		xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs xen-netback xen-blkback`)
 }
@@ -74,6 +77,10 @@ func modules() []string {
 // left out of dom0: what nobody reads there.
 var unread = []string{"usr/share/doc/", "usr/share/man/", "usr/share/locale/", "usr/share/info/", "usr/share/lintian/",
 	"usr/share/bug/", "boot/", "lib/modules/", "usr/share/python3/", "lib/udev/", "usr/lib/udev/", "lib/systemd/"}
+
+// ofSystemd are its programs that dom0 has all the same, without what it starts them with.
+var ofSystemd = []string{"lib/systemd/systemd-networkd", "lib/systemd/systemd-networkd-wait-online",
+	"lib/systemd/systemd-udevd"}
 
 // image is what QEMU starts, as files of a folder.
 type image struct{ xen, kernel, initrd, root string }
@@ -93,8 +100,11 @@ func build(ctx context.Context, dir string) (image, error) {
 		if err != nil {
 			return made, err
 		}
-		if p.Name == grubXen {
+		switch p.Name {
+		case grubXen:
 			entries = filter(entries, func(path string) bool { return strings.HasSuffix(path, ".bin") })
+		case "systemd":
+			entries = filter(entries, func(path string) bool { return slices.Contains(ofSystemd, path) })
 		}
 		all = append(all, entries...)
 	}
@@ -148,7 +158,7 @@ func makeRoot(name string, program []byte, entries []tree.Entry) error {
 	for _, e := range entries {
 		skip := false
 		for _, prefix := range unread {
-			skip = skip || strings.HasPrefix(e.Path+"/", prefix)
+			skip = skip || strings.HasPrefix(e.Path+"/", prefix) && !slices.Contains(ofSystemd, e.Path)
 		}
 		if skip || e.Path == "var/run" || e.Path == "var/lock" {
 			continue
@@ -166,8 +176,9 @@ func makeRoot(name string, program []byte, entries []tree.Entry) error {
 		tree.Symlink("var/run", "/run", origin),
 		tree.Symlink("var/lock", "/run/lock", origin),
 		tree.Symlink("etc/mtab", "/proc/mounts", origin),
-		tree.Bytes("etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\n"), origin),
-		tree.Bytes("etc/group", 0o644, []byte("root:x:0:\n"), origin),
+		tree.Bytes("etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\n"+
+			"systemd-network:x:998:998::/:/usr/sbin/nologin\n"), origin),
+		tree.Bytes("etc/group", 0o644, []byte("root:x:0:\nsystemd-network:x:998:\n"), origin),
 		tree.Bytes("etc/hosts", 0o644, []byte("127.0.0.1 localhost dom0\n"), origin),
 		tree.Dir("var/log/xen/console", 0o755, origin),
 	}
