@@ -46,7 +46,8 @@ plugged into a bridge of the host, --net LINK=bridge:NAME. Without --root-volume
 --image FILE makes it of another system's disk: an image in any format that ` + "`rempart convert`" + ` reads. Its
 bytes are taken into the store as a master, which stays as it is; the guest runs on an overlay of its own, as large as
 --state-size says, and ` + "`rempart reprovision`" + ` gives it a new one. It has NICs and disks of virtio and a serial
-console, and boots by what is found on it, or by --firmware; what it has UEFI firmware remember goes with the overlay.
+console, and boots by what is found on it, or by --firmware; what it has UEFI firmware remember goes with the overlay,
+into backups and, since whoever broke in could write it, into quarantine: a new overlay begins without.
 It says no READY: it is healthy when all holds that the --healthy options say, by default once it has run for a minute.
 --master takes a master that was such an image, too.
 
