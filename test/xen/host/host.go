@@ -58,7 +58,7 @@ const (
 )
 
 // BootPatience is how long Xen and dom0 may take to take orders. It bounds waiting for failures.
-const BootPatience = 4 * time.Minute
+const BootPatience = 10 * time.Minute
 
 // Start builds a host and boots it with disks; it returns once dom0 takes orders.
 func Start(ctx context.Context, disks []Disk) (_ *Host, err error) {
