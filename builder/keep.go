@@ -134,7 +134,7 @@ func keepIt(ctx context.Context, c *console, name string, lock int, verbose bool
 	}
 	defer g.Unlock()
 	if lock == 0 { // otherwise it is for whoever has the lock to know
-		if err := notPending(g); err != nil {
+		if err := startable(g); err != nil {
 			return err
 		}
 	}

@@ -147,7 +147,7 @@ func prepareCommand() *command {
 		summary:  "do all of a reprovision that can be done while the guest still runs",
 		help: `
 The master is checked and the new disks are made; ` + "`rempart resume`" + ` then takes little more than a restart of
-the guest, and ` + "`rempart rollback`" + ` drops what was prepared.`,
+the guest, and ` + "`rempart rollback`" + ` drops what was prepared. Until then the guest may be stopped and started.`,
 		words: createdNames,
 		setup: func(flags *pflag.FlagSet) func(context.Context, *console, []string) error {
 			o := changeFlags(flags, reprovision.Reprovision)

@@ -96,3 +96,34 @@ func TestRollbackWithoutStart(t *testing.T) {
 type alleged struct{ reprovision.Runner }
 
 func (alleged) Runs() (bool, error) { return true, nil }
+
+// TestStartable: a guest that a change is prepared for may be started, as after its host was; one in the middle of a
+// change may not.
+func TestStartable(t *testing.T) {
+	makeForeign(t)
+	if code, _, errs := rempart("prepare", "web", "--no-start"); code != exitDone {
+		t.Fatalf("prepare = %d, %q", code, errs)
+	}
+	g, err := lockCreated("web", "a test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Unlock()
+	if err := startable(g); err != nil {
+		t.Errorf("prepared: startable = %v; want nil", err)
+	}
+	o, err := transactionOptions(&console{err: &bytes.Buffer{}}, g, 0, signingKey{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := reprovision.Load(g, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Return(context.Canceled); err != nil {
+		t.Fatal(err)
+	}
+	if err := startable(g); err == nil || !strings.Contains(err.Error(), "rempart resume web") {
+		t.Errorf("on its way back: startable = %v; want what there is to do", err)
+	}
+}

@@ -112,3 +112,12 @@ func notPending(g *home.Guest) error {
 	return fmt.Errorf("guest %s: %s %s is not over, its last step: %s; finish it by `rempart resume %[1]s` or take it "+
 		"back by `rempart rollback %[1]s`", g.Name, p.Kind, p.ID, last)
 }
+
+// startable is notPending for a guest that is to be started: one that a change is only prepared for is as it was, and
+// must come up again with its host.
+func startable(g *home.Guest) error {
+	if _, last, err := reprovision.Pending(g); err == nil && reprovision.Untouched(last) {
+		return nil
+	}
+	return notPending(g)
+}

@@ -45,7 +45,7 @@ Exit status: 0 when it is READY, 1 when it failed or was not within --timeout; i
 					return err
 				}
 				defer g.Unlock()
-				if err := notPending(g); err != nil {
+				if err := startable(g); err != nil {
 					return err
 				}
 				if r, err := g.Running(); err == nil {

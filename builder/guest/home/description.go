@@ -201,7 +201,8 @@ func readDescription(path string) (*Description, error) {
 	}
 	d, err := parseDescription(b)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w; it was changed by hand, or is damaged: put it right, or take its folder away with "+
+			"all that is in it", path, err)
 	}
 	return d, nil
 }

@@ -206,6 +206,10 @@ func Pending(g *home.Guest) (p Plan, last string, err error) {
 	return p, records[len(records)-1].Step, nil
 }
 
+// Untouched tells whether the guest is as it was before the transaction, whose last step Pending tells: what is
+// prepared waits for as long as somebody wants it to, and the guest may be stopped and started meanwhile.
+func Untouched(last string) bool { return last == prepared }
+
 // Begin writes a plan down, and completes it. The guest must be locked.
 func Begin(ctx context.Context, g *home.Guest, p Plan, o Options) (*Transaction, error) {
 	if _, last, err := Pending(g); !errors.Is(err, ErrNone) {

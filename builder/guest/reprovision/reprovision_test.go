@@ -326,6 +326,34 @@ func TestPrepare(t *testing.T) {
 	}
 }
 
+// TestStartedMeanwhile: a guest that was started after a change had been prepared runs again when that is taken back.
+func TestStartedMeanwhile(t *testing.T) {
+	w, g := lockedWorld(t)
+	if err := w.runner().Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	tr, err := Begin(t.Context(), g, w.plan(Reprovision, "sick", Empty), w.options())
+	if err == nil {
+		err = tr.Prepare(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, last, err := Pending(g); err != nil || !Untouched(last) {
+		t.Errorf("Pending = %q, %v; want a guest that is untouched", last, err)
+	}
+	g.Unlock()
+	if err := w.runner().Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.finish(false); !errors.Is(err, ErrReturned) {
+		t.Fatalf("going on = %v; want %v", err, ErrReturned)
+	}
+	if got, want := w.fate(t), `well with "old state", runs on well`; got != want {
+		t.Errorf("the guest is %s; want %s", got, want)
+	}
+}
+
 // TestInterrupted: what is broken off is pending, and nothing is decided.
 func TestInterrupted(t *testing.T) {
 	w, g := lockedWorld(t)

@@ -141,7 +141,12 @@ func (t *Transaction) derive(ctx context.Context) error {
 }
 
 func (t *Transaction) stop(ctx context.Context) error {
-	if t.Ran {
+	runs, err := t.o.Runner.Runs()
+	if err != nil {
+		return err
+	}
+	if runs {
+		t.Ran = true // it may have been started since the transaction was prepared
 		t.say("stopping %s", t.g.Name)
 	}
 	return t.o.Runner.Stop(ctx)
