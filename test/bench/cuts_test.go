@@ -42,7 +42,8 @@ func BenchmarkPowerCuts(b *testing.B) {
 	seed := rand.Uint64()
 	b.Logf("moments are by seed %d", seed)
 	moments := rand.New(rand.NewPCG(seed, 0))
-	o := rig.Options{Firmware: hypervisor.Direct, State: disk}
+	// This takes long, and so is run beside something else, with what the processors have left.
+	o := rig.Options{Firmware: hypervisor.Direct, State: disk, Patience: 5 * rig.Patience}
 	life, ready := 10*time.Second, 0
 	for cut := 1; cut <= cuts; cut++ {
 		g := m.Boot(b, o)
