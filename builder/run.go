@@ -41,6 +41,9 @@ name and addresses, known by the pin of its key, which is said, or the one of --
 for addresses and gateways of a link, they are those of --address and --gateway, kept from then on. A microvm has no
 place for that disk and goes without.
 
+Data disks that the profile declares are those of --data. For each that is not given a blank one of 64 MiB stands in,
+which goes with the guest.
+
 While it runs, ` + "`rempart ctl NAME COMMAND`" + ` speaks to it from another terminal. Of one name only one guest runs.
 
 --net LINK=WHAT plugs a link in, and may be given for each:
@@ -64,6 +67,7 @@ when it was not READY within --timeout.`,
 			state := flags.String("state", "", "file of the state disk; default: beside the master")
 			own := identityFlags(flags)
 			nets := flags.StringArray("net", nil, "plug a link in: LINK=WHAT")
+			data := flags.StringArray("data", nil, "attach a data disk of the profile: NAME=FILE, or NAME=FILE,ro")
 			timeout := flags.Duration("timeout", 0, "end the guest when it is not READY by then, such as 90s; 0: wait for ever")
 			untilReady := flags.Bool("until-ready", false, "switch the guest off once it is READY")
 			return func(ctx context.Context, c *console, args []string) error {
@@ -80,11 +84,16 @@ when it was not READY within --timeout.`,
 				if err != nil {
 					return err
 				}
+				disks, err := dataDisks(*data)
+				if err != nil {
+					return err
+				}
 				m, done, err := o.master(ctx, c, args[0], keepDir)
 				if err != nil {
 					return err
 				}
 				defer done()
+				lendData(c, &s, m.Profile, disks)
 				s.Name = *name
 				if s.Name == "" {
 					s.Name = m.Profile.Name
@@ -135,6 +144,15 @@ func notCreated(name string) error {
 	}
 	return fmt.Errorf("%s is a guest that `rempart create` made: `rempart start %[1]s` starts it; give this one another "+
 		"name with --name", name)
+}
+
+// lendData attaches the data disks that are given, and says which of the profile's have others stand in for them.
+func lendData(c *console, s *guest.Settings, p *profiles.Profile, given []home.Data) {
+	s.Data, s.StandIns = home.Attached(given), true
+	for _, d := range guest.Unattached(p, s.Data) {
+		fmt.Fprintf(c.err, "rempart: WARNING: data disk %s: what is written there goes with the guest; --data %[1]s=FILE "+
+			"keeps it\n", d.Name)
+	}
 }
 
 // machineOptions say what a guest's machine is like.

@@ -38,6 +38,7 @@ var errNoBench = errors.New("its packets cannot be tried here")
 // report, and no error.
 func (t trial) run(ctx context.Context) (report packettest.Report, err error) {
 	s := t.settings
+	s.StandIns = true
 	nics, err := guest.NICs(t.master.Profile, s)
 	if err != nil {
 		return report, err
@@ -86,7 +87,7 @@ func (t trial) run(ctx context.Context) (report packettest.Report, err error) {
 }
 
 // prove has the packets of a master judged as those of a guest: with its name, addresses and keys, a blank state, and
-// no network but one in this process. Its data disks are not attached: nothing that lasts is written. A copy of its
+// no network but one in this process. Others stand in for its data disks: nothing that lasts is written. A copy of its
 // identity is in the folder work meanwhile.
 func prove(ctx context.Context, c *console, g *home.Guest, masters *store.Store, to, work string,
 	patience time.Duration) (proof reprovision.Proof, err error) {

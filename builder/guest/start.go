@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,6 +34,8 @@ type Settings struct {
 	Commands string // path of the socket that takes commands for it; empty: none
 	Identity string // path of the identity disk; empty: none
 	Data     []hypervisor.DataDisk
+	// StandIns has disks that go with the guest stand in for those data disks of the profile that Data lacks.
+	StandIns bool
 	State    string                        // path of the state disk; empty: a temporary one that goes with the guest
 	Backends map[string]hypervisor.Backend // by link; missing: Unplugged
 	Console  io.Writer                     // gets everything the guest says on its serial port
@@ -201,6 +204,13 @@ func (g *Guest) describe(ctx context.Context, m *Master, s Settings, in qemu.Ins
 		machine.Identity = &hypervisor.Disk{Path: s.Identity, Format: hypervisor.Raw}
 	case s.Log != nil:
 		s.Log.Warn("this guest runs without its identity disk, and with the values of the profile", "firmware", s.Firmware)
+	}
+	if s.StandIns {
+		more, err := standIns(m.Profile, s.Data, g.dir)
+		if err != nil {
+			return machine, err
+		}
+		s.Data = slices.Concat(s.Data, more)
 	}
 	for _, d := range s.Data {
 		d.Disk.Device = isDevice(d.Disk.Path)

@@ -30,11 +30,17 @@ func (g *Guest) Settings() guest.Settings {
 	if g.Root {
 		s.System = g.Disks().Path(storage.Disk{Kind: storage.System})
 	}
-	for _, d := range g.Data {
-		s.Data = append(s.Data, hypervisor.DataDisk{Name: d.Name, Disk: hypervisor.Disk{Path: d.Path, Format: d.Format},
+	s.Data = Attached(g.Data)
+	return s
+}
+
+// Attached are data disks as they are attached.
+func Attached(given []Data) (all []hypervisor.DataDisk) {
+	for _, d := range given {
+		all = append(all, hypervisor.DataDisk{Name: d.Name, Disk: hypervisor.Disk{Path: d.Path, Format: d.Format},
 			ReadOnly: d.ReadOnly})
 	}
-	return s
+	return all
 }
 
 // NetOptions are what the links are plugged into, as `rempart run --net` takes it.
