@@ -1,6 +1,7 @@
 package pid1
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -145,5 +146,33 @@ func TestFolderOnDataDisk(t *testing.T) {
 	}
 	if _, err := os.Lstat(filepath.Join(outside, "log")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("something was made behind the link: %v", err)
+	}
+}
+
+// TestToldOfDisks: what the disks child may tell is bounded, and comes from nobody else.
+func TestToldOfDisks(t *testing.T) {
+	result := func(device, action string) []child.DiskResult {
+		return []child.DiskResult{{Name: "a", StateResult: child.StateResult{Device: device, Action: action}}}
+	}
+	for name, c := range map[string]struct {
+		from    string
+		results []child.DiskResult
+		taken   bool
+	}{
+		"mounted":         {disksChild, result("vdc", state.Mounted), true},
+		"another child":   {stateChild, result("vdc", state.Mounted), false},
+		"too many":        {disksChild, make([]child.DiskResult, profiles.MaxDisks+1), false},
+		"unknown action":  {disksChild, result("vdc", "shredded"), false},
+		"no name of disk": {disksChild, result("../mem", state.Mounted), false},
+	} {
+		value, err := json.Marshal(c.results)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := newGuest(Options{Root: t.TempDir(), Console: &strings.Builder{}})
+		err = g.told(c.from, child.Message{Key: child.KeyDisks, Value: value})
+		if (err == nil) != c.taken || (len(g.facts.diskResults) > 0) != c.taken {
+			t.Errorf("%s: told = %v, and %d results; want it taken %v", name, err, len(g.facts.diskResults), c.taken)
+		}
 	}
 }

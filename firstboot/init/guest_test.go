@@ -440,12 +440,13 @@ func FuzzTold(f *testing.F) {
 		`{"key":"policy","value":"loaded"}`, `{"key":"state","value":{"action":"mounted","device":"vdb","bytes":1}}`,
 		`{"key":"request","value":{"verb":"kill","child":"link","signal":9}}`, `{"key":"warning","value":"x"}`,
 		`{"key":"scrubbed","value":true}`, `{"key":"request","value":{"verb":"apply","seconds":60,"number":7}}`,
-		`{"key":"identity","value":{"hostname":"fw-2","links":[{"name":"lan0"}]}}`} {
+		`{"key":"identity","value":{"hostname":"fw-2","links":[{"name":"lan0"}]}}`,
+		`{"key":"disks","value":[{"name":"gone","device":"","action":"absent","bytes":0,"error":"x\n"}]}`} {
 		f.Add([]byte(line))
 	}
 	g := newGuest(Options{Root: "/nonexistent", Console: &strings.Builder{}, Settling: time.Second})
 	g.profile = oneLink()
-	names := []string{policyChild, linkChild, scrubChild, stateChild, controlChild, identityChild, adminChild}
+	names := []string{policyChild, linkChild, scrubChild, stateChild, disksChild, controlChild, identityChild, adminChild}
 	f.Fuzz(func(t *testing.T, line []byte) {
 		m, err := child.DecodeMessage(line)
 		if err != nil {

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -9,9 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"rempart/firstboot/contract"
+	"rempart/profiles"
 )
 
 // program builds the shell, with its other names beside it.
@@ -210,5 +215,34 @@ func TestBounds(t *testing.T) {
 	cancel()
 	if _, err := Open(ctx, socket, "xterm", 80, 24); !errors.Is(err, context.Canceled) {
 		t.Errorf("Open that is given up = %v; want %v", err, context.Canceled)
+	}
+}
+
+// TestPlaces: a shell may write to its folder on each data disk that is not read-only, and run what is on those with
+// exec.
+func TestPlaces(t *testing.T) {
+	root := t.TempDir()
+	p, err := profiles.Parse("p.yaml", []byte(`rempart: 1
+name: gw
+admin: {from: lan, shell: true}
+links: {lan0: {address: 10.0.0.1/24}}
+zones: {lan: lan0}
+disks: {logs: /srv/logs, tools: {at: /srv/tools, exec: true, read-only: true}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(root, contract.ProfilePath)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, b, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	write, run := places(root)
+	if !slices.Equal(write, []string{filepath.Join(root, "srv/logs/admin")}) ||
+		!slices.Equal(run, []string{filepath.Join(root, "srv/tools")}) {
+		t.Errorf("places = %q, %q; want its folder on logs, and the programs of tools", write, run)
 	}
 }
