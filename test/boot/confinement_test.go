@@ -12,6 +12,7 @@ import (
 	"rempart/firstboot/contract"
 	"rempart/firstboot/control"
 	"rempart/firstboot/dhcp"
+	"rempart/firstboot/disks"
 	"rempart/firstboot/dns"
 	"rempart/firstboot/filter/policy"
 	"rempart/firstboot/health"
@@ -46,7 +47,7 @@ func TestConfinement(t *testing.T) {
 	r := g.AwaitReady()
 	// This profile needs none of them.
 	idle := []child.Spec{dhcp.Spec(), dns.Spec(), ra.Spec(), clock.Spec(), identity.Spec(), session.Spec(), console.Spec(),
-		syslog.Spec(), lists.Spec()}
+		syslog.Spec(), lists.Spec(), disks.Spec()}
 	if len(r.Children) != len(specs)+len(idle) {
 		t.Errorf("%d children in the guest, %d known to this test", len(r.Children), len(specs)+len(idle))
 	}
