@@ -294,12 +294,14 @@ func (b *Reader) Guest() home.Description { return b.about.Guest }
 func (b *Reader) HasMaster() bool { return b.about.Master }
 
 // Master has read take the archive of the master, which it reads to its end; once, and before Disks.
-func (b *Reader) Master(read func(archive *tar.Reader) error) error {
+func (b *Reader) Master(read func(archive *tar.Reader) error) error { return b.master(b.packed, read) }
+
+func (b *Reader) master(from io.Reader, read func(archive *tar.Reader) error) error {
 	if b.passed {
 		return errors.New("the backup holds no master, or it was read before")
 	}
 	b.passed = true
-	b.archive = tar.NewReader(b.packed)
+	b.archive = tar.NewReader(from)
 	if err := read(b.archive); err != nil {
 		return err
 	}
@@ -310,20 +312,12 @@ func (b *Reader) Master(read func(archive *tar.Reader) error) error {
 	return nil
 }
 
-// skip passes over the master, until ctx ends.
-func skip(ctx context.Context, archive *tar.Reader) error {
+// skip passes over the master by what the backup holds of it: a file there may say that it has holes without end.
+func skip(archive *tar.Reader) error {
 	for {
-		_, err := archive.Next()
-		if errors.Is(err, io.EOF) {
+		if _, err := archive.Next(); errors.Is(err, io.EOF) {
 			return nil
-		}
-		if err == nil {
-			_, err = io.Copy(io.Discard, files.Interruptible(ctx, archive))
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
+		} else if err != nil {
 			return fmt.Errorf("%w: %w", ErrDamaged, err)
 		}
 	}
@@ -333,7 +327,11 @@ func skip(ctx context.Context, archive *tar.Reader) error {
 // storage when it returns.
 func (b *Reader) Disks(ctx context.Context, on storage.Disks) error {
 	if !b.passed {
-		if err := b.Master(func(archive *tar.Reader) error { return skip(ctx, archive) }); err != nil {
+		err := b.master(files.Interruptible(ctx, b.packed), skip)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
 			return err
 		}
 	}

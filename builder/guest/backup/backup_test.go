@@ -5,12 +5,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
 
 	"rempart/builder/guest/home"
 	"rempart/builder/guest/storage"
@@ -144,7 +148,7 @@ func TestWhole(t *testing.T) {
 		if err != nil || h.Name != "manifest.json" {
 			t.Errorf("the master begins with %v, %v; want its manifest", h, err)
 		}
-		return skip(t.Context(), archive)
+		return skip(archive)
 	}
 	if err := r.Master(read); err != nil {
 		t.Error(err)
@@ -176,6 +180,54 @@ func TestWhole(t *testing.T) {
 		if _, _, _, err := restore(b.Bytes(), t.TempDir()); !errors.Is(err, ErrDamaged) {
 			t.Errorf("with %s for a master: %v; want %v", name, err, ErrDamaged)
 		}
+	}
+}
+
+// TestHoles: a master that is not wanted is passed over by what there is of it, not by what it says it unpacks to.
+func TestHoles(t *testing.T) {
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	err := w.WriteHeader(&tar.Header{Name: "manifest.json", Format: tar.FormatGNU})
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	// The header of a sparse file (tar(5), "GNU tar archives"): its one piece is empty, and behind the largest of holes.
+	h := archive.Bytes()[:512]
+	const size = "\x80\x00\x00\x00\x40\x00\x00\x00\x00\x00\x00\x00" // 1 << 62
+	h[156] = tar.TypeGNUSparse
+	copy(h[386:], size+"00000000000\x00")
+	copy(h[483:], size)
+	sum := 0
+	copy(h[148:156], "        ")
+	for _, c := range h {
+		sum += int(c)
+	}
+	copy(h[148:], fmt.Sprintf("%06o\x00", sum))
+	holed := tar.NewReader(bytes.NewReader(archive.Bytes()))
+	if got, err := holed.Next(); err != nil || got.Size != 1<<62 {
+		t.Fatalf("the archive begins with %+v, %v; want a file of holes", got, err)
+	}
+	g := stopped(t, 1<<20)
+	var b bytes.Buffer
+	if err := WriteWhole(t.Context(), &b, g, g.StateDisk(), func(w io.Writer) error {
+		packed, err := zstd.NewWriter(w)
+		if err != nil {
+			return err
+		}
+		_, err = packed.Write(archive.Bytes())
+		return errors.Join(err, packed.Close())
+	}, untold); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Open(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := r.Disks(ctx, storage.Files{Dir: t.TempDir()}); err != nil {
+		t.Errorf("Disks = %v; want the holes passed over", err)
 	}
 }
 
