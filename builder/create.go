@@ -187,14 +187,10 @@ func create(ctx context.Context, c *console, masters *store.Store, ref string, d
 	if err != nil {
 		return errors.Join(err, g.Abandon(ctx, adopt))
 	}
-	err = sayData(ctx, c, g, m.Profile)
-	g.Unlock()
-	if err != nil {
-		return err
-	}
+	defer g.Unlock()
 	fmt.Fprintf(c.out, "%s: made from %s, %.12s, in %s; start it with `rempart start %[1]s`\n", g.Name,
 		printable(kept.Manifest.Master.Name), kept.Digest, g.Dir)
-	return nil
+	return sayData(ctx, c, g, m.Profile)
 }
 
 // built completes the description of a guest whose master was built.

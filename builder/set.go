@@ -88,9 +88,6 @@ func (s *setting) run(ctx context.Context, c *console, name string) error {
 	if err := g.Save(); err != nil {
 		return err
 	}
-	if err := sayData(ctx, c, g, m.Profile); err != nil {
-		return err
-	}
 	say := func(what string, before, now any) {
 		if b, n := fmt.Sprint(before), fmt.Sprint(now); b != n {
 			fmt.Fprintf(c.out, "%s: %s %s -> %s\n", name, what, b, n)
@@ -103,6 +100,9 @@ func (s *setting) run(ctx context.Context, c *console, name string) error {
 	say("network", (&home.Guest{Description: was}).NetOptions(), g.NetOptions())
 	say("data disks", dataWords(was.Data), dataWords(g.Data))
 	say("kept", kept(was.Keep), kept(g.Keep))
+	if err := sayData(ctx, c, g, m.Profile); err != nil {
+		return err
+	}
 	switch _, err := g.Running(); {
 	case err == nil:
 		fmt.Fprintf(c.out, "%s runs as it was; this waits for its next start\n", name)

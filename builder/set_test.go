@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"rempart/builder/guest/home"
 	"rempart/builder/hypervisor"
@@ -81,5 +82,28 @@ func TestSet(t *testing.T) {
 		if !reflect.DeepEqual(kept, untouched) {
 			t.Errorf("set %s changed what was there before: %+v", c.args, kept)
 		}
+	}
+}
+
+// TestSetElsewhere: what was changed is told, also of a guest that another program than rempart runs.
+func TestSetElsewhere(t *testing.T) {
+	makeForeign(t)
+	g, err := openCreated("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(g.StateDisk(), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	// The byte that a QEMU holds which writes; see qemu.Writes.
+	l := unix.Flock_t{Type: unix.F_RDLCK, Start: 101, Len: 1}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &l); err != nil {
+		t.Fatal(err)
+	}
+	code, out, errs := rempart("set", "web", "--memory", "256M")
+	if code != exitFailed || !strings.Contains(out, "-> 256 MiB") || !strings.Contains(errs, "open for writing") {
+		t.Errorf("set = %d, %q, %q; want the change told, and who has its disk", code, out, errs)
 	}
 }
