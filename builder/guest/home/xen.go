@@ -118,7 +118,7 @@ func same(target, path string) bool {
 	}
 	a, errA := os.Stat(target)
 	b, errB := os.Stat(path)
-	return errA == nil && errB == nil && os.SameFile(a, b)
+	return errA == nil && errB == nil && sameDisk(a, b)
 }
 
 // releaseInterval is how long AwaitRelease leaves between two looks.
