@@ -15,6 +15,7 @@ import (
 	"rempart/builder/disk/qcow2"
 	"rempart/builder/guest"
 	"rempart/builder/guest/home"
+	"rempart/builder/guest/running"
 	"rempart/builder/guest/verify"
 	"rempart/builder/hypervisor"
 	"rempart/builder/master"
@@ -146,5 +147,41 @@ func TestEvidenceWithoutDisks(t *testing.T) {
 	}
 	if info, err := os.Stat(file); err != nil || info.Size() == 0 {
 		t.Errorf("the evidence is %v, %v; want the report", info, err)
+	}
+}
+
+// TestVerifyDataOfRunning: that data disks are not looked at is said, also where a snapshot shows the state disk.
+func TestVerifyDataOfRunning(t *testing.T) {
+	guests, place := t.TempDir(), t.TempDir()
+	g, err := home.Home{Dir: guests}.Create(t.Context(), home.Description{Name: "fw", Store: "/masters",
+		Master: strings.Repeat("a", 64), Accel: hypervisor.TCG, Firmware: hypervisor.BIOS}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Unlock()
+	r, err := running.Register(place, "fw")
+	if err == nil {
+		err = errors.Join(g.Save(), r.Announce(running.Info{Master: "/m"}), g.Runs(place))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		data []home.Data
+		want string
+	}{
+		"none": {},
+		"one":  {[]home.Data{{Name: "d", Path: "/d", Format: hypervisor.Raw}}, "fw runs: its data disks"},
+	} {
+		var errs bytes.Buffer
+		g.Data = c.data
+		v := verification{}
+		if err := v.dataOf(&console{err: &errs}, g, nil); err != nil || len(v.data) > 0 ||
+			!strings.HasPrefix(errs.String(), c.want) || c.want == "" && errs.Len() > 0 {
+			t.Errorf("with %s: dataOf = %v, of %d disks, %q; want %q", name, err, len(v.data), errs.String(), c.want)
+		}
+	}
+	if err := r.Forget(); err != nil {
+		t.Fatal(err)
 	}
 }
