@@ -33,7 +33,7 @@ func (f DataFinding) String() string { return "data disk " + f.Disk + ": " + f.W
 // DataFindings looks at the data disks of a guest from outside and says what the guest would make of them on a master
 // with a profile: which it will not find or not use, and why. A profile is nil for another system's master, which says
 // nothing of them. What is on them is not read while the guest runs. Nothing is changed, and nothing on a disk is
-// believed. Errors are those of looking.
+// believed. A disk that cannot be read is a finding, too: the error is that of ctx.
 func (g *Guest) DataFindings(ctx context.Context, p *profiles.Profile, runs bool) ([]DataFinding, error) {
 	var all []DataFinding
 	for i := range g.Data {
@@ -69,8 +69,11 @@ func (g *Guest) DataFindings(ctx context.Context, p *profiles.Profile, runs bool
 			continue
 		}
 		what, err := carries(ctx, d, declared, p)
-		if err != nil {
-			return all, fmt.Errorf("guest %s: data disk %s: %w", g.Name, d.Name, err)
+		if ctx.Err() != nil {
+			return all, ctx.Err()
+		}
+		if err != nil { // of a disk that has gone bad, say: the guest does without
+			what = fmt.Sprintf("%s cannot be read: %v", d.Path, err)
 		}
 		if what != "" {
 			say(!declared.Optional, "%s", what)

@@ -92,6 +92,11 @@ func TestDataFindings(t *testing.T) {
 			fatal: true},
 		"gone": {make: func(string) {}, want: "put it back, or detach it: rempart set fw --no-data d",
 			fatal: true},
+		"no disk": {make: func(p string) {
+			if err := os.Mkdir(p, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, want: "cannot be read: ", fatal: true},
 		"read-only": {make: func(p string) { raw(t, p, size, 0, "") }, readOnly: true, want: "it is attached read-only",
 			fatal: true},
 		"qcow2": {make: func(p string) { run(t, "qemu-img", "create", "-q", "-f", "qcow2", p, "32M") },
