@@ -67,6 +67,9 @@ func (n *inspection) data(d *Data, exec bool) error {
 		if n.ctx.Err() != nil {
 			return n.ctx.Err()
 		}
+		if n.room < 0 {
+			return errRoom
+		}
 		shown := shownPath(name)
 		if err != nil && !isDamage(err) {
 			return err
@@ -78,11 +81,7 @@ func (n *inspection) data(d *Data, exec bool) error {
 		defer n.mark(shown, i)
 		return n.harmful(name, shown, i, exec)
 	})
-	if err != nil && isDamage(err) {
-		n.suspect("", err.Error())
-		return nil
-	}
-	return err
+	return n.ended(err)
 }
 
 // harmful judges what one file of a data disk can do.

@@ -227,6 +227,11 @@ func (n *inspection) walk() error {
 		}
 		return n.file(name, shown, i)
 	})
+	return n.ended(err)
+}
+
+// ended tells why a walk ended early, unless it is that the disk cannot be read.
+func (n *inspection) ended(err error) error {
 	if errors.Is(err, errRoom) || err != nil && isDamage(err) {
 		n.suspect("", err.Error())
 		return nil
@@ -430,11 +435,7 @@ func (n *inspection) nameless() error {
 		n.mark(shown, i)
 		return nil
 	})
-	if errors.Is(err, errRoom) || err != nil && isDamage(err) {
-		n.suspect("", err.Error())
-		return nil
-	}
-	return err
+	return n.ended(err)
 }
 
 // suspect notes a reason. That of the disk itself is noted even when there is no room for more.
