@@ -84,6 +84,10 @@ const (
 	committed = "committed"
 )
 
+// resumed is no step: the guest, which did not run when all began, was found running when it was to stop. It stands
+// before the stop, after which nothing else tells that the guest is to run again if it is taken back.
+const resumed = "found running"
+
 // Steps back.
 const (
 	returning   = "returning"
@@ -268,7 +272,9 @@ func Load(g *home.Guest, o Options) (*Transaction, error) {
 	t := &Transaction{Plan: p, g: g, on: g.Disks(), o: o, j: j, done: map[string]bool{}}
 	for _, r := range j.Records() {
 		t.done[r.Step] = true
-		switch r.Step { // all only for people
+		switch r.Step { // all but the first only for people
+		case resumed:
+			t.Ran = true
 		case returning:
 			var why string
 			_ = json.Unmarshal(r.Data, &why)

@@ -354,6 +354,45 @@ func TestStartedMeanwhile(t *testing.T) {
 	}
 }
 
+// TestStoppedMeanwhile: so does one whose change is broken off once it has been stopped for it.
+func TestStoppedMeanwhile(t *testing.T) {
+	w, g := lockedWorld(t)
+	if err := w.runner().Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	tr, err := Begin(t.Context(), g, w.plan(Reprovision, "better", Empty), w.options())
+	if err == nil {
+		err = tr.Prepare(t.Context())
+	}
+	if err == nil {
+		err = w.runner().Start(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	o := w.options()
+	o.Trace = func(point string) {
+		if point == "done "+stopped {
+			cancel()
+		}
+	}
+	if tr, err = Load(g, o); err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Run(ctx); !errors.Is(err, ErrPending) {
+		t.Fatalf("Run, broken off = %v; want %v", err, ErrPending)
+	}
+	g.Unlock()
+	if err := w.finish(true); !errors.Is(err, ErrReturned) {
+		t.Fatalf("taking it back = %v; want %v", err, ErrReturned)
+	}
+	if got, want := w.fate(t), `well with "old state", runs on well`; got != want {
+		t.Errorf("the guest is %s; want %s", got, want)
+	}
+}
+
 // TestInterrupted: what is broken off is pending, and nothing is decided.
 func TestInterrupted(t *testing.T) {
 	w, g := lockedWorld(t)

@@ -145,8 +145,13 @@ func (t *Transaction) stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if runs && !t.Ran { // it was started since the transaction was prepared
+		if err := t.record(resumed, nil); err != nil {
+			return err
+		}
+		t.Ran = true
+	}
 	if runs {
-		t.Ran = true // it may have been started since the transaction was prepared
 		t.say("stopping %s", t.g.Name)
 	}
 	return t.o.Runner.Stop(ctx)
