@@ -98,9 +98,7 @@ func networkd(h Host) []File {
 		files = append(files, File{Path: "etc/systemd/network/" + name, Content: fmt.Appendf(nil, "# Written by rempart.\n"+
 			format, args...)})
 	}
-	bonds := map[string]bool{}
 	for _, bond := range h.Bonds {
-		bonds[bond.Name] = true
 		add("60-rempart-"+bond.Name+".netdev", "[NetDev]\nName=%s\nKind=bond\nMTUBytes=%d\n\n[Bond]\nMode=802.3ad\n"+
 			"MIIMonitorSec=100ms\nLACPTransmitRate=fast\nTransmitHashPolicy=layer2+3\n", bond.Name, mtu)
 		for _, m := range bond.Members {
@@ -146,7 +144,9 @@ func networkd(h Host) []File {
 }
 
 // unawaited keeps guests from waiting for a cable: where one is missing, or the switch at its end starts later than the
-// host, the firewall starts all the same. What they need is there once the bridges are.
+// host, the firewall starts all the same. What they need is there once the bridges are. An exception is an IPv6 address
+// of a bridge with ports: until a cable lets the kernel ask whether it is another's, guests wait, two minutes at most
+// (systemd-networkd-wait-online.service(8), --timeout=).
 const unawaited = "RequiredForOnline=no\n"
 
 // quiet keeps addresses from coming by themselves, and has nobody listen to what a neighbour says of itself, which
