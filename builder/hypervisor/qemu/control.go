@@ -15,7 +15,7 @@ import (
 // Bounds on what a guest may say. It may be compromised: nothing it writes may cost the host more than this.
 const (
 	maxReport  = 256 << 10 // bytes of one line of JSON
-	maxEntries = 256       // links, children, failures, warnings each
+	maxEntries = 256       // links, disks, children, failures, warnings each
 	maxText    = 1024      // bytes of any one text
 )
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -110,7 +111,8 @@ func FuzzParseMessage(f *testing.F) {
 }
 
 func TestReadReports(t *testing.T) {
-	in := `{"name":"fw\u001b[2J","ready":true,"failures":["a\nb"],"links":[{"name":"w","addresses":["1\r"]}]}` + "\n\n" +
+	in := `{"name":"fw\u001b[2J","ready":true,"failures":["a\nb"],"links":[{"name":"w","addresses":["1\r"]}],` +
+		`"disks":[{"name":"a\t","mount":"/srv/\u001b","device":"v\u0007","action":"x\n","error":"\u202e"}]}` + "\n\n" +
 		`{"name":"second"}` + "\n"
 	var got []contract.Report
 	if err := ReadReports(strings.NewReader(in), func(r contract.Report) { got = append(got, r) }); err != nil {
@@ -120,8 +122,15 @@ func TestReadReports(t *testing.T) {
 		got[0].Links[0].Addresses[0] != "1\ufffd" {
 		t.Errorf("ReadReports = %+v; want two reports with their control characters replaced", got)
 	}
+	disk := contract.DiskReport{Name: "a\ufffd", Mount: "/srv/\ufffd", Device: "v\ufffd", Action: "x\ufffd",
+		Error: "\ufffd"}
+	if len(got) > 0 && !slices.Equal(got[0].Disks, []contract.DiskReport{disk}) {
+		t.Errorf("ReadReports = %+v; want the data disk %+v", got[0].Disks, disk)
+	}
 	many := `{"warnings":["` + strings.Repeat(`","`, maxEntries) + `"]}`
-	for _, bad := range []string{"hello\n", `{"name":3}` + "\n", many + "\n", strings.Repeat(" ", maxReport+1)} {
+	disks := `{"disks":[{}` + strings.Repeat(",{}", maxEntries) + "]}"
+	for _, bad := range []string{"hello\n", `{"name":3}` + "\n", many + "\n", disks + "\n",
+		strings.Repeat(" ", maxReport+1)} {
 		if err := ReadReports(strings.NewReader(bad), func(contract.Report) {}); err == nil {
 			t.Errorf("ReadReports(%.20q) = nil; want an error", bad)
 		}
