@@ -13,6 +13,7 @@ import (
 func TestCheck(t *testing.T) {
 	g := example(PV, Direct, Whole)
 	g.System, g.State, g.Identity = "/m/system.raw", "/m/state.raw", "/m/identity.raw"
+	g.Data = []DataDisk{{Name: "logs", Path: "/m/logs.raw"}}
 	needs := Needs{System: 4 << 20, State: 1 << 20, Kernel: "/m/vmlinuz"}
 	able := string(kernelWith(t, note("Xen\x00", noteEntry, "12345678")))
 	for name, c := range map[string]struct {
@@ -27,6 +28,9 @@ func TestCheck(t *testing.T) {
 		"small state":  {write("m/state.raw", "x"), "lvextend -L 1048576b"},
 		"empty":        {write("m/identity.raw", ""), "identity disk /m/identity.raw has 0 bytes"},
 		"qcow2":        {write("m/system.raw", qcow2Magic+"..."), "qcow2"},
+		"no data":      {remove("m/logs.raw"), "data disk logs: open"},
+		"empty data":   {write("m/logs.raw", ""), "data disk logs /m/logs.raw has 0 bytes; want 1 at least"},
+		"qcow2 data":   {write("m/logs.raw", qcow2Magic+"..."), "logs.raw is a qcow2 image"},
 		"a folder":     {folder("m/identity.raw"), "neither a block device nor a file"},
 		"a pipe":       {pipe("m/state.raw"), "neither a block device nor a file"},
 		"no kernel":    {remove("m/vmlinuz"), "kernel: stat"},
@@ -45,7 +49,7 @@ func TestCheck(t *testing.T) {
 			folder("sys/class/net/"+dir+"/bridge")(t, root)
 		}
 		for file, size := range map[string]int64{"m/system.raw": needs.System, "m/state.raw": needs.State,
-			"m/identity.raw": 4096, "m/initrd": 1} {
+			"m/identity.raw": 4096, "m/initrd": 1, "m/logs.raw": 1} {
 			write(file, "")(t, root)
 			if err := os.Truncate(filepath.Join(root, file), size); err != nil {
 				t.Fatal(err)
@@ -63,7 +67,8 @@ func TestCheck(t *testing.T) {
 	}
 	// All that is missing, at once.
 	err := g.Check(t.TempDir(), needs)
-	for _, want := range []string{"system disk", "state disk", "identity disk", "kernel", "initrd", "brwan", "brdmz"} {
+	for _, want := range []string{"system disk", "state disk", "identity disk", "data disk logs", "kernel", "initrd",
+		"brwan", "brdmz"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Check of an empty machine = %v; want an error with %q", err, want)
 		}

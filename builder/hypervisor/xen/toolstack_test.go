@@ -127,6 +127,8 @@ func TestAwait(t *testing.T) {
 		"started again":    {func(f *fake) { f.id, f.nodes = 4, left(4, contract.ReadyPrefix, ready) }, nil},
 		"gone":             {func(f *fake) { f.id, f.nodes = -1, nil }, ErrAbsent},
 		"gone for seconds": {gap(ready), nil},
+		"mute for seconds": {mute(2*time.Second, ready), nil},
+		"mute":             {mute(time.Hour, ready), errTool},
 		"failed":           {func(f *fake) { f.nodes = left(3, contract.FailedPrefix, failed) }, ErrFailed},
 		"silent":           {func(*fake) {}, context.DeadlineExceeded},
 	} {
@@ -168,6 +170,15 @@ func gap(report string) func(f *fake) {
 				f.id, f.nodes = 4, left(4, contract.ReadyPrefix, report)
 			}
 		}
+	}
+}
+
+// mute is an xl that can say nothing for so long, in which the guest becomes ready.
+func mute(length time.Duration, report string) func(f *fake) {
+	return func(f *fake) {
+		f.mute, f.nodes = true, left(3, contract.ReadyPrefix, report)
+		began := time.Now()
+		f.before = func(int) { f.mute = time.Since(began) <= length }
 	}
 }
 

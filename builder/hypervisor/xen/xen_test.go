@@ -49,8 +49,7 @@ func examples() map[string]Guest {
 	most := example(PVH, Direct, Whole)
 	most.VCPUs, most.Weight, most.OnCrash, most.OnReboot, most.OnWatchdog = 2, 512, Preserve, Destroy, Destroy
 	most.VIFs[1].Script = "vif-rempart"
-	most.Data = []DataDisk{{Name: "logs", Number: 0, Path: "/dev/vg/logs"},
-		{Name: "tools", Number: 5, Path: "/srv/a,b/tools.raw", ReadOnly: true}}
+	most.Data = dataDisks()
 	all["most"] = most
 	return all
 }
@@ -75,6 +74,19 @@ func TestConfigGolden(t *testing.T) {
 		if string(got) != string(want) {
 			t.Errorf("%s: Config =\n%s\nwant (-update after a look):\n%s", name, got, want)
 		}
+	}
+}
+
+func dataDisks() []DataDisk {
+	return []DataDisk{{Name: "logs", Number: 0, Path: "/dev/vg/logs"},
+		{Name: "tools", Number: 5, Path: "/srv/a,b/tools.raw", ReadOnly: true}}
+}
+
+// withData gives a guest data disks, and changes these.
+func withData(change func(d []DataDisk)) func(g *Guest) {
+	return func(g *Guest) {
+		g.Data = dataDisks()
+		change(g.Data)
 	}
 }
 
@@ -121,6 +133,13 @@ func TestValidate(t *testing.T) {
 				g.VIFs = append(g.VIFs, VIF{NIC: hypervisor.NIC{Link: "more", MAC: []byte{2, 0, 0, 0, 1, byte(i)}}})
 			}
 		}, []string{"83 NICs", "enough for 57"}},
+		"data disk's name":  {withData(func(d []DataDisk) { d[0].Name = "a\nkernel" }), []string{`data disk "a\nkernel"`}},
+		"data disk nowhere": {withData(func(d []DataDisk) { d[1].Path = "" }), []string{"tools is nowhere"}},
+		"data disk 6":       {withData(func(d []DataDisk) { d[1].Number = 6 }), []string{"tools is number 6; want 0 to 5"}},
+		"data disk -1":      {withData(func(d []DataDisk) { d[0].Number = -1 }), []string{"logs is number -1; want 0 to 5"}},
+		"same place":        {withData(func(d []DataDisk) { d[1].Number = 0 }), []string{"logs and tools are both number 0"}},
+		"quoted data disk": {withData(func(d []DataDisk) { d[1].Path = "/a', 'vdev=xvdz" }),
+			[]string{"data disk tools", "quotes"}},
 		"several at once": {func(g *Guest) { g.Name, g.Memory, g.System = "", 0, "" },
 			[]string{"name", "memory", "system disk"}},
 	} {
