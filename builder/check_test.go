@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -137,6 +138,32 @@ func TestSchema(t *testing.T) {
 	}
 	if code, _, errs := rempart("schema", "x"); code != exitUsage || !strings.Contains(errs, "expected no arguments") {
 		t.Errorf("rempart schema x = %d, %q; want 2", code, errs)
+	}
+}
+
+// TestCheckXenNICs: how many NICs Xen gives a guest depends on how many disks it has, and all of them count: its system
+// disk, state disk and identity disk, and the data disks that it is not READY without.
+func TestCheckXenNICs(t *testing.T) {
+	const two, more = "disks: {a: /srv/a, b: /srv/b}\n", "disks: {a: /srv/a, b: {at: /srv/b, optional: true}}\n"
+	for _, c := range []struct {
+		nics        int
+		disks, want string
+	}{
+		{57, "", ""},
+		{58, "", "58 NICs; with 1 virtual processors and 3 disks"},
+		{58, "state: none\n", ""},
+		{53, two, ""},
+		{54, two, "54 NICs; with 1 virtual processors and 5 disks"},
+		{54, more, ""},
+	} {
+		src := "rempart: 1\nname: fw\nadmin: none\nzones: {home: a0}\n" + c.disks + "links:\n"
+		for i := range c.nics {
+			src += fmt.Sprintf("  a%d: {address: 10.0.%d.1/24}\n", i, i)
+		}
+		code, _, errs := rempart("check", "--xen", "pv", writeProfile(t, src))
+		if (code == exitDone) != (c.want == "") || !strings.Contains(errs, c.want) {
+			t.Errorf("rempart check --xen of %d NICs, %q = %d, %s\nwant %q", c.nics, c.disks, code, errs, c.want)
+		}
 	}
 }
 

@@ -40,6 +40,14 @@ func (w *onXenWay) findings(file string, p *profiles.Profile) profiles.Invalid {
 	}
 	g := xen.Planned(p.Name, xen.Mode(w.mode), xen.Loader(w.loader), xen.Layout(w.layout))
 	g.Memory = p.Memory
+	if p.State.Size == 0 {
+		g.State = ""
+	}
+	for i, d := range p.Disks {
+		if !d.Optional { // it may be without
+			g.Data = append(g.Data, xen.DataDisk{Name: d.Name, Number: i, Path: "/" + d.Name})
+		}
+	}
 	var links []string
 	for _, l := range p.NICs() {
 		links = append(links, l.Name)

@@ -43,6 +43,9 @@ func (x *Xen) check(d *Description) error {
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	g := xen.Planned(d.Name, x.Mode, x.Loader, xen.Whole)
 	g.VCPUs, g.Weight = d.VCPUs, x.Weight
+	if d.State == 0 {
+		g.State = ""
+	}
 	var links []string
 	for link := range d.Nets {
 		links = append(links, link)

@@ -25,6 +25,16 @@ func onXen() Description {
 	return d
 }
 
+// plugged plugs so many links in.
+func plugged(links int) func(d *Description) {
+	return func(d *Description) {
+		d.Nets = map[string]string{}
+		for i := range links {
+			d.Nets[fmt.Sprintf("a%d", i)] = "bridge:br0"
+		}
+	}
+}
+
 func TestXenDescription(t *testing.T) {
 	for _, c := range []struct {
 		change func(d *Description)
@@ -46,6 +56,9 @@ func TestXenDescription(t *testing.T) {
 		{func(d *Description) { d.Data = []Data{{Name: "a", Path: "/a", Format: hypervisor.QCOW2}} },
 			[]string{"data disk a", "xl attaches raw ones"}},
 		{func(d *Description) { d.DiskFormat = hypervisor.QCOW2 }, []string{"xl attaches raw ones"}},
+		{plugged(57), nil},
+		{plugged(58), []string{"58 NICs", "3 disks", "enough for 57"}},
+		{func(d *Description) { plugged(58)(d); d.State = 0 }, nil},
 		{func(d *Description) { d.Name = "1" }, []string{"number of a guest"}},
 		{func(d *Description) { d.Image = &Image{} }, []string{"another system's"}},
 		{func(d *Description) { d.Xen = nil }, []string{`network "bridge:brwan"`}},

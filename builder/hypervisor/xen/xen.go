@@ -113,7 +113,8 @@ type VIF struct {
 // Planned is a guest whose files, volumes and memory are not known yet: others stand for them, so that Validate tells
 // what is wrong with the way it is to start.
 func Planned(name string, mode Mode, loader Loader, layout Layout) Guest {
-	g := Guest{Name: name, Mode: mode, Loader: loader, Layout: layout, Memory: 1, System: "/system"}
+	g := Guest{Name: name, Mode: mode, Loader: loader, Layout: layout, Memory: 1, System: "/system",
+		State: "/state", Identity: "/identity"}
 	switch loader {
 	case Direct:
 		g.Kernel = &hypervisor.Kernel{}
