@@ -124,8 +124,8 @@ func (role Role) Probe(r io.ReaderAt, size int64) (Found, error) {
 	if err != nil {
 		return Found{}, err
 	}
-	// The end first: while a format is on its way whatever stands at the beginning is its work.
-	if size >= MinSize && isMarker(end) && zero(end[bootBlock:markerSize]) || isInterrupted(head) {
+	// The end first: while a format is on its way what stands at the beginning is its work, as far as that can be.
+	if size >= MinSize && isMarker(end) && zero(end[bootBlock:markerSize]) && !isUsed(head) || isInterrupted(head) {
 		return Found{Kind: Interrupted}, nil
 	}
 	if zero(head) && zero(end) {
@@ -174,6 +174,14 @@ func isInterrupted(head []byte) bool {
 	return zero(head[superOffset+superSize:markerSize]) && (zero(s) ||
 		binary.LittleEndian.Uint16(s[atMagic:]) == superMagic && binary.LittleEndian.Uint32(s[atMounted:]) == 0 &&
 			bytes.Equal(s[atUUID:atUUID+16], head[markerID:markerID+16]))
+}
+
+// isUsed tells whether the beginning of a disk is that of something no format on its way has there: the mark at its
+// end is a leftover then, or part of a file, as somebody's filesystem may reach to the end of a data disk.
+func isUsed(head []byte) bool {
+	s := head[superOffset : superOffset+superSize]
+	return signature(head, 0) != "" || binary.LittleEndian.Uint16(s[atMagic:]) == superMagic &&
+		binary.LittleEndian.Uint32(s[atMounted:]) != 0
 }
 
 // ext reads an ext2, 3 or 4 superblock. ok is false when there is none.

@@ -234,6 +234,10 @@ func TestForeign(t *testing.T) {
 			lay(t, f, 0, string(newMarker([16]byte{})))
 			run1(t, tool(t, "mkswap", "util-linux"), f)
 		},
+		"XFS before a marker": func(f string) { // which no mkfs clears at the end of a disk
+			lay(t, f, 0, "XFSB")
+			lay(t, f, size-window, string(newMarker([16]byte{})))
+		},
 		"somebody's ext4 over a marker": func(f string) { // mke2fs does too, where it sees a BSD label
 			lay(t, f, 0, string(newMarker([16]byte{})))
 			run1(t, tool(t, "mke2fs", "e2fsprogs"), "-q", "-F", "-t", "ext4", "-E", "nodiscard", "-L", "DATA",
@@ -262,6 +266,32 @@ func TestForeign(t *testing.T) {
 			t.Errorf("%s: the disk was changed", name)
 		}
 		t.Logf("%s: %s", name, r.Error)
+	}
+}
+
+// TestMarkInAFile: a filesystem that was mounted is no format cut short, whatever a file on it has where that has
+// its mark. Somebody's may reach to the end of a data disk.
+func TestMarkInAFile(t *testing.T) {
+	const size = 32 << 20
+	file := image(t, size)
+	run1(t, tool(t, "mke2fs", "e2fsprogs"), "-q", "-F", "-t", "ext4", "-L", "hers", file)
+	lay(t, file, superOffset+atMounted, "\x01\x02\x03\x04")
+	lay(t, file, size-window, string(newMarker([16]byte{1})))
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := tools(t)
+	data.Disk = Role{What: "data disk d", Label: "d", Refuses: func(string) string { return "" }}
+	if r := data.Prepare(context.Background(), file, size); r.Action != Mounted || r.Error != "" {
+		t.Errorf("Prepare = %+v; want it mounted", r)
+	}
+	after, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(before, after) {
+		t.Error("the disk was changed")
 	}
 }
 
