@@ -39,7 +39,8 @@ type Spec struct {
 	Read, Write []string
 	// Exec are programs and libraries the process may read and execute, besides firstboot itself.
 	Exec []string
-	// Places returns further paths that the process may write to and execute, of which the profile decides; nil: none.
+	// Places returns further folders that the process may write to and execute, of which the profile decides; nil: none.
+	// What is a link there, or no folder, is left out.
 	Places func(root string) (write, exec []string)
 	// Devices returns device nodes that PID 1 gives to UID before each start and takes back when the process has
 	// ended; they may be read and written without being named again. root is as in Env; nil: none.

@@ -135,6 +135,15 @@ func (g *guest) makeDiskDir(root *os.Root, name string, owner int) error {
 	return err
 }
 
+// folders are those of the places of a child (child.Spec) that are folders. Landlock follows links: one that an earlier
+// owner of a disk left would open what it leads to, and one that leads nowhere would keep the child from its start.
+func folders(places []string) []string {
+	return slices.DeleteFunc(slices.Clone(places), func(place string) bool {
+		info, err := os.Lstat(place)
+		return err != nil || !info.IsDir()
+	})
+}
+
 // leaveDisks takes the data disks off, the last first; one that is busy is made read-only.
 func (g *guest) leaveDisks() {
 	g.mu.Lock()

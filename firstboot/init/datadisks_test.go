@@ -176,3 +176,25 @@ func TestToldOfDisks(t *testing.T) {
 		}
 	}
 }
+
+// TestFoldersOfAChild: a child is let into folders that are there, and through no link.
+func TestFoldersOfAChild(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	if err := os.Mkdir(at("folder"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(at("file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	places := []string{at("missing"), at("folder"), at("file"), at("file/below")}
+	for name, target := range map[string]string{"out": "/", "in": "folder", "loop": "loop"} {
+		if err := os.Symlink(target, at(name)); err != nil {
+			t.Fatal(err)
+		}
+		places = append(places, at(name))
+	}
+	if got := folders(places); !slices.Equal(got, []string{at("folder")}) {
+		t.Errorf("folders are %q; want the one that is", got)
+	}
+}

@@ -56,7 +56,7 @@ func (g *guest) startChild(spec child.Spec, starts int) (*supervise.Process, err
 	write, exec := slices.Concat([]string{"/dev/null"}, spec.Write, spec.Own, devices), spec.Exec
 	if spec.Places != nil {
 		more, run := spec.Places(g.Root)
-		write, exec = slices.Concat(write, more), slices.Concat(exec, run)
+		write, exec = slices.Concat(write, folders(more)), slices.Concat(exec, folders(run))
 	}
 	p, err := g.reaper.Start(launch.Command{
 		Path: g.Program, Args: []string{"firstboot", "child", spec.Name}, Files: files,
