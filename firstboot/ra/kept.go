@@ -97,10 +97,11 @@ func (s *server) saveOnDisk(timeless []kept) error {
 		s.disk = w
 		s.readers.Go(func() { w.done <- write(stateFile(s.env.Root), w.what, 0o640, true) })
 	}
-	done, err := s.disk.wait()
+	patience := cmp.Or(s.patience, diskPatience)
+	done, err := s.disk.wait(patience)
 	switch {
 	case !done:
-		return fmt.Errorf("the state disk did not take it within %v", diskPatience)
+		return fmt.Errorf("the state disk did not take it within %v", patience)
 	case err == nil:
 		s.onDisk = s.disk.what
 	}
@@ -111,14 +112,14 @@ func (s *server) saveOnDisk(timeless []kept) error {
 }
 
 // wait waits once; after that it only looks.
-func (w *writing) wait() (done bool, err error) {
+func (w *writing) wait(patience time.Duration) (done bool, err error) {
 	if !w.late {
-		patience := time.NewTimer(diskPatience)
-		defer patience.Stop()
+		over := time.NewTimer(patience)
+		defer over.Stop()
 		select {
 		case err := <-w.done:
 			return true, err
-		case <-patience.C:
+		case <-over.C:
 			w.late = true
 		}
 	}

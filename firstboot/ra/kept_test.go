@@ -31,12 +31,15 @@ func guestRoot(t *testing.T) *child.Env {
 	return env
 }
 
+// patient is longer than the disk of a busy machine keeps a test waiting.
+const patient = time.Minute
+
 // newServer is a run of the child that has taken over what there is, with one link that advertises its own address for
 // names.
 func newServer(env *child.Env) (*server, *voice) {
 	v := &voice{router: *newRouter()}
 	v.advert.DNSSelf = true
-	s := &server{env: env, voices: []*voice{v}}
+	s := &server{env: env, voices: []*voice{v}, patience: patient}
 	s.load()
 	return s, v
 }
@@ -184,8 +187,10 @@ func TestDiskThatHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	one, two := address("2001:db8:1::1/64", time.Hour, time.Hour), address("2001:db8:2::1/64", time.Hour, time.Hour)
+	s.patience = time.Millisecond
 	s.says(v, 0, one)
 	s.says(v, time.Minute, one, two)
+	s.patience = patient
 	if s.onDisk != nil || s.disk == nil || !s.disk.late {
 		t.Fatalf("the state disk is taken to have %v; want nothing, and that it is waited for", s.onDisk)
 	}
@@ -214,7 +219,7 @@ func TestMostKept(t *testing.T) {
 	const links, servers = 64, 17 // as many as a profile may have, and the guest's own address
 	env := guestRoot(t)
 	env.Profile.RA = make([]profiles.Advert, links)
-	s := &server{env: env}
+	s := &server{env: env, patience: patient}
 	until := s.now() + maxPromised
 	for i := range links {
 		v := &voice{router: *newRouter()}

@@ -105,7 +105,9 @@ type server struct {
 	unkept  bool     // it was said that promises are not kept
 	onDisk  []kept   // what the state disk has of them; nil: not known
 	disk    *writing // what it is being given; nil: nothing
-	open    func(index int) (*packet.Socket, error)
+	// patience is how long a write to it is waited for; 0: diskPatience.
+	patience time.Duration
+	open     func(index int) (*packet.Socket, error)
 }
 
 // openAgain is after how long a socket that could not be opened is tried again: a link may be there and not ready, and
