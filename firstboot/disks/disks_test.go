@@ -110,7 +110,8 @@ func TestRun(t *testing.T) {
 		{state.Formatted, ""},
 		{state.Mounted, ""},
 		{state.Mounted, ""},
-		{state.ForeignDisk, nodes["swapped"] + ` carries ext2/3/4 with the label "known", as data disk`},
+		{state.ForeignDisk, nodes["swapped"] + ` carries ext2/3/4 with the label "known", as data disk known has` +
+			" and was left alone; attach the right one"},
 		{state.ForeignDisk, "as the state disk of a guest has and was left alone"},
 		{state.ForeignDisk, "carries LUKS and was left alone; attach a blank disk"},
 		{state.FailedDisk, "is blank, and read-only"},

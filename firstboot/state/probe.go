@@ -50,6 +50,7 @@ const (
 type Found struct {
 	Kind Kind
 	What string // for Foreign: what it looks like, for people
+	Way  string // for Foreign: what to do about it, where that is not to take another disk or to clear this one
 	// Of the filesystem, for Ours.
 	BlockSize int64 // bytes
 	Blocks    int64
@@ -199,7 +200,11 @@ func (role Role) ext(head []byte, size int64) (f Found, ok bool) {
 		return Found{Kind: Foreign, What: fmt.Sprintf(format, args...)}, true
 	}
 	if why := role.refuses(label); why != "" {
-		return foreign("ext2/3/4 with the label %q, %s", label, why)
+		f, ok = foreign("ext2/3/4 with the label %q, %s", label, why)
+		if role.Refuses != nil {
+			f.Way = "attach the right one, or, if this is it, give its filesystem another label with e2label from the host"
+		}
+		return f, ok
 	}
 	if le.Uint32(s[atIncompat:])&incompatExtent == 0 {
 		return foreign("ext2 or ext3 with the label %q, wanted ext4", label)
@@ -213,8 +218,10 @@ func (role Role) ext(head []byte, size int64) (f Found, ok bool) {
 		f.Blocks |= int64(le.Uint32(s[atBlocksHigh:])&0xffff) << 32
 	}
 	if f.Blocks == 0 || f.Blocks > size/f.BlockSize {
-		return foreign("ext4 of %d blocks of %d bytes on a disk of %d bytes: the disk was made smaller than its filesystem",
+		f, ok = foreign("ext4 of %d blocks of %d bytes on a disk of %d bytes: the disk was made smaller than its filesystem",
 			f.Blocks, f.BlockSize, size)
+		f.Way = "make it as large again"
+		return f, ok
 	}
 	flags := le.Uint16(s[atState:])
 	f.Errors = flags&stateError != 0 || flags&stateValid == 0 && le.Uint32(s[atCompat:])&compatJournal == 0

@@ -7,6 +7,7 @@
 package state
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -140,8 +141,8 @@ func (t Tools) prepare(ctx context.Context, node string, size int64) (action str
 	}
 	switch {
 	case found.Kind == Foreign:
-		return ForeignDisk, 0, fmt.Errorf("%s %s carries %s and was left alone; attach a blank disk, or clear "+
-			"the first and last MiB of this one", what, node, found.What)
+		return ForeignDisk, 0, fmt.Errorf("%s %s carries %s and was left alone; %s", what, node, found.What,
+			cmp.Or(found.Way, "attach a blank disk, or clear the first and last MiB of this one"))
 	case t.Disk.Keep && found.Kind == Ours:
 		return Mounted, 0, nil
 	case t.Disk.Keep:

@@ -333,7 +333,7 @@ func TestLargerAndSmallerDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	if r := tools(t).Prepare(context.Background(), file, size/2); r.Action != ForeignDisk || !strings.Contains(r.Error,
-		"smaller") {
+		"smaller than its filesystem and was left alone; make it as large again") {
 		t.Errorf("Prepare of a smaller disk = %+v; want it left alone", r)
 	}
 }
