@@ -60,7 +60,9 @@ func within(inner, outer string) bool { return strings.HasPrefix(inner, outer+"/
 
 // checkMount tells what is wrong with a mount point.
 func checkMount(d *Disk) (problem, hint string) {
-	hint = "write " + DisksDir + "/" + clip(d.Name)
+	if hint = "choose a folder such as " + DisksDir + "/data"; isFolder(d.Name) {
+		hint = "write " + DisksDir + "/" + clip(d.Name)
+	}
 	rest, below := strings.CutPrefix(d.Mount, DisksDir+"/")
 	switch {
 	case !below && within(d.Mount+"/", "/var"):
