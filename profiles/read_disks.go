@@ -24,8 +24,9 @@ func diskFields() table[Disk] {
 		{name: "optional", doc: "true: the guest is READY without it. Default: false; whatever becomes of the disk, the" +
 			" guest does all that does not need it.", kind: yesOrNo(),
 			decode: func(r *reader, v value, d *Disk) { d.Optional, _ = r.boolean(v) }},
-		{name: "read-only", doc: "true: nothing on it is changed, nor is it formatted when it is blank. Default: false.",
-			kind: yesOrNo(), decode: func(r *reader, v value, d *Disk) { d.ReadOnly, _ = r.boolean(v) }},
+		{name: "read-only", doc: "true: mounted read-only, and never formatted, checked or grown; what its journal holds" +
+			" is written all the same unless it is attached read-only. Default: false.", kind: yesOrNo(),
+			decode: func(r *reader, v value, d *Disk) { d.ReadOnly, _ = r.boolean(v) }},
 	}
 }
 

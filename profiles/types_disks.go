@@ -23,8 +23,8 @@ type Disk struct {
 	Name     string `json:"name"`  // what the hypervisor calls it, 1 to MaxDiskName lower-case letters, digits and '-'
 	Mount    string `json:"mount"` // mount point below DisksDir
 	Exec     bool   `json:"exec,omitempty"`
-	Optional bool   `json:"optional,omitempty"` // the guest is READY without it
-	ReadOnly bool   `json:"read_only,omitempty"`
+	Optional bool   `json:"optional,omitempty"`  // the guest is READY without it
+	ReadOnly bool   `json:"read_only,omitempty"` // mounted so, and never formatted, checked or grown
 	At       Pos    `json:"at"`
 }
 

@@ -66,7 +66,7 @@ func (g *guest) mountDisk(d *profiles.Disk, r child.StateResult, report *contrac
 	switch {
 	case d.ReadOnly && errors.Is(err, unix.EROFS):
 		return fmt.Errorf("mounting %s: %w: it was not taken off in order, and what its journal holds must be written first;"+
-			" attach it writable for one start", node, err)
+			" run e2fsck on it from the host, or attach it writable for one start", node, err)
 	case err != nil:
 		return fmt.Errorf("mounting %s: %w", node, err)
 	}
