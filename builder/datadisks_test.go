@@ -13,8 +13,8 @@ import (
 // profile does not declare has none.
 func TestDataOnXen(t *testing.T) {
 	g := &home.Guest{}
-	g.Data = []home.Data{{Name: "undeclared", Path: "/u"}, {Name: "c", Path: "/c"}, {Name: "a", Path: "/a", ReadOnly: true},
-		{Name: "d", Path: "/d"}}
+	g.Data = []home.Data{{Name: "undeclared", Path: "/u"}, {Name: "c", Path: "/c"},
+		{Name: "a", Path: "/a", ReadOnly: true}, {Name: "d", Path: "/d"}}
 	p := &profiles.Profile{Disks: []profiles.Disk{{Name: "a"}, {Name: "b"}, {Name: "c"}, {Name: "d", ReadOnly: true}}}
 	want := []xen.DataDisk{{Name: "c", Number: 2, Path: "/c"}, {Name: "a", Path: "/a", ReadOnly: true},
 		{Name: "d", Number: 3, Path: "/d", ReadOnly: true}}
