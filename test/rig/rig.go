@@ -151,6 +151,7 @@ type Options struct {
 	System   string // another system disk than the master's
 	State    string // another state disk than a fresh one; "none": no state disk
 	Identity string // identity disk; empty: none
+	Data     []hypervisor.DataDisk
 	Memory   int64  // bytes
 	Append   string // more of the kernel command line, for Direct and MicroVM
 	Backends []hypervisor.Backend
@@ -275,6 +276,7 @@ func (m *Master) machine(dir string, o Options) (hypervisor.Machine, error) {
 	if o.Identity != "" {
 		machine.Identity = &hypervisor.Disk{Path: o.Identity, Format: hypervisor.Raw}
 	}
+	machine.Data = o.Data
 	for i, mac := range hypervisor.MACs(m.Profile.Name, links) {
 		nic := hypervisor.NIC{Link: links[i], MAC: mac, Backend: hypervisor.Backend{Kind: hypervisor.Unplugged}}
 		if i < len(o.Backends) {

@@ -15,33 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rempart/firstboot/contract"
-	"rempart/profiles"
 	"rempart/test/rig"
 )
-
-// family is a home of guests of an ordinary user, and the store their masters are in.
-type family struct {
-	dir string
-	env []string
-	key string // SSH key of its owner
-	// within are words that a call of rempart begins with, a program that runs it; none: it is run as it is.
-	within []string
-}
-
-// newFamily publishes the master of a profile that came with rempart.
-func newFamily(t *testing.T) *family {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "rempart-home-") // short, for the sockets' sake
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &family{dir: dir, env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "XDG_RUNTIME_DIR=" + dir,
-		"XDG_DATA_HOME=" + dir, "XDG_CACHE_HOME=" + cache(t), "REMPART_GUESTS=" + dir + "/guests"}}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	f.key = rig.NewKey(t).Write(t, dir)
-	f.do(t, 0, "published as fw-1", "build", profile, "--publish", "--renew-lock", "--store", dir+"/masters")
-	return f
-}
 
 // command is one call of rempart.
 func (f *family) command(args ...string) *exec.Cmd {
@@ -92,8 +67,11 @@ func (f *family) status(t *testing.T, name string) (s struct {
 // while it runs, stopped, killed, started again as the same guest, and taken off.
 func TestGuests(t *testing.T) {
 	t.Parallel()
-	f := newFamily(t)
+	f := newFamilyWith(t, "disks: {logs: /srv/logs, www: {optional: true}}\n")
 	const secret = "fd2a8c51"
+	if err := rig.Blank(filepath.Join(f.dir, "logs.raw"), 32<<20); err != nil {
+		t.Fatal(err)
+	}
 	for name, content := range map[string]string{"secret": secret, "www.raw": strings.Repeat("data", 4096)} {
 		if err := os.WriteFile(filepath.Join(f.dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -106,7 +84,10 @@ func TestGuests(t *testing.T) {
 	f.do(t, 2, "want a name and --master", "create", "fw")
 	f.do(t, 1, "no such master", "create", "fw", "--store", f.dir+"/masters", "--master", "nosuch")
 	f.do(t, 1, "no such file", append(create, "--data", "x=nosuch")...)
-	f.do(t, 0, "rempart start fw", create...)
+	f.do(t, 0, "data disk logs: it is not attached", create...)
+	f.do(t, 1, "would not be READY", "reprovision", "fw")
+	f.do(t, 1, "data disk www: stays", "reprovision", "fw", "--dry-run")
+	f.do(t, 0, "logs="+f.dir+"/logs.raw", "set", "fw", "--data", "logs=logs.raw")
 	f.do(t, 1, "already", create...)
 	f.do(t, 0, "stopped", "status", "fw")
 	f.do(t, 2, "want what to change", "set", "fw")
@@ -123,7 +104,9 @@ func TestGuests(t *testing.T) {
 	f.do(t, 1, "stop it first", "rm", "fw")
 	f.do(t, 1, "rempart create", "run", profile, "--name", "fw")
 	f.do(t, 0, "ready", "list")
-	f.do(t, 0, "fw, rempart", "ctl", "fw", "status")
+	for _, want := range []string{"fw, rempart", "on /srv/logs, formatted", "disk: www, foreign; nothing is on /srv/www"} {
+		f.do(t, 0, want, "ctl", "fw", "status")
+	}
 	f.do(t, 0, "policy: loaded", "ssh", "--key", f.key, "fw", "status")
 	f.do(t, 0, "runs what its master", "diff", "fw")
 	first := f.status(t, "fw")
@@ -185,6 +168,7 @@ func (f *family) comesClean(t *testing.T) {
 		t.Fatalf("debugfs: %v\n%s", err, out)
 	}
 	f.do(t, 3, "tmp/rootkit", "verify", "fw")
+	f.keepsData(t)
 	const logFile = "/log/rempart/00000000000000000001.log"
 	logged := f.do(t, 0, "", "disk", "cat", state, logFile)
 	f.do(t, 0, "/var/log/rempart", "reprovision", "fw", "--dry-run")
@@ -221,7 +205,8 @@ func (f *family) comesClean(t *testing.T) {
 	f.do(t, 3, "tmp/rootkit", "verify", "fw")
 	f.do(t, 1, "what should not be there", "upgrade", "fw", "--to", "fw-1")
 	f.do(t, 3, "tmp/rootkit", "verify", "fw")
-	f.do(t, 0, "READY", "reprovision", "fw")
+	f.do(t, 0, "READY", "reprovision", "fw", "--reset-state")
+	f.hasData(t)
 	f.do(t, 0, "3 entries gone", "quarantine", "prune", "fw", "--older-than", "0s")
 }
 
@@ -315,7 +300,8 @@ func (f *family) isDescribed(t *testing.T) {
 	}
 	xl := f.do(t, 0, "on_crash", "export", "fw", "--to", "xl", "--bridge", "lan0=br0")
 	for _, want := range []string{`name = "fw"`, "access=rw, target=" + f.dir + "/guests/fw/state.raw",
-		"access=ro, target=" + f.dir + "/guests/fw/identity.raw", "bridge=br0"} {
+		"access=ro, target=" + f.dir + "/guests/fw/identity.raw", "bridge=br0",
+		"vdev=xvdh, access=rw, target=" + f.dir + "/logs.raw", "vdev=xvdi, access=rw, target=" + f.dir + "/www.raw"} {
 		if !strings.Contains(xl, want) {
 			t.Errorf("for Xen the guest is described as\n%s\nwant %q in it", xl, want)
 		}
@@ -438,14 +424,14 @@ func (f *family) atConsole(t *testing.T) {
 // changes applies a profile and commits it, which makes another master the guest's next.
 func (f *family) changes(t *testing.T, before string) {
 	t.Helper()
-	src, err := profiles.BuiltinSource(profile)
-	if err != nil {
-		t.Fatal(err)
+	text := strings.Replace(f.source(t), "tcp: [80, 443]", "tcp: [80, 443, 8443]", 1)
+	other := strings.Replace(text, "/srv/logs", "/srv/x", 1)
+	for name, text := range map[string]string{"new.yaml": text, "else.yaml": other} {
+		if err := os.WriteFile(filepath.Join(f.dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	text := strings.Replace(string(src), "tcp: [80, 443]", "tcp: [80, 443, 8443]", 1)
-	if err := os.WriteFile(filepath.Join(f.dir, "new.yaml"), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	f.do(t, 1, "disks: data disks are mounted when the guest starts", "apply", "else.yaml", "fw")
 	f.do(t, 0, "8443", "apply", "new.yaml", "fw", "--undo-after", "5m")
 	f.do(t, 0, "confirmed", "confirm", "fw", "--key", f.key)
 	f.do(t, 3, "8443", "diff", "fw")
