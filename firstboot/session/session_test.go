@@ -246,3 +246,16 @@ disks: {logs: /srv/logs, tools: {at: /srv/tools, exec: true, read-only: true}}
 		t.Errorf("places = %q, %q; want its folder on logs, and the programs of tools", write, run)
 	}
 }
+
+// TestNotStarted: what the kernel does not start has a status (POSIX, 2.8.2: 126), and does not end the shell.
+func TestNotStarted(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "prog")
+	if err := os.WriteFile(name, []byte("#!/nonexistent/interpreter\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(program(t), "-c", name+"; echo status $?; "+name+" || echo still here").CombinedOutput()
+	want := "shell: " + name + ": no such file or directory\n"
+	if want = want + "status 126\n" + want + "still here\n"; err != nil || string(out) != want {
+		t.Errorf("the shell says %q, %v; want %q", out, err, want)
+	}
+}

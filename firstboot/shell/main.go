@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -30,9 +31,10 @@ import (
 
 // Exit statuses, as POSIX has them for a shell.
 const (
-	exitFailed   = 1
-	exitUsage    = 2
-	exitNotFound = 127
+	exitFailed     = 1
+	exitUsage      = 2
+	exitNotFound   = 127
+	exitNotStarted = 126
 	// 128 and the number of the signal, SIGINT.
 	exitInterrupted = 130
 )
@@ -97,7 +99,13 @@ func byName(next interp.ExecHandlerFunc) interp.ExecHandlerFunc {
 		if _, err := interp.LookPathDir(hc.Dir, hc.Env, args[0]); err != nil && !strings.Contains(args[0], "/") {
 			args = append([]string{contract.GuestCommand}, args...)
 		}
-		return run(ctx, args)
+		err := run(ctx, args)
+		if failed := (*fs.PathError)(nil); errors.As(err, &failed) {
+			// The kernel does not start it. To the runner any error that is no status is the end of the whole shell.
+			fmt.Fprintf(hc.Stderr, "shell: %s: %v\n", args[0], failed.Err)
+			return interp.ExitStatus(exitNotStarted)
+		}
+		return err
 	}
 }
 
@@ -138,6 +146,8 @@ func (r *repl) run(stmts []*syntax.Stmt) {
 		case err != nil:
 			complain("%v", err)
 			r.status = exitFailed
+		default:
+			r.status = 0
 		}
 		if r.left = r.runner.Exited(); r.left {
 			break

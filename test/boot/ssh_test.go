@@ -114,7 +114,8 @@ links:
 zones: {internet: out, inside: in}
 policy:
   - inside -> self: ping
-logging: {drops: internet, to: 10.3.0.9}
+disks: {logs: /srv/logs, tools: {at: /srv/our/tools, exec: true}}
+logging: {drops: internet, to: 10.3.0.9, disk: logs}
 `
 
 // TestSSH lets OpenSSH, and rempart's own client, into a guest over IPv4 and IPv6, from where its policy lets admins
@@ -173,12 +174,15 @@ func TestSSH(t *testing.T) {
 	t.Cleanup(func() { socket.Close() })
 	go server.serve(socket)
 
-	g := m.Boot(t, rig.Options{Backends: wires(2), Identity: disk})
+	data := newDataDisks(t)
+	g := m.Boot(t, rig.Options{Backends: wires(2), Identity: disk, Data: data})
 	outside.PlugGuest(g.Guest.Wires[0])
 	inside.PlugGuest(g.Guest.Wires[1])
-	if r := g.AwaitReady(); len(r.Warnings) > 0 {
+	r := g.AwaitReady()
+	if len(r.Warnings) > 0 {
 		t.Errorf("warnings %q; want none", r.Warnings)
 	}
+	judgeDataDisks(t, r)
 	ports := map[string]string{
 		"IPv4": relay(t, near, netip.MustParseAddr("10.3.0.9"), netip.MustParseAddrPort("10.3.0.1:22")),
 		"IPv6": relay(t, near, netip.MustParseAddr("fd00:3::9"), netip.MustParseAddrPort("[fd00:3::1]:22")),
@@ -306,7 +310,7 @@ func TestSSH(t *testing.T) {
 	}
 
 	// The server comes back when it dies, and what was open goes with it.
-	r, _ := g.Report()
+	r, _ = g.Report()
 	before := childOf(r, "ssh")
 	g.Order("kill ssh KILL")
 	g.Await("the SSH server to be back", func(r contract.Report) bool {
@@ -318,6 +322,7 @@ func TestSSH(t *testing.T) {
 		t.Errorf("status of a new server = %s, %v", out, err)
 	}
 	g.PowerOff()
+	judgeLeftOnData(t, data)
 }
 
 // useShell sits at the shell of a guest: it says what the kernel says of the root, runs programs and the guest's own
@@ -336,6 +341,8 @@ func useShell(t *testing.T, c *ssh.Client) {
 		screen.Close()
 		ended <- err
 	}()
+	late := time.AfterFunc(rig.Patience, func() { screen.CloseWithError(errors.New("that took too long")) })
+	defer late.Stop()
 	seen := ""
 	await := func(text string) {
 		t.Helper()
@@ -357,6 +364,12 @@ func useShell(t *testing.T, c *ssh.Client) {
 		{"confirm", "no change waits"},
 		{"cat /run/rempart/identity/ssh/host_ed25519 || echo kept", "\nkept\r\n"},
 		{"echo x > /etc/x || echo 'not written'", "\nnot written\r\n"},
+		{"echo kept-$((6 * 7)) >/srv/logs/admin/x; cat /srv/logs/admin/x", "\nkept-42\r\n"},
+		{"cat /srv/logs/log/00000000000000000001.log || echo 'not read'", "\nnot read\r\n"},
+		{"echo x >/srv/logs/x || echo 'not in its root'", "\nnot in its root\r\n"},
+		{"/srv/our/tools/prog", "\nran-42\r\n"},
+		{"cp /srv/our/tools/prog /srv/logs/admin/prog; chmod 755 /srv/logs/admin/prog; ls /srv/logs/admin", "prog\r\n"},
+		{"/srv/logs/admin/prog || echo 'not run there'", "\nnot run there\r\n"},
 		{"echo going; while true; do true; done", "\ngoing\r\n"}, // it has the terminal: Ctrl-C is a signal
 	} {
 		if _, err := io.WriteString(keys, x.line+"\r"); err != nil {
