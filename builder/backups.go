@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -231,9 +232,10 @@ func restore(ctx context.Context, c *console, file, name, dir, volumes string, u
 
 // masterFor is the master of a guest that is restored: one of the store, or that of the backup, which goes into the
 // store. Where the backup brought it nobody here has vouched for it by a tag: a trusted key must have signed it then.
+// One that is refused does not stay, or a backup without a master could name it.
 func masterFor(ctx context.Context, b *backup.Reader, masters *store.Store, digest string, unsigned bool) (
-	*store.Master, error) {
-	kept, err := masters.Find(digest)
+	kept *store.Master, err error) {
+	kept, err = masters.Find(digest)
 	switch {
 	case err == nil && (!b.HasMaster() || len(kept.Tags) > 0):
 		return kept, nil
@@ -241,10 +243,21 @@ func masterFor(ctx context.Context, b *backup.Reader, masters *store.Store, dige
 		return nil, fmt.Errorf("%w; export it where the guest was (rempart master export %.12s FILE), and import it here",
 			err, digest)
 	case errors.Is(err, store.ErrUnknown):
+		var before []*store.Master
+		if before, err = masters.List(); err != nil {
+			return nil, err
+		}
 		err = b.Master(func(archive *tar.Reader) (err error) {
 			kept, err = masters.ImportArchive(ctx, archive)
 			return err
 		})
+		brought := kept
+		defer func() {
+			had := func(m *store.Master) bool { return m.Digest == brought.Digest }
+			if err != nil && brought != nil && !slices.ContainsFunc(before, had) {
+				err = errors.Join(err, masters.Remove(brought.Digest, usersOf(masters)))
+			}
+		}()
 	}
 	if err != nil {
 		return nil, err

@@ -66,8 +66,9 @@ func TestBackupWithMaster(t *testing.T) {
 	t.Setenv("REMPART_GUESTS", filepath.Join(dir, "there"))
 	theirs := filepath.Join(dir, "masters")
 	do(exitFailed, "no such master in the store", "restore", alone, "--store", theirs)
-	for range 2 { // the first leaves the master in the store, without a tag
+	for range 2 { // the first leaves nothing in the store
 		do(exitFailed, "--allow-unsigned", "restore", file, "--store", theirs)
+		do(exitFailed, "no such master in the store", "restore", alone, "--store", theirs)
 	}
 	do(exitFailed, "no guest", "status", "web")
 	do(exitDone, "web is back", "restore", file, "--store", theirs, "--allow-unsigned")
