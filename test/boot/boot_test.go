@@ -131,11 +131,26 @@ func TestTooFewAndTooManyNICs(t *testing.T) {
 	})
 }
 
-// e2fsck judges a state disk.
+// openDisk opens a disk until the test is over, and tells its size.
+func openDisk(t *testing.T, disk string) (f *os.File, size int64) {
+	t.Helper()
+	f, err := os.Open(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, info.Size()
+}
+
+// e2fsck judges the filesystem of a disk.
 func e2fsck(t *testing.T, disk string) {
 	t.Helper()
 	if out, err := exec.Command("/sbin/e2fsck", "-fn", disk).CombinedOutput(); err != nil {
-		t.Errorf("e2fsck -fn: %v\n%s", err, out)
+		t.Errorf("e2fsck -fn %s: %v\n%s", disk, err, out)
 	}
 }
 

@@ -63,19 +63,9 @@ func judgeDataDisks(t *testing.T, r contract.Report) {
 func judgeLeftOnData(t *testing.T, all []hypervisor.DataDisk) {
 	t.Helper()
 	for _, d := range all {
-		if out, err := exec.CommandContext(t.Context(), "/sbin/e2fsck", "-fn", d.Disk.Path).CombinedOutput(); err != nil {
-			t.Errorf("e2fsck -fn of data disk %s after the guest's end: %v\n%s", d.Name, err, out)
-		}
-		image, err := os.Open(d.Disk.Path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer image.Close()
-		info, err := image.Stat()
-		if err != nil {
-			t.Fatal(err)
-		}
-		found, err := verify.InspectData(t.Context(), d.Name, image, info.Size(), d.Name == "tools")
+		e2fsck(t, d.Disk.Path)
+		image, size := openDisk(t, d.Disk.Path)
+		found, err := verify.InspectData(t.Context(), d.Name, image, size, d.Name == "tools")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,7 +76,7 @@ func judgeLeftOnData(t *testing.T, all []hypervisor.DataDisk) {
 				d.Name, suspects, found.Ended)
 		}
 		if d.Name == "logs" {
-			judgeLogDisk(t, image, info.Size())
+			judgeLogDisk(t, image, size)
 		}
 	}
 }

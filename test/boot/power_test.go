@@ -208,16 +208,9 @@ func image(t *testing.T, name string, stable *os.File, pending []write, random *
 
 func probe(t *testing.T, disk string) state.Kind {
 	t.Helper()
-	f, err := os.Open(disk)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f, size := openDisk(t, disk)
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	found, err := state.Probe(f, info.Size())
+	found, err := state.Probe(f, size)
 	if err != nil {
 		t.Fatal(err)
 	}
