@@ -89,15 +89,11 @@ func (n *inspection) harmful(name, shown string, i *ext4.Inode, exec bool) error
 	mode := i.FileMode()
 	switch {
 	case mode&fs.ModeSymlink != 0:
-		target, err := n.f.Readlink(i)
-		if err != nil && !isDamage(err) {
-			return err
-		} else if err != nil {
-			n.suspect(shown, err.Error())
-		} else if leadsOut(name, target) {
+		target, err := n.target(shown, i)
+		if err == nil && leadsOut(name, target) {
 			n.suspect(shown, whyOut)
 		}
-		return nil
+		return err
 	case mode&fs.ModeDevice != 0:
 		n.suspect(shown, fmt.Sprintf("%s, %d:%d", whyDevice, i.Major, i.Minor))
 		return nil

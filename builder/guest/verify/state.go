@@ -244,6 +244,16 @@ func isDamage(err error) bool {
 	return errors.Is(err, ext4.ErrDamaged) || errors.Is(err, ext4.ErrFeature)
 }
 
+// target is where a link leads; nowhere where that cannot be told for damage, which is suspect.
+func (n *inspection) target(shown string, i *ext4.Inode) (string, error) {
+	target, err := n.f.Readlink(i)
+	if err != nil && isDamage(err) {
+		n.suspect(shown, err.Error())
+		return "", nil
+	}
+	return target, err
+}
+
 // file judges one file and lists it.
 func (n *inspection) file(name, shown string, i *ext4.Inode) error {
 	mode := i.FileMode()
@@ -256,11 +266,9 @@ func (n *inspection) file(name, shown string, i *ext4.Inode) error {
 	defer n.mark(shown, i)
 	switch {
 	case mode&fs.ModeSymlink != 0:
-		target, err := n.f.Readlink(i)
-		if err != nil && !isDamage(err) {
+		target, err := n.target(shown, i)
+		if err != nil {
 			return err
-		} else if err != nil {
-			n.suspect(shown, err.Error())
 		}
 		e.Target = shownPath(target)
 		n.room -= int64(len(e.Target))
