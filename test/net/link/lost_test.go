@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"rempart/firstboot/contract"
@@ -47,13 +48,7 @@ func TestLostLeaseKeepsItsPackets(t *testing.T) {
 	plug()
 	l.in("server", "ip", "route", "add", "default", "via", "10.0.2.1")
 	p := l.withPolicy("lease.yaml", leasedLeg)
-	l.in("outside", "nft", `table inet count {
-	counter leaked {}
-	chain arrived {
-		type filter hook prerouting priority 0
-		ip daddr 198.51.100.0/24 counter name leaked
-	}
-}`)
+	countLeaks(l, "ip daddr 198.51.100.0/24")
 	server := l.dhcpd(fmt.Sprintf(iscConfig, 3600, "198.51.100.50", ""))
 	g := l.start(p)
 	leased := func(r contract.LinkReport) bool { return slices.Contains(r.Addresses, "198.51.100.50/24") }
@@ -72,6 +67,13 @@ func TestLostLeaseKeepsItsPackets(t *testing.T) {
 	if n := leaks(t, l); n != "0" {
 		t.Errorf("%s packets for a link that had gone left by the default route; want none", n)
 	}
+}
+
+// countLeaks has the outside count the packets that match.
+func countLeaks(l *lab, matches ...string) {
+	rules := strings.Join(matches, " counter name leaked\n") + " counter name leaked\n"
+	l.in("outside", "nft", "table inet count {\ncounter leaked {}\n"+
+		"chain arrived {\ntype filter hook prerouting priority 0\n"+rules+"}\n}")
 }
 
 // leaks is how many packets the outside counted that were for a link inside.
@@ -101,14 +103,7 @@ func TestLostLinkKeepsItsPackets(t *testing.T) {
 	l.in("server", "ip", "route", "add", "default", "via", "10.0.2.1")
 	l.in("server", "ip", "route", "add", "default", "via", "fd00:2::1")
 	p := l.withPolicy("lost.yaml", threeLegs)
-	l.in("outside", "nft", `table inet count {
-	counter leaked {}
-	chain arrived {
-		type filter hook prerouting priority 0
-		ip daddr { 10.0.1.0/24, 10.1.0.0/16 } counter name leaked
-		ip6 daddr fd00:1::/64 counter name leaked
-	}
-}`)
+	countLeaks(l, "ip daddr { 10.0.1.0/24, 10.1.0.0/16 }", "ip6 daddr fd00:1::/64")
 	g := l.start(p)
 	g.waitReady()
 	ping := netns.Tool(t, "ping", "iputils-ping")
