@@ -230,28 +230,9 @@ func (n *inspection) walk() error {
 	return n.ended(err)
 }
 
-// ended tells why a walk ended early, unless it is that the disk cannot be read.
-func (n *inspection) ended(err error) error {
-	if errors.Is(err, errRoom) || err != nil && isDamage(err) {
-		n.suspect("", err.Error())
-		return nil
-	}
-	return err
-}
-
 // isDamage tells what is wrong with the filesystem from what is wrong with reading it.
 func isDamage(err error) bool {
 	return errors.Is(err, ext4.ErrDamaged) || errors.Is(err, ext4.ErrFeature)
-}
-
-// target is where a link leads; nowhere where that cannot be told for damage, which is suspect.
-func (n *inspection) target(shown string, i *ext4.Inode) (string, error) {
-	target, err := n.f.Readlink(i)
-	if err != nil && isDamage(err) {
-		n.suspect(shown, err.Error())
-		return "", nil
-	}
-	return target, err
 }
 
 // file judges one file and lists it.
