@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -232,46 +231,39 @@ func restore(ctx context.Context, c *console, file, name, dir, volumes string, u
 
 // masterFor is the master of a guest that is restored: one of the store, or that of the backup, which goes into the
 // store. Where the backup brought it nobody here has vouched for it by a tag: a trusted key must have signed it then.
-// One that is refused does not stay, or a backup without a master could name it.
+// One that is refused never gets into the store, or a backup without a master could name it.
 func masterFor(ctx context.Context, b *backup.Reader, masters *store.Store, digest string, unsigned bool) (
-	kept *store.Master, err error) {
-	kept, err = masters.Find(digest)
+	*store.Master, error) {
+	kept, err := masters.Find(digest)
 	switch {
 	case err == nil && (!b.HasMaster() || len(kept.Tags) > 0):
 		return kept, nil
-	case errors.Is(err, store.ErrUnknown) && !b.HasMaster():
+	case err == nil:
+		return kept, vouched(masters, kept, unsigned)
+	case !errors.Is(err, store.ErrUnknown):
+		return nil, err
+	case !b.HasMaster():
 		return nil, fmt.Errorf("%w; export it where the guest was (rempart master export %.12s FILE), and import it here",
 			err, digest)
-	case errors.Is(err, store.ErrUnknown):
-		var before []*store.Master
-		if before, err = masters.List(); err != nil {
-			return nil, err
-		}
-		err = b.Master(func(archive *tar.Reader) (err error) {
-			kept, err = masters.ImportArchive(ctx, archive)
-			return err
-		})
-		brought := kept
-		defer func() {
-			had := func(m *store.Master) bool { return m.Digest == brought.Digest }
-			if err != nil && brought != nil && !slices.ContainsFunc(before, had) {
-				err = errors.Join(err, masters.Remove(brought.Digest, usersOf(masters)))
+	}
+	err = b.Master(func(archive *tar.Reader) (err error) {
+		kept, err = masters.ImportArchive(ctx, archive, func(m *store.Master) error {
+			if m.Digest != digest {
+				return fmt.Errorf("%w: the master in it is %.12s, and its guest's %.12s", backup.ErrDamaged, m.Digest, digest)
 			}
-		}()
+			return vouched(masters, m, unsigned)
+		})
+		return err
+	})
+	return kept, err
+}
+
+// vouched tells why a master that a backup brought is not believed.
+func vouched(masters *store.Store, m *store.Master, unsigned bool) error {
+	_, err := masters.Signer(m)
+	if err == nil || unsigned && (errors.Is(err, store.ErrUnsigned) || errors.Is(err, store.ErrUntrusted)) {
+		return nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	if kept.Digest != digest {
-		return nil, fmt.Errorf("%w: the master in it is %.12s, and its guest's %.12s", backup.ErrDamaged, kept.Digest, digest)
-	}
-	_, err = masters.Signer(kept)
-	if unsigned && (errors.Is(err, store.ErrUnsigned) || errors.Is(err, store.ErrUntrusted)) {
-		return kept, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: no tag of the store leads to it; `rempart master trust` believes a key, "+
-			"--allow-unsigned does without", err)
-	}
-	return kept, nil
+	return fmt.Errorf("%w: no tag of the store leads to it; `rempart master trust` believes a key, "+
+		"--allow-unsigned does without", err)
 }

@@ -65,6 +65,9 @@ func TestBackupWithMaster(t *testing.T) {
 
 	t.Setenv("REMPART_GUESTS", filepath.Join(dir, "there"))
 	theirs := filepath.Join(dir, "masters")
+	if err := os.MkdirAll(filepath.Join(theirs, "masters", strings.Repeat("0", 64)), 0o700); err != nil {
+		t.Fatal(err) // a master that is damaged, and none of this one's business
+	}
 	do(exitFailed, "no such master in the store", "restore", alone, "--store", theirs)
 	for range 2 { // the first leaves nothing in the store
 		do(exitFailed, "--allow-unsigned", "restore", file, "--store", theirs)

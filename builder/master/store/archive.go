@@ -81,11 +81,13 @@ func (s *Store) Import(ctx context.Context, r io.Reader) (*Master, error) {
 		return nil, fmt.Errorf("importing a master: %w", err)
 	}
 	defer packed.Close()
-	return s.ImportArchive(ctx, tar.NewReader(packed))
+	return s.ImportArchive(ctx, tar.NewReader(packed), func(*Master) error { return nil })
 }
 
-// ImportArchive is Import of the archive alone, uncompressed, which it reads to its end.
-func (s *Store) ImportArchive(ctx context.Context, archive *tar.Reader) (*Master, error) {
+// ImportArchive is Import of the archive alone, uncompressed, which it reads to its end. A master that admit has an
+// error for does not get into the store: it sees that in a folder that goes, before any byte is held against the
+// manifest.
+func (s *Store) ImportArchive(ctx context.Context, archive *tar.Reader, admit func(m *Master) error) (*Master, error) {
 	return s.Make(ctx, func(folder string) error {
 		err := unpack(ctx, archive, folder)
 		switch {
@@ -93,8 +95,14 @@ func (s *Store) ImportArchive(ctx context.Context, archive *tar.Reader) (*Master
 			return fmt.Errorf("%w: it is cut off: %w", ErrChanged, err)
 		case errors.Is(err, zstd.ErrMagicMismatch):
 			return fmt.Errorf("%w: no master that was exported: %w", ErrChanged, err)
+		case err != nil:
+			return err
 		}
-		return err
+		m, digest, err := Read(folder)
+		if err != nil {
+			return err
+		}
+		return admit(&Master{Digest: digest, Dir: folder, Manifest: m})
 	})
 }
 
