@@ -10,22 +10,24 @@ import (
 	"rempart/builder/disk/ext4"
 )
 
+// debugfs changes the ext4 of a disk that nobody uses, by commands of debugfs(8).
+func debugfs(t *testing.T, disk, commands string) {
+	t.Helper()
+	cmd := exec.Command("debugfs", "-w", "-f", "-", disk)
+	cmd.Stdin = strings.NewReader(commands)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("debugfs: %v\n%s", err, out)
+	}
+}
+
 // keepsData puts a file on the data disk of the stopped guest, which verify names while it is one that could do harm,
 // and makes the disk larger.
 func (f *family) keepsData(t *testing.T) {
 	t.Helper()
 	disk := filepath.Join(f.dir, "logs.raw")
-	change := func(script string) {
-		t.Helper()
-		cmd := exec.Command("debugfs", "-w", "-f", "-", disk)
-		cmd.Stdin = strings.NewReader(script)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("debugfs: %v\n%s", err, out)
-		}
-	}
-	change("write " + filepath.Join(f.dir, "secret") + " kept\nsif kept mode 0104755\n")
+	debugfs(t, disk, "write "+filepath.Join(f.dir, "secret")+" kept\nsif kept mode 0104755\n")
 	f.do(t, 3, "/kept: set-user-id; executable, on a disk that the profile gives no exec", "verify", "fw")
-	change("sif kept mode 0100644\n")
+	debugfs(t, disk, "sif kept mode 0100644\n")
 	f.do(t, 3, "data disk logs: 3 files, 0 suspect", "verify", "fw") // and the state disk has what it had
 	if err := os.Truncate(disk, 64<<20); err != nil {
 		t.Fatal(err)

@@ -161,12 +161,7 @@ func (f *family) comesClean(t *testing.T) {
 	dir := filepath.Join(f.dir, "guests", "fw")
 	state := filepath.Join(dir, "state.raw")
 	f.do(t, 0, "0 suspect", "verify", "fw")
-	implant := exec.Command("debugfs", "-w", "-f", "-", state)
-	implant.Stdin = strings.NewReader("cd tmp\nwrite " + filepath.Join(f.dir, "secret") + " rootkit\n" +
-		"sif rootkit mode 0104755\n")
-	if out, err := implant.CombinedOutput(); err != nil {
-		t.Fatalf("debugfs: %v\n%s", err, out)
-	}
+	debugfs(t, state, "cd tmp\nwrite "+filepath.Join(f.dir, "secret")+" rootkit\nsif rootkit mode 0104755\n")
 	f.do(t, 3, "tmp/rootkit", "verify", "fw")
 	f.keepsData(t)
 	const logFile = "/log/rempart/00000000000000000001.log"

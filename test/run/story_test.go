@@ -172,11 +172,7 @@ func (f *family) plant(t *testing.T, state string) (paths []string) {
 	paths = append(paths, "tmp/loop/again")
 	script.WriteString("symlink /tmp/out /etc/shadow\ncd tmp\nmknod sda b 8 0\n")
 	paths = append(paths, "tmp/out", "tmp/sda")
-	cmd := exec.Command("debugfs", "-w", "-f", "-", state)
-	cmd.Stdin = strings.NewReader(script.String())
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("debugfs: %v\n%s", err, out)
-	}
+	debugfs(t, state, script.String())
 	slices.Sort(paths)
 	return paths
 }
