@@ -197,10 +197,15 @@ func (g *guest) leaveState() {
 
 // leave takes off what is mounted on a folder; busy, it is made read-only, so that nothing is written any more.
 func (g *guest) leave(dir string, flags uintptr) {
-	if err := unix.Unmount(dir, 0); err != nil {
-		err = unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY|flags, "")
-		g.log.Warn(dir+" was busy and was made read-only", "error", err)
+	busy := unix.Unmount(dir, 0)
+	if busy == nil {
+		return
 	}
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY|flags, ""); err != nil {
+		g.log.Error(dir+" could be neither taken off nor made read-only", "error", errors.Join(busy, err))
+		return
+	}
+	g.log.Warn(dir+" could not be taken off and was made read-only", "error", busy)
 }
 
 // mountSyscall is System.Mount on a real machine.

@@ -47,7 +47,7 @@ type facts struct {
 	stateErr string
 	result   *child.StateResult
 	disks    []contract.DiskReport
-	// diskResults are what the disks child told, one for each disk of the profile.
+	// diskResults are what the disks child told; it may have left out disks of the profile, and made others up.
 	diskResults []child.DiskResult
 	failures    map[string]string // by who and what
 	warnings    map[string]string
