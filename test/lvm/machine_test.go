@@ -49,25 +49,14 @@ type machine struct{ kernel, initrd string }
 func build(ctx context.Context, t *testing.T, dir string) machine {
 	t.Helper()
 	made := machine{filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "machine.initrd")}
-	packages, err := rig.Packages(ctx, lockFile(), roots())
-	if err != nil {
-		t.Fatalf("packages of the machine: %v", err)
-	}
 	var all, ofKernel []tree.Entry
-	for _, p := range packages {
-		defer p.Close()
-		entries, err := p.Entries()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range entries {
-			if strings.HasPrefix(e.Path, "boot/") || strings.HasPrefix(e.Path, "lib/modules/") {
-				ofKernel = append(ofKernel, e)
-			} else if !slices.ContainsFunc(unread, func(u string) bool {
-				return strings.HasPrefix(e.Path+"/", u) || e.Path == u
-			}) {
-				all = append(all, e)
-			}
+	for _, e := range rig.Entries(t, lockFile(), roots()) {
+		if strings.HasPrefix(e.Path, "boot/") || strings.HasPrefix(e.Path, "lib/modules/") {
+			ofKernel = append(ofKernel, e)
+		} else if !slices.ContainsFunc(unread, func(u string) bool {
+			return strings.HasPrefix(e.Path+"/", u) || e.Path == u
+		}) {
+			all = append(all, e)
 		}
 	}
 	k, err := kernel.Open(ofKernel)

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"rempart/builder/debian"
+	"rempart/builder/rootfs/tree"
 )
 
 // Packages brings the Debian packages of a lock, or of a new one where a mirror has forgotten some of them.
@@ -31,6 +32,24 @@ func Packages(ctx context.Context, lockFile string, roots []debian.Root) ([]*deb
 		return nil, err
 	}
 	return store.Fetch(ctx, lock)
+}
+
+// Entries are the files of the packages of a lock, which can be read until the test is over.
+func Entries(t *testing.T, lockFile string, roots []debian.Root) (all []tree.Entry) {
+	t.Helper()
+	packages, err := Packages(t.Context(), lockFile, roots)
+	if err != nil {
+		t.Fatalf("packages of %s: %v", lockFile, err)
+	}
+	for _, p := range packages {
+		t.Cleanup(func() { p.Close() })
+		entries, err := p.Entries()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, entries...)
+	}
+	return all
 }
 
 // CheckLock tells whether a lock names the packages of every root; update renews it first.

@@ -42,33 +42,22 @@ func withEfivars(t *testing.T) *tree.Tree {
 	if err != nil {
 		t.Fatal(err)
 	}
-	packages, err := rig.Packages(t.Context(), filepath.Join(rig.Top(), "builder", "debian", "bookworm-amd64.lock"), roots)
-	if err != nil {
-		t.Fatal(err)
-	}
-	found := &tree.Tree{}
-	for _, p := range packages {
-		defer p.Close()
-		entries, err := p.Entries()
+	for _, e := range rig.Entries(t, filepath.Join(rig.Top(), "builder", "debian", "bookworm-amd64.lock"), roots) {
+		if path.Base(e.Path) != efivars || !strings.Contains(e.Path, "-cloud-") {
+			continue
+		}
+		in, err := e.Open()
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, e := range entries {
-			if path.Base(e.Path) != efivars || !strings.Contains(e.Path, "-cloud-") {
-				continue
-			}
-			in, err := e.Open()
-			if err != nil {
-				t.Fatal(err)
-			}
-			b, err := io.ReadAll(in)
-			if err := errors.Join(err, in.Close(), found.Add(tree.Bytes(efivars, 0o644, b, "test"))); err != nil {
-				t.Fatal(err)
-			}
-			return found
+		b, err := io.ReadAll(in)
+		found := &tree.Tree{}
+		if err := errors.Join(err, in.Close(), found.Add(tree.Bytes(efivars, 0o644, b, "test"))); err != nil {
+			t.Fatal(err)
 		}
+		return found
 	}
-	t.Fatalf("no kernel of %d packages has %s", len(packages), efivars)
+	t.Fatalf("no kernel among the packages of guests has %s", efivars)
 	return nil
 }
 
