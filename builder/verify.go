@@ -76,7 +76,7 @@ type verification struct {
 	signing                                                  signingKey
 
 	image   string // system disk; empty: not looked at
-	data    []home.Data
+	data    []dataDisk
 	report  verify.Report
 	release func() error // of a snapshot that is looked at; nil: there is none
 	masters *store.Store
@@ -338,7 +338,7 @@ func (v *verification) disks(ctx context.Context, c *console, dir string, m *mas
 			return fmt.Errorf("%s: %w", v.state, err)
 		}
 	}
-	if err := v.lookAtData(ctx, dir); err != nil {
+	if err := v.lookAtData(ctx); err != nil {
 		return err
 	}
 	if err := v.keep(ctx, c, system, state); err != nil {

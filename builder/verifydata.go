@@ -11,6 +11,12 @@ import (
 	"rempart/builder/guest/verify"
 )
 
+// dataDisk is a data disk that is verified.
+type dataDisk struct {
+	home.Data
+	exec bool // the profile says that programs on it may be run
+}
+
 // dataOf takes the data disks of a guest that its profile declares: of others the guest makes nothing. What a guest
 // that runs writes to them would not hold still.
 func (v *verification) dataOf(c *console, g *home.Guest, m *guest.Master) error {
@@ -24,26 +30,20 @@ func (v *verification) dataOf(c *console, g *home.Guest, m *guest.Master) error 
 		return err
 	}
 	for _, d := range g.Data {
-		if m.Profile.Disk(d.Name) == nil {
+		declared := m.Profile.Disk(d.Name)
+		if declared == nil {
 			fmt.Fprintf(c.err, "data disk %s is not declared by the profile, and is not looked at\n", d.Name)
 			continue
 		}
-		v.data = append(v.data, d)
+		v.data = append(v.data, dataDisk{d, declared.Exec})
 	}
 	return nil
 }
 
-// lookAtData looks at them, for a master in a folder.
-func (v *verification) lookAtData(ctx context.Context, dir string) error {
-	if len(v.data) == 0 {
-		return nil
-	}
-	m, err := guest.OpenMaster(dir)
-	if err != nil {
-		return err
-	}
+// lookAtData looks at them.
+func (v *verification) lookAtData(ctx context.Context) error {
 	for _, d := range v.data {
-		found, err := inspectData(ctx, &d, m)
+		found, err := d.inspect(ctx)
 		if err != nil {
 			return err
 		}
@@ -52,13 +52,13 @@ func (v *verification) lookAtData(ctx context.Context, dir string) error {
 	return nil
 }
 
-func inspectData(ctx context.Context, d *home.Data, m *guest.Master) (*verify.Data, error) {
+func (d dataDisk) inspect(ctx context.Context) (*verify.Data, error) {
 	image, err := d.Open(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("data disk %s: %w", d.Name, err)
 	}
 	defer image.Close()
-	return verify.InspectData(ctx, d.Name, image, image.Size(), m.Profile.Disk(d.Name).Exec)
+	return verify.InspectData(ctx, d.Name, image, image.Size(), d.exec)
 }
 
 // tellData prints what was found on data disks.
