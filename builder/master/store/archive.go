@@ -51,25 +51,16 @@ func (s *Store) Export(ctx context.Context, m *Master, w io.Writer) error {
 }
 
 func exportFile(ctx context.Context, archive *tar.Writer, dir, name string) error {
-	f, err := os.Open(filepath.Join(dir, name))
+	f, size, err := open(filepath.Join(dir, name))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	header := &tar.Header{Name: name, Mode: 0o444, Size: info.Size(), Typeflag: tar.TypeReg, Format: tar.FormatPAX}
+	header := &tar.Header{Name: name, Mode: 0o444, Size: size, Typeflag: tar.TypeReg, Format: tar.FormatPAX}
 	if err := archive.WriteHeader(header); err != nil {
 		return err
 	}
-	_, err = io.Copy(archive, readerFunc(func(b []byte) (int, error) {
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		return f.Read(b)
-	}))
+	_, err = io.Copy(archive, files.Interruptible(ctx, f))
 	return err
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"rempart/builder/files"
 	"rempart/builder/master"
 )
 
@@ -221,16 +222,12 @@ func (s *Store) Verify(ctx context.Context, m *Master) error {
 // verifyFile reads every byte of a file of a master. It wraps ErrChanged when one is not what the manifest says.
 func verifyFile(ctx context.Context, path string, m *master.Manifest, o master.Output) error {
 	if o.Name == master.RawFile && o.SHA256 == m.Disk.SHA256 { // the disk as it is: the manifest has more of it
-		f, err := os.Open(path)
+		f, size, err := open(path)
 		if err != nil {
 			return err
 		}
 		defer f.Close()
-		info, err := f.Stat()
-		if err != nil {
-			return err
-		}
-		if same, err := m.Disk.Holds(ctx, f, info.Size()); err != nil || same {
+		if same, err := m.Disk.Holds(ctx, f, size); err != nil || same {
 			return err
 		}
 	}
@@ -241,6 +238,18 @@ func verifyFile(ctx context.Context, path string, m *master.Manifest, o master.O
 	return err
 }
 
+// open opens a file, and tells how many bytes it has.
+func open(path string) (f *os.File, size int64, err error) {
+	if f, err = os.Open(path); err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, info.Size(), nil
+}
+
 func digestFile(ctx context.Context, path string) (digest string, size int64, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -248,15 +257,6 @@ func digestFile(ctx context.Context, path string) (digest string, size int64, er
 	}
 	defer f.Close()
 	h := sha256.New()
-	size, err = io.Copy(h, readerFunc(func(b []byte) (int, error) {
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		return f.Read(b)
-	}))
+	size, err = io.Copy(h, files.Interruptible(ctx, f))
 	return hex.EncodeToString(h.Sum(nil)), size, err
 }
-
-type readerFunc func([]byte) (int, error)
-
-func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
