@@ -1,6 +1,7 @@
 package profiles
 
 import (
+	"fmt"
 	"path"
 	"strings"
 )
@@ -76,12 +77,12 @@ func checkMount(d *Disk) (problem, hint string) {
 	}
 	folders := strings.Split(rest, "/")
 	if len(folders) > maxMountDepth {
-		return quote(d.Mount) + " is deeper than 4 folders below " + DisksDir, hint
+		return fmt.Sprintf("%s is deeper than %d folders below %s", quote(d.Mount), maxMountDepth, DisksDir), hint
 	}
 	for _, f := range folders {
 		if len(f) > maxMountName || !isFolder(f) {
-			return "folder " + quote(f) + ": expected 1 to 64 letters, digits, '_', '.' and '-', of which it begins with one" +
-				" of the first three", hint
+			return fmt.Sprintf("folder %s: expected 1 to %d letters, digits, '_', '.' and '-', of which it begins with one"+
+				" of the first three", quote(f), maxMountName), hint
 		}
 	}
 	return "", ""

@@ -11,7 +11,8 @@ import (
 // Patterns of data disks, for editors.
 var (
 	diskPattern  = `^[a-z0-9-]{1,` + strconv.Itoa(MaxDiskName) + `}$`
-	mountPattern = `^` + DisksDir + `(/[A-Za-z0-9_][A-Za-z0-9._-]{0,63}){1,` + strconv.Itoa(maxMountDepth) + `}$`
+	mountPattern = `^` + DisksDir + `(/[A-Za-z0-9_][A-Za-z0-9._-]{0,` + strconv.Itoa(maxMountName-1) + `}){1,` +
+		strconv.Itoa(maxMountDepth) + `}$`
 )
 
 // diskFields are the keys of a data disk.
