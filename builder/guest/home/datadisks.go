@@ -13,6 +13,7 @@ import (
 	"rempart/builder/disk"
 	"rempart/builder/disk/ext4"
 	"rempart/builder/disk/imagefile"
+	"rempart/builder/guest"
 	"rempart/builder/guest/running"
 	"rempart/builder/hypervisor"
 	"rempart/builder/hypervisor/qemu"
@@ -82,11 +83,9 @@ func (g *Guest) DataFindings(ctx context.Context, p *profiles.Profile, runs bool
 	if p == nil {
 		return all, nil
 	}
-	for _, declared := range p.Disks {
-		if !slices.ContainsFunc(g.Data, func(d Data) bool { return d.Name == declared.Name }) {
-			all = append(all, DataFinding{declared.Name, fmt.Sprintf("it is not attached; do that by rempart set %s --data "+
-				"%s=FILE", g.Name, declared.Name), !declared.Optional})
-		}
+	for _, declared := range guest.Unattached(p, Attached(g.Data)) {
+		all = append(all, DataFinding{declared.Name, fmt.Sprintf("it is not attached; do that by rempart set %s --data "+
+			"%s=FILE", g.Name, declared.Name), !declared.Optional})
 	}
 	return all, nil
 }
