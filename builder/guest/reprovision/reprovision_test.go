@@ -328,17 +328,7 @@ func TestPrepare(t *testing.T) {
 
 // TestStartedMeanwhile: a guest that was started after a change had been prepared runs again when that is taken back.
 func TestStartedMeanwhile(t *testing.T) {
-	w, g := lockedWorld(t)
-	if err := w.runner().Stop(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	tr, err := Begin(t.Context(), g, w.plan(Reprovision, "sick", Empty), w.options())
-	if err == nil {
-		err = tr.Prepare(t.Context())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	w, g := preparedOff(t, "sick")
 	if _, last, err := Pending(g); err != nil || !Untouched(last) {
 		t.Errorf("Pending = %q, %v; want a guest that is untouched", last, err)
 	}
@@ -356,18 +346,8 @@ func TestStartedMeanwhile(t *testing.T) {
 
 // TestStoppedMeanwhile: so does one whose change is broken off once it has been stopped for it.
 func TestStoppedMeanwhile(t *testing.T) {
-	w, g := lockedWorld(t)
-	if err := w.runner().Stop(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	tr, err := Begin(t.Context(), g, w.plan(Reprovision, "better", Empty), w.options())
-	if err == nil {
-		err = tr.Prepare(t.Context())
-	}
-	if err == nil {
-		err = w.runner().Start(t.Context())
-	}
-	if err != nil {
+	w, g := preparedOff(t, "better")
+	if err := w.runner().Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -378,7 +358,8 @@ func TestStoppedMeanwhile(t *testing.T) {
 			cancel()
 		}
 	}
-	if tr, err = Load(g, o); err != nil {
+	tr, err := Load(g, o)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := tr.Run(ctx); !errors.Is(err, ErrPending) {
@@ -420,6 +401,23 @@ func TestInterrupted(t *testing.T) {
 }
 
 // lockedWorld is a world whose guest is locked; the test unlocks it.
+// preparedOff is a world with a guest that is locked and off, and that a change to a master is prepared for.
+func preparedOff(t *testing.T, to string) (*world, *home.Guest) {
+	t.Helper()
+	w, g := lockedWorld(t)
+	if err := w.runner().Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	tr, err := Begin(t.Context(), g, w.plan(Reprovision, to, Empty), w.options())
+	if err == nil {
+		err = tr.Prepare(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w, g
+}
+
 func lockedWorld(t *testing.T) (*world, *home.Guest) {
 	t.Helper()
 	w, err := newWorld(t.TempDir())
